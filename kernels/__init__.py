@@ -1,0 +1,1 @@
+"""What computes: plain functions and dataclasses over torch tensors. Never imports ComfyUI or the nodes."""

@@ -1,0 +1,1 @@
+"""Readers and writers of splat and mesh files."""

@@ -1,0 +1,59 @@
+"""Meshes with vertex colours as binary glTF.
+
+glTF defines COLOR_0 as linear, and three.js (so ComfyUI's viewer) and Blender read it so; our colours are sRGB and are
+converted, or the object would look washed out. trimesh writes vertex colours as 8-bit numbers without any conversion,
+which bands in the darks once linear; here they travel as a float32 attribute that is renamed to COLOR_0 at the end
+(float, not 16-bit: trimesh's own reader takes the low byte of 16-bit colours). The material is rough and not
+metallic: glTF's default is full metal, nearly black in a viewer without an environment map.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+import trimesh
+from torch import Tensor
+
+from ..meshes.mesh import Mesh
+from .atomic import atomic_write
+
+
+def srgb_to_linear(color: Tensor) -> Tensor:
+    """IEC 61966-2-1 decoding, any shape, 0..1."""
+    return torch.where(color <= 0.04045, color / 12.92, ((color.clamp_min(0) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(color: Tensor) -> Tensor:
+    """IEC 61966-2-1 encoding, any shape, 0..1."""
+    return torch.where(color <= 0.0031308, color * 12.92, 1.055 * color.clamp_min(1e-9) ** (1 / 2.4) - 0.055)
+
+
+def save_glb(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, path: str | os.PathLike[str]) -> None:
+    """Write a triangle mesh as GLB, Y up as it is, with smooth normals; atomic.
+
+    vertices [M,3] world units, faces [F,3], vertex_colors [M,3] sRGB 0..1. Raises ValueError for a bad mesh or a
+    missing folder, OSError if the disk refuses; an existing file stays as it was unless everything was written.
+    """
+    mesh = Mesh(*(torch.as_tensor(v).detach().cpu() for v in (vertices, faces, vertex_colors))).check()
+    linear = srgb_to_linear(mesh.colors.float().clamp(0, 1))
+    material = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=0.9)
+    model = trimesh.Trimesh(
+        vertices=mesh.vertices.double().numpy(),
+        faces=mesh.faces.numpy(),
+        vertex_normals=mesh.vertex_normals.double().numpy(),
+        vertex_attributes={"_COLOR_0": linear.numpy().astype(np.float32)},
+        visual=trimesh.visual.TextureVisuals(material=material),
+        process=False,
+    )
+    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_rename_colors)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def _rename_colors(tree: dict[str, Any]) -> None:
+    # trimesh writes attributes of its own naming only with a leading underscore.
+    attributes = tree["meshes"][0]["primitives"][0]["attributes"]
+    attributes["COLOR_0"] = attributes.pop("_COLOR_0")

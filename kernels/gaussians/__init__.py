@@ -1,0 +1,1 @@
+"""3D Gaussians: the cloud, its initialisers, cameras, rasterizers and densification."""

@@ -1,0 +1,229 @@
+"""Pinhole cameras on orbits around the object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OVERHEAD_ELEVATIONS = (60.0, 85.0)  # degrees; from 60 up a prompt says "overhead view"
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """V pinhole cameras. Camera space is OpenCV's: x right, y down, z forward; pixel centres at +0.5.
+
+    Azimuth 0 looks at the object's front from +Z, azimuth 90 from +X (counter-clockwise seen from above);
+    elevation 0 is the horizon, 90 straight above.
+    """
+
+    viewmats: Tensor  # [V,4,4] world to camera
+    intrinsics: Tensor  # [V,3,3] fx, fy, cx, cy in pixels
+    width: int  # pixels
+    height: int  # pixels
+    azimuths: Tensor  # [V] degrees, -180..180
+    elevations: Tensor  # [V] degrees, -90..90
+    distances: Tensor  # [V] world units from the orbit's centre
+
+    def __len__(self) -> int:
+        return self.viewmats.shape[0]
+
+    def __getitem__(self, index: int | slice | list[int] | Tensor) -> Cameras:
+        """The cameras at ``index``, always a batch: an int gives a batch of one."""
+        if isinstance(index, int):
+            if not -len(self) <= index < len(self):  # also what ends Python's iteration protocol
+                raise IndexError(f"camera {index} of {len(self)}")
+            index = [index]
+        return self._map(lambda value: value[index])
+
+    @property
+    def positions(self) -> Tensor:  # [V,3] camera centres in world units
+        rotation, translation = self.viewmats[:, :3, :3], self.viewmats[:, :3, 3]
+        return -(rotation.transpose(1, 2) @ translation[..., None])[..., 0]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cameras:
+        """The same cameras elsewhere."""
+        return self._map(lambda value: value.to(device=device, dtype=dtype))
+
+    def resize(self, size: int | tuple[int, int]) -> Cameras:
+        """The same views at another resolution: ``size`` pixels, one number or (width, height)."""
+        width, height = _checked_size(size)
+        rows = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.intrinsics)
+        return replace(self, intrinsics=self.intrinsics * rows[:, None], width=width, height=height)
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Cameras:
+        names = [f.name for f in fields(self) if f.name not in ("width", "height")]
+        tensors: dict[str, Any] = {name: function(getattr(self, name)) for name in names}
+        return replace(self, **tensors)
+
+
+def orbit(
+    azimuths: Tensor | float,
+    elevations: Tensor | float,
+    distances: Tensor | float,
+    fov_y: Tensor | float = 40.0,
+    size: int | tuple[int, int] = 128,
+    target: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Cameras:
+    """Cameras on spheres around ``target``, looking at it, upright.
+
+    Azimuths, elevations, distances and the vertical field of view (degrees, world units) broadcast to [V];
+    ``target`` [3] or [V,3] is the origin if None; ``size`` is one number of pixels or (width, height).
+    Float64 if any angle or distance tensor is. Raises ValueError for values out of range.
+    """
+    width, height = _checked_size(size)
+    values = [torch.as_tensor(v) for v in (azimuths, elevations, distances, fov_y)]
+    given = [v for v in (azimuths, elevations, distances, fov_y, target) if isinstance(v, Tensor)]
+    dtype = torch.float64 if any(v.dtype == torch.float64 for v in given) else torch.float32
+    device = device if device is not None else given[0].device if given else "cpu"
+    place: dict[str, Any] = {"device": device, "dtype": dtype}
+    azimuth, elevation, distance, fov = torch.broadcast_tensors(*(v.to(**place).reshape(-1) for v in values))
+    _within("elevations", elevation, -90.0, 90.0, "degrees")
+    _within("distances", distance, 1e-3, 1e6, "world units")
+    _within("fov_y", fov, 1.0, 170.0, "degrees")
+    _within("azimuths", azimuth, -1e6, 1e6, "degrees")
+    centre = torch.zeros(1, 3, **place) if target is None else target.to(**place).reshape(-1, 3)
+    if len(azimuth) == 1 and len(centre) > 1:
+        azimuth, elevation, distance, fov = (v.expand(len(centre)) for v in (azimuth, elevation, distance, fov))
+    return _look_at(azimuth, elevation, distance, fov, centre, width, height)
+
+
+def _look_at(
+    azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor, centre: Tensor, width: int, height: int
+) -> Cameras:
+    a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
+    sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
+    # All three axes in closed form: no cross product with an up vector, so straight above is as good as any view.
+    right = torch.stack([cos_a, torch.zeros_like(a), -sin_a], -1)
+    down = torch.stack([sin_a * sin_e, -cos_e, cos_a * sin_e], -1)
+    backward = torch.stack([sin_a * cos_e, sin_e, cos_a * cos_e], -1)
+    position = centre + distance[:, None] * backward
+
+    viewmats = torch.eye(4).to(azimuth).repeat(len(azimuth), 1, 1)
+    viewmats[:, :3, :3] = torch.stack([right, down, -backward], 1)
+    viewmats[:, :3, 3] = -(viewmats[:, :3, :3] @ position[..., None])[..., 0]
+    focal = 0.5 * height / torch.tan(0.5 * torch.deg2rad(fov))
+    intrinsics = torch.zeros(len(azimuth), 3, 3).to(azimuth)
+    intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
+    intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1
+    wrapped = torch.remainder(azimuth + 180, 360) - 180
+    return Cameras(viewmats, intrinsics, width, height, wrapped, elevation.clone(), distance.clone())
+
+
+def turntable(
+    n: int,
+    elevation: float = 15.0,
+    distance: float = 2.0,
+    fov_y: float = 40.0,
+    size: int | tuple[int, int] = 128,
+    device: torch.device | str | None = None,
+) -> Cameras:
+    """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the front."""
+    if n < 1:
+        raise ValueError(f"turntable: n is {n}; at least 1 view is needed.")
+    return orbit(torch.arange(n) * (360.0 / n), elevation, distance, fov_y, size, device=device)
+
+
+def sphere(
+    n: int,
+    distance: float = 2.0,
+    fov_y: float = 40.0,
+    size: int | tuple[int, int] = 128,
+    target: Tensor | None = None,
+    device: torch.device | str | None = None,
+) -> Cameras:
+    """n cameras spread evenly over the whole sphere around ``target`` (Fibonacci lattice), from above to below."""
+    if n < 1:
+        raise ValueError(f"sphere: n is {n}; at least 1 view is needed.")
+    index = torch.arange(n, dtype=torch.float64)
+    elevations = torch.rad2deg(torch.asin(1 - (2 * index + 1) / n))
+    azimuths = index * (180.0 * (3 - math.sqrt(5)))  # the golden angle
+    return orbit(azimuths.float(), elevations.float(), distance, fov_y, size, target, device)
+
+
+@dataclass(frozen=True)
+class OrbitSampler:
+    """Random training cameras on an orbit around the object.
+
+    Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies anywhere in its
+    own sector, so every batch sees all sides. Elevations, distances and fields of view are uniform in their range.
+    The defaults are those the embedded prior was trained with (object in the unit cube, fov 40, distance about 2).
+    LucidDreamer: elevation -15..45 degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
+    """
+
+    elevation_min: float = -10.0  # degrees
+    elevation_max: float = 45.0  # degrees
+    overhead_share: float = 0.1  # share of the views, 0..1, that come from elevation 60..85 instead
+    distance_min: float = 1.9  # world units from the target
+    distance_max: float = 2.1  # world units from the target
+    fov_y_min: float = 40.0  # degrees, vertical field of view
+    fov_y_max: float = 40.0  # degrees
+    target_jitter: float = 0.02  # world units; the camera and its target move by up to this along each axis
+
+    def check(self) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+        limits = {
+            "elevation_min": (-90.0, 90.0, "degrees"),
+            "elevation_max": (-90.0, 90.0, "degrees"),
+            "overhead_share": (0.0, 1.0, "as a share of the views"),
+            "distance_min": (0.1, 1000.0, "world units"),
+            "distance_max": (0.1, 1000.0, "world units"),
+            "fov_y_min": (1.0, 150.0, "degrees"),
+            "fov_y_max": (1.0, 150.0, "degrees"),
+            "target_jitter": (0.0, 0.5, "world units"),
+        }
+        for key, (low, high, unit) in limits.items():
+            value = getattr(self, key)
+            if not low <= value <= high:  # also catches NaN
+                raise ValueError(f"Orbit cameras: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
+        for key in ("elevation", "distance", "fov_y"):
+            low, high = getattr(self, key + "_min"), getattr(self, key + "_max")
+            if low > high:
+                raise ValueError(f"Orbit cameras: {key}_min {low:g} is above {key}_max {high:g}. Swap them.")
+
+    def sample(
+        self,
+        count: int,
+        size: int | tuple[int, int],
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+    ) -> Cameras:
+        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's)."""
+        self.check()
+        if count < 1:
+            raise ValueError(f"Orbit cameras: count is {count}; at least 1 view is needed.")
+        width, height = _checked_size(size)
+        device = generator.device if device is None else device
+        # One draw, moved once: a run sees the same views whatever the device of the cloud, and nothing synchronises.
+        draws = torch.rand(count + 1, 8, generator=generator, device=generator.device).to(device)
+        phase, (sector, elevation, distance, fov, overhead) = draws[0, 0], draws[1:, :5].unbind(1)
+        azimuths = 360.0 * (phase + (torch.arange(count, device=device) + sector) / count)
+        level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
+        above = OVERHEAD_ELEVATIONS[0] + elevation * (OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0])
+        return _look_at(
+            azimuths,
+            torch.where(overhead < self.overhead_share, above, level),
+            self.distance_min + distance * (self.distance_max - self.distance_min),
+            self.fov_y_min + fov * (self.fov_y_max - self.fov_y_min),
+            (2 * draws[1:, 5:8] - 1) * self.target_jitter,
+            width,
+            height,
+        )
+
+
+def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    width, height = (size, size) if isinstance(size, int) else size
+    if not (1 <= width <= 16384 and 1 <= height <= 16384):
+        raise ValueError(f"Image size is {width} x {height} pixels; choose 1..16384 for both.")
+    return int(width), int(height)
+
+
+def _within(name: str, values: Tensor, low: float, high: float, unit: str) -> None:
+    outside = ~((values >= low) & (values <= high))  # NaN compares false
+    if bool(outside.any()):
+        raise ValueError(f"{name} holds {values[outside][0].item():g}; choose values within {low:g}..{high:g} {unit}.")

@@ -1,0 +1,1 @@
+"""Score distillation losses, one file per method."""

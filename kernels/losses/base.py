@@ -1,0 +1,157 @@
+"""What every distillation loss shares: the interface, guidance, and how a gradient becomes a value to descend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..gaussians.cameras import Cameras
+from ..priors.base import Conditioning, NoiseSchedule, Prior
+
+WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
+
+
+@dataclass(frozen=True)
+class Views:
+    """What a loss may know about the V renders of one step."""
+
+    text: Conditioning  # V rows, the prompt as seen from each camera
+    negative: Conditioning  # V rows, the empty or the negative prompt
+    cameras: Cameras
+    step: int  # steps done so far in the whole schedule, 0-based
+    steps: int  # length of the whole schedule
+
+    @property
+    def progress(self) -> float:
+        """Share of the schedule that is done, 0..1."""
+        return min(self.step / max(self.steps, 1), 1.0)
+
+
+class LossRun(Protocol):
+    """A loss at work on one optimization; holds what it must remember between steps."""
+
+    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """A scalar to descend and detached scalar logs, for latents [V,C,h,w].
+
+        The scalar's gradient with respect to the latents is the distillation direction / V. All random numbers
+        are drawn from ``generator``, on its own device, so that a CPU generator gives the same run everywhere.
+        """
+        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a resume needs, to be passed to `Loss.start`; the tensors are never changed in place."""
+        ...
+
+
+class Loss(Protocol):
+    """The settings of a loss."""
+
+    @property
+    def name(self) -> str: ...
+
+    def start(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> LossRun:
+        """Begin a run on latents of shape (C,h,w), or continue the one whose ``state`` is given.
+
+        Continuing draws nothing from the generator. Raises ValueError for settings or states that do not fit.
+        """
+        ...
+
+    def check(self) -> None:
+        """Raises ValueError that names the setting, the value given, what is allowed and the cure."""
+        ...
+
+
+def guided(text: Tensor, negative: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance in its standard form, e_u + s (e_c - e_u) (Ho & Salimans 2022).
+
+    Papers that write e_c + w (e_c - e_u) mean s = w + 1.
+    """
+    return negative + scale * (text - negative)
+
+
+def inject(latents: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar whose value is |gradient|^2 / 2V and whose gradient with respect to the latents is gradient / V.
+
+    Equals 0.5 |z0 - sg(z0 - g)|^2 / V (sum over latent elements, mean over the V views), written so that g is not
+    first rounded to the precision of z0. latents, gradient [V,C,h,w].
+    """
+    gradient = gradient.detach()
+    return (0.5 * gradient.square() + gradient * (latents - latents.detach())).sum() / latents.shape[0]
+
+
+def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
+    """The gradient with non-finite values set to 0 and, if clip > 0, every value clamped to +-clip.
+
+    A half-precision denoiser may overflow at single latents, which should not cost the step. A gradient with no
+    finite value at all is left as it is, for the loop to notice.
+    """
+    finite = torch.isfinite(gradient)
+    kept = torch.where(finite | ~finite.any(), gradient, torch.zeros_like(gradient))
+    return kept.clamp(-clip, clip) if clip > 0 else kept
+
+
+def gradient_logs(gradient: Tensor) -> dict[str, Tensor]:
+    """Root mean square of the gradient's values, and the share of them that were not finite."""
+    gradient = gradient.detach()
+    return {
+        "gradient": gradient.nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt(),
+        "nonfinite": (~torch.isfinite(gradient)).float().mean(),
+    }
+
+
+def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
+    """The weight w(t) [B,1,1,1] of a direction in noise form; kind is one of WEIGHTINGS.
+
+    "1-abar" is DreamFusion's sigma_t^2, "sigma/alpha" LucidDreamer's (a direction in units of the latent).
+    """
+    if kind == "1-abar":
+        return schedule.sigma(t).square()
+    if kind == "sigma/alpha":
+        return schedule.ratio(t)
+    return torch.ones_like(schedule.sigma(t))
+
+
+def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
+    """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is."""
+    return torch.randn(shape, generator=generator, device=generator.device).to(like)
+
+
+def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{owner}: {field} is {value!r}; choose one of {', '.join(allowed)}.")
+
+
+def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
+    """Raises ValueError unless low <= value <= high (NaN never is)."""
+    if not low <= value <= high:
+        raise ValueError(f"{owner}: {field} is {value:g}; it must lie between {low:g} and {high:g}.")
+
+
+def check_steps(owner: str, prior: Prior, fields: Mapping[str, int]) -> None:
+    """Raises ValueError when a timestep setting lies beyond the prior's schedule."""
+    last = len(prior.schedule) - 1
+    for field, value in fields.items():
+        if value > last:
+            raise ValueError(f"{owner}: {field} {value} is beyond prior {prior.name!r}, whose last step is {last}.")
+
+
+def restored(owner: str, state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], like: Any) -> Tensor:
+    """The tensor of a saved state, on the device ``like``; raises ValueError when it is missing or misshapen."""
+    value = state.get(key)
+    if value is None or tuple(value.shape) != shape:
+        found = "missing" if value is None else f"of shape {tuple(value.shape)}"
+        raise ValueError(
+            f"{owner}: the saved loss state's {key!r} is {found}, expected {shape}. It comes from another loss, prior "
+            "or render size; use the same ones, or start afresh from a cloud without training state."
+        )
+    return value.detach().to(like).clone()

@@ -1,0 +1,179 @@
+"""Consistency Distillation Sampling (Consistent3D, Wu et al., CVPR 2024)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..priors.base import Conditioning, Prior
+from .base import (
+    LossRun,
+    Views,
+    check_choice,
+    check_range,
+    check_steps,
+    cleaned,
+    draw_noise,
+    gradient_logs,
+    guided,
+    inject,
+    restored,
+)
+from .schedule import annealed
+
+CDS_WEIGHTINGS = ("uniform", "1-abar")
+
+
+def cds(
+    prior: Prior,
+    latents: Tensor,
+    t: Tensor,
+    t_next: Tensor,
+    noise: Tensor,
+    text: Conditioning,
+    negative: Conditioning,
+    guidance: float,
+) -> Tensor:
+    """CDS direction e_t - e_next (Consistent3D, compute_grad_consistency of its official code), without c(t).
+
+    latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w], the same for the whole run; guidance in the standard
+    form. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding form z = z0 + sigma eps, where the
+    probability-flow ODE is dz/dsigma = e. Reading the paper as |D(z) - sg D(z_next)|^2 with a unit Jacobian gives
+    the opposite sign, which diverges.
+    """
+
+    def estimate(z: Tensor, step: Tensor) -> Tensor:
+        e_c, e_u = prior.predict(prior.schedule.alpha(step) * z, step, [text, negative])
+        return guided(e_c, e_u, guidance)
+
+    sigma, sigma_next = prior.schedule.ratio(t), prior.schedule.ratio(t_next)
+    z = latents.detach() + sigma * noise
+    e = estimate(z, t)
+    z_next = z + (sigma_next - sigma) * e  # one Euler step down the ODE
+    return e - estimate(z_next, t_next)
+
+
+@dataclass(frozen=True)
+class CDS:
+    """Consistency Distillation Sampling (Consistent3D, arXiv 2401.09050), after the paper's official public code.
+
+    One fixed noise starts a deterministic flow; the render is noised with it to step t, the prior takes one step
+    down to t_next, and its noise estimate there corrects the one at t. Both levels anneal down together, because
+    the result keeps about sigma(t) of the fixed noise: a run that stops early stays noisy, and so does one of a
+    wide gap. The defaults are the code's coarse stage; `coarse`, `refine` and `texture` build the three stages.
+    """
+
+    t_start: int = 700  # t_next at the start of the run, steps of 0..999; coarse 700, refine 300, texture 500
+    t_end: int = 100  # t_next at the end, approached as sqrt(progress); coarse 100, refine and texture 20
+    t_min: int = 100  # floor of t_next, steps; coarse 100, refine and texture 20
+    t_max: int = 980  # ceiling of t, steps; refine 500
+    gap: int = 100  # least distance t - t_next, steps; 100 in all of the paper's stages, less leaves less noise
+    perturb: int = 200  # t is t_next + gap + U{0 .. perturb-1}, per view; coarse 200, refine and texture 100
+    guidance_start: float = 101.0  # standard form s (the code's w + 1) at the start
+    guidance_end: float = 51.0  # and at the end, linear in between; coarse 51, refine 31, texture 51 throughout
+    clip_start: float = 2.0  # clamp of every gradient value, latent units, at the start; both 0 = never clamp
+    clip_end: float = 8.0  # and at the end, linear in between
+    weighting: str = "uniform"  # c(t): "uniform" (coarse) | "1-abar" (refine, texture)
+    weight: float = 1.0  # factor on the gradient, a sum over latent elements and a mean over views; the code's is 1
+
+    name: ClassVar[str] = "CDS"
+
+    @classmethod
+    def coarse(cls, **changes: Any) -> CDS:
+        """The paper's first stage: shape, from high noise."""
+        return cls(**changes)
+
+    @classmethod
+    def refine(cls, **changes: Any) -> CDS:
+        """The paper's second stage: geometry (there on normal maps of a mesh)."""
+        stage: dict[str, Any] = dict(t_start=300, t_end=20, t_min=20, t_max=500, perturb=100, guidance_end=31.0)
+        return cls(**{**stage, "weighting": "1-abar", **changes})
+
+    @classmethod
+    def texture(cls, **changes: Any) -> CDS:
+        """The paper's last stage: appearance, down to low noise at a constant guidance."""
+        stage: dict[str, Any] = dict(t_start=500, t_end=20, t_min=20, perturb=100, guidance_start=51.0)
+        return cls(**{**stage, "weighting": "1-abar", **changes})
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting that is wrong."""
+        owner = "CDS Loss"
+        if self.t_end > self.t_start:
+            raise ValueError(
+                f"{owner}: t_end {self.t_end} is above t_start {self.t_start}; the schedule anneals downward. "
+                "Swap them."
+            )
+        for field in ("t_end", "t_min"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{owner}: {field} is {getattr(self, field)}; timesteps begin at 0.")
+        for field in ("gap", "perturb"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{owner}: {field} is {getattr(self, field)}; it must be at least 1 step.")
+        if self.t_min + self.gap > self.t_max:
+            raise ValueError(
+                f"{owner}: t_min {self.t_min} + gap {self.gap} is above t_max {self.t_max}, which leaves no step to "
+                "take. Lower t_min or gap, or raise t_max."
+            )
+        if (self.clip_start == 0) != (self.clip_end == 0):
+            raise ValueError(
+                f"{owner}: clip_start {self.clip_start:g} and clip_end {self.clip_end:g}: 0 means never clamp and "
+                "cannot be annealed to or from. Set both to 0 or both above 0."
+            )
+        check_choice(owner, "weighting", self.weighting, CDS_WEIGHTINGS)
+        for field in ("guidance_start", "guidance_end"):
+            check_range(owner, field, getattr(self, field), 0, 1000)
+        for field in ("clip_start", "clip_end", "weight"):
+            check_range(owner, field, getattr(self, field), 0, 1e6)
+
+    def t_next(self, progress: float) -> int:
+        """The lower of the two levels, one for the whole batch."""
+        step = int(self.t_start + (self.t_end - self.t_start) * math.sqrt(progress))
+        return max(self.t_min, min(step, self.t_max - self.gap))
+
+    def timesteps(
+        self, count: int, progress: float, generator: torch.Generator, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """t and t_next, both [count]; t lies gap .. gap + perturb - 1 above t_next, and at most at t_max."""
+        t_next = torch.full((count,), self.t_next(progress), device=device)
+        up = torch.randint(self.gap, self.gap + self.perturb, (count,), generator=generator, device=generator.device)
+        return (t_next + up.to(device)).clamp(max=self.t_max), t_next
+
+    def start(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> LossRun:
+        """Draw the run's one noise, or take it from ``state``. Raises ValueError on bad settings or a foreign state."""
+        self.check()
+        check_steps("CDS Loss", prior, {"t_max": self.t_max})
+        like = torch.empty((), device=prior.device)
+        if state is None:
+            return _Run(self, prior, draw_noise(latent_shape, generator, like))
+        return _Run(self, prior, restored("CDS Loss", state, "noise", latent_shape, like))
+
+
+@dataclass(frozen=True)
+class _Run:
+    settings: CDS
+    prior: Prior
+    noise: Tensor  # [C,h,w]
+
+    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        settings, k = self.settings, views.progress
+        t, t_next = settings.timesteps(len(latents), k, generator, latents.device)
+        guidance = annealed(settings.guidance_start, settings.guidance_end, k)
+        direction = cds(self.prior, latents, t, t_next, self.noise.to(latents), views.text, views.negative, guidance)
+        c = self.prior.schedule.sigma(t).square() if settings.weighting == "1-abar" else 1.0
+        clamped = cleaned(c * direction, annealed(settings.clip_start, settings.clip_end, k))
+        logs = {"t": t.float().mean(), "t_next": t_next.float().mean(), **gradient_logs(c * direction)}
+        return inject(latents, settings.weight * clamped), logs
+
+    def state(self) -> dict[str, Tensor]:
+        return {"noise": self.noise}

@@ -1,0 +1,1 @@
+"""Surface extraction from Gaussians."""

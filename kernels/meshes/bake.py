@@ -1,0 +1,60 @@
+"""Colours for the vertices of a mesh, from pictures of the object."""
+
+from __future__ import annotations
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ..gaussians.cameras import Cameras
+
+POWER = 4  # of the cosine between normal and line of sight: views from the front outweigh grazing ones
+COSINE_MIN = 0.15
+
+
+def bake_colors(
+    vertices: Tensor,
+    normals: Tensor,
+    cameras: Cameras,
+    color: Tensor,
+    alpha: Tensor,
+    depth: Tensor,
+    tolerance: float,
+    alpha_min: float = 0.5,
+) -> Tensor:
+    """Vertex colours [M,3] 0..1, the mean over the views that see a vertex, weighted by the angle.
+
+    vertices [M,3] world units, normals [M,3] unit length; color [V,H,W,3] rendered on black, alpha and depth [V,H,W].
+    A view sees a vertex that faces it and lies no more than ``tolerance`` world units behind the depth there. What
+    no view sees takes the colour of the nearest vertex seen; grey if there is none.
+    """
+    sums = torch.zeros_like(vertices)
+    weights = vertices.new_zeros(len(vertices), 1)
+    size = torch.tensor([cameras.width, cameras.height]).to(vertices)
+    layers = torch.cat([color, alpha[..., None]], -1).permute(0, 3, 1, 2)
+    for view, position in enumerate(cameras.positions):
+        camera = vertices @ cameras.viewmats[view, :3, :3].T + cameras.viewmats[view, :3, 3]
+        z = camera[:, 2].clamp_min(1e-6)
+        intrinsics = cameras.intrinsics[view]
+        pixel = camera[:, :2] / z[:, None] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+        grid = (2 * pixel / size - 1)[None, None]
+        picture, opacity = _sample(layers[view], grid, "bilinear").split([3, 1], 1)
+        near = _sample(depth[view, None], grid, "nearest")[:, 0]
+        cosine = (torch.nn.functional.normalize(position - vertices, dim=-1) * normals).sum(-1)
+        visible = (cosine > COSINE_MIN) & (z < near + tolerance) & (opacity[:, 0] > alpha_min)
+        weight = torch.where(visible, cosine**POWER, 0.0)[:, None]
+        sums += weight * picture / opacity.clamp_min(alpha_min)
+        weights += weight
+    seen = weights[:, 0] > 0
+    colors = torch.where(seen[:, None], sums / weights.clamp_min(1e-9), 0.5)
+    if bool(seen.any()) and not bool(seen.all()):
+        places = vertices.cpu().numpy()
+        mask = seen.cpu().numpy()
+        _, nearest = cKDTree(places[mask]).query(places[~mask])
+        colors[~seen] = colors[seen][torch.from_numpy(nearest).to(colors.device)]
+    return colors.clamp(0, 1)
+
+
+def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
+    """[C,H,W] at the M points of the grid [1,1,M,2] -> [M,C]; 0 outside."""
+    return torch.nn.functional.grid_sample(image[None], grid, mode, align_corners=False)[0, :, 0].T

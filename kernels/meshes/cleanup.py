@@ -1,0 +1,68 @@
+"""What turns marching-cubes output into a mesh to look at: fewer pieces, fewer steps, fewer triangles."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+
+def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    """The connected pieces with at least ``share`` of the largest one's area; cavities inside a body are filled.
+
+    vertices [M,3], faces [F,3] facing outward; returns the same, without unused vertices, maybe with 0 faces.
+    """
+    edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).cpu().numpy()
+    graph = coo_matrix((np.ones(len(edges), np.int8), edges.T), (len(vertices), len(vertices)))
+    count, labels = connected_components(graph, directed=False)
+    piece = torch.from_numpy(labels).long()[faces[:, 0].cpu()]
+    a, b, c = vertices.double().cpu()[faces.cpu()].unbind(1)
+    crosses = torch.linalg.cross(b - a, c - a)
+    area = torch.zeros(count, dtype=torch.float64).index_add_(0, piece, crosses.norm(dim=-1))
+    volume = torch.zeros(count, dtype=torch.float64).index_add_(0, piece, (a * torch.linalg.cross(b, c)).sum(-1))
+    area[volume <= 0] = 0  # a surface that faces inward bounds a cavity
+    kept = (area >= share * area.max()) & (area > 0)
+    return _compact(vertices, faces[kept[piece].to(faces.device)])
+
+
+def taubin(vertices: Tensor, faces: Tensor, rounds: int, shrink: float = 0.5, grow: float = 0.53) -> Tensor:
+    """Smoothed vertices [M,3]: ``rounds`` of shrinking and growing steps (Taubin 1995), which keep the volume."""
+    edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
+    edges = torch.cat([edges, edges.flip(1)])
+    degree = vertices.new_zeros(len(vertices), 1).index_add_(0, edges[:, 0], vertices.new_ones(len(edges), 1))
+    for step in [shrink, -grow] * rounds:
+        neighbours = torch.zeros_like(vertices).index_add_(0, edges[:, 0], vertices[edges[:, 1]])
+        vertices = vertices + step * (neighbours / degree.clamp_min(1) - vertices)
+    return vertices
+
+
+def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """About ``count`` triangles by quadric edge collapse (fast-simplification).
+
+    A closed mesh may get pinched: edges that four triangles share.
+    Raises ValueError if the package fast-simplification is missing.
+    """
+    if len(faces) <= count:
+        return vertices, faces
+    if importlib.util.find_spec("fast_simplification") is None:
+        raise ValueError(
+            f"Reducing the mesh to {count} triangles needs the package fast-simplification. Install it with "
+            "'pip install fast-simplification', or set the number of triangles to 0 to keep all."
+        )
+    import fast_simplification
+
+    # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
+    points, triangles = fast_simplification.simplify(
+        vertices.cpu().double().numpy(), faces.cpu().numpy().astype(np.int32), 1 - count / len(faces), agg=3
+    )
+    fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
+    return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
+
+
+def _compact(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:
+    used, renumbered = torch.unique(faces, return_inverse=True)
+    return vertices[used], renumbered.view(-1, 3)

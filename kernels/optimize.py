@@ -1,0 +1,326 @@
+"""The loop: render the cloud, ask the prior by way of a loss, move the Gaussians."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .adam import adam, all_finite
+from .gaussians.cameras import Cameras, OrbitSampler, orbit
+from .gaussians.cloud import Gaussians
+from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
+from .gaussians.rasterize import render, resolve
+from .losses.base import Loss, Views
+from .priors.base import Conditioning, Prior
+from .priors.prompts import ViewPrompts
+from .regularize import penalties
+from .schedules import sh_shares
+from .settings import OptimizeSettings, background_range
+from .training import TrainingState, fresh_state, random_streams
+
+PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
+UNTRAINED_GRAYS = (0.3, 0.7)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What ``on_step`` learns after every step. Tensors stay on the device: reading one waits for it."""
+
+    step: int  # steps done in this call, from 1
+    steps: int  # steps of this call
+    done: int  # steps done over all calls
+    loss: Tensor  # [] of this step, penalties included
+    logs: dict[str, Tensor]  # [] the loss's logs, the penalties, and "bad_steps" so far
+    seconds: float  # since this call began
+    preview_due: bool  # per OptimizeSettings.preview_every, and after the last step
+    # These two describe the moment they are called at, which should be inside on_step:
+    cloud: Callable[[], Gaussians]  # what `optimize` would return now
+    preview: Callable[[], Tensor]  # [H,W,3] 0..1, CPU: the cloud from the front, a little from above and the side
+
+
+class DivergedError(RuntimeError):
+    """Too many steps in a row whose loss or gradient was NaN or infinite."""
+
+    def __init__(self, message: str, cloud: Gaussians, bad_steps: int) -> None:
+        super().__init__(message)
+        self.cloud = cloud  # the last one whose render gave a finite loss and gradient
+        self.bad_steps = bad_steps  # in a row
+
+
+def optimize(
+    cloud: Gaussians,
+    loss: Loss,
+    prior: Prior,
+    prompts: ViewPrompts,
+    cameras: OrbitSampler,
+    steps: int,
+    settings: OptimizeSettings | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    on_partial: Callable[[Gaussians], None] | None = None,
+) -> Gaussians:
+    """Distil the prior's idea of the prompt into the cloud, for ``steps`` steps.
+
+    Pure from outside: the inputs stay as they are, and on the CPU the same inputs and seed give the same bits.
+    A cloud that carries training state goes on where it stopped: with one ``schedule_steps``, 300 steps and then
+    300 more are the same as 600. Runs on the prior's device; the result is detached, on the cloud's device, with its
+    training state. Works under torch.inference_mode().
+
+    ``on_step`` is called after every step and may raise to end the run. Whatever ends it early, BaseExceptions
+    included, ``on_partial`` gets the cloud so far before the exception goes on.
+    Raises ValueError for inputs that do not fit, before any work; DivergedError with the last good cloud once more
+    than ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the cloud
+    and its moments as they are and are counted.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings or OptimizeSettings())
+        try:
+            for _ in range(steps):
+                logs = run.step()
+                if on_step is not None:
+                    on_step(run.progress(logs))
+        except BaseException as error:
+            if on_partial is not None:
+                on_partial(error.cloud if isinstance(error, DivergedError) else run.result())
+            raise
+        return run.result()
+
+
+class _Run:
+    """One call of `optimize`: what stays the same, and the cloud and state that every step replaces."""
+
+    def __init__(
+        self,
+        cloud: Gaussians,
+        loss: Loss,
+        prior: Prior,
+        prompts: ViewPrompts,
+        cameras: OrbitSampler,
+        steps: int,
+        settings: OptimizeSettings,
+    ) -> None:
+        self.prior, self.sampler, self.settings, self.steps = prior, cameras, settings, steps
+        self.grays = background_range(prior)
+        self.size = settings.image_size or prior.image_size
+        latent_size = self.size // prior.downscale
+        self.latent_shape = (prior.latent_channels, latent_size, latent_size)
+        done = _check(cloud, loss, prior, cameras, steps, self.size, settings)
+        self.schedule_steps = settings.schedule_steps or done + steps
+
+        self.home, self.device = cloud.device, torch.device(prior.device)
+        self.prompts = _embedded_on(prompts, self.device)
+        resolve(settings.render_backend, self.device, cloud.means.dtype)
+        # A copy: inputs may be inference tensors, and stay as they are.
+        self.cloud = cloud.map(lambda value: value.detach().to(self.device, copy=True))
+        if cloud.training is None:
+            state = fresh_state(self.cloud, settings.seed)
+        else:
+            state = cloud.training.to(self.device, cloud.means.dtype, copy=True)
+        # Another seed asks for other draws, so it starts new streams; the same one continues them.
+        self.streams = random_streams(settings.seed, state.generators if state.seed == settings.seed else None)
+        self.loss_name = _identity(loss)
+        known = (state.loss_name, state.latent_shape) == (self.loss_name, self.latent_shape)
+        self.loss = loss.start(prior, self.latent_shape, self.streams["noise"], state.loss if known else None)
+        self.state: TrainingState = replace(state, seed=settings.seed, generators=self._stream_states())
+        self.sh_shares = sh_shares(self.cloud.sh)
+        self.taken, self.started = 0, time.perf_counter()
+        self.good = self._now()
+
+    def _stream_states(self) -> dict[str, Tensor]:
+        return {name: stream.get_state() for name, stream in self.streams.items()}
+
+    def _now(self) -> Gaussians:
+        """The cloud with its training state where the run takes place; costs nothing, as no step edits in place."""
+        kept = replace(
+            self.state, loss_name=self.loss_name, latent_shape=self.latent_shape, loss=dict(self.loss.state())
+        )
+        return replace(self.cloud, training=kept)
+
+    def result(self) -> Gaussians:
+        return _home(self._now(), self.home)
+
+    def step(self) -> dict[str, Tensor]:
+        settings, last = self.settings, self.taken + 1 == self.steps
+        before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
+        cameras = _moved(self.sampler.sample(settings.views, self.size, self.streams["cameras"]), self.device)
+        params = {name: value.detach().requires_grad_() for name, value in self.cloud.tensors().items()}
+        rendering = render(Gaussians(**params), cameras, self._backgrounds(), settings.render_backend, depth=False)
+        # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them stuck.
+        posterior = self.streams["posterior"] if settings.sample_posterior else None
+        latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
+        value, logs = self.loss(latents, self._views(cameras), self.streams["noise"])
+        extra = penalties(settings, params, rendering.color, rendering.alpha)
+        total = value + sum(extra.values())
+        sources = [*params.values()] if settings.densify is None else [*params.values(), rendering.means2d]
+        gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
+        by_name = dict(zip(params, gradients, strict=False))
+        accept = all_finite([total.detach(), *by_name.values()])
+
+        cloud, state = self._updated(by_name, accept)
+        if settings.densify is not None:
+            cloud, state = self._densified(settings.densify, cloud, state, gradients[-1], rendering.visible, accept)
+        self.cloud, self.state = cloud, replace(state, generators=self._stream_states())
+        self.taken += 1
+        if before is not None:
+            self._look(before, last)
+        logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
+        return {name: log.detach() for name, log in logs.items()}
+
+    def _backgrounds(self) -> Tensor:
+        """One colour per view, [V,3]."""
+        views, kind = self.settings.views, self.settings.background
+        if kind == "auto":
+            kind = "random gray" if self.grays else "random"
+        draws = torch.rand(views, 3, generator=self.streams["background"])
+        if kind == "random gray":
+            low, high = self.grays or UNTRAINED_GRAYS
+            draws = low + (high - low) * draws[:, :1].expand(views, 3)
+        elif kind != "random":
+            draws = torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])
+        return _sent(draws, self.device).to(self.cloud.means.dtype)
+
+    def _views(self, cameras: Cameras) -> Views:
+        text = self.prompts.at(cameras.azimuths, cameras.elevations)
+        negative = self.prompts.negative_rows(len(cameras))
+        return Views(text, negative, cameras, self.state.step, self.schedule_steps)
+
+    def _updated(self, gradients: dict[str, Tensor], accept: Tensor) -> tuple[Gaussians, TrainingState]:
+        state = self.state
+        rates: dict[str, Any] = self.settings.at(state.step / self.schedule_steps)
+        rates["sh"] = rates["sh"] * self.sh_shares
+        params, first, second, updates = adam(
+            self.cloud.tensors(), gradients, state.first, state.second, state.updates, rates, accept
+        )
+        bad = (~accept).to(torch.int64)
+        return Gaussians(**params), replace(
+            state,
+            step=state.step + 1,
+            first=first,
+            second=second,
+            updates=updates,
+            bad_steps=state.bad_steps + bad,
+            bad_run=(state.bad_run + bad) * bad,
+        )
+
+    def _densified(
+        self,
+        strategy: Densify,
+        cloud: Gaussians,
+        state: TrainingState,
+        gradient: Tensor,
+        visible: Tensor,
+        accept: Tensor,
+    ) -> tuple[Gaussians, TrainingState]:
+        """Gather what the step says about each Gaussian; where a round is due, act on it, waiting for the device."""
+        statistics = gather(
+            state.statistics or fresh_statistics(cloud), gradient, visible, (self.size, self.size), accept
+        )
+        moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
+        if strategy.due(state.step, self.schedule_steps):
+            stream, limit = self.streams["densify"], self.settings.max_gaussians
+            cloud, moments = densify_and_prune(strategy, cloud, statistics, moments, stream, limit)
+            statistics = fresh_statistics(cloud)
+        if strategy.reset_due(state.step, self.schedule_steps):
+            cloud, moments = reset_opacities(strategy, cloud, moments)
+        first, second = ({name: pair[place] for name, pair in moments.items()} for place in (0, 1))
+        return cloud, replace(state, first=first, second=second, statistics=statistics)
+
+    def _look(self, before: Gaussians, last: bool) -> None:
+        """Read the count of bad steps (the one wait for the device): keep what is good, stop what is beyond hope."""
+        bad_run = int(self.state.bad_run)
+        if bad_run == 0:
+            self.good = before  # not the cloud of now: that one has yet to give a finite loss
+        elif bad_run > self.settings.max_bad_steps or (last and bad_run >= self.steps):
+            raise DivergedError(
+                f"Optimize: the last {bad_run} steps up to step {self.state.step} gave a loss or gradient that is NaN "
+                f"or infinite and were skipped. The cloud of step {self.good.training.step} is kept. Lower the "
+                "guidance or the learning rates, or run the prior in float32.",
+                _home(self.good, self.home),
+                bad_run,
+            )
+
+    def progress(self, logs: dict[str, Tensor]) -> Progress:
+        logs, every = dict(logs), self.settings.preview_every
+        return Progress(
+            step=self.taken,
+            steps=self.steps,
+            done=self.state.step,
+            loss=logs.pop("loss"),
+            logs=logs,
+            seconds=time.perf_counter() - self.started,
+            preview_due=every > 0 and (self.taken % every == 0 or self.taken == self.steps),
+            cloud=self.result,
+            preview=self.preview,
+        )
+
+    def preview(self) -> Tensor:
+        s, background = self.sampler, sum(self.grays or (0.5, 0.5)) / 2
+        distance, fov_y = (s.distance_min + s.distance_max) / 2, (s.fov_y_min + s.fov_y_max) / 2
+        camera = orbit(*PREVIEW_ANGLES, distance, fov_y, self.size).to(self.device)
+        with torch.no_grad():
+            rendering = render(self.cloud, camera, background, self.settings.render_backend, depth=False)
+        return rendering.color[0].clamp(0, 1).cpu()
+
+
+def _check(
+    cloud: Gaussians, loss: Loss, prior: Prior, cameras: OrbitSampler, steps: int, size: int, settings: OptimizeSettings
+) -> int:
+    """Raise ValueError for whatever could fail later, naming the cure; returns the steps the cloud has behind it."""
+    settings.check()
+    loss.check()
+    cameras.check()
+    cloud.check()
+    prior.check_size(size)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"steps is {steps!r}; give a whole number of 1 or more.")
+    if len(cloud) > settings.max_gaussians:
+        raise ValueError(
+            f"max_gaussians is {settings.max_gaussians}, but the cloud already holds {len(cloud)} Gaussians. "
+            "Raise it, or start from fewer."
+        )
+    if cloud.training is None:
+        done = 0
+    elif isinstance(cloud.training, TrainingState):
+        done = cloud.training.check(cloud).step
+    else:
+        raise ValueError(f"gaussians.training is a {type(cloud.training).__name__}; expected a TrainingState or None.")
+    if settings.schedule_steps and settings.schedule_steps < done + steps:
+        raise ValueError(
+            f"schedule_steps is {settings.schedule_steps}, but {done} steps are done and {steps} more are asked for. "
+            f"Give {done + steps} or more, or 0 to end the schedule with this call."
+        )
+    return done
+
+
+def _identity(loss: Loss) -> str:
+    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
+    parts = ", ".join(_identity(part) for part in getattr(loss, "losses", ()))
+    return f"{loss.name}({parts})" if parts else loss.name
+
+
+def _embedded_on(prompts: ViewPrompts, device: torch.device) -> ViewPrompts:
+    """A prior that was moved after embedding would else have every step wait for its texts to follow."""
+    values = {f.name: getattr(prompts, f.name) for f in fields(prompts)}
+    rows: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Conditioning)}
+    return replace(prompts, **rows)
+
+
+def _home(cloud: Gaussians, device: torch.device) -> Gaussians:
+    return replace(cloud, training=cloud.training.to(device)).to(device)
+
+
+def _sent(value: Tensor, device: torch.device) -> Tensor:
+    """``value`` [any] from the CPU on ``device``, without waiting for what the device is busy with."""
+    if device.type == "cuda" and value.device.type == "cpu":
+        return value.pin_memory().to(device, non_blocking=True)
+    return value.to(device)
+
+
+def _moved(cameras: Cameras, device: torch.device) -> Cameras:
+    tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
+    sent: dict[str, Any] = {name: _sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)}
+    return replace(cameras, **sent)

@@ -1,0 +1,1 @@
+"""2D diffusion models as a loss sees them: embed, encode, noise, predict, decode."""

@@ -1,0 +1,206 @@
+"""What a 2D diffusion model looks like to a loss: the interface, its conditioning and its noise schedule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "v_prediction", "flow")  # what a network may put out; see noise_from_output
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text embeddings as one prior's denoiser takes them; B rows, meaningful to the prior that made them only."""
+
+    embeddings: Tensor  # [B,L,D]
+    pooled: Tensor | None = None  # [B,P], for priors that take a pooled embedding besides
+
+    def __len__(self) -> int:
+        return self.embeddings.shape[0]
+
+    def to(self, device: torch.device | str) -> Conditioning:
+        """The same rows on another device."""
+        return Conditioning(self.embeddings.to(device), None if self.pooled is None else self.pooled.to(device))
+
+    def index(self, rows: int | slice | Sequence[int] | Tensor) -> Conditioning:
+        """The chosen rows, [b,L,D]; an int keeps its row dimension."""
+        chosen = [rows] if isinstance(rows, int) else rows
+        return Conditioning(self.embeddings[chosen], None if self.pooled is None else self.pooled[chosen])
+
+    def repeat(self, count: int) -> Conditioning:
+        """One row as ``count`` equal rows. Raises ValueError when there is not exactly one row."""
+        if len(self) != 1:
+            raise ValueError(
+                f"Conditioning: repeat needs exactly 1 row, this one holds {len(self)}. Use index() first."
+            )
+        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
+        return Conditioning(self.embeddings.expand(count, -1, -1), pooled)
+
+    @staticmethod
+    def lerp(a: Conditioning, b: Conditioning, weight: Tensor) -> Conditioning:
+        """Rows (1 - weight) a + weight b; weight [B]. A single row on either side serves every weight."""
+        weight = weight.to(a.embeddings)
+        embeddings = torch.lerp(a.embeddings, b.embeddings, weight[:, None, None])
+        if a.pooled is None or b.pooled is None:
+            return Conditioning(embeddings)
+        return Conditioning(embeddings, torch.lerp(a.pooled, b.pooled, weight[:, None]))
+
+    @staticmethod
+    def cat(parts: Sequence[Conditioning]) -> Conditioning:
+        """All rows of all parts, in order. Raises ValueError for an empty list."""
+        if not parts:
+            raise ValueError("Conditioning: cat was given no parts; pass at least one.")
+        pooled = [p.pooled for p in parts if p.pooled is not None]
+        if pooled and len(pooled) != len(parts):
+            raise ValueError(
+                "Conditioning: cat mixes parts with and without a pooled embedding; embed all with one prior."
+            )
+        return Conditioning(torch.cat([p.embeddings for p in parts]), torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """Variance-preserving noise levels of the integer steps 0..T-1: z_t = alpha(t) z0 + sigma(t) eps.
+
+    Every function takes an integer tensor t [B] and returns [B,1,1,1], ready to multiply latents.
+    """
+
+    alphas_cumprod: Tensor  # [T], falling from almost 1 to almost 0
+
+    @staticmethod
+    def scaled_linear(beta_start: float = 0.00085, beta_end: float = 0.012, steps: int = 1000) -> NoiseSchedule:
+        """Stable Diffusion's schedule: betas linear in their square root."""
+        roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
+        return NoiseSchedule(torch.cumprod(1 - roots**2, 0).float())
+
+    def __len__(self) -> int:
+        return self.alphas_cumprod.shape[0]
+
+    def to(self, device: torch.device | str) -> NoiseSchedule:
+        return NoiseSchedule(self.alphas_cumprod.to(device))
+
+    def _at(self, t: Tensor) -> Tensor:
+        return self.alphas_cumprod.to(t.device)[t][:, None, None, None]
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """Share of the clean latent in z_t, sqrt(abar_t)."""
+        return self._at(t).sqrt()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        """Share of the noise in z_t, sqrt(1 - abar_t)."""
+        return (1 - self._at(t)).sqrt()
+
+    def ratio(self, t: Tensor) -> Tensor:
+        """Noise level of the variance-exploding form z_t / alpha(t) = z0 + ratio(t) eps."""
+        return self.sigma(t) / self.alpha(t)
+
+
+class Prior(Protocol):
+    """A 2D diffusion model as a loss sees it. Losses never ask which model it is or what its network predicts."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def image_size(self) -> int: ...  # pixels of the square render it was trained for
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def downscale(self) -> int: ...  # image pixels per latent pixel
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...  # of the denoiser's weights; latents stay float32
+    @property
+    def schedule(self) -> NoiseSchedule: ...
+    @property
+    def vocabulary(self) -> frozenset[str] | None: ...  # words it was trained on, None = open vocabulary
+    @property
+    def background(self) -> float | None: ...  # background grey it was trained on, None = any
+
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        """One row per text; "" is the null text. Rows are cached by text."""
+        ...
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents [B,C,h,w], float32 and differentiable, of images [B,3,H,W] in 0..1.
+
+        Without a generator the posterior's mean, with one a sample of the posterior.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,H,W] in 0..1 of latents [B,C,h,w]."""
+        ...
+
+    def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+        """Noise estimates, one [B,C,h,w] float32 per conditioning, from one network call without gradients.
+
+        z_t [B,C,h,w] = alpha(t) z0 + sigma(t) eps, t [B] integer steps.
+        """
+        ...
+
+    def check_size(self, size: int) -> None:
+        """Raises ValueError naming the allowed multiples when a render of size x size pixels does not fit."""
+        ...
+
+    def check_text(self, text: str) -> None:
+        """Raises ValueError for an empty text or one with words outside the vocabulary."""
+        ...
+
+
+def noise_from_output(output: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:
+    """The noise estimate in a network's output, at z_t = alpha z0 + sigma eps.
+
+    prediction: "epsilon"; "v_prediction" (v = alpha eps - sigma z0, Salimans & Ho 2022); "flow" (u = eps - z0,
+    for a network evaluated at `flow_input`). All three are linear in the output at fixed z_t, so guidance
+    commutes with the conversion. Raises ValueError for any other prediction.
+    """
+    if prediction == "epsilon":
+        return output
+    if prediction == "v_prediction":
+        return sigma * z_t + alpha * output
+    if prediction == "flow":
+        z, r = flow_input(z_t, alpha, sigma)
+        return z + (1 - r) * output
+    raise ValueError(f"prior: prediction is {prediction!r}; known are {', '.join(PREDICTIONS)}.")
+
+
+def flow_input(z_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """The same noisy latent as a flow model takes it: (1 - r) z0 + r eps and its time r [B,1,1,1]."""
+    r = sigma / (alpha + sigma)
+    return z_t / (alpha + sigma), r
+
+
+def clean_from_noise(z_t: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The clean latent that a noise estimate implies, (z_t - sigma e) / alpha."""
+    return (z_t - sigma * noise) / alpha
+
+
+def check_multiple(size: int, multiple: int, name: str) -> None:
+    """Raises ValueError unless ``size`` is a positive multiple of ``multiple``."""
+    if size < multiple or size % multiple:
+        low = max(size // multiple, 1) * multiple
+        raise ValueError(
+            f"image_size {size} does not fit prior {name!r}: it must be a multiple of {multiple}, "
+            f"for instance {low} or {low + multiple}."
+        )
+
+
+def check_words(text: str, vocabulary: frozenset[str] | None, name: str) -> None:
+    """Raises ValueError for a blank text, or one with words the prior was never trained on (None: all are known)."""
+    if not text.strip():
+        raise ValueError("prompt is empty; describe the object, for instance 'a red mug'.")
+    if vocabulary is None:
+        return
+    unknown = [word for word in dict.fromkeys(re.findall(r"\w+", text.lower())) if word not in vocabulary]
+    if unknown:
+        raise ValueError(
+            f"prompt {text!r}: prior {name!r} does not know {', '.join(map(repr, unknown))}. "
+            f"It was trained on these words: {', '.join(sorted(vocabulary))}. "
+            "Use them, or load an open-vocabulary prior such as Stable Diffusion."
+        )

@@ -1,0 +1,268 @@
+"""Stable Diffusion 1.x / 2.x, and any small pipeline of its kind, from a diffusers folder on disk."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+
+WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+CONFIGS = {
+    "unet": "config.json",
+    "vae": "config.json",
+    "text_encoder": "config.json",
+    "tokenizer": "tokenizer_config.json",
+    "scheduler": "scheduler_config.json",
+}
+
+
+class DiffusersPrior:
+    """A latent diffusion model with a CLIP text encoder as a Prior; make one with `load_diffusers`.
+
+    Its weights are frozen ordinary tensors, so that gradients pass through the encoder even where the caller runs
+    under torch.inference_mode(), as ComfyUI's nodes do.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unet: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        schedule: NoiseSchedule,
+        prediction: str = "epsilon",
+        card: dict[str, Any] | None = None,
+    ) -> None:
+        """Parts as diffusers and transformers load them; card: the folder's distill3d.json, see `load_diffusers`."""
+        card = card or {}
+        self.name, self.schedule, self.prediction = name, schedule, prediction
+        self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
+        for module in self._modules():
+            module.eval().requires_grad_(False)
+        # The U-Net gains from channels_last on every device; the encoder loses (its GroupNorms are slow there).
+        unet.to(memory_format=torch.channels_last)
+        self.latent_channels: int = vae.config.latent_channels
+        self.downscale: int = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.scaling: float = vae.config.scaling_factor
+        self.shift: float = getattr(vae.config, "shift_factor", None) or 0.0
+        self.image_size: int = card.get("image_size") or unet.config.sample_size * self.downscale
+        words = card.get("vocabulary")
+        self.vocabulary = None if words is None else frozenset(word.lower() for word in words)
+        grey = card.get("background")
+        self.background_range = None if grey is None else (float(min(grey)), float(max(grey)))
+        self.background = None if grey is None else sum(self.background_range or ()) / 2
+        self.distance: float | None = card.get("distance")  # world units, of the cameras it was trained with
+        self.fov_y: float | None = card.get("fov_y")  # degrees
+        self._rows: dict[str, Tensor] = {}
+
+    def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
+        return self.unet, self.vae, self.text_encoder
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.unet.parameters()).dtype
+
+    def to(self, device: torch.device | str) -> DiffusersPrior:
+        """Move all weights, in place, and return self; they stay ordinary tensors under inference mode too."""
+        with torch.inference_mode(False):
+            for module in self._modules():
+                _make_ordinary(module)
+                module.to(device)
+            self.schedule = self.schedule.to(device)
+        return self
+
+    def offload(self) -> DiffusersPrior:
+        """Move all weights to the CPU, to free the accelerator's memory."""
+        return self.to("cpu")
+
+    @torch.no_grad()
+    def embed(self, texts: Sequence[str]) -> Conditioning:
+        """Last hidden states of the text encoder, one row per text, float32 on the prior's device; cached by text.
+
+        Raises ValueError for a text of more tokens than the encoder reads: cut off, it would lose its view words.
+        """
+        for text in dict.fromkeys(texts):
+            if text not in self._rows:
+                self._rows[text] = self._embedding(text)
+        return Conditioning(torch.stack([self._rows[text] for text in texts]).to(self.device))
+
+    def _embedding(self, text: str) -> Tensor:
+        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        count = len(self.tokenizer(text)["input_ids"])
+        if count > length:
+            raise ValueError(
+                f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length}, view words included. "
+                "Shorten it."
+            )
+        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").to(self.device)
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = tokens["attention_mask"] if masked else None
+        with torch.inference_mode(False):
+            return self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0][0].float().cpu()
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the images.
+
+        The posterior's mean, or with a generator a sample of it (its noise is drawn on the generator's device).
+        """
+        weight = next(self.vae.parameters())
+        posterior = self.vae.encode((images * 2 - 1).to(weight)).latent_dist
+        latents = posterior.mean.float()
+        if generator is not None:
+            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
+            latents = latents + posterior.std.float() * noise
+        return (latents - self.shift) * self.scaling
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""
+        weight = next(self.vae.parameters())
+        images = self.vae.decode((latents / self.scaling + self.shift).to(weight)).sample
+        return (images.float() / 2 + 0.5).clamp(0, 1)
+
+    @torch.no_grad()
+    def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+        """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of them.
+
+        Raises ValueError when a conditioning does not hold one row per latent.
+        """
+        count = len(conditionings)
+        for conditioning in conditionings:
+            if len(conditioning) != len(z_t):
+                raise ValueError(
+                    f"predict: {len(conditioning)} rows of conditioning for {len(z_t)} latents; give one each."
+                )
+        weight = next(self.unet.parameters())
+        text = Conditioning.cat([c.to(weight.device) for c in conditionings]).embeddings.to(weight)
+        z, steps = z_t.to(weight).repeat(count, 1, 1, 1), t.to(weight.device).repeat(count)
+        z = z.contiguous(memory_format=torch.channels_last)
+        output = self.unet(z, steps, encoder_hidden_states=text).sample.float()
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        return [noise_from_output(part, z_t.float(), alpha, sigma, self.prediction) for part in output.chunk(count)]
+
+    def check_size(self, size: int) -> None:
+        """Raises ValueError unless the latent can be halved as often as the U-Net does."""
+        check_multiple(size, self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1), self.name)
+
+    def check_text(self, text: str) -> None:
+        check_words(text, self.vocabulary, self.name)
+
+
+def load_diffusers(
+    folder: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    vae_dtype: torch.dtype | None = None,
+) -> DiffusersPrior:
+    """Load a StableDiffusionPipeline folder: unet, vae, text_encoder, tokenizer, scheduler. Never uses the network.
+
+    Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
+    float32 and bfloat16 beside a half type, since float16 underflows in the gradient through the encoder. A file
+    distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
+    [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees}, each null or absent where
+    unknown. Raises ValueError naming the folder and what is missing or not supported.
+    """
+    folder = Path(folder)
+    variants = _check_folder(folder)
+    _check_parts(folder)
+    scheduler = _read_json(folder / "scheduler" / CONFIGS["scheduler"])
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in PREDICTIONS or "Flow" in scheduler.get("_class_name", ""):
+        raise ValueError(
+            f"prior folder {folder}: its scheduler is {scheduler.get('_class_name')} with prediction {prediction!r}; "
+            "only epsilon and v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded."
+        )
+    if vae_dtype is None:
+        vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
+
+    # imported here: together they take seconds, which ComfyUI's start should not pay for
+    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
+    spare: dict[str, Any] = {"low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
+
+    def load(kind: Any, part: str, **more: Any) -> Any:
+        return kind.from_pretrained(folder / part, variant=variants[part], **options, **more)
+
+    # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes in it.
+    with torch.inference_mode(False):
+        unet = load(UNet2DConditionModel, "unet", torch_dtype=dtype, **spare)
+        vae = load(AutoencoderKL, "vae", torch_dtype=vae_dtype, **spare)
+        text_encoder = load(CLIPTextModel, "text_encoder").to(dtype)
+        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+        # The floor keeps sigma/alpha finite where a schedule ends in pure noise.
+        abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=1e-6)
+        card = _read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
+        name = folder.resolve().name
+        prior = DiffusersPrior(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
+        return prior.to(device)
+
+
+def _check_folder(folder: Path) -> dict[str, str | None]:
+    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing file."""
+    if not folder.is_dir():
+        raise ValueError(f"prior folder {folder} does not exist; give the folder that holds a diffusers pipeline.")
+    missing = [f"{part}/{file}" for part, file in CONFIGS.items() if not (folder / part / file).is_file()]
+    variants: dict[str, str | None] = {}
+    for part, stem in WEIGHTS.items():
+        for variant, names in {None: stem, "fp16": f"{stem}.fp16"}.items():
+            if any((folder / part / f"{names}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
+                variants[part] = variant
+                break
+        else:
+            missing.append(f"{part}/{stem}.safetensors")
+    if missing:
+        raise ValueError(
+            f"prior folder {folder} lacks {', '.join(missing)}. A Stable Diffusion pipeline in diffusers layout is "
+            "needed, with safetensors weights (.bin and .ckpt files are not read)."
+        )
+    return variants
+
+
+def _check_parts(folder: Path) -> None:
+    """Refuse models of another kind from their configs, before gigabytes of weights are read."""
+    unet, vae, text = (_read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    if unet.get("addition_embed_type") or unet.get("class_embed_type"):
+        raise ValueError(
+            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), which cannot "
+            "be loaded. Use Stable Diffusion 1.x or 2.x."
+        )
+    for wanted, found, what in (
+        (unet.get("in_channels", 4), vae.get("latent_channels", 4), "channels per latent, but its vae makes"),
+        (unet.get("cross_attention_dim"), text.get("hidden_size"), "values per token, but its text_encoder makes"),
+    ):
+        if wanted != found:
+            raise ValueError(
+                f"prior folder {folder}: its unet takes {wanted} {what} {found}. The parts of one text-to-image model "
+                "are needed (inpainting and depth models do not fit)."
+            )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
+
+
+def _make_ordinary(module: nn.Module) -> None:
+    """Replace inference tensors among a module's weights, which another node's move may have left there."""
+    for child in module.modules():
+        for key, value in list(child.named_parameters(recurse=False)):
+            if value.is_inference():
+                setattr(child, key, nn.Parameter(value.detach().clone(), requires_grad=False))
+        for key, buffer in list(child.named_buffers(recurse=False)):
+            if buffer.is_inference():
+                child.register_buffer(key, buffer.clone(), key not in child._non_persistent_buffers_set)

@@ -1,0 +1,68 @@
+"""What a run of the loop can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from .gaussians.densify import Densify
+from .gaussians.rasterize import check_backend
+from .priors.base import Prior
+from .regularize import Regularizers
+from .schedules import LearningRates
+
+BACKGROUNDS = ("auto", "random", "random gray", "gray", "white", "black")
+SEED_MAX = 2**64 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizeSettings(LearningRates, Regularizers):
+    """Settings of `optimize`; the learning rates and the penalties' weights are among them.
+
+    background: what the renders are composited on. "auto" is what the prior was trained on, or "random" where it
+    does not say; "random gray" one grey per view, uniform in the prior's range (0.3..0.7 where it does not say);
+    "random" one colour per view, uniform in the RGB cube; "gray" 0.5.
+    """
+
+    views: int = 4  # cameras per step (LucidDreamer: 4)
+    image_size: int | None = None  # pixels of the square renders; None: what the prior was trained for
+    schedule_steps: int = 0  # length of the whole schedule in steps; 0: ends with this call
+    seed: int = 0  # of every random draw; a cloud trained with the same seed continues its random streams
+    background: str = "auto"
+    sample_posterior: bool = False  # encode with a draw of the encoder's posterior instead of its mean
+    densify: Densify | None = field(default_factory=Densify)  # None: the number of Gaussians stays
+    max_gaussians: int = 20_000  # densification never goes beyond this, nor beyond its own count_max
+    preview_every: int = 20  # steps between previews; 0: none are due
+    max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
+    check_every: int = 10  # steps between looks at that count, each of which waits for the device
+    render_backend: str = "auto"
+
+    def check(self) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+        LearningRates.check(self)
+        Regularizers.check(self)
+        least = {"views": 1, "schedule_steps": 0, "preview_every": 0, "max_bad_steps": 0, "check_every": 1}
+        for name, low in {**least, "max_gaussians": 1, "seed": 0, "image_size": 1}.items():
+            value = getattr(self, name)
+            if name == "image_size" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name} is {value!r}; give a whole number of {low} or more.")
+        if self.seed > SEED_MAX:
+            raise ValueError(f"seed is {self.seed}; give a whole number within 0..{SEED_MAX}.")
+        if self.background not in BACKGROUNDS:
+            raise ValueError(f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}.")
+        if self.densify is not None:
+            self.densify.check()
+        check_backend(self.render_backend)
+
+
+def background_range(prior: Prior) -> tuple[float, float] | None:
+    """The greys a prior was trained on as (low, high): its ``background_range`` if it has one, else its background."""
+    given = getattr(prior, "background_range", None) or prior.background
+    if given is None:
+        return None
+    low, high = (given, given) if isinstance(given, int | float) else given
+    if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high <= 1):
+        raise ValueError(f"Prior {prior.name!r} has background {given}; expected greys within 0..1, low before high.")
+    return float(low), float(high)

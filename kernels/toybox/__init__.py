@@ -1,0 +1,1 @@
+"""Procedural objects with captions and exact ground truth: they train and judge the embedded prior."""

@@ -1,0 +1,159 @@
+"""Training data: light layers of every category from many cameras, painted in any caption's colours on the fly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..gaussians.cameras import Cameras, orbit
+from .captions import CATEGORIES, COLORS, FINISHES, VIEWS, Caption, held_out, view_of
+from .render import render_layers
+
+SIZE = 128  # pixels
+FOV_Y = 40.0  # degrees
+DISTANCES = (1.85, 2.15)  # world units
+BACKGROUNDS = (0.25, 0.75)  # grey level: random, so that grey floaters and grey holes cannot hide
+BOUNDARY = 8.0  # degrees around +-45 and +-135 where no view word is fair
+NO_VIEW = len(VIEWS)
+
+
+def training_cameras(count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Cameras:
+    """Cameras as the prior knows them: any azimuth, elevation -15..50 for 82 % and 62..88 (overhead) for the rest."""
+
+    def uniform(low: float, high: float) -> Tensor:
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    high = torch.rand(count, generator=generator) < 0.18
+    elevation = torch.where(high, uniform(62, 88), uniform(-15, 50))
+    target = 0.03 * (2 * torch.rand(count, 3, generator=generator) - 1)
+    cameras = orbit(uniform(-180, 180), elevation, uniform(*DISTANCES), FOV_Y, SIZE, target)
+    return cameras.to(device)
+
+
+@dataclass
+class Atlas:
+    """Light layers of ``views`` random cameras per category, 8 bits each, on one device.
+
+    layers [M,8,H,W]: main light, its share in stripes, checks, dots, accents (3), alpha. View m shows category
+    m // views. ``view_said`` holds the index into `VIEWS`, or `NO_VIEW` near a boundary between two words.
+    """
+
+    layers: Tensor  # [M,8,H,W] uint8
+    category: Tensor  # [M]
+    view: Tensor  # [M] index into VIEWS, exact
+    view_said: Tensor  # [M] index into VIEWS or NO_VIEW
+
+    def paint(self, rows: Tensor, color: Tensor, finish: Tensor, second: Tensor, background: Tensor) -> Tensor:
+        """Pictures [B,3,H,W] of views ``rows``: colour, finish, second colour as indices [B], background grey [B]."""
+        palette = torch.tensor(list(COLORS.values()), device=rows.device)
+        layers = self.layers[rows].float() / 255
+        mask = torch.where(
+            (finish > 0)[:, None, None],
+            layers[torch.arange(len(rows), device=rows.device), finish.clamp_min(1)],
+            torch.zeros((), device=rows.device),
+        )
+        first, other = palette[color][:, :, None, None], palette[second][:, :, None, None]
+        picture = layers[:, 4:7] + (layers[:, 0] - mask)[:, None] * first + mask[:, None] * other
+        return (picture + (1 - layers[:, 7:8]) * background[:, None, None, None]).clamp(0, 1)
+
+
+def render_atlas(
+    views: int,
+    seed: int,
+    device: torch.device | str,
+    chunk: int = 512,
+    progress: Callable[[int, int], None] | None = None,
+) -> Atlas:
+    """Trace ``views`` random cameras of every category."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = torch.empty(len(CATEGORIES) * views, 8, SIZE, SIZE, dtype=torch.uint8, device=device)
+    words: list[list[int]] = [[], []]
+    for index, category in enumerate(CATEGORIES):
+        cameras = training_cameras(views, generator)
+        for start in range(0, views, chunk):
+            some = cameras[torch.arange(start, min(start + chunk, views))].to(device)
+            traced = render_layers(category, some)
+            stack = torch.cat([traced.main[..., None], traced.second, traced.fixed, traced.alpha[..., None]], -1)
+            row = index * views + start
+            layers[row : row + len(some)] = (stack.permute(0, 3, 1, 2) * 255).round().to(torch.uint8)
+        for azimuth, elevation in zip(cameras.azimuths.tolist(), cameras.elevations.tolist(), strict=True):
+            word = VIEWS.index(view_of(azimuth, elevation))
+            near = min(abs(abs(azimuth) - 45), abs(abs(azimuth) - 135)) < BOUNDARY and elevation <= 60
+            words[0].append(word)
+            words[1].append(NO_VIEW if near else word)
+        if progress is not None:
+            progress(index + 1, len(CATEGORIES))
+    category_of = torch.arange(len(CATEGORIES)).repeat_interleave(views)
+    return Atlas(layers, category_of.to(device), *(torch.tensor(w, device=device) for w in words))
+
+
+class CaptionTable:
+    """Token ids of every caption in every view, so that captions of a batch are one lookup.
+
+    Row layout: category x (colour or none) x finish x second colour x (view or none), then one empty caption.
+    """
+
+    def __init__(self, tokenize: Callable[[list[str]], Tensor], device: torch.device | str) -> None:
+        names = [*COLORS, None]
+        texts = []
+        for category in CATEGORIES:
+            for color in names:
+                for finish in FINISHES:
+                    for second in COLORS:
+                        plain = finish == "plain" or second == color  # such rows are never drawn
+                        text = Caption(category, color, *(("plain", None) if plain else (finish, second))).text
+                        texts += [*(f"{text}, {v} view" for v in VIEWS), text]
+        self.shape = (len(CATEGORIES), len(names), len(FINISHES), len(COLORS), len(VIEWS) + 1)
+        self.ids = torch.cat([tokenize(texts), tokenize([""])]).to(device)
+        allowed = [[[not held_out(_example(c, k, f)) for f in FINISHES] for k in COLORS] for c in CATEGORIES]
+        self.allowed = torch.tensor(allowed, device=device)  # [category, colour, finish]: not held out
+
+    def rows(self, category: Tensor, color: Tensor, finish: Tensor, second: Tensor, view: Tensor) -> Tensor:
+        """Token ids [B,L]; colour len(COLORS) = unsaid, view NO_VIEW = unsaid, category -1 = the empty caption."""
+        index = category
+        for size, part in zip(self.shape[1:], (color, finish, second, view), strict=True):
+            index = index * size + part
+        return self.ids[torch.where(category < 0, len(self.ids) - 1, index)]
+
+
+def _example(category: str, color: str, finish: str) -> Caption:
+    return Caption(category, color, finish, None if finish == "plain" else next(c for c in COLORS if c != color))
+
+
+@dataclass
+class Batch:
+    """Indices of B painted views."""
+
+    pictures: Tensor  # [B,3,H,W] 0..1
+    category: Tensor
+    color: Tensor
+    finish: Tensor
+    second: Tensor  # meaningful where finish > 0
+    view: Tensor  # exact
+    view_said: Tensor  # NO_VIEW near boundaries
+
+
+def draw(atlas: Atlas, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> Batch:
+    """A random batch: any view, 55 % plain, 15 % each pattern. ``allowed`` [category,colour,finish] excludes the
+    held-out combinations; None draws from all."""
+    device = atlas.layers.device
+
+    def integers(high: int) -> Tensor:
+        return torch.randint(high, (count,), generator=generator, device=device)
+
+    row, colors = integers(len(atlas.category)), len(COLORS)
+    category = atlas.category[row]
+    finish = torch.where(integers(20) < 11, 0, 1 + integers(3))
+    if allowed is None:
+        color = integers(colors)
+    else:
+        weights = allowed[category, :, finish].float()
+        color = torch.multinomial(weights, 1, generator=generator)[:, 0]
+    second = (color + 1 + integers(colors - 1)) % colors
+    low, high = BACKGROUNDS
+    background = low + (high - low) * torch.rand(count, generator=generator, device=device)
+    pictures = atlas.paint(row, color, finish, second, background)
+    return Batch(pictures, category, color, finish, second, atlas.view[row], atlas.view_said[row])

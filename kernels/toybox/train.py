@@ -1,0 +1,355 @@
+"""Train the embedded prior and its judge: ``python -m distill3d.kernels.toybox.train --work DIR``.
+
+Stages, each resumable from its checkpoint in DIR: ``autoencoder``, ``denoiser`` (with the text encoder), ``judge``;
+then ``export`` writes the pipeline folder and the judge. Everything is drawn from ``--seed``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .captions import COLORS
+from .data import NO_VIEW, Atlas, Batch, CaptionTable, draw, render_atlas
+from .models import Judge, autoencoder, denoiser, save_pipeline, scheduler, text_encoder, tokenize, write_tokenizer
+
+
+@dataclass
+class Run:
+    """One training stage: modules, optimizer, moving average, step count; saved and resumed as one safetensors file."""
+
+    name: str
+    modules: dict[str, nn.Module]
+    steps: int  # length of the learning-rate schedule
+    rate: float  # peak learning rate
+    work: Path
+    decay: float = 0.999  # of the moving average, per step
+    weight_decay: float = 0.01
+    seconds: float = 0.0  # length of the schedule by the clock instead of by steps (0: by steps)
+
+    def __post_init__(self) -> None:
+        self.parameters = [p for m in self.modules.values() for p in m.parameters()]
+        names = [f"{m}.{n}" for m, module in self.modules.items() for n, _ in module.named_parameters()]
+        self.names, self.step, self.elapsed, self.losses = names, 0, 0.0, list[float]()
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, self.rate, (0.9, 0.99), weight_decay=self.weight_decay, fused=self.parameters[0].is_cuda
+        )
+        if self.file.exists():
+            self._load()
+
+    @property
+    def file(self) -> Path:
+        return self.work / f"{self.name}.safetensors"
+
+    @property
+    def done(self) -> float:
+        """Share of the schedule that is behind."""
+        return self.elapsed / self.seconds if self.seconds else self.step / self.steps
+
+    def update(self, loss: Tensor) -> None:
+        """One optimizer step at the scheduled rate (warm-up, then cosine to 2 %), and the moving average."""
+        warm, done = min(1.0, (self.step + 1) / 200), self.done
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(done, 1))))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        weight = 1 - min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(self.average, [p.detach() for p in self.parameters], weight)
+        self.step += 1
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the modules: for export, not for more training."""
+        for p, a in zip(self.parameters, self.average, strict=True):
+            p.data.copy_(a)
+
+    def save(self) -> None:
+        state = {f"weight.{n}": p.detach() for n, p in zip(self.names, self.parameters, strict=True)}
+        state |= {f"average.{n}": a for n, a in zip(self.names, self.average, strict=True)}
+        for n, p in zip(self.names, self.parameters, strict=True):
+            if p in self.optimizer.state:
+                state |= {f"adam.{k}.{n}": self.optimizer.state[p][k] for k in ("exp_avg", "exp_avg_sq")}
+        state["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        state["step"], state["elapsed"] = torch.tensor(self.step), torch.tensor(self.elapsed)
+        partial = self.file.with_suffix(".partial")
+        save_file({k: v.contiguous() for k, v in state.items()}, partial)
+        partial.replace(self.file)
+
+    def _load(self) -> None:
+        state = load_file(self.file)
+        self.step, self.losses = int(state["step"]), state["losses"].tolist()
+        self.elapsed = float(state.get("elapsed", torch.zeros(())))
+        for n, p, a in zip(self.names, self.parameters, self.average, strict=True):
+            p.data.copy_(state[f"weight.{n}"])
+            a.copy_(state[f"average.{n}"])
+            if f"adam.exp_avg.{n}" in state:
+                # In the weights' memory layout: the fused AdamW steps through all of them alike, whatever the strides.
+                kept = {k: state[f"adam.{k}.{n}"] for k in ("exp_avg", "exp_avg_sq")}
+                moments = {k: torch.empty_like(p).copy_(m) for k, m in kept.items()}
+                at = p.device if p.is_cuda else "cpu"  # where the fused AdamW and the plain one keep it
+                step = torch.tensor(float(self.step), device=at)
+                self.optimizer.state[p] = {"step": step, **moments}
+
+
+def loop(run: Run, loss_of: Callable[[], Tensor], seconds: float, save_every: float = 120.0) -> Iterator[int]:
+    """Train until the schedule's end or for ``seconds``, whichever is first; yields now and then, saves at the end."""
+    from tqdm import tqdm
+
+    start = saved = time.monotonic()
+    before = run.elapsed
+    bar = tqdm(total=None if run.seconds else run.steps, initial=run.step, desc=run.name, mininterval=20)
+    kept: list[Tensor] = []
+    while run.done < 1 and time.monotonic() - start < seconds:
+        loss = loss_of()
+        run.update(loss)
+        run.elapsed = before + time.monotonic() - start
+        kept.append(loss.detach())
+        bar.update()
+        if len(kept) == 50:
+            run.losses.append(float(torch.stack(kept).mean()))
+            bar.set_postfix(loss=f"{run.losses[-1]:.4f}", refresh=False)
+            kept = []
+            yield run.step
+            if time.monotonic() - saved > save_every:
+                run.save()
+                saved = time.monotonic()
+    run.save()
+    bar.close()
+
+
+def autoencoder_loss(vae: Any, pictures: Tensor) -> Tensor:
+    """Absolute error of pictures and of their gradients (crisp edges), and the usual tiny KL term."""
+    x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+    posterior = vae.encode(x).latent_dist
+    y = vae.decode(posterior.sample()).sample.float()
+    x = x.float()
+    edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
+    return (y - x).abs().mean() + (y - x).square().mean() + 0.5 * edges + 2e-7 * posterior.kl().mean()
+
+
+def denoiser_loss(
+    unet: Any, text: Any, latents: Tensor, ids: Tensor, alphas: Tensor, generator: torch.Generator
+) -> Tensor:
+    """v prediction (Salimans and Ho 2022) at uniformly drawn, stratified steps."""
+    b, device = len(latents), latents.device
+    t = (torch.arange(b, device=device) + torch.rand(b, generator=generator, device=device)) / b
+    t = (t * len(alphas)).long().clamp_max(len(alphas) - 1)
+    a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
+    noise = torch.randn(latents.shape, generator=generator, device=device)
+    words = text(ids)[0]
+    v = unet(a * latents + s * noise, t, words, return_dict=False)[0].float()
+    return (v - (a * noise - s * latents)).square().mean()
+
+
+def judge_loss(judge: Judge, batch: Batch, generator: torch.Generator) -> Tensor:
+    """Cross entropy of every head, on pictures with a little noise. A second colour counts where there is a pattern, a
+    view where its word is fair."""
+    x = batch.pictures
+    noise = torch.randn(x.shape, generator=generator, device=x.device)
+    strength = 0.06 * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
+    logits = judge((x + strength * noise).contiguous(memory_format=torch.channels_last))
+    ce = nn.functional.cross_entropy
+    total = sum(ce(logits[name], getattr(batch, name)) for name in ("category", "color", "finish"))
+    patterned = (batch.finish > 0).float()
+    second = ce(logits["second"], batch.second, reduction="none") * patterned
+    fair = (batch.view_said != NO_VIEW).float()
+    view = ce(logits["view"], batch.view, reduction="none") * fair
+    return total + second.sum() / patterned.sum().clamp_min(1) + view.sum() / fair.sum().clamp_min(1)
+
+
+def said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Caption indices (category, colour, finish, second, view) as the prior hears them: 10 % nothing at all, 5 % no
+    colour (plain ones), 12 % no view."""
+    category, color, finish, second, view = words
+    u = torch.rand(3, len(category), generator=generator, device=category.device)
+    silent = (u[1] < 0.05) & (finish == 0)
+    return (
+        torch.where(u[0] < 0.10, -1, category), torch.where(silent, len(COLORS), color), finish, second,
+        torch.where(u[2] < 0.12, NO_VIEW, view),
+    )  # fmt: skip
+
+
+def train(arguments: argparse.Namespace) -> None:
+    work, device = Path(arguments.work), arguments.device
+    work.mkdir(parents=True, exist_ok=True)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    tokenizer = write_tokenizer(work / "tokenizer")
+    torch.manual_seed(arguments.seed)  # initial weights
+    vae = autoencoder().to(device, memory_format=torch.channels_last)
+    unet, text = denoiser().to(device, memory_format=torch.channels_last), text_encoder(len(tokenizer)).to(device)
+    judge: Any = Judge()  # torch's annotations of Module.to know no memory format
+    judge.to(device, memory_format=torch.channels_last)
+    a = arguments
+    stages = (
+        Run("autoencoder", {"vae": vae}, a.autoencoder_steps, 1e-3, work, seconds=a.autoencoder_seconds),
+        Run("judge", {"judge": judge}, a.judge_steps, 1e-3, work),
+        Run("denoiser", {"unet": unet, "text": text}, a.steps, a.rate, work, 0.9995, seconds=a.seconds),
+    )
+    runs = {run.name: run for run in stages}
+    began, atlas = time.monotonic(), render_atlas(arguments.views, arguments.seed, device)
+    print(f"rendered {len(atlas.category)} views in {time.monotonic() - began:.1f} s", flush=True)
+    generator = torch.Generator(device).manual_seed(arguments.seed + 1 + sum(r.step for r in runs.values()))
+    table = CaptionTable(lambda texts: tokenize(tokenizer, texts), device)
+    half = torch.autocast(torch.device(device).type, torch.bfloat16)
+
+    def train_autoencoder() -> Tensor:
+        with half:
+            return autoencoder_loss(vae, draw(atlas, arguments.autoencoder_batch, generator, table.allowed).pictures)
+
+    def train_judge() -> Tensor:
+        with half:
+            return judge_loss(judge, draw(atlas, arguments.judge_batch, generator), generator)
+
+    for name, step in (("autoencoder", train_autoencoder), ("judge", train_judge)):
+        if name in arguments.stages:
+            began = time.monotonic()
+            for _ in loop(runs[name], step, arguments.max_seconds):
+                pass
+            print(f"{name}: {runs[name].step} steps, {time.monotonic() - began:.1f} s", flush=True)
+    if "denoiser" in arguments.stages:
+        runs["autoencoder"].use_average()
+        vae.eval().requires_grad_(False)
+        _train_denoiser(arguments, runs["denoiser"], vae, unet, text, atlas, table, generator, half)
+    if "export" in arguments.stages:
+        export(arguments, runs, vae, unet, text, tokenizer, judge, atlas, generator)
+
+
+class Pool:
+    """Encoded pictures with what their captions say. Part of it is renewed at every step, so that a picture is met
+    a few times, each time with another noise, and encoding costs little."""
+
+    def __init__(self, size: int, fresh: Callable[[int], tuple[Tensor, ...]]) -> None:
+        self.fresh, self.next, self.rows = fresh, 0, list[Tensor]()
+        for start in range(0, size, 256):
+            parts = fresh(min(256, size - start))
+            self.rows = self.rows or [torch.empty(size, *p.shape[1:], dtype=p.dtype, device=p.device) for p in parts]
+            self._put(start, parts)
+        self.size = size
+
+    def _put(self, start: int, parts: tuple[Tensor, ...]) -> None:
+        for kept, part in zip(self.rows, parts, strict=True):
+            kept[start : start + len(part)] = part
+
+    def draw(self, count: int, renewed: int, generator: torch.Generator) -> list[Tensor]:
+        self._put(self.next, self.fresh(renewed))
+        self.next = min(self.next + renewed, self.size - renewed) if self.next + renewed < self.size else 0
+        index = torch.randint(self.size, (count,), generator=generator, device=self.rows[0].device)
+        return [r[index] for r in self.rows]
+
+
+def _train_denoiser(
+    arguments: argparse.Namespace, run: Run, vae: Any, unet: Any, text: Any, atlas: Atlas, table: CaptionTable,
+    generator: torch.Generator, half: Any,
+) -> None:  # fmt: skip
+    alphas = scheduler().alphas_cumprod.to(arguments.device)
+    scale = latent_scale(vae, atlas, generator)
+    net = torch.compile(unet) if arguments.compile else unet
+
+    @torch.no_grad()
+    def fresh(count: int) -> tuple[Tensor, ...]:
+        with half:
+            batch = draw(atlas, count, generator, table.allowed)
+            x = (batch.pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+            latents = vae.encode(x).latent_dist.mean.float() * scale
+        return latents.half(), batch.category, batch.color, batch.finish, batch.second, batch.view_said
+
+    began = time.monotonic()
+    pool = Pool(arguments.pool, fresh)
+    print(f"encoded {arguments.pool} pictures in {time.monotonic() - began:.1f} s, scale {scale:.4f}", flush=True)
+
+    def step() -> Tensor:
+        latents, *words = pool.draw(arguments.batch, max(arguments.batch // 8, 1), generator)
+        ids = table.rows(*said(words, generator))
+        with half:
+            return denoiser_loss(net, text, latents.float(), ids, alphas, generator)
+
+    began, first = time.monotonic(), run.step
+    for done in loop(run, step, arguments.max_seconds):
+        if done - first in (50, 250, 1000):
+            print(f"{done - first} steps: {time.monotonic() - began:.1f} s", flush=True)
+    print(f"denoiser: {run.step} steps, {time.monotonic() - began:.1f} s, loss {run.losses[-1:]}", flush=True)
+
+
+@torch.no_grad()
+def latent_scale(vae: Any, atlas: Atlas, generator: torch.Generator) -> float:
+    """One over the standard deviation of the latents of true renders; fixed by the first 2,048 of a fresh stream."""
+    fixed = torch.Generator(generator.device).manual_seed(7)
+    parts = [vae.encode(draw(atlas, 256, fixed).pictures * 2 - 1).latent_dist.mean.float() for _ in range(8)]
+    return float(1 / torch.cat(parts).std())
+
+
+def export(
+    arguments: argparse.Namespace, runs: dict[str, Run], vae: Any, unet: Any, text: Any, tokenizer: Any, judge: Judge,
+    atlas: Atlas, generator: torch.Generator,
+) -> None:  # fmt: skip
+    """The pipeline folder, the judge, the loss curves (picture and numbers) from the averaged weights."""
+    for run in runs.values():
+        run.use_average()
+    vae.register_to_config(scaling_factor=latent_scale(vae, atlas, generator))
+    save_pipeline(Path(arguments.out), vae, unet, text, tokenizer)
+    judge_folder = Path(arguments.judge_out)
+    judge_folder.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, judge_folder / "judge.safetensors")
+    curves = {name: run.losses for name, run in runs.items()}
+    facts = {name: {"steps": run.step, "rate": run.rate} for name, run in runs.items()}
+    record = {
+        "runs": facts, "batch": arguments.batch, "views": arguments.views, "seed": arguments.seed,
+        "losses_per_50_steps": {name: [round(x, 5) for x in losses] for name, losses in curves.items()},
+    }  # fmt: skip
+    (Path(arguments.out) / "training.json").write_text(json.dumps(record) + "\n")
+    plot_losses(curves, Path(arguments.out) / "loss.png")
+
+
+def plot_losses(curves: dict[str, list[float]], file: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(curves), figsize=(4 * len(curves), 3))
+    for axis, (name, values) in zip(axes, curves.items(), strict=True):
+        axis.plot([50 * (i + 1) for i in range(len(values))], values, linewidth=1)
+        axis.set(title=name, xlabel="step", yscale="log")
+    figure.tight_layout()
+    figure.savefig(file, dpi=80)
+    pyplot.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--work", required=True, help="checkpoint folder; a run resumes from what it finds there")
+    parser.add_argument("--out", default="models/toybox", help="pipeline folder to write")
+    parser.add_argument("--judge-out", default="models/judge", help="folder of the judge to write")
+    parser.add_argument("--stages", default="autoencoder,judge,denoiser,export", type=lambda s: s.split(","))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seed", default=0, type=int)
+    parser.add_argument("--views", default=1024, type=int, help="camera views rendered per category")
+    parser.add_argument("--steps", default=20000, type=int, help="denoiser steps")
+    parser.add_argument("--batch", default=512, type=int, help="denoiser batch")
+    parser.add_argument("--rate", default=8e-4, type=float, help="denoiser peak learning rate")
+    parser.add_argument("--seconds", default=0, type=float, help="length of the denoiser's schedule by the clock")
+    parser.add_argument("--pool", default=131072, type=int, help="encoded pictures that batches are drawn from")
+    parser.add_argument("--autoencoder-steps", default=4000, type=int)
+    parser.add_argument("--autoencoder-seconds", default=0, type=float, help="likewise for the autoencoder")
+    parser.add_argument("--autoencoder-batch", default=64, type=int)
+    parser.add_argument("--judge-steps", default=4000, type=int)
+    parser.add_argument("--judge-batch", default=512, type=int)
+    parser.add_argument("--max-seconds", default=math.inf, type=float, help="stop each stage then, resumable")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the denoiser")
+    train(parser.parse_args(arguments))
+
+
+if __name__ == "__main__":
+    main()

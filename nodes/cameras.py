@@ -1,0 +1,124 @@
+"""Orbit Cameras."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..kernels.gaussians.cameras import OrbitSampler
+from . import types
+from .validation import validate
+
+
+def _degrees(id: str, default: float, low: float, high: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
+    return io.Float.Input(
+        id, default=default, min=low, max=high, step=1.0, round=0.01, tooltip=tooltip, advanced=advanced or None
+    )
+
+
+class OrbitCameras(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_OrbitCameras",
+            display_name="Orbit Cameras",
+            category="Distill3D",
+            description="Where training views come from: random places on an orbit around the object, every batch "
+            "spread over all sides. The size of the pictures comes from the prior (see Optimize).",
+            search_aliases=["camera", "views", "orbit", "elevation", "fov"],
+            inputs=[
+                _degrees(
+                    "elevation_min",
+                    -10.0,
+                    -90.0,
+                    90.0,
+                    "Lowest camera, degrees above the horizon. Consistent3D: -10, LucidDreamer: -15.",
+                ),
+                _degrees(
+                    "elevation_max",
+                    45.0,
+                    -90.0,
+                    90.0,
+                    "Highest camera, degrees above the horizon. Consistent3D and LucidDreamer: 45.",
+                ),
+                io.Float.Input(
+                    "overhead_share",
+                    default=0.1,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    tooltip="Share of the views, 0..1, taken from 60..85 degrees instead, so that the top is seen too. "
+                    "Consistent3D: 0 (its sphere sampling ends at elevation_max).",
+                ),
+                io.Float.Input(
+                    "distance_min",
+                    default=1.9,
+                    min=0.1,
+                    max=1000.0,
+                    step=0.1,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
+                    "prior: trained at 1.9..2.15. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
+                ),
+                io.Float.Input(
+                    "distance_max",
+                    default=2.1,
+                    min=0.1,
+                    max=1000.0,
+                    step=0.1,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Farthest camera, world units from the centre. Embedded prior: up to 2.15. "
+                    "Consistent3D: 2.0, LucidDreamer: 5.5.",
+                ),
+                _degrees(
+                    "fov_y_min",
+                    40.0,
+                    1.0,
+                    150.0,
+                    "Smallest vertical field of view, degrees. Embedded prior: trained at 40. Consistent3D: 40, "
+                    "LucidDreamer: 18.",
+                    advanced=True,
+                ),
+                _degrees(
+                    "fov_y_max",
+                    40.0,
+                    1.0,
+                    150.0,
+                    "Largest vertical field of view, degrees. Embedded prior: trained at 40. Consistent3D: 70, "
+                    "LucidDreamer: 34.",
+                    advanced=True,
+                ),
+                io.Float.Input(
+                    "target_jitter",
+                    default=0.02,
+                    min=0.0,
+                    max=0.5,
+                    step=0.01,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="The camera and the point it looks at move by up to this along each axis, world units. "
+                    "Consistent3D: 0.1 for the camera, 0.2 for its target; LucidDreamer: 0.05.",
+                ),
+            ],
+            outputs=[types.Cameras.Output(display_name="cameras", tooltip="For Optimize.")],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        elevation_min: float | None,
+        elevation_max: float | None,
+        distance_min: float | None,
+        distance_max: float | None,
+        fov_y_min: float | None,
+        fov_y_max: float | None,
+    ) -> bool | str:
+        values = {key: value for key, value in locals().items() if key != "cls"}
+        return validate(cls, values, OrbitSampler)
+
+    @classmethod
+    def execute(cls, **settings: float) -> io.NodeOutput:
+        sampler = OrbitSampler(**settings)
+        sampler.check()
+        return io.NodeOutput(sampler)

@@ -1,0 +1,372 @@
+"""Optimize."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..kernels.gaussians.cameras import OrbitSampler, turntable
+from ..kernels.gaussians.cloud import Gaussians
+from ..kernels.gaussians.densify import Densify
+from ..kernels.gaussians.rasterize import BACKENDS
+from ..kernels.losses.base import Loss
+from ..kernels.optimize import optimize
+from ..kernels.priors.base import Prior
+from ..kernels.priors.prompts import ViewPrompts
+from ..kernels.settings import BACKGROUNDS, OptimizeSettings
+from . import types
+from .memory import ManagedPrior
+from .pictures import image
+from .render import rendered
+from .validation import undeclared
+from .watch import Watch
+
+DEFAULTS = OptimizeSettings()
+GROWTH = Densify()
+PREVIEW_VIEWS = 8
+ENCODER_BYTES = 3500  # per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
+
+
+def _rate(group: str, unit: str, papers: str) -> io.Float.Input:
+    id = f"lr_{group}"
+    return io.Float.Input(
+        id,
+        default=getattr(DEFAULTS, id),
+        min=0.0,
+        max=10.0,
+        step=0.00001,
+        round=0.0000001,
+        advanced=True,
+        tooltip=f"Learning rate of the {group}, {unit}; 0 freezes them. LucidDreamer, 5000 steps: {papers}.",
+    )
+
+
+def _penalty(id: str, tooltip: str) -> io.Float.Input:
+    return io.Float.Input(
+        id,
+        default=getattr(DEFAULTS, id),
+        min=0.0,
+        max=1e6,
+        step=0.1,
+        round=0.000001,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+def _share(id: str, default: float, tooltip: str, high: float = 1.0) -> io.Float.Input:
+    return io.Float.Input(
+        id,
+        default=default,
+        min=0.0,
+        max=high,
+        step=0.01,
+        round=0.0001,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+class Optimize(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_Optimize",
+            display_name="Optimize N Steps",
+            category="Distill3D",
+            description="Move the Gaussians until their renderings look to the prior like the prompt. Chain "
+            "several: each goes on where the last one stopped, and changing one runs only it and what follows. "
+            "Cancel any time: the cloud so far is saved in output/distill3d/partial.",
+            search_aliases=["train", "text to 3d", "score distillation", "fit", "dreamfusion", "sampler"],
+            inputs=[
+                types.Prior.Input("prior", tooltip="The 2D diffusion model that judges the renderings."),
+                types.Prompts.Input("prompts", tooltip="From View Prompts, with the same prior."),
+                types.Cameras.Input("cameras", tooltip="Where the training views come from."),
+                types.GaussianCloud.Input(
+                    "gaussians", tooltip="Where to start: Init Gaussians, Load Gaussians, or another Optimize."
+                ),
+                types.Loss.Input(
+                    "loss", tooltip="How the prior's judgement becomes a direction: CDS, VDM, SDS or a sum."
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip="Steps to do now. Embedded prior: 300 to 600. Consistent3D: 3000 (coarse), 5000 (texture); "
+                    "LucidDreamer: 5000; this pack's VDM with Stable Diffusion: 3000.",
+                ),
+                io.Int.Input(
+                    "views",
+                    default=DEFAULTS.views,
+                    min=1,
+                    max=64,
+                    tooltip="Cameras per step, rendered and judged together. Consistent3D: 8, LucidDreamer: 4. "
+                    "Memory and time grow with it.",
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip="Seed of cameras, noise and backgrounds. On the CPU the same seed gives the same bits.",
+                ),
+                io.Boolean.Input(
+                    "densify",
+                    default=True,
+                    tooltip="Split and clone Gaussians where the renderings still change, drop those that fade "
+                    "(3D Gaussian Splatting). Off: their number stays.",
+                ),
+                io.Int.Input(
+                    "max_gaussians",
+                    default=DEFAULTS.max_gaussians,
+                    min=1,
+                    max=10_000_000,
+                    tooltip="Densification never goes beyond this many. Embedded prior: 20,000; with Stable Diffusion "
+                    "100,000 to 500,000 (LucidDreamer has no cap).",
+                ),
+                io.Combo.Input(
+                    "background",
+                    options=list(BACKGROUNDS),
+                    default=DEFAULTS.background,
+                    tooltip="What is behind the object while training. auto: what the prior was trained on, random "
+                    "colours if it does not say. LucidDreamer: white, sometimes random or black.",
+                ),
+                io.Int.Input(
+                    "image_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    tooltip="Width and height of the training renders, pixels; 0 is the prior's own size (embedded "
+                    "128, Stable Diffusion 512, as in the papers). Must fit the prior: a multiple of 64 for Stable "
+                    "Diffusion.",
+                ),
+                io.Int.Input(
+                    "schedule_steps",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    advanced=True,
+                    tooltip="Length of the whole schedule, steps, over which noise levels and rates anneal; 0 ends "
+                    "it with this node. To split one run over several nodes, give each the sum of their steps.",
+                ),
+                io.Boolean.Input(
+                    "restart_schedule",
+                    default=False,
+                    advanced=True,
+                    tooltip="Begin a new schedule: forget the steps, momentum and loss state the Gaussians bring "
+                    "along. For a second stage, such as Consistent3D's texture after coarse.",
+                ),
+                io.Int.Input(
+                    "preview_every",
+                    default=DEFAULTS.preview_every,
+                    min=0,
+                    max=100_000,
+                    advanced=True,
+                    tooltip="Steps between live previews on the node; 0 shows none.",
+                ),
+                io.Int.Input(
+                    "autosave_every",
+                    default=100,
+                    min=0,
+                    max=100_000,
+                    advanced=True,
+                    tooltip="Steps between autosaves to output/distill3d/autosave, for when ComfyUI is killed; 0 "
+                    "never. A run that ends in order removes its own.",
+                ),
+                _rate("means", "world units per step", "5.6e-4, falling to 5.6e-6"),
+                io.Float.Input(
+                    "final_means",
+                    default=DEFAULTS.final_means,
+                    min=0.0001,
+                    max=1.0,
+                    step=0.01,
+                    round=0.0001,
+                    advanced=True,
+                    tooltip="Share of lr_means left at the schedule's end, 0..1; it falls exponentially. "
+                    "LucidDreamer: 0.01.",
+                ),
+                _rate("scales", "natural-log units per step", "5e-3, falling to 1e-3"),
+                _rate("quats", "half radians per step", "1e-3, falling to 2e-4"),
+                _rate("opacities", "logit units per step", "5e-2"),
+                _rate("colors", "0.28 colour units per step", "5e-3, falling to 3e-3"),
+                _penalty(
+                    "lambda_opacity", "Weight of the mean opacity: fades floaters that no view needs. Both papers: 0."
+                ),
+                _penalty(
+                    "lambda_binary_opacity",
+                    "Weight of 4 o (1 - o), mean over the Gaussians: each solid or gone. Both papers: 0.",
+                ),
+                _penalty(
+                    "lambda_scale",
+                    "Weight of the mean standard deviation, world units: keeps Gaussians small. LucidDreamer: 1.",
+                ),
+                _penalty(
+                    "lambda_binary_alpha",
+                    "Weight of 4 a (1 - a), mean over the renders: crisp silhouettes. Both papers: 0.",
+                ),
+                _penalty(
+                    "lambda_tv_color",
+                    "Weight of the mean difference between neighbouring pixels: smooth colours. LucidDreamer: 1.",
+                ),
+                _penalty(
+                    "lambda_tv_alpha", "Weight of the same on the renders' alpha: smooth silhouettes. Both papers: 0."
+                ),
+                _penalty(
+                    "lambda_gamut",
+                    "Weight of the squared distance of base colours from 0..1: no glowing haze in place of a surface. "
+                    "Both papers: 0.",
+                ),
+                _penalty("lambda_bounds", "Weight of the squared distance beyond bounds_radius: pulls strays back in."),
+                io.Float.Input(
+                    "bounds_radius",
+                    default=DEFAULTS.bounds_radius,
+                    min=0.01,
+                    max=100.0,
+                    step=0.01,
+                    round=0.001,
+                    advanced=True,
+                    tooltip="Radius within which Gaussians move freely, world units; the object fills a cube of "
+                    "side 1.",
+                ),
+                io.Int.Input(
+                    "densify_every",
+                    default=GROWTH.every,
+                    min=1,
+                    max=1_000_000,
+                    advanced=True,
+                    tooltip="Steps between rounds of densification. LucidDreamer and 3D Gaussian Splatting: 100.",
+                ),
+                _share(
+                    "densify_stop",
+                    GROWTH.stop,
+                    "Share of the schedule, 0..1, after which Gaussians neither multiply nor go. LucidDreamer: 0.6.",
+                ),
+                _share(
+                    "densify_grow",
+                    GROWTH.grow_share,
+                    "Most of the Gaussians that one round doubles, share 0..1. LucidDreamer: 1, above a threshold.",
+                ),
+                _share(
+                    "prune_opacity",
+                    GROWTH.prune_opacity,
+                    "A round removes Gaussians fainter than this, 0..1. LucidDreamer: 0.005.",
+                    high=0.9,
+                ),
+                io.Boolean.Input(
+                    "sample_posterior",
+                    default=DEFAULTS.sample_posterior,
+                    advanced=True,
+                    tooltip="Encode the renders with a draw from the encoder's posterior (Consistent3D's code) "
+                    "instead of its mean, which is steadier.",
+                ),
+                io.Int.Input(
+                    "max_bad_steps",
+                    default=DEFAULTS.max_bad_steps,
+                    min=0,
+                    max=10_000,
+                    advanced=True,
+                    tooltip="Steps in a row whose loss or gradient may be NaN or infinite (they change nothing) "
+                    "before the run stops and saves the last good cloud.",
+                ),
+                io.Combo.Input(
+                    "render_backend",
+                    options=list(BACKENDS),
+                    default=DEFAULTS.render_backend,
+                    advanced=True,
+                    tooltip="Rasterizer. auto: the fastest installed for the device (gsplat on CUDA, numba on the "
+                    "CPU, else plain torch). reference is slow and for comparison.",
+                ),
+            ],
+            outputs=[
+                types.GaussianCloud.Output(
+                    display_name="gaussians", tooltip="The optimized cloud, with what another Optimize needs to go on."
+                ),
+                io.Image.Output(
+                    display_name="preview", tooltip="A turn around the result in 8 pictures, at training size."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, steps: int | None, schedule_steps: int | None) -> bool | str:
+        problem = undeclared(cls, {"steps": steps, "schedule_steps": schedule_steps})
+        if problem is None and steps and schedule_steps and schedule_steps < steps:
+            problem = (
+                f"schedule_steps is {schedule_steps}, but {steps} steps are asked for. Give {steps} or more, or 0 to "
+                "end the schedule with this node."
+            )
+        return True if problem is None else problem
+
+    @classmethod
+    def execute(
+        cls,
+        prior: ManagedPrior,
+        prompts: ViewPrompts,
+        cameras: OrbitSampler,
+        gaussians: Gaussians,
+        loss: Loss,
+        steps: int,
+        image_size: int,
+        restart_schedule: bool,
+        autosave_every: int,
+        **fields: Any,
+    ) -> io.NodeOutput:
+        settings = optimize_settings(image_size=image_size or None, **fields)
+        start = replace(gaussians, training=None) if restart_schedule else gaussians
+        watch = Watch(steps, autosave_every)
+        size = image_size or prior.prior.image_size
+        with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
+            check_prompts(prompts, model)
+            with watch:
+                result = optimize(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)
+                pictures = turn(result, cameras, size)
+        return io.NodeOutput(result, pictures)
+
+
+def optimize_settings(
+    densify: bool,
+    max_gaussians: int,
+    densify_every: int,
+    densify_stop: float,
+    densify_grow: float,
+    prune_opacity: float,
+    **fields: Any,
+) -> OptimizeSettings:
+    growth = Densify(
+        every=densify_every,
+        start=min(GROWTH.start, densify_stop),
+        stop=densify_stop,
+        grow_share=densify_grow,
+        prune_opacity=prune_opacity,
+        count_min=min(GROWTH.count_min, max_gaussians),
+        count_max=max_gaussians,
+    )
+    return OptimizeSettings(densify=growth if densify else None, max_gaussians=max_gaussians, **fields)
+
+
+def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
+    """Raise ValueError for prompts that the prior's denoiser could not read."""
+    found, expected = prompts.null.embeddings.shape, prior.embed([""]).embeddings.shape
+    if found != expected:
+        raise ValueError(
+            f"prompts hold embeddings of {tuple(found[1:])} values, but prior {prior.name!r} reads "
+            f"{tuple(expected[1:])}: another prior embedded them. Link View Prompts and Optimize to the same prior."
+        )
+
+
+def turn(cloud: Gaussians, cameras: OrbitSampler, size: int) -> torch.Tensor:
+    """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
+    distance = (cameras.distance_min + cameras.distance_max) / 2
+    fov_y = (cameras.fov_y_min + cameras.fov_y_max) / 2
+    return image(rendered(cloud, turntable(PREVIEW_VIEWS, distance=distance, fov_y=fov_y, size=size), 0.5).color)
+
+
+def scratch_bytes(views: int, size: int, dtype: torch.dtype) -> int:
+    """Room that one step needs besides the weights, most of it in the encoder's backward pass."""
+    return views * size * size * ENCODER_BYTES * dtype.itemsize

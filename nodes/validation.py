@@ -1,0 +1,42 @@
+"""Checks of constant inputs before anything runs, for nodes whose inputs depend on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comfy_api.latest import io
+
+
+def validate(node: type[io.ComfyNode], values: dict[str, Any], build: Callable[..., Any]) -> bool | str:
+    """What a node's validate_inputs returns: True, or the message for the first thing wrong with ``values``.
+
+    ComfyUI skips its own range and list checks for every input that validate_inputs names, so these come first;
+    then ``build(**values).check()`` compares the inputs with each other. A linked input arrives as None: what
+    depends on it is checked when the node runs.
+    """
+    problem = undeclared(node, values)
+    if problem:
+        return problem
+    if any(value is None for value in values.values()):
+        return True
+    try:
+        build(**values).check()
+    except ValueError as error:
+        return str(error)
+    return True
+
+
+def undeclared(node: type[io.ComfyNode], values: dict[str, Any]) -> str | None:
+    """A message for the first value outside the range or list its input declares."""
+    for declared in node.define_schema().inputs:
+        value = values.get(declared.id)
+        if value is None:
+            continue
+        low, high = getattr(declared, "min", None), getattr(declared, "max", None)
+        if (low is not None and not value >= low) or (high is not None and not value <= high):  # NaN fails both
+            return f"{declared.id} is {value}; choose a value within {low}..{high}."
+        options = getattr(declared, "options", None)
+        if options is not None and value not in options:
+            return f"{declared.id} is {value!r}; choose one of {', '.join(map(repr, options))}."
+    return None

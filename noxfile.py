@@ -1,0 +1,57 @@
+"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s setup`` only installs.
+
+All three share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
+"""
+
+import sys
+from pathlib import Path
+
+import nox
+
+ROOT = Path(__file__).resolve().parent
+
+nox.options.default_venv_backend = "none"
+nox.options.sessions = ["tests"]
+sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
+
+from harness import environment  # noqa: E402
+
+
+def run(session: nox.Session, program: str, *arguments: str) -> None:
+    """Runs a program of the clone's environment."""
+    # Nox's own half a second would not let the server stop, nor a partial result be saved, after Ctrl-C.
+    session.run(
+        str(environment.python().with_name(program)),
+        *arguments,
+        env=environment.child_environment(),
+        include_outer_env=False,
+        external=True,
+        interrupt_timeout=60,
+        terminate_timeout=20,
+    )
+
+
+@nox.session
+def setup(session: nox.Session) -> None:
+    """Install everything: packages into .venv, ComfyUI into .comfyui."""
+    run(session, "python", "tests/comfyui/harness/environment.py")
+
+
+@nox.session
+def object(session: nox.Session) -> None:
+    """Make a 3D object: nox -s object -- "a red mug" [--steps N] [--seed N]"""
+    run(session, "python", "tests/comfyui/make_object.py", "--check", *session.posargs)
+    setup(session)
+    run(session, "python", "tests/comfyui/make_object.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Style, types, unit tests, and the tests against real ComfyUI servers; arguments go to the last two."""
+    setup(session)
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+    run(session, "mypy")
+    # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a package it uses.
+    run(session, "pytest", "tests/unit", *session.posargs)
+    run(session, "pytest", "tests/comfyui", *session.posargs)

@@ -1,0 +1,147 @@
+"""What quality.py runs: setups from dotted settings and sweep files, and the list of objects."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.losses.vdm import VDM
+from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.toybox.captions import Caption, parse
+from distill3d.kernels.toybox.evaluate import held_out_captions
+
+LOSSES: dict[str, Any] = {"vdm": VDM, "cds": CDS, "sds": SDS}
+
+
+@dataclass(frozen=True)
+class Init:
+    """Arguments of `random_ball`; world units."""
+
+    count: int = 4000
+    radius: float = 0.6
+    scale: float = 0.03
+    opacity_logit: float = -4.0
+    color_noise: float = 0.1
+    sh_degree: int = 0
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Arguments of `view_prompts`."""
+
+    negative: str = ""
+    view_dependent: bool = True
+    interpolate: bool = False
+
+
+@dataclass(frozen=True)
+class Setup:
+    """All that shapes one run but its caption and seed."""
+
+    loss: Any
+    steps: int
+    settings: OptimizeSettings = field(default_factory=OptimizeSettings)
+    init: Init = field(default_factory=Init)
+    cameras: OrbitSampler = field(default_factory=OrbitSampler)
+    prompts: Prompts = field(default_factory=Prompts)
+
+
+@dataclass(frozen=True)
+class Task:
+    config: str
+    loss: str
+    caption: Caption
+    seed: int
+    setup: Setup
+    prior: str  # fingerprint of its weights
+
+    @property
+    def key(self) -> str:
+        return f"{self.config}|{self.loss}|{self.caption.text}|{self.seed}"
+
+    @property
+    def fingerprint(self) -> str:
+        return hashlib.sha256(f"{self.setup!r} {self.prior}".encode()).hexdigest()[:12]
+
+
+def changed(target: Any, key: str, value: Any, full: str) -> Any:
+    """``target`` (a dataclass) with the field at the dotted ``key`` replaced. Raises ValueError for unknown keys."""
+    name, _, rest = key.partition(".")
+    known = [f.name for f in fields(target)] if is_dataclass(target) else []
+    if name not in known:
+        raise ValueError(f"{full}: {type(target).__name__} has no setting {name!r}. It has: {', '.join(known)}.")
+    old = getattr(target, name)
+    if rest:
+        return replace(target, **{name: changed(old, rest, value, full)})
+    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value.is_integer():
+        value = int(value)  # 4e3
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    fits = isinstance(value, bool) if isinstance(old, bool) else number or not isinstance(old, int | float)
+    if not fits:
+        raise ValueError(f"{full} is {value!r}; give a {type(old).__name__}, as its default {old!r} is.")
+    return replace(target, **{name: value})
+
+
+def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup:
+    """The defaults with ``changes`` applied and checked; keys of another loss are passed over."""
+    if loss not in LOSSES:
+        raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}.")
+    setup = Setup(LOSSES[loss](), steps, OptimizeSettings(preview_every=0, render_backend=backend))
+    for key, value in changes.items():
+        part, _, rest = key.partition(".")
+        if part in LOSSES and rest:
+            if part != loss:
+                changed(LOSSES[part](), rest, value, key)
+                continue
+            part = "loss"
+        if part not in ("loss", "settings", "init", "cameras", "prompts") or not rest:
+            raise ValueError(f"--set {key}: begin it with loss. settings. init. cameras. prompts. or a loss's name.")
+        setup = changed(setup, f"{part}.{rest}", value, key)
+    setup.loss.check()
+    setup.settings.check()
+    setup.cameras.check()
+    return setup
+
+
+def assignments(texts: list[str]) -> dict[str, Any]:
+    """["a.b=1", ..] -> {"a.b": 1}: values are JSON where they parse as such, else text."""
+    result: dict[str, Any] = {}
+    for text in texts:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise ValueError(f"--set {text!r}: write key=value.")
+        try:
+            result[key.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            result[key.strip()] = value
+    return result
+
+
+def plan(options: argparse.Namespace) -> list[Task]:
+    """Every object of this call: captions in turn, so that a call that runs out of time compares like with like."""
+    common, configs = assignments(options.set), [{"name": "default"}]
+    if options.sweep:
+        configs = json.loads(options.sweep.read_text())
+    setups: list[tuple[str, str, Setup]] = []
+    for config in configs:
+        if unknown := set(config) - {"name", "set", "losses", "steps"}:
+            raise ValueError(f"{options.sweep}: unknown {sorted(unknown)} in {config}.")
+        for loss in config.get("losses", options.losses.split(",")):
+            steps = config.get("steps", options.steps)
+            setups.append((config["name"], loss, build(loss, steps, options.backend, common | config.get("set", {}))))
+    if options.captions:
+        captions = [parse(text) for text in options.captions.split(";") if text.strip()]
+    else:
+        captions = held_out_captions(options.prompts, options.caption_seed)
+    weights = sorted(options.prior.glob("*/*.safetensors"))
+    if not weights:
+        raise ValueError(f"--prior {options.prior} holds no pipeline with safetensors weights.")
+    prior = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)).hexdigest()[:12]
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    return [Task(n, k, c, s, setup, prior) for s in seeds for c in captions for n, k, setup in setups]

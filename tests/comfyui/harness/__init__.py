@@ -1,0 +1,1 @@
+"""A real ComfyUI for tests and for the ``object`` session: its environment, its server, its prompts."""

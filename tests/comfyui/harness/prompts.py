@@ -1,0 +1,136 @@
+"""Workflow files as the server wants them: UI form to API form, and a few values set otherwise."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .environment import ROOT
+
+WORKFLOWS = ROOT / "workflows"
+NODES = {
+    f"Distill3D_{name}"
+    for name in (
+        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "VDMLoss", "SDSLoss",
+        "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+    )
+}  # fmt: skip
+WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
+CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
+NOT_EXECUTED = {"Note", "MarkdownNote"}
+MUTED, BYPASSED = 2, 4
+
+
+def read(name: str) -> dict:
+    """A shipped workflow, UI form, by its name without .json."""
+    return json.loads(WORKFLOWS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def api_form(workflow: dict, object_info: dict) -> dict:
+    """The API form of a UI-form workflow, as the page would queue it.
+
+    For plain graphs: raises ValueError for subgraphs, reroutes, bypassed nodes and unknown node types.
+    """
+    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
+    prompt = {}
+    for node in workflow["nodes"]:
+        kind, mode = node["type"], node.get("mode", 0)
+        if kind in NOT_EXECUTED or mode == MUTED:
+            continue
+        if mode == BYPASSED:
+            raise ValueError(f"node {node['id']} ({kind}) is bypassed; that is not handled here.")
+        if kind not in object_info:
+            raise ValueError(f"node {node['id']} is of type {kind!r}, which the server does not know.")
+        inputs = _widget_values(node, object_info[kind])
+        inputs |= {slot["name"]: links[slot["link"]] for slot in node.get("inputs", []) if slot.get("link") is not None}
+        title = node.get("title") or object_info[kind].get("display_name") or kind
+        prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
+    for node in prompt.values():  # what a muted node would have given is not there
+        node["inputs"] = {
+            name: value
+            for name, value in node["inputs"].items()
+            if not (_is_link(value) and value[0] not in prompt)
+        }  # fmt: skip
+    return prompt
+
+
+def of_type(prompt: dict, class_type: str) -> list[str]:
+    """Ids of the nodes of that type."""
+    return [id for id, node in prompt.items() if node["class_type"] == class_type]
+
+
+def set_values(prompt: dict, class_type: str, /, **values: Any) -> dict:
+    """The prompt with these inputs of every node of that type set; links among them stay. Raises ValueError."""
+    ids = of_type(prompt, class_type)
+    if not ids:
+        raise ValueError(f"the workflow has no {class_type} node, whose {', '.join(values)} should be set.")
+    changed = dict(prompt)
+    for id in ids:
+        inputs = prompt[id]["inputs"]
+        new = {name: value for name, value in values.items() if not _is_link(inputs.get(name))}
+        changed[id] = prompt[id] | {"inputs": inputs | new}
+    return changed
+
+
+def with_steps(prompt: dict, steps: int) -> dict:
+    """The prompt with so many steps per Optimize node; a schedule over several of them shrinks with them."""
+    ids = of_type(prompt, "Distill3D_Optimize")
+    total = steps * len(ids)
+    for id in ids:
+        planned = prompt[id]["inputs"].get("schedule_steps", 0)
+        inputs = prompt[id]["inputs"] | {"steps": steps, "schedule_steps": total if planned else 0}
+        prompt = prompt | {id: prompt[id] | {"inputs": inputs}}
+    return prompt
+
+
+def with_seed(prompt: dict, seed: int) -> dict:
+    """The prompt with every seed set."""
+    return {
+        id: node | {"inputs": node["inputs"] | ({"seed": seed} if "seed" in node["inputs"] else {})}
+        for id, node in prompt.items()
+    }
+
+
+def with_embedded_prior(prompt: dict) -> dict:
+    """The prompt with the prior that ships with the pack, whichever it asks for."""
+    return set_values(prompt, "Distill3D_LoadDiffusionPrior", model="toybox (embedded)")
+
+
+def reduced(prompt: dict, steps: int) -> dict:
+    """The prompt small enough for a test: embedded prior, few steps and views, small pictures, coarse mesh."""
+    small = {
+        "Distill3D_Optimize": {"views": 2, "preview_every": 1},
+        "Distill3D_RenderViews": {"views": 4, "size": 64},
+        "Distill3D_ExportMesh": {"resolution": 32},
+        # Opaque from the start, or so few steps would leave no surface to mesh.
+        "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
+    }
+    prompt = with_steps(with_embedded_prior(prompt), steps)
+    for class_type, values in small.items():
+        if of_type(prompt, class_type):
+            prompt = set_values(prompt, class_type, **values)
+    return prompt
+
+
+def _widget_values(node: dict, info: dict) -> dict:
+    """Names for the positional ``widgets_values``, which follow the schema's order."""
+    values = list(node.get("widgets_values") or [])
+    named = {}
+    for name, spec in _inputs(info):
+        options = spec[1] if len(spec) > 1 else {}
+        kind = "COMBO" if isinstance(spec[0], list) else spec[0]
+        if kind not in WIDGET_TYPES or options.get("forceInput") or not values:
+            continue
+        named[name] = values.pop(0)
+        # The page adds a widget of its own behind seeds.
+        if options.get("control_after_generate") and values and values[0] in CONTROL_VALUES:
+            values.pop(0)
+    return named
+
+
+def _inputs(info: dict) -> list[tuple[str, list]]:
+    return [(name, spec) for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()]
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)

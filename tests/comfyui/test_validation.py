@@ -1,0 +1,40 @@
+"""What the server and the registry refuse."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+from harness import prompts
+from harness.environment import ROOT, child_environment
+from harness.server import PromptRefused
+
+
+@pytest.mark.parametrize(
+    ("node", "values", "named"),
+    [
+        ("Distill3D_Optimize", {"steps": 0}, "steps"),
+        ("Distill3D_Optimize", {"background": "plaid"}, "background"),
+        ("Distill3D_ViewPrompts", {"prompt": "  "}, "prompt"),
+        ("Distill3D_LoadDiffusionPrior", {"model": "no such folder"}, "model"),
+    ],
+)
+def test_bad_value_is_refused_before_anything_runs(comfyui, quickstart_prompt, node, values, named):
+    with pytest.raises(PromptRefused) as refused:
+        comfyui.queue(prompts.set_values(quickstart_prompt, node, **values))
+    assert named in str(refused.value)
+    assert [error["class_type"] for error in refused.value.node_errors.values()] == [node]
+
+
+def test_word_outside_the_vocabulary_ends_the_run_with_its_name(comfyui, quickstart_prompt):
+    run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt="a red dragon"))
+    assert run.status == "error"
+    assert "dragon" in run.error
+
+
+def test_registry_check_finds_nothing(comfy_cli):
+    done = subprocess.run(
+        [comfy_cli / "comfy", "--skip-prompt", "node", "validate"],
+        cwd=ROOT, env=child_environment(), capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr

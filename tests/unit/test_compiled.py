@@ -1,0 +1,36 @@
+"""The cache of compiled kernels when one folder is imported under several names, as ComfyUI and the tests do."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distill3d.kernels import gaussians
+from distill3d.kernels.gaussians.rasterize import available
+
+SCRIPT = """
+import importlib, sys
+import numpy as np
+kernels = importlib.import_module(sys.argv[1] + ".numba_binning")
+means, extents = np.full((1, 1, 2), 4.0, np.float32), np.ones((1, 1, 2), np.float32)
+touched = np.zeros((1, 1), np.int64)
+kernels.count_share(0, 1, means, extents, np.ones((1, 1), bool), 8, 8, np.zeros((1, 1, 1), np.int64), touched)
+print(touched[0, 0], sum(kernels.count_share.stats.cache_hits.values()))
+"""
+
+
+@pytest.mark.skipif(not available("numba"), reason="needs numba")
+@pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege there")
+def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_under_its_own(tmp_path):
+    for name in ("first", "second"):
+        tmp_path.joinpath(name).symlink_to(Path(gaussians.__file__).parent, target_is_directory=True)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    seen = []
+    for name in ("first", "second", "first"):
+        command = [sys.executable, "-c", SCRIPT, name]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        seen.append(done.stdout.split())
+    assert seen == [["1", "0"], ["1", "0"], ["1", "1"]]

@@ -1,0 +1,197 @@
+"""The prior interface, its conversions, view prompts, and the closed-form mixture prior."""
+
+import pytest
+import torch
+
+from distill3d.kernels.losses.base import guided
+from distill3d.kernels.priors.base import (
+    Conditioning,
+    NoiseSchedule,
+    check_multiple,
+    check_words,
+    clean_from_noise,
+    flow_input,
+    noise_from_output,
+)
+from distill3d.kernels.priors.mixture import GaussianMixturePrior, LinearEncoder, Mixture
+from distill3d.kernels.priors.prompts import view_prompts
+
+SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_schedule_is_stable_diffusions_and_variance_preserving():
+    t = torch.tensor([20, 500, 980])
+    alpha, sigma, ratio = (f(t).flatten() for f in (SCHEDULE.alpha, SCHEDULE.sigma, SCHEDULE.ratio))
+    torch.testing.assert_close(alpha, torch.tensor([0.991, 0.526, 0.076]).double(), atol=5e-4, rtol=0)
+    torch.testing.assert_close(ratio, torch.tensor([0.138, 1.618, 13.04]).double(), atol=5e-3, rtol=0)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(3).double())
+    assert SCHEDULE.alpha(t).shape == (3, 1, 1, 1)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "flow"])
+def test_conversions_recover_noise_and_clean_latent(prediction):
+    t = torch.tensor([20, 400, 980])
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    clean, noise = normal(0, 3, 4, 5, 5), normal(1, 3, 4, 5, 5)
+    z_t = alpha * clean + sigma * noise
+    output = {"epsilon": noise, "v_prediction": alpha * noise - sigma * clean, "flow": noise - clean}[prediction]
+    found = noise_from_output(output, z_t, alpha, sigma, prediction)
+    torch.testing.assert_close(found, noise)
+    torch.testing.assert_close(clean_from_noise(z_t, found, alpha, sigma), clean)
+    z, r = flow_input(z_t, alpha, sigma)
+    torch.testing.assert_close(z, (1 - r) * clean + r * noise)
+
+
+def test_unknown_prediction_is_refused():
+    one = torch.ones(1, 1, 1, 1)
+    with pytest.raises(ValueError, match="'sample'; known are epsilon"):
+        noise_from_output(one, one, one, one, "sample")
+
+
+def two_texts(variance=0.25, **options):
+    def around(mean):
+        return Mixture(mean[None], torch.full((1, 1, 1, 1), variance).double(), torch.ones(1).double())
+
+    return GaussianMixturePrior({"a": around(normal(2, 3, 4, 4)), "": around(normal(3, 3, 4, 4))}, SCHEDULE, **options)
+
+
+def test_mixture_noise_is_the_score_of_its_density():
+    means = normal(4, 3, 2, 2, 2)
+    mixture = Mixture(means, torch.tensor([0.1, 0.3, 0.5]).double()[:, None, None, None], torch.tensor([1.0, 2, 3]))
+    prior = GaussianMixturePrior({"a": mixture}, SCHEDULE)
+    t = torch.tensor([100, 600])
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    z_t = normal(5, 2, 2, 2, 2).requires_grad_()
+    log_density = 0.0
+    for k in range(3):
+        weight = mixture.weights[k] / 6
+        sd = (alpha**2 * mixture.variances[k] + sigma**2).sqrt()
+        component = torch.distributions.Normal(alpha * means[k], sd).log_prob(z_t).flatten(1).sum(1)
+        log_density = log_density + weight * component.exp()
+    (score,) = torch.autograd.grad(log_density.log().sum(), z_t)
+    (noise,) = prior.predict(z_t, t, [prior.embed(["a", "a"])])
+    torch.testing.assert_close(noise, -sigma * score)
+    assert not noise.requires_grad
+
+
+def test_guidance_between_equal_gaussians_aims_at_the_extrapolated_mean():
+    prior, scale = two_texts(), 7.5
+    far = prior.means[1] + scale * (prior.means[0] - prior.means[1])
+    aimed = GaussianMixturePrior({"far": Mixture(far[None], prior.variances[:1, :1, :1, :1], torch.ones(1))}, SCHEDULE)
+    z_t, t = normal(6, 2, 3, 4, 4), torch.tensor([50, 800])
+    e_c, e_u = prior.predict(z_t, t, [prior.embed(["a"] * 2), prior.embed([""] * 2)])
+    torch.testing.assert_close(guided(e_c, e_u, scale), aimed.predict(z_t, t, [aimed.embed(["far"] * 2)])[0])
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+def test_priors_of_every_prediction_agree(prediction):
+    z_t, t = normal(7, 2, 3, 4, 4), torch.tensor([50, 800])
+    results = [p.predict(z_t, t, [p.embed(["a", ""])])[0] for p in (two_texts(), two_texts(prediction=prediction))]
+    torch.testing.assert_close(*results)
+
+
+def test_a_blend_of_embeddings_is_the_blend_of_densities():
+    prior = two_texts()
+    blend = Conditioning.lerp(prior.embed(["a"]), prior.embed([""]), torch.tensor([0.25]))
+    both = Mixture(prior.means, prior.variances, torch.tensor([0.75, 0.25]))
+    expected = GaussianMixturePrior({"both": both}, SCHEDULE)
+    z_t, t = normal(8, 1, 3, 4, 4), torch.tensor([300])
+    torch.testing.assert_close(
+        prior.predict(z_t, t, [blend])[0], expected.predict(z_t, t, [expected.embed(["both"])])[0]
+    )
+
+
+def test_linear_encoder_and_its_adjoint_match_autograd():
+    encoder = LinearEncoder(normal(9, 4, 3), downscale=2)
+    images, gradient = normal(10, 2, 3, 6, 6).requires_grad_(), normal(11, 2, 4, 3, 3)
+    encoder.forward(images).backward(gradient)
+    torch.testing.assert_close(images.grad, encoder.adjoint(gradient))
+    latents = encoder.forward(images).detach()
+    torch.testing.assert_close(encoder.forward(encoder.inverse(latents)), latents)
+
+
+def test_unknown_text_is_refused_by_name():
+    with pytest.raises(ValueError, match="'a fish' is unknown"):
+        two_texts().embed(["a fish"])
+
+
+def view_prior():
+    def around(value):
+        return Mixture(torch.full((1, 1, 1, 1), value), torch.ones(1, 1, 1, 1), torch.ones(1))
+
+    views = ("front", "side", "back", "overhead")
+    return GaussianMixturePrior(
+        {f"a cup, {view} view": around(k) for k, view in enumerate(views)} | {"a cup": around(9.0)}
+    )
+
+
+def test_view_prompts_switch_at_the_stated_angles():
+    prior = view_prior()
+    prompts = view_prompts(prior, "a cup")
+    azimuths = torch.tensor([0.0, 44, -44, 46, -134, 136, 180, -180, 350, 0, -100])
+    elevations = torch.tensor([0.0, 60, 0, 0, 0, 0, 0, 0, 0, 61, 80])
+    names = "front front front side side back back back front overhead overhead".split()
+    expected = prior.embed([f"a cup, {name} view" for name in names])
+    torch.testing.assert_close(prompts.at(azimuths, elevations).embeddings, expected.embeddings, rtol=0, atol=0)
+
+
+def test_interpolated_prompts_never_jump_in_azimuth():
+    prompts = view_prompts(view_prior(), "a cup", interpolate=True)
+    azimuths = torch.arange(-180.0, 541.0)  # two turns, a degree apart
+    rows = prompts.at(azimuths, torch.zeros_like(azimuths)).embeddings
+    assert (rows[1:] - rows[:-1]).abs().max() <= 1 / 90 + 1e-5
+    torch.testing.assert_close(rows[:361], rows[360:])  # periodic
+    for azimuth, row in ((0, prompts.front), (90, prompts.side), (-90, prompts.side), (180, prompts.back)):
+        torch.testing.assert_close(rows[azimuth + 180], row.embeddings[0])
+    halfway = prompts.at(torch.tensor([45.0]), torch.tensor([0.0])).embeddings
+    torch.testing.assert_close(halfway, (prompts.front.embeddings + prompts.side.embeddings) / 2)
+    switched = prompts.at(torch.tensor([44.0]), torch.tensor([0.0]), interpolate=False)
+    torch.testing.assert_close(switched.embeddings, prompts.front.embeddings)
+
+
+def test_prompts_without_views_are_the_same_from_everywhere():
+    prompts = view_prompts(view_prior(), "a cup", view_dependent=False)
+    rows = prompts.at(torch.tensor([0.0, 90, 180, 0]), torch.tensor([0.0, 0, 0, 80]))
+    torch.testing.assert_close(rows.embeddings, prompts.base.repeat(4).embeddings)
+
+
+def test_negative_rows_are_the_negative_prompt_or_else_the_null_text():
+    prior = view_prior()
+    plain, negative = view_prompts(prior, "a cup"), view_prompts(prior, "a cup", "a cup, back view")
+    torch.testing.assert_close(plain.negative_rows(3).embeddings, prior.embed([""] * 3).embeddings)
+    torch.testing.assert_close(negative.negative_rows(2).embeddings, prior.embed(["a cup, back view"] * 2).embeddings)
+    with pytest.raises(ValueError, match="prompt is empty"):
+        view_prompts(prior, "  ")
+
+
+def test_conditioning_rows_can_be_picked_joined_and_repeated():
+    rows = Conditioning(normal(12, 3, 2, 4), normal(13, 3, 5))
+    assert len(rows.index(1)) == 1 and len(rows.index(torch.tensor([2, 0]))) == 2
+    joined = Conditioning.cat([rows.index(0), rows.index(slice(1, 3))])
+    torch.testing.assert_close(joined.embeddings, rows.embeddings)
+    torch.testing.assert_close(joined.pooled, rows.pooled)
+    end = Conditioning.lerp(rows.index(0), rows.index(1), torch.ones(2))
+    assert torch.equal(end.pooled, rows.index([1, 1]).pooled) and len(end) == 2
+    with pytest.raises(ValueError, match="exactly 1 row, this one holds 3"):
+        rows.repeat(2)
+    with pytest.raises(ValueError, match="with and without a pooled"):
+        Conditioning.cat([rows, Conditioning(rows.embeddings)])
+    with pytest.raises(ValueError, match="no parts"):
+        Conditioning.cat([])
+
+
+def test_size_and_words_are_checked_with_a_cure():
+    with pytest.raises(ValueError, match=r"image_size 100 .* multiple of 16, for instance 96 or 112"):
+        check_multiple(100, 16, "p")
+    with pytest.raises(ValueError, match="multiple of 16, for instance 16 or 32"):
+        check_multiple(0, 16, "p")
+    check_multiple(128, 16, "p")
+    words = frozenset({"a", "red", "mug"})
+    check_words("A red, red mug", words, "p")
+    check_words("anything at all", None, "p")
+    with pytest.raises(ValueError, match=r"does not know 'green', 'cat'\. .* a, mug, red"):
+        check_words("a green green cat", words, "p")

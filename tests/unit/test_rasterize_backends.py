@@ -1,0 +1,231 @@
+"""Every backend against the dense reference in float64: values and gradients.
+
+On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same checks there.
+"""
+
+import math
+from functools import lru_cache
+
+import pytest
+import torch
+
+from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.gaussians.cloud import Gaussians
+from distill3d.kernels.gaussians.rasterize import available, render
+
+no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+no_numba = pytest.mark.skipif(not available("numba"), reason="needs numba")
+no_gsplat = pytest.mark.skipif(not available("gsplat"), reason="needs gsplat and a CUDA GPU")
+# backend, device, dtype, largest error relative to the largest value
+SUBJECTS = [
+    pytest.param(("torch", "cpu", torch.float64, 1e-11), id="torch-float64"),
+    pytest.param(("torch", "cpu", torch.float32, 5e-5), id="torch"),
+    pytest.param(("numba", "cpu", torch.float32, 2e-4), id="numba", marks=no_numba),
+    pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
+    pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
+    pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
+    pytest.param(("gsplat", "cuda", torch.float32, 1e-3), id="gsplat-cuda", marks=no_gsplat),
+]
+# What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
+# All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
+DEFAULTS = {"count": 120, "scale": -2.8, "logit": 0.0, "degree": 0, "width": 40, "height": 27, "options": {}}
+SCENES = {
+    "mixed": {},
+    "harmonics": {"degree": 3},
+    "antialiased": {"scale": -4.0, "options": {"antialiased": True}},
+    "without depth": {"options": {"depth": False}},
+    "smaller than a tile": {"width": 7, "height": 5},
+    "one pixel": {"width": 1, "height": 1, "count": 30, "logit": -2.0},
+    "taller than wide": {"width": 9, "height": 70},
+    "large": {"scale": -0.5, "logit": -3.0},
+    "faint": {"logit": -4.5},
+    "clamped": {"count": 40, "logit": 5.0},
+    "saturated": {"count": 500, "scale": -1.8, "logit": 2.0},
+}
+
+
+def cloud_of(count, scale, logit, degree, **_):
+    """Gaussians around the origin, some of them behind the cameras at distance 2."""
+    generator = torch.Generator().manual_seed(count + degree)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    means = normal(count, 3) * 0.35
+    means[::10] *= 8
+    return Gaussians(
+        means=means,
+        log_scales=normal(count, 3) * 0.5 + scale,
+        quats=normal(count, 4),
+        opacity_logits=normal(count) + logit,
+        sh=normal(count, (degree + 1) ** 2, 3) * 0.5,
+    )
+
+
+def cameras_of(width, height, count=3, **_):
+    """Cameras on a ring, the principal point off the centre."""
+    azimuths = torch.arange(count, dtype=torch.float64) * (2 * math.pi / 3) + 0.3
+    zeros, ones = torch.zeros_like(azimuths), torch.ones_like(azimuths)
+    back = torch.stack((azimuths.sin(), 0.3 * ones, azimuths.cos()), 1)
+    back = torch.nn.functional.normalize(back, dim=1)
+    right = torch.stack((azimuths.cos(), zeros, -azimuths.sin()), 1)
+    rotation = torch.stack((right, torch.linalg.cross(right, back), -back), 1)
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
+    viewmats[:, :3, :3] = rotation
+    viewmats[:, :3, 3] = -(rotation @ (2 * back)[..., None])[..., 0]
+    focal = 1.3 * max(width, height)
+    k = torch.tensor([[focal, 0, 0.5 * width + 0.3], [0, 1.1 * focal, 0.5 * height - 0.2], [0, 0, 1]])
+    return Cameras(viewmats, k.repeat(count, 1, 1), width, height, azimuths, zeros, 2 * ones)
+
+
+def outcome(cloud, cameras, backend, device, dtype, options):
+    """The rendering and the gradients of the cloud and of means2d for one fixed random loss."""
+    cloud = cloud.to(device, dtype).map(lambda t: t.detach().requires_grad_())
+    on_device = (t.to(device, dtype) for t in (cameras.viewmats, cameras.intrinsics))
+    rest = (t.to(device) for t in (cameras.azimuths, cameras.elevations, cameras.distances))
+    cameras = Cameras(*on_device, cameras.width, cameras.height, *rest)
+    generator = torch.Generator().manual_seed(7)
+    background = torch.rand(len(cameras), 3, generator=generator, dtype=torch.float64)
+    picture = render(cloud, cameras, background.to(device, dtype), backend, **options)
+    picture.means2d.retain_grad()
+    loss = 0.0
+    for image in (picture.color, picture.alpha, picture.depth):
+        weight = torch.randn(image.shape, generator=generator, dtype=torch.float64)
+        loss = loss + (image * weight.to(device, dtype)).sum()
+    loss.backward()
+    gradients = {name: tensor.grad for name, tensor in cloud.tensors().items()}
+    return picture, gradients | {"means2d": picture.means2d.grad}
+
+
+def outcome_of(scene, backend, device, dtype):
+    settings = DEFAULTS | SCENES[scene]
+    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"])
+    return outcome(cloud, cameras, backend, device, dtype, settings["options"])
+
+
+@lru_cache(maxsize=1)
+def true_outcome_of(scene):
+    return outcome_of(scene, "reference", "cpu", torch.float64)
+
+
+def assert_near(name, value, truth, tolerance):
+    assert value.shape == truth.shape
+    error = (value.detach().cpu().double() - truth.detach()).abs().max().item()
+    size = truth.detach().abs().max().item()
+    assert error <= tolerance * max(size, 1e-3), f"{name}: off by {error:.2e}, the largest value is {size:.2e}"
+
+
+@pytest.mark.parametrize("subject", SUBJECTS)
+@pytest.mark.parametrize("scene", SCENES)  # the outer loop, so that each truth is computed once
+def test_backend_agrees_with_the_reference(subject, scene):
+    backend, device, dtype, tolerance = subject
+    if backend == "gsplat" and scene == "clamped":
+        pytest.skip("gsplat clamps alpha at 0.999")
+    if scene == "saturated" and dtype == torch.float32:
+        tolerance *= 20  # what lies behind the last 1e-4 of the light is dropped by some backends
+    picture, gradients = outcome_of(scene, backend, device, dtype)
+    truth, true_gradients = true_outcome_of(scene)
+    assert truth.visible.any() and not truth.visible.all()
+    for name in ("color", "alpha", "depth"):
+        assert_near(name, getattr(picture, name), getattr(truth, name), tolerance)
+    if backend != "gsplat":  # it leaves means2d of what it culls undefined, and rounds its boxes up
+        assert_near("means2d", picture.means2d, truth.means2d, tolerance)
+        assert (picture.visible.cpu() == truth.visible).all()
+    for name, gradient in gradients.items():
+        assert_near(f"gradient of {name}", gradient, true_gradients[name], 10 * tolerance)
+
+
+def test_the_clamped_and_saturated_scenes_are_what_they_are_named_for():
+    clamped = cloud_of(**DEFAULTS | SCENES["clamped"])
+    assert (clamped.opacities > 0.99).float().mean() > 0.5
+    settings = DEFAULTS | SCENES["saturated"]
+    alpha = render(cloud_of(**settings), cameras_of(settings["width"], settings["height"]), backend="torch").alpha
+    assert (alpha > 1 - 1e-4).float().mean() > 0.2
+
+
+def test_the_tiled_backend_passes_gradcheck():
+    settings = DEFAULTS | {"count": 12, "degree": 1, "width": 11, "height": 6}
+    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], count=2)
+    keys = list(cloud.tensors())
+
+    def pictures(*tensors):
+        moved = Gaussians(**dict(zip(keys, tensors, strict=True)))
+        picture = render(moved, cameras, 0.3, "torch", antialiased=True)
+        return picture.color, picture.alpha, picture.depth
+
+    inputs = [tensor.requires_grad_() for tensor in cloud.tensors().values()]
+    assert torch.autograd.gradcheck(pictures, inputs, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
+def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend):
+    # A wall of 300 layers fills one side of the picture: its pixels are done long before their neighbours', and the
+    # transmittance behind it, 0.1^300, is no longer a float32.
+    n = 302
+    means = torch.zeros(n, 3, dtype=torch.float64)
+    means[:, 2] = torch.linspace(0.5, -0.5, n)
+    means[:, 0] = 0.25
+    means[1::30, 0] = -0.25
+    log_scales = torch.tensor([-2.5, -1.0, -4.0], dtype=torch.float64).repeat(n, 1)
+    quats = torch.tensor([1.0, 0.1, 0.2, -0.1], dtype=torch.float64).repeat(n, 1)
+    sh = torch.randn(n, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cloud = Gaussians(means, log_scales, quats, torch.full((n,), 2.2, dtype=torch.float64), sh)
+    cameras = cameras_of(16, 16, count=1)
+    picture, gradients = outcome(cloud, cameras, backend, "cpu", torch.float32, {})
+    truth, true_gradients = outcome(cloud, cameras, "reference", "cpu", torch.float64, {})
+    assert_near("color", picture.color, truth.color, 2e-4)
+    for name, gradient in gradients.items():
+        assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-3)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_cpu_results_repeat_bit_for_bit(backend, threads):
+    # Coinciding depths included: pairs of Gaussians share a mean.
+    settings = DEFAULTS | {"count": 600, "degree": 1, "width": 61, "height": 50}
+    cloud = cloud_of(**settings)
+    cloud.means[1::2] = cloud.means[::2]
+    cameras = cameras_of(settings["width"], settings["height"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        first, gradients = outcome(cloud, cameras, backend, "cpu", torch.float32, {})
+        for _ in range(3):
+            again, new = outcome(cloud, cameras, backend, "cpu", torch.float32, {})
+            assert torch.equal(first.color, again.color) and torch.equal(first.depth, again.depth)
+            assert all(torch.equal(gradients[name], new[name]) for name in gradients)
+    finally:
+        torch.set_num_threads(before)
+
+
+@no_numba
+def test_numba_results_do_not_depend_on_the_number_of_threads():
+    cloud, cameras = cloud_of(**DEFAULTS | {"count": 1500, "scale": -4.0}), cameras_of(40, 67)
+    before = torch.get_num_threads()
+    results = []
+    for threads in (1, 2, 5):
+        torch.set_num_threads(threads)
+        try:
+            results.append(outcome(cloud, cameras, "numba", "cpu", torch.float32, {}))
+        finally:
+            torch.set_num_threads(before)
+    for picture, gradients in results[1:]:
+        assert torch.equal(picture.color, results[0][0].color)
+        assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
+def test_a_loss_on_one_layer_alone_has_the_same_gradients(backend):
+    cloud, cameras = cloud_of(**DEFAULTS), cameras_of(20, 13, count=1)
+
+    def gradients(name, layer, dtype):
+        leaf = cloud.to("cpu", dtype).map(lambda t: t.detach().requires_grad_())
+        picture = render(leaf, cameras, 0.5, name)
+        weight = torch.linspace(0, 1, 20, dtype=dtype)[:, None]
+        (getattr(picture, layer) * weight).sum().backward()
+        return {key: tensor.grad for key, tensor in leaf.tensors().items() if tensor.grad is not None}
+
+    for layer in ("color", "alpha", "depth"):
+        truth = gradients("reference", layer, torch.float64)
+        for key, gradient in gradients(backend, layer, torch.float32).items():
+            assert_near(f"{layer}: {key}", gradient, truth.get(key, torch.zeros_like(gradient).double()), 1e-3)

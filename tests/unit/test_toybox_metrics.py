@@ -1,0 +1,105 @@
+import math
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
+from distill3d.kernels.toybox import evaluate, metrics
+from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption
+from distill3d.kernels.toybox.meshes import mesh, mesh_colors
+from distill3d.kernels.toybox.models import HEADS
+
+
+def test_iou_is_the_shared_part_of_all_that_is_covered():
+    a, b = torch.zeros(1, 4, 4, 1), torch.zeros(1, 4, 4, 1)
+    a[:, :2], b[:, 1:3] = 1.0, 0.6
+    assert metrics.iou(a, b) == pytest.approx(1 / 3)
+    assert metrics.iou(a, a) == 1 and metrics.iou(a, 1 - a) == 0
+    assert metrics.iou(torch.zeros(2), torch.zeros(2)) == 0
+
+
+def test_psnr_is_twenty_decibels_for_an_error_of_a_tenth():
+    picture = torch.full((2, 3, 3, 3), 0.5)
+    assert metrics.psnr(picture, picture + 0.1) == pytest.approx(20, abs=1e-3)
+    assert metrics.psnr(picture + 1, torch.ones(2, 3, 3, 3)) == pytest.approx(100)  # what is out of range is clipped
+
+
+def test_the_ring_goes_all_around_at_three_heights():
+    cameras = metrics.ring_of_views(24, 16)
+    assert len(cameras) == 24 and cameras.azimuths[1] - cameras.azimuths[0] == 15
+    assert cameras.elevations[:4].tolist() == [0, 20, 40, 0]
+
+
+def dressed(caption):
+    """A cloud of small opaque balls on the toy's surface, in its colours under no particular light."""
+    vertices, _ = mesh(caption.category, 56)
+    count = len(vertices)
+    return Gaussians(
+        means=vertices,
+        log_scales=torch.full((count, 3), math.log(0.007)),
+        quats=torch.tensor([1.0, 0, 0, 0]).repeat(count, 1),
+        opacity_logits=torch.full((count,), 4.0),
+        sh=((mesh_colors(caption, vertices) - 0.5) / SH_C0)[:, None],
+    )
+
+
+def test_a_cloud_on_the_right_toy_scores_high_and_on_another_low():
+    right, other = Caption("car", "red"), Caption("duck", "green")
+    cloud = dressed(right)
+    good, bad = (metrics.compare(cloud, c, views=3, size=80) for c in (right, other))
+    assert good.iou > 0.8 > 0.7 > bad.iou
+    assert good.psnr > bad.psnr + 3
+    assert good.false_alpha < 0.03 < bad.false_alpha
+    assert math.isnan(metrics.compare(cloud, Caption("car", None), views=1, size=24).psnr)
+
+
+class Oracle:
+    """Answers what the pictures say in their first pixels."""
+
+    def __call__(self, pictures):
+        answers = pictures[:, 0, 0, : len(HEADS)].long()
+        return {name: one_hot(answers[:, i], size).float() for i, (name, size) in enumerate(HEADS.items())}
+
+
+def told(captions):
+    """Pictures [4 x captions,3,1,5] that tell the oracle the truth."""
+    rows = []
+    for c in captions:
+        second = list(COLORS).index(c.second) if c.second else 0
+        said = [CATEGORIES.index(c.category), list(COLORS).index(c.color), FINISHES.index(c.finish), second]
+        rows += [[*said, view] for view in range(len(VIEWS))]
+    return torch.tensor(rows)[:, None, None].expand(-1, 3, 1, -1).float()
+
+
+def test_samples_that_show_their_captions_score_one_and_each_fault_counts_where_it_is():
+    captions = [Caption("mug", "red"), Caption("car", "blue", "dotted", "pink"), Caption("sphere", "green")]
+    right = told(captions)
+    assert set(evaluate.score_samples(Oracle(), captions, right).values()) == {1.0}
+    wrong = right.clone()
+    wrong[0, :, 0, 4] = 2  # the mug's front seen as its back: one of eight views of toys that have sides
+    wrong[9, :, 0, 4] = 0  # a sphere has none
+    wrong[4, :, 0, 3] = 0  # the car's dots in red: one of twelve pictures
+    wrong[0, :, 0, 3] = 5  # a plain mug has no second colour
+    wrong[8:, :, 0, 0] = CATEGORIES.index("cube")
+    score = evaluate.score_samples(Oracle(), captions, wrong)
+    assert score["view"] == pytest.approx(7 / 8) and score["color"] == pytest.approx(11 / 12)
+    assert score["category"] == pytest.approx(2 / 3) and score["finish"] == 1
+    assert "sphere" in SYMMETRIC and "mug" not in SYMMETRIC
+
+
+def test_the_two_colours_of_stripes_and_checks_may_be_named_in_either_order():
+    captions = [Caption("mug", "red", "striped", "pink"), Caption("mug", "red", "dotted", "pink")]
+    swapped = told(captions)
+    swapped[..., 1], swapped[..., 3] = swapped[..., 3].clone(), swapped[..., 1].clone()
+    assert evaluate.score_samples(Oracle(), captions, swapped)["color"] == 0.5  # order counts for dots
+
+
+def test_a_sheet_lays_pictures_out_row_by_row(tmp_path):
+    from PIL import Image
+
+    pictures = torch.arange(6).div(10).view(6, 1, 1, 1).expand(6, 3, 2, 2)
+    evaluate.save_sheet(pictures, 3, tmp_path / "sheet.png")
+    sheet = Image.open(tmp_path / "sheet.png")
+    assert sheet.size == (6, 4)
+    assert [sheet.getpixel((x, y))[0] for y in (0, 2) for x in (0, 2, 4)] == [int(25.5 * i) for i in range(6)]

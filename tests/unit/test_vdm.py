@@ -1,0 +1,256 @@
+"""VDM and DCA against the identities of their derivation; the degradation network and its optimizer."""
+
+import pytest
+import torch
+
+from distill3d.kernels.losses.base import Views, guided
+from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
+from distill3d.kernels.losses.vdm import VDM, dca, vdm
+from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
+from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+
+SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
+SHAPE = (1, 16, 16)
+CPU = torch.device("cpu")
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(seed, *shape):
+    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
+
+
+def gaussian_prior(variance=0.25, mean=2.0, other=2.0):
+    def around(value):
+        means = torch.full((1, *SHAPE), value).double()
+        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
+
+    return GaussianMixturePrior({"a": around(mean), "": around(other)}, SCHEDULE)
+
+
+def views(prior, count=1, step=0, steps=100):
+    return Views(prior.embed(["a"] * count), prior.embed([""] * count), None, step, steps)
+
+
+class Estimates:
+    """One noised batch, with the network's estimates in both forms."""
+
+    def __init__(self, t=400):
+        prior = gaussian_prior(other=-1.0)
+        self.z0, self.noise, self.t = normal(1, 2, *SHAPE), normal(2, 2, *SHAPE), torch.full((2,), t)
+        self.alpha, self.sigma = SCHEDULE.alpha(self.t), SCHEDULE.sigma(self.t)
+        self.z_t = self.alpha * self.z0 + self.sigma * self.noise
+        rows = views(prior, 2)
+        self.e_c, self.e_u = prior.predict(self.z_t, self.t, [rows.text, rows.negative])
+        self.x0_c, self.x0_u = (clean_from_noise(self.z_t, e, self.alpha, self.sigma) for e in (self.e_c, self.e_u))
+        self.ratio = self.sigma / self.alpha
+
+
+def test_an_identity_map_leaves_the_classifier_direction_whatever_eta():
+    n = Estimates()
+    csd = n.ratio * 6.5 * (n.e_c - n.e_u)
+    for eta in (0.0, 0.3, 1.0):
+        torch.testing.assert_close(vdm(n.x0_c, n.x0_u, n.x0_c, eta, 7.5), csd)
+    torch.testing.assert_close(vdm(n.x0_c, n.x0_u, normal(3, 2, *SHAPE), 0.0, 7.5), csd)
+
+
+def test_a_perfect_map_turns_vdm_into_sds():
+    n = Estimates()
+    sds = n.ratio * (guided(n.e_c, n.e_u, 7.5) - n.noise)
+    torch.testing.assert_close(vdm(n.x0_c, n.x0_u, n.z0, 1.0, 7.5), sds)
+
+
+def test_direction_is_linear_in_eta():
+    n, degraded = Estimates(), normal(3, 2, *SHAPE)
+    none, some, full = (vdm(n.x0_c, n.x0_u, degraded, eta, 7.5) for eta in (0.0, 0.3, 1.0))
+    torch.testing.assert_close(some - none, 0.3 * (full - none))
+
+
+def test_the_best_affine_map_of_gaussian_renders_gives_their_true_score():
+    v, mu, v_q, m_q = 0.25, 2.0, 0.6, -0.5  # data and renders
+    prior, t = gaussian_prior(v, mu), torch.tensor([300, 700])
+    a, s = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    z_t = normal(4, 2, *SHAPE)
+    (e_c,) = prior.predict(z_t, t, [prior.embed(["a", "a"])])
+    x0 = clean_from_noise(z_t, e_c, a, s)
+    slope = v_q * (a**2 * v + s**2) / (v * (a**2 * v_q + s**2))
+    # a least-squares line passes through the means: x0's, at the renders' mean noised, and the renders' own
+    x0_mean = mu + a**2 * v / (a**2 * v + s**2) * (m_q - mu)
+    e_psi = (z_t - a * (m_q + slope * (x0 - x0_mean))) / s
+    torch.testing.assert_close(e_psi, s * (z_t - a * m_q) / (a**2 * v_q + s**2))
+
+
+def test_the_linear_design_learns_that_map():
+    prior, m_q, v_q, t = gaussian_prior(1.0, 0.0, 0.0), -0.5, 0.6, 500
+    settings = VDM(
+        t_min=t, t_max_start=t, t_max_end=t, degradation=Degradation("linear"), psi_lr=5e-2, psi_lr_end=1e-3, guidance=1
+    )
+    generator = seeded()
+    run = settings.start(prior, SHAPE, generator)
+    for step in range(500):
+        renders = m_q + v_q**0.5 * torch.randn(8, *SHAPE, generator=generator)
+        run(renders, views(prior, 8, step, 500), generator)
+    a, s = SCHEDULE.alpha(torch.tensor([t])), SCHEDULE.sigma(torch.tensor([t]))
+    slope = (v_q * (a**2 + s**2) / (a**2 * v_q + s**2)).item()
+    learned = run.state()["psi.matrix"][10, 0, 0].item()  # bin 10 of 20 holds step 500
+    assert 1 + learned == pytest.approx(slope, rel=0.05)
+
+
+def descend(settings, steps=500, lr=0.02):
+    prior, generator = gaussian_prior(), seeded()
+    run = settings.start(prior, SHAPE, generator)
+    latents = 2 + 0.5 * normal(5, 1, *SHAPE).float()
+    for step in range(steps):
+        latents = latents.detach().requires_grad_()
+        value, _ = run(latents, views(prior, 1, step, steps), generator)
+        latents = latents - lr * torch.autograd.grad(value, latents)[0]
+    return latents.detach()
+
+
+def test_vdm_without_guidance_keeps_the_spread_that_sds_collapses():
+    linear = Degradation("linear")
+    kept = descend(VDM(guidance=1, dca="constant", degradation=linear, psi_lr=2e-2, psi_lr_end=2e-2))
+    assert abs(kept.mean() - 2) < 0.2
+    assert 0.3 < kept.std() < 0.8  # the data's is 0.5; SDS ends below 0.25 (test_sds)
+
+
+def test_dca_runs_between_its_ends_in_every_shape():
+    t = torch.tensor([0, 250, 500, 1000])
+    shapes = {"constant": [1, 1, 1, 1], "linear": [1, 0.75, 0.5, 0], "sqrt": [1, 0.5, 1 - 0.5**0.5, 0]}
+    shapes["cosine"] = [1, 0.5 + 0.5**1.5, 0.5, 0]
+    for shape, values in shapes.items():
+        expected = torch.tensor(values).float()
+        torch.testing.assert_close(dca(t, 1000, 1.0, 0.0, shape).flatten(), expected)
+        increasing = dca(t, 1000, 0.2, 0.8, shape).flatten()
+        torch.testing.assert_close(increasing, 0.2 + 0.6 * (1 - expected))
+
+
+def test_the_loss_applies_eta_guidance_weight_and_weighting_to_the_direction():
+    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "psi_lr": 0.0, "eta_noisy": 0.0}
+    prior = gaussian_prior(other=-1.0)
+
+    def gradient(**changes):
+        latents = normal(6, 2, *SHAPE).float().requires_grad_()
+        run = VDM(**fixed, **changes).start(prior, SHAPE, seeded())
+        value, logs = run(latents, views(prior, 2), seeded(1))
+        assert changes.get("dca") or logs["eta"].item() == pytest.approx(0.6)
+        return torch.autograd.grad(value, latents)[0]
+
+    ratio, sigma = SCHEDULE.ratio(torch.tensor([400])).float(), SCHEDULE.sigma(torch.tensor([400])).float()
+    plain = gradient()
+    # M is the identity, so only the classifier part is there, and between equal Gaussians it is the same everywhere
+    alpha = SCHEDULE.alpha(torch.tensor([400])).float()
+    part = ratio * 6.5 * sigma * alpha * (-1.0 - 2.0) / (alpha**2 * 0.25 + sigma**2)
+    torch.testing.assert_close(2 * plain, part.expand_as(plain), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(gradient(guidance=14.0), 2 * plain)
+    torch.testing.assert_close(gradient(weighting="one", weight=3.0), 3 * plain / ratio)
+    torch.testing.assert_close(gradient(weighting="1-abar"), sigma**2 * plain / ratio)
+    assert (2 * gradient(clip=0.01)).abs().max() <= 0.01 + 1e-6
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(design):
+    degradation, generator = Degradation(design, widths=(16, 16)), seeded()
+    adam = AdamState.fresh(degradation.initial(4, generator, CPU))
+    t, losses = torch.tensor([100, 600]), []
+    for _ in range(60):
+        clean = torch.randn(2, 4, 7, 9, generator=generator)  # odd sizes too
+        parameters = {key: value.requires_grad_() for key, value in adam.parameters.items()}
+        mapped = degradation.apply(parameters, clean, t, 1000, generator)
+        if not losses:
+            assert torch.equal(mapped, clean)
+        loss = (mapped - (0.4 * clean + 1)).square().mean()
+        gradients = torch.autograd.grad(loss, list(parameters.values()))
+        adam = adam.step(dict(zip(parameters, gradients, strict=True)), 1e-2)
+        adam = AdamState({k: v.detach() for k, v in adam.parameters.items()}, adam.means, adam.squares, adam.updates)
+        losses.append(loss.item())
+    assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("design", ["nonlinear", "linear"])
+def test_the_map_depends_on_the_timestep(design):
+    degradation = Degradation(design, widths=(16, 16))
+    generator = seeded()
+    parameters = degradation.initial(2, generator, CPU)
+    parameters = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()}
+    clean = torch.randn(1, 2, 8, 8, generator=generator)
+    low, high = (degradation.apply(parameters, clean, torch.tensor([t]), 1000, generator) for t in (0, 999))
+    assert (low - high).abs().max() > 1e-2
+
+
+def test_adam_equals_torchs_and_ignores_values_that_are_not_finite():
+    start, gradients = normal(7, 5), [normal(8 + k, 5) for k in range(4)]
+    parameter = start.clone().requires_grad_()
+    reference = torch.optim.Adam([parameter], lr=0.1, betas=(0.9, 0.99))
+    state = AdamState.fresh({"p": start})
+    for gradient in gradients:
+        parameter.grad = gradient
+        reference.step()
+        state = state.step({"p": gradient}, 0.1)
+    torch.testing.assert_close(state.parameters["p"], parameter.detach())
+    spoiled = state.step({"p": torch.full((5,), float("nan")).double()}, 0.1)
+    assert torch.isfinite(spoiled.parameters["p"]).all() and torch.equal(start, normal(7, 5))
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_resumed_run_continues_bit_for_bit(design):
+    prior, loss = gaussian_prior(other=-1.0), VDM(degradation=Degradation(design, widths=(16, 16)))
+
+    def advance(run, generator, begin, end):
+        for step in range(begin, end):
+            latents = normal(20 + step, 2, *SHAPE).float().requires_grad_()
+            value, _ = run(latents, views(prior, 2, step, 10), generator)
+        return torch.autograd.grad(value, latents)[0]
+
+    generator = seeded()
+    run = loss.start(prior, SHAPE, generator)
+    advance(run, generator, 0, 3)
+    state, drawn = run.state(), generator.get_state()
+    kept = {key: value.clone() for key, value in state.items()}
+    expected = advance(run, generator, 3, 6)
+    assert all(torch.equal(state[key], kept[key]) for key in state)  # a saved state is not changed by going on
+
+    generator.set_state(drawn)
+    resumed = loss.start(prior, SHAPE, generator, state)
+    assert torch.equal(generator.get_state(), drawn)
+    assert torch.equal(advance(resumed, generator, 3, 6), expected)
+    assert all(torch.equal(value, resumed.state()[key]) for key, value in run.state().items())
+
+
+def test_starting_under_inference_mode_leaves_the_network_trainable():
+    prior = gaussian_prior()
+    with torch.inference_mode():
+        run = VDM().start(prior, SHAPE, seeded())
+        resumed = VDM().start(prior, SHAPE, seeded(), {k: v.clone() for k, v in run.state().items()})
+    for each in (run, resumed):
+        value, logs = each(normal(9, 1, *SHAPE).float().requires_grad_(), views(prior), seeded())
+        value.backward()
+        assert torch.isfinite(logs["psi_loss"])
+
+
+def test_a_state_of_another_network_is_refused():
+    prior = gaussian_prior()
+    state = VDM(degradation=Degradation(widths=(16, 16))).start(prior, SHAPE, seeded()).state()
+    with pytest.raises(ValueError, match=r"VDM Loss: the saved loss state's 'psi\.in\.weight' is of shape"):
+        VDM().start(prior, SHAPE, seeded(), state)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dca": "quadratic"}, "VDM Loss: dca is 'quadratic'; choose one of constant, linear, sqrt, cosine"),
+        ({"eta_noisy": -0.1}, "eta_noisy is -0.1; it must lie between 0 and 10"),
+        ({"psi_lr": 2.0}, "psi_lr is 2"),
+        ({"x0_rescale": 1.5}, "x0_rescale is 1.5"),
+        ({"degradation": Degradation("cubic")}, "design is 'cubic'; choose one of linear, nonlinear_noise, nonlinear"),
+        ({"degradation": Degradation(widths=(12,))}, "multiples of 8"),
+        ({"degradation": Degradation(bins=0)}, "bins is 0"),
+        ({"t_min": 700, "t_max_end": 500}, "t_min 700 is above t_max_end 500"),
+        ({"t_max_end": 1500}, "t_max_end 1500 is beyond prior"),
+    ],
+)
+def test_bad_settings_are_named_with_their_cure(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
