@@ -74,8 +74,9 @@ def test_turntable_comes_back_as_an_animation(comfyui, quickstart, quickstart_pr
     assert animation.n_frames == quickstart_prompt[render]["inputs"]["views"]
 
 
-def test_second_run_of_the_same_prompt_is_answered_from_the_cache(comfyui, quickstart, quickstart_prompt):
-    run = comfyui.run(quickstart_prompt)
-    cached = next(m["data"]["nodes"] for _, m in run.events if m["type"] == "execution_cached")
+def test_prompt_queued_twice_is_answered_from_the_cache(comfyui, quickstart, quickstart_prompt):
+    first = comfyui.run(quickstart_prompt)  # ComfyUI may have dropped earlier results since: it keeps the last prompt's
+    second = comfyui.run(quickstart_prompt)
+    cached = next(m["data"]["nodes"] for _, m in second.events if m["type"] == "execution_cached")
     assert set(prompts.of_type(quickstart_prompt, "Distill3D_Optimize")) <= set(cached)
-    assert sorted(map(str, run.files)) == sorted(map(str, quickstart.files))
+    assert sorted(map(str, second.files)) == sorted(map(str, first.files))
