@@ -28,7 +28,7 @@ STAMP = HOME / "setup.json"
 UNFINISHED = HOME / "setup.unfinished"
 PIP_CACHE = HOME / "pip-cache"
 LOG = HOME / "setup.log"
-SHIM = Path(__file__).resolve().parent / "shim"
+SHIM = Path(__file__).resolve().with_name("torchvision_beside_cpu_torch.py")
 MAIN = "0.30.0"
 
 # ComfyUI is not on PyPI itself; these source distributions of another project carry its unmodified tree.
@@ -91,9 +91,7 @@ def child_environment() -> dict[str, str]:
     """Environment variables for everything that runs in ``.venv``: offline, caches inside the clone."""
     variables = dict(os.environ)
     variables.pop("PYTHONDONTWRITEBYTECODE", None)  # pip leaves compiling to the first import; keep what that yields
-    paths = [str(SHIM), *filter(None, [variables.get("PYTHONPATH")])]
     return variables | {
-        "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONUTF8": "1",
         "XDG_CACHE_HOME": str(HOME / "cache"),
         "XDG_CONFIG_HOME": str(HOME / "cache" / "config"),
@@ -185,6 +183,7 @@ def _install(say: Callable[[str], None]) -> dict:
     with _background(tree) as comfyui:
         with _timed("torch", seconds, say, "PyTorch" + (" (CUDA)" if gpu else " (CPU)")):
             _pip("install", *TORCH, *index())
+            _install_shim()
         # Importing what is installed compiles it, on the second core, while pip fetches the rest.
         with _background(_probe) as probe:
             with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
@@ -202,6 +201,13 @@ def _install_packages(comfyui: Path) -> None:
     except SetupError:
         # The Numba rasterizer is a convenience; a Python too new for Numba goes without it.
         _pip(*arguments, "-e", f"{ROOT}[test]")
+
+
+def _install_shim() -> None:
+    """Has every start of the clone's interpreter load SHIM, so that any program in README runs as it stands there."""
+    site = Path(_logged([str(python()), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    shutil.copyfile(SHIM, site / SHIM.name)
+    site.joinpath(f"{SHIM.stem}.pth").write_text(f"import {SHIM.stem}\n")
 
 
 def _index_arguments(gpu: bool) -> list[str]:
@@ -271,7 +277,7 @@ def _logged(command: list[str], variables: dict[str, str] | None = None) -> str:
 def _fingerprint() -> str:
     """Changes when what is to be installed, or where, changes."""
     project = ROOT.joinpath("pyproject.toml").read_text().split("\n[project.urls]")[0]
-    parts = [project, Path(__file__).read_text(), str(ROOT), sys.version, str(tree_path(MAIN))]
+    parts = [project, Path(__file__).read_text(), SHIM.read_text(), str(ROOT), sys.version, str(tree_path(MAIN))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
