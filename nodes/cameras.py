@@ -58,7 +58,7 @@ class OrbitCameras(io.ComfyNode):
                     round=0.001,
                     advanced=True,
                     tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
-                    "prior: trained at 1.9..2.15. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
+                    "prior: trained at 1.85..2.15. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
                 ),
                 io.Float.Input(
                     "distance_max",
