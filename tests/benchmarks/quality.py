@@ -20,6 +20,7 @@ import math
 import multiprocessing
 import os
 import queue
+import signal
 import statistics
 import sys
 import time
@@ -292,6 +293,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
     began = time.time()
     try:
         tasks = plan(options)
