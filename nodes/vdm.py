@@ -64,7 +64,7 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "eta_noisy",
                     DEFAULTS.eta_noisy,
-                    "Weight of the distribution part at the last timestep; less is more saturated. Our choice: 0.",
+                    "Weight of the distribution part at the last timestep; less is more saturated. Our choice: 0.5.",
                     high=10.0,
                     step=0.05,
                 ),
@@ -94,7 +94,7 @@ class VDMLoss(io.ComfyNode):
                     round=0.0000001,
                     advanced=True,
                     tooltip="Adam's learning rate of M_psi at the start; 0 freezes it, which leaves CSD. Try 1e-4 "
-                    "to 3e-3. Our choice: 1e-3.",
+                    "to 3e-3. Our choice: 3e-3.",
                 ),
                 io.Float.Input(
                     "psi_lr_end",
@@ -156,6 +156,37 @@ class VDMLoss(io.ComfyNode):
                     "choice: 0.",
                     high=1.0,
                     step=0.05,
+                ),
+                io.Float.Input(
+                    "refine_from",
+                    default=DEFAULTS.refine_from,
+                    min=0.0,
+                    max=1.0,
+                    step=0.05,
+                    advanced=True,
+                    tooltip="Share of the run after which a second part sharpens the object: there the prior makes a "
+                    "picture of every noisy view in a few steps, and the render is drawn to it. 1: never. Our "
+                    "addition, not DreamMapping's; measured on the embedded prior only.",
+                ),
+                io.Int.Input(
+                    "refine_steps",
+                    default=DEFAULTS.refine_steps,
+                    min=1,
+                    max=50,
+                    advanced=True,
+                    tooltip="Denoiser steps per picture in the second part; each costs as much as a step of the "
+                    "first. 3 give a sharp picture, 1 a soft mean.",
+                ),
+                number_input(
+                    "refine_guidance",
+                    DEFAULTS.refine_guidance,
+                    "Guidance scale of the second part, standard form s. 1 halves its cost and loses detail.",
+                ),
+                steps_input("refine_t_min", DEFAULTS.refine_t_min, "Lowest timestep of the second part, 0..999."),
+                steps_input(
+                    "refine_t_max",
+                    DEFAULTS.refine_t_max,
+                    "Highest timestep, 0..999, where the second part begins; comes down to 200 above refine_t_min.",
                 ),
                 number_input(
                     "clip",

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 
 from .cameras import Cameras
 from .cloud import Gaussians
@@ -78,7 +79,13 @@ def ready() -> bool:
         return False
     try:
         log.warning("Loading gsplat; its first use on a machine compiles for some minutes.")
-        from gsplat.cuda._backend import _C
+        from torch.utils.cpp_extension import get_default_build_root
+
+        # gsplat empties its build folder before it compiles: a second process would pull it away under the first.
+        root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / "distill3d-gsplat.lock"):
+            from gsplat.cuda._backend import _C
     except Exception:
         log.warning("gsplat could not be compiled; rendering without it.", exc_info=True)
         return False

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..priors.base import Prior, clean_from_noise
+from ..priors.base import Conditioning, Prior, clean_from_noise
 from .base import (
     WEIGHTINGS,
     LossRun,
@@ -26,6 +26,7 @@ from .base import (
     cleaned,
     draw_noise,
     gradient_logs,
+    guided,
     inject,
     restored,
     weighting,
@@ -43,6 +44,23 @@ def vdm(x0_text: Tensor, x0_negative: Tensor, degraded: Tensor, eta: Tensor | fl
     M the identity, or eta 0: the classifier part alone (CSD). M = z0 and eta 1: SDS.
     """
     return eta * (degraded - x0_text) + (guidance - 1) * (x0_negative - x0_text)
+
+
+def imagined(
+    prior: Prior, z_t: Tensor, t: Tensor, steps: int, text: Conditioning, negative: Conditioning, guidance: float
+) -> Tensor:
+    """What the prior makes of z_t [B,C,h,w] at t [B] in ``steps`` equal steps down to 0: DDIM (Song et al. 2021),
+    guided in the standard form. One step is the usual estimate of x0, a mean of all pictures that z_t may have been,
+    hence soft; a few give one sharp picture of them."""
+    for k in range(steps):
+        at, below = (torch.div(t * (steps - i), steps, rounding_mode="floor") for i in (k, k + 1))
+        if guidance == 1:
+            (noise,) = prior.predict(z_t, at, [text])
+        else:
+            noise = guided(*prior.predict(z_t, at, [text, negative]), guidance)
+        x0 = clean_from_noise(z_t, noise, prior.schedule.alpha(at), prior.schedule.sigma(at))
+        z_t = prior.schedule.alpha(below) * x0 + prior.schedule.sigma(below) * noise
+    return x0
 
 
 def dca(t: Tensor, steps: int, eta_clean: float, eta_noisy: float, shape: str) -> Tensor:
@@ -68,6 +86,10 @@ class VDM:
     degradation during the run; the difference M_psi(x0) - x0 is where the render falls short of the prior, beside
     the classifier part of guidance. eta(t) weighs the two: less eta means more saturated, more classifier-driven.
     The paper's equations and numbers are not public: every default here is this project's own.
+
+    So is the second part of a run, from ``refine_from`` on. M_psi follows the renders with a lag and x0 is a mean over
+    what z_t may show, which together leave soft shapes and haze. There the render takes the place of M_psi's answer
+    (a perfect M: SDS) and a picture made in ``refine_steps`` steps that of x0: the direction is render - picture.
     """
 
     guidance: float = 7.5  # standard form s; 100 is not needed as it is for SDS
@@ -86,6 +108,11 @@ class VDM:
     psi_lr_end: float = 1e-4  # and at the end, linear in between
     x0_clip: float = 0.0  # clamp of |x0|, latent units; 0 = off, 5 tames high t
     x0_rescale: float = 0.0  # 0..1, how far x0 is brought to the spread of the render's latent
+    refine_from: float = 0.4  # share of the run after which the second part begins; 1 = never
+    refine_steps: int = 3  # denoiser steps per picture in the second part
+    refine_guidance: float = 4.0  # standard form s; 1 leaves out the unconditional branch, which halves the cost
+    refine_t_min: int = 300  # lowest step of the second part
+    refine_t_max: int = 800  # highest step where it begins; comes down linearly to 200 above refine_t_min
     clip: float = 0.0  # clamp of every gradient value, latent units; 0 = off
     weight: float = 1.0  # factor on the gradient, which is a sum over latent elements and a mean over views
 
@@ -94,6 +121,10 @@ class VDM:
     @property
     def timesteps(self) -> TimestepRange:
         return TimestepRange(self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share)
+
+    @property
+    def refine_timesteps(self) -> TimestepRange:
+        return TimestepRange(self.refine_t_min, self.refine_t_max, min(self.refine_t_min + 200, self.refine_t_max))
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
@@ -105,6 +136,14 @@ class VDM:
         for name, high in ranges.items():
             check_range(owner, name, getattr(self, name), 0, high)
         self.timesteps.check(owner)
+        check_range(owner, "refine_from", self.refine_from, 0, 1)
+        check_range(owner, "refine_steps", self.refine_steps, 1, 50)
+        check_range(owner, "refine_guidance", self.refine_guidance, 0, 1000)
+        if not 0 <= self.refine_t_min <= self.refine_t_max:
+            raise ValueError(
+                f"{owner}: refine_t_min {self.refine_t_min} does not lie between 0 and refine_t_max "
+                f"{self.refine_t_max}. Swap or widen them."
+            )
         self.degradation.check(owner)
 
     def start(
@@ -116,7 +155,8 @@ class VDM:
     ) -> LossRun:
         """Begin with M_psi the identity, or continue from ``state``. Raises ValueError on bad settings or states."""
         self.check()
-        check_steps("VDM Loss", prior, {"t_max_start": self.t_max_start, "t_max_end": self.t_max_end})
+        highest = {name: getattr(self, name) for name in ("t_max_start", "t_max_end", "refine_t_max")}
+        check_steps("VDM Loss", prior, highest)
         if state is not None:
             return _Run(self, prior, _restore(self.degradation, latent_shape[0], prior.device, state))
         with torch.inference_mode(False):  # ComfyUI runs nodes in it; its tensors could never be trained
@@ -144,6 +184,8 @@ class _Run:
     psi: AdamState
 
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if views.progress >= self.settings.refine_from:
+            return self._refine(latents, views, generator)
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
         t = settings.timesteps.draw(draws, views.progress, generator, z0.device).expand(len(z0))
@@ -159,6 +201,18 @@ class _Run:
         raw = settings.weight * weighting(schedule, t, settings.weighting) / schedule.ratio(t) * direction
         logs = {"t": t.float().mean(), "eta": eta.mean(), "psi_loss": psi_loss, **gradient_logs(raw)}
         return inject(latents, cleaned(raw, settings.clip)), logs
+
+    def _refine(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
+        draws = 1 if settings.shared_t else len(z0)
+        part = (views.progress - settings.refine_from) / (1 - settings.refine_from)
+        t = settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0))
+        z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(tuple(z0.shape), generator, z0)
+        picture = imagined(
+            self.prior, z_t, t, settings.refine_steps, views.text, views.negative, settings.refine_guidance
+        )
+        raw = settings.weight * (z0 - picture)
+        return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **gradient_logs(raw)}
 
     def _degrade(
         self, x0: Tensor, z0: Tensor, t: Tensor, lr: float, generator: torch.Generator

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .prompts import AROUND, OVERHEAD
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 CONFIGS = {
@@ -61,6 +62,8 @@ class DiffusersPrior:
         self.background = None if grey is None else sum(self.background_range or ()) / 2
         self.distance: float | None = card.get("distance")  # world units, of the cameras it was trained with
         self.fov_y: float | None = card.get("fov_y")  # degrees
+        self.around_words: tuple[str, ...] = tuple(card.get("around") or AROUND)
+        self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or OVERHEAD)
         self._rows: dict[str, Tensor] = {}
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -170,8 +173,8 @@ def load_diffusers(
     Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
     float32 and bfloat16 beside a half type, since float16 underflows in the gradient through the encoder. A file
     distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
-    [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees}, each null or absent where
-    unknown. Raises ValueError naming the folder and what is missing or not supported.
+    [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees, "around": [view words by azimuth
+    from the front on], "overhead": [likewise from above]}, each null or absent where unknown. Raises ValueError naming the folder and what is missing or not supported.
     """
     folder = Path(folder)
     variants = _check_folder(folder)

@@ -9,66 +9,74 @@ from torch import Tensor
 
 from .base import Conditioning, Prior
 
-VIEWS = ("front", "side", "back", "overhead")
-FRONT_WITHIN = 45.0  # degrees of azimuth to either side
-BACK_BEYOND = 135.0  # degrees of azimuth to either side
+# View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its descendants say.
+AROUND = ("front", "side", "back", "side")
+OVERHEAD = ("overhead",)
 OVERHEAD_ABOVE = 60.0  # degrees of elevation
 
 
 @dataclass(frozen=True)
 class ViewPrompts:
-    """One prompt as seen from each side, embedded by one prior. Every Conditioning holds a single row."""
+    """One prompt as seen from each side, embedded by one prior.
+
+    Row i of ``around`` is the text of the sector centred at azimuth i * 360 / rows, and so for ``overhead``.
+    """
 
     prompt: str
     negative: str
-    front: Conditioning
-    side: Conditioning
-    back: Conditioning
-    overhead: Conditioning
-    base: Conditioning  # the prompt without view words
-    null: Conditioning  # the empty text
-    negative_row: Conditioning  # the negative prompt, equal to null where that is empty
+    around: Conditioning  # at least one row: views from the sides
+    overhead: Conditioning  # at least one row: views from above
+    base: Conditioning  # one row: the prompt without view words
+    null: Conditioning  # one row: the empty text
+    negative_row: Conditioning  # one row: the negative prompt, equal to null where that is empty
     interpolate: bool = False  # blend neighbouring views by azimuth rather than switch between them
 
     def at(self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None) -> Conditioning:
         """V rows for cameras at these angles, both [V] in degrees (any turn: -190 is 170).
 
-        Front within 45 degrees of azimuth 0, back beyond 135, side between them, overhead above an elevation of 60.
-        With interpolation the text runs linearly front (0), side (90), back (180) and the same way home, so that it
-        never jumps in azimuth; overhead stays a switch. ``interpolate`` None takes the field's value.
+        Each camera gets the text of its sector: with four of them, front within 45 degrees of azimuth 0, back beyond
+        135, side between. With interpolation the text runs linearly from one sector's centre to the next, so that it
+        never jumps in azimuth. Above an elevation of 60 it is the overhead text. ``interpolate`` None takes the
+        field's value.
         """
-        turn = (torch.remainder(azimuths + 180, 360) - 180).abs()  # 0 in front .. 180 behind
         blended = self.interpolate if interpolate is None else interpolate
-        around = self._blended(turn) if blended else self._switched(turn)
-        return Conditioning.lerp(around, self.overhead, (elevations > OVERHEAD_ABOVE).float())
-
-    def _blended(self, turn: Tensor) -> Conditioning:
-        to_side = Conditioning.lerp(self.front, self.side, (turn / 90).clamp(0, 1))
-        return Conditioning.lerp(to_side, self.back, (turn / 90 - 1).clamp(0, 1))
-
-    def _switched(self, turn: Tensor) -> Conditioning:
-        rows = Conditioning.cat([self.front, self.side, self.back])
-        which = (turn > FRONT_WITHIN).long() + (turn > BACK_BEYOND).long()
-        return rows.index(which.to(rows.embeddings.device))
+        choose = _blended if blended else _switched
+        high = (elevations > OVERHEAD_ABOVE).float()
+        return Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), high)
 
     def negative_rows(self, count: int) -> Conditioning:
         """``count`` equal rows of what guidance leads away from."""
         return self.negative_row.repeat(count)
 
 
+def _switched(rows: Conditioning, azimuths: Tensor) -> Conditioning:
+    sector = (azimuths * (len(rows) / 360)).round().long() % len(rows)
+    return rows.index(sector.to(rows.embeddings.device))
+
+
+def _blended(rows: Conditioning, azimuths: Tensor) -> Conditioning:
+    place = torch.remainder(azimuths * (len(rows) / 360), len(rows))
+    low = place.floor().long() % len(rows)
+    pair = ((low + step) % len(rows) for step in (0, 1))
+    before, after = (rows.index(sector.to(rows.embeddings.device)) for sector in pair)
+    return Conditioning.lerp(before, after, place - place.floor())
+
+
 def view_prompts(
     prior: Prior, prompt: str, negative: str = "", view_dependent: bool = True, interpolate: bool = False
 ) -> ViewPrompts:
-    """Embed ``prompt`` with the words "front view", "side view", "back view" and "overhead view".
+    """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
 
-    view_dependent False uses the bare prompt from every side. Raises ValueError for a text that the prior rejects
-    (empty, or outside its vocabulary).
+    A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
+    `AROUND`. view_dependent False uses the bare prompt from every side. Raises ValueError for a text that the prior
+    rejects (empty, or outside its vocabulary).
     """
     prior.check_text(prompt)
     if negative:
         prior.check_text(negative)
     base, null, negative_row = (prior.embed([text]) for text in (prompt, "", negative))
-    front, side, back, overhead = (
-        prior.embed([f"{prompt}, {view} view"]) if view_dependent else base for view in VIEWS
+    words = (getattr(prior, "around_words", AROUND), getattr(prior, "overhead_words", OVERHEAD))
+    around, overhead = (
+        prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent else base for views in words
     )
-    return ViewPrompts(prompt, negative, front, side, back, overhead, base, null, negative_row, interpolate)
+    return ViewPrompts(prompt, negative, around, overhead, base, null, negative_row, interpolate)

@@ -33,6 +33,9 @@ COLORS: dict[str, tuple[float, float, float]] = {  # sRGB albedo, 0..1
 }
 FINISHES = ("plain", "striped", "checkered", "dotted")
 VIEWS = ("front", "side", "back", "overhead")
+# Finer view words, one per 45 degrees of azimuth from the front on; left and right are the object's own.
+SIDES = ("front", "front left", "left side", "back left", "back", "back right", "right side", "front right")
+VIEW_WORDS = (*VIEWS, *(side for side in SIDES if side not in VIEWS), *(f"overhead {side}" for side in SIDES))
 _NOUNS = {"striped": "stripes", "checkered": "checks", "dotted": "dots"}
 _GRAMMAR_WORDS = ("a", "an", "with", "view", *_NOUNS.values())
 
@@ -74,7 +77,7 @@ class Caption:
 
 def vocabulary() -> tuple[str, ...]:
     """Every word a caption can hold, sorted."""
-    return tuple(sorted({*CATEGORIES, *COLORS, *VIEWS, *_GRAMMAR_WORDS}))
+    return tuple(sorted({*CATEGORIES, *COLORS, *" ".join(VIEW_WORDS).split(), *_GRAMMAR_WORDS}))
 
 
 def unknown_words(text: str) -> list[str]:
@@ -96,7 +99,7 @@ def parse(text: str) -> Caption:
     either = "|".join
     match = re.fullmatch(
         rf"(?:an? )?(?:({either(COLORS)}) )?({either(CATEGORIES)})"
-        rf"(?: with ({either(COLORS)}) ({either(_NOUNS.values())}))?(?: (?:{either(VIEWS)}) view)?",
+        rf"(?: with ({either(COLORS)}) ({either(_NOUNS.values())}))?(?: (?:{either(VIEW_WORDS)}) view)?",
         words,
     )
     if match is None:
@@ -132,3 +135,9 @@ def view_of(azimuth: float, elevation: float) -> str:
         return "overhead"
     turn = abs((azimuth + 180) % 360 - 180)
     return "front" if turn <= 45 else "back" if turn >= 135 else "side"
+
+
+def side_of(azimuth: float, elevation: float) -> str:
+    """The finer view words of a camera (degrees): the nearest of `SIDES`, after "overhead" above an elevation of 60."""
+    side = SIDES[round(azimuth % 360 / 45) % 8]
+    return f"overhead {side}" if elevation > 60 else side

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gaussians.cameras import Cameras, orbit
-from .captions import CATEGORIES, COLORS, FINISHES, VIEWS, Caption, held_out, view_of
+from .captions import CATEGORIES, COLORS, FINISHES, VIEW_WORDS, VIEWS, Caption, held_out, side_of, view_of
 from .render import render_layers
 
 SIZE = 128  # pixels
@@ -17,7 +17,7 @@ FOV_Y = 40.0  # degrees
 DISTANCES = (1.85, 2.15)  # world units
 BACKGROUNDS = (0.25, 0.75)  # grey level: random, so that grey floaters and grey holes cannot hide
 BOUNDARY = 8.0  # degrees around +-45 and +-135 where no view word is fair
-NO_VIEW = len(VIEWS)
+NO_VIEW = len(VIEW_WORDS)
 
 
 def training_cameras(count: int, generator: torch.Generator, device: torch.device | str = "cpu") -> Cameras:
@@ -38,13 +38,14 @@ class Atlas:
     """Light layers of ``views`` random cameras per category, 8 bits each, on one device.
 
     layers [M,8,H,W]: main light, its share in stripes, checks, dots, accents (3), alpha. View m shows category
-    m // views. ``view_said`` holds the index into `VIEWS`, or `NO_VIEW` near a boundary between two words.
+    m // views. ``view_said`` is ``view``, or `NO_VIEW` near a boundary between two words.
     """
 
     layers: Tensor  # [M,8,H,W] uint8
     category: Tensor  # [M]
     view: Tensor  # [M] index into VIEWS, exact
     view_said: Tensor  # [M] index into VIEWS or NO_VIEW
+    side: Tensor  # [M] index into VIEW_WORDS of the finer words
 
     def paint(self, rows: Tensor, color: Tensor, finish: Tensor, second: Tensor, background: Tensor) -> Tensor:
         """Pictures [B,3,H,W] of views ``rows``: colour, finish, second colour as indices [B], background grey [B]."""
@@ -70,7 +71,7 @@ def render_atlas(
     """Trace ``views`` random cameras of every category."""
     generator = torch.Generator().manual_seed(seed)
     layers = torch.empty(len(CATEGORIES) * views, 8, SIZE, SIZE, dtype=torch.uint8, device=device)
-    words: list[list[int]] = [[], []]
+    words: list[list[int]] = [[], [], []]
     for index, category in enumerate(CATEGORIES):
         cameras = training_cameras(views, generator)
         for start in range(0, views, chunk):
@@ -84,6 +85,7 @@ def render_atlas(
             near = min(abs(abs(azimuth) - 45), abs(abs(azimuth) - 135)) < BOUNDARY and elevation <= 60
             words[0].append(word)
             words[1].append(NO_VIEW if near else word)
+            words[2].append(VIEW_WORDS.index(side_of(azimuth, elevation)))
         if progress is not None:
             progress(index + 1, len(CATEGORIES))
     category_of = torch.arange(len(CATEGORIES)).repeat_interleave(views)
@@ -91,9 +93,9 @@ def render_atlas(
 
 
 class CaptionTable:
-    """Token ids of every caption in every view, so that captions of a batch are one lookup.
+    """Token ids of every caption and of every view's words, so that captions of a batch are one lookup.
 
-    Row layout: category x (colour or none) x finish x second colour x (view or none), then one empty caption.
+    Row layout: category x (colour or none) x finish x second colour, then one empty caption.
     """
 
     def __init__(self, tokenize: Callable[[list[str]], Tensor], device: torch.device | str) -> None:
@@ -104,19 +106,25 @@ class CaptionTable:
                 for finish in FINISHES:
                     for second in COLORS:
                         plain = finish == "plain" or second == color  # such rows are never drawn
-                        text = Caption(category, color, *(("plain", None) if plain else (finish, second))).text
-                        texts += [*(f"{text}, {v} view" for v in VIEWS), text]
-        self.shape = (len(CATEGORIES), len(names), len(FINISHES), len(COLORS), len(VIEWS) + 1)
-        self.ids = torch.cat([tokenize(texts), tokenize([""])]).to(device)
+                        texts.append(Caption(category, color, *(("plain", None) if plain else (finish, second))).text)
+        self.shape = (len(CATEGORIES), len(names), len(FINISHES), len(COLORS))
+        self.ids = tokenize([*texts, ""]).to(device)
+        end = self.ids[-1, -1]
+        self.lengths = (self.ids != end).sum(1)  # start token included: where the view words begin
+        words = tokenize([*(f", {view} view" for view in VIEW_WORDS), ""]).to(device)[:, 1:]  # no start token
+        self.words = words[:, : int((words != end).sum(1).max())]  # [NO_VIEW + 1,W], padded with the end token
         allowed = [[[not held_out(_example(c, k, f)) for f in FINISHES] for k in COLORS] for c in CATEGORIES]
         self.allowed = torch.tensor(allowed, device=device)  # [category, colour, finish]: not held out
 
     def rows(self, category: Tensor, color: Tensor, finish: Tensor, second: Tensor, view: Tensor) -> Tensor:
         """Token ids [B,L]; colour len(COLORS) = unsaid, view NO_VIEW = unsaid, category -1 = the empty caption."""
         index = category
-        for size, part in zip(self.shape[1:], (color, finish, second, view), strict=True):
+        for size, part in zip(self.shape[1:], (color, finish, second), strict=True):
             index = index * size + part
-        return self.ids[torch.where(category < 0, len(self.ids) - 1, index)]
+        index = torch.where(category < 0, len(self.ids) - 1, index)
+        words = self.words[torch.where(category < 0, NO_VIEW, view)]
+        places = self.lengths[index][:, None] + torch.arange(words.shape[1], device=words.device)
+        return self.ids[index].scatter(1, places, words)
 
 
 def _example(category: str, color: str, finish: str) -> Caption:
@@ -134,6 +142,7 @@ class Batch:
     second: Tensor  # meaningful where finish > 0
     view: Tensor  # exact
     view_said: Tensor  # NO_VIEW near boundaries
+    side: Tensor  # the finer words
 
 
 def draw(atlas: Atlas, count: int, generator: torch.Generator, allowed: Tensor | None = None) -> Batch:
@@ -156,4 +165,4 @@ def draw(atlas: Atlas, count: int, generator: torch.Generator, allowed: Tensor |
     low, high = BACKGROUNDS
     background = low + (high - low) * torch.rand(count, generator=generator, device=device)
     pictures = atlas.paint(row, color, finish, second, background)
-    return Batch(pictures, category, color, finish, second, atlas.view[row], atlas.view_said[row])
+    return Batch(pictures, category, color, finish, second, atlas.view[row], atlas.view_said[row], atlas.side[row])

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .captions import CATEGORIES, COLORS, FINISHES, VIEWS, vocabulary
+from .captions import CATEGORIES, COLORS, FINISHES, SIDES, VIEWS, vocabulary
 
 TOKENS = 77  # CLIP's length
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -157,8 +157,33 @@ def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any) 
     write_tokenizer(folder / "tokenizer")  # the slow format too: older transformers read vocab.json and merges.txt
     facts = {
         "vocabulary": list(vocabulary()), "background": [0.25, 0.75], "image_size": 128, "distance": 2.0, "fov_y": 40.0,
+        "around": list(SIDES), "overhead": [f"overhead {side}" for side in SIDES],
     }  # fmt: skip
     (folder / "distill3d.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any) -> None:
+    """Put a pipeline folder's weights into the three networks. Its tokens are matched by what they spell; tokens new
+    to it keep the embedding they have."""
+    from safetensors.torch import load_file
+    from transformers import CLIPTokenizer
+
+    for net, part in ((vae, "vae"), (unet, "unet")):
+        net.load_state_dict(load_file(folder / part / "diffusion_pytorch_model.safetensors"))
+    weights, table = load_file(folder / "text_encoder" / "model.safetensors"), text.get_input_embeddings().weight
+    name = next(key for key in weights if key.endswith("token_embedding.weight"))
+    old = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True).get_vocab()
+    rows = table.detach().clone().cpu()
+    for token, place in tokenizer.get_vocab().items():
+        if token in old:
+            rows[place] = weights[name][old[token]].float()
+    prefix = name[: -len("embeddings.token_embedding.weight")]
+    named = {key.removeprefix(prefix): value for key, value in weights.items()} | {
+        "embeddings.token_embedding.weight": rows
+    }
+    own = next(key for key in text.state_dict() if key.endswith("token_embedding.weight"))
+    own_prefix = own[: -len("embeddings.token_embedding.weight")]
+    text.load_state_dict({own_prefix + key: value for key, value in named.items()})
 
 
 HEADS = {  # classes of each question the judge answers

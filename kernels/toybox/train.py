@@ -21,7 +21,18 @@ from torch import Tensor, nn
 
 from .captions import COLORS
 from .data import NO_VIEW, Atlas, Batch, CaptionTable, draw, render_atlas
-from .models import Judge, autoencoder, denoiser, save_pipeline, scheduler, text_encoder, tokenize, write_tokenizer
+from .models import (
+    Judge,
+    autoencoder,
+    denoiser,
+    load_judge,
+    load_pipeline,
+    save_pipeline,
+    scheduler,
+    text_encoder,
+    tokenize,
+    write_tokenizer,
+)
 
 
 @dataclass
@@ -171,13 +182,15 @@ def judge_loss(judge: Judge, batch: Batch, generator: torch.Generator) -> Tensor
 
 def said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
     """Caption indices (category, colour, finish, second, view) as the prior hears them: 10 % nothing at all, 5 % no
-    colour (plain ones), 12 % no view."""
-    category, color, finish, second, view = words
-    u = torch.rand(3, len(category), generator=generator, device=category.device)
+    colour (plain ones), 12 % no view, else 30 % the view's word (none near a boundary), 70 % the finer words.
+
+    ``words`` has both: (category, colour, finish, second, view, side)."""
+    category, color, finish, second, view, side = words
+    u = torch.rand(4, len(category), generator=generator, device=category.device)
     silent = (u[1] < 0.05) & (finish == 0)
     return (
         torch.where(u[0] < 0.10, -1, category), torch.where(silent, len(COLORS), color), finish, second,
-        torch.where(u[2] < 0.12, NO_VIEW, view),
+        torch.where(u[2] < 0.12, NO_VIEW, torch.where(u[3] < 0.3, view, side)),
     )  # fmt: skip
 
 
@@ -192,6 +205,10 @@ def train(arguments: argparse.Namespace) -> None:
     judge: Any = Judge()  # torch's annotations of Module.to know no memory format
     judge.to(device, memory_format=torch.channels_last)
     a = arguments
+    if a.base:
+        load_pipeline(Path(a.base), vae, unet, text, tokenizer)
+    if a.judge_base:
+        judge.load_state_dict(load_judge(a.judge_base, device).state_dict())
     stages = (
         Run("autoencoder", {"vae": vae}, a.autoencoder_steps, 1e-3, work, seconds=a.autoencoder_seconds),
         Run("judge", {"judge": judge}, a.judge_steps, 1e-3, work),
@@ -263,7 +280,8 @@ def _train_denoiser(
             batch = draw(atlas, count, generator, table.allowed)
             x = (batch.pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
             latents = vae.encode(x).latent_dist.mean.float() * scale
-        return latents.half(), batch.category, batch.color, batch.finish, batch.second, batch.view_said
+        words = batch.category, batch.color, batch.finish, batch.second, batch.view_said, batch.side
+        return latents.half(), *words
 
     began = time.monotonic()
     pool = Pool(arguments.pool, fresh)
@@ -302,11 +320,14 @@ def export(
     judge_folder = Path(arguments.judge_out)
     judge_folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, judge_folder / "judge.safetensors")
-    curves = {name: run.losses for name, run in runs.items()}
     facts = {name: {"steps": run.step, "rate": run.rate} for name, run in runs.items()}
+    before = Path(arguments.base or "", "training.json")
+    earlier = json.loads(before.read_text()) if arguments.base and before.is_file() else None
+    old = earlier["losses_per_50_steps"] if earlier else {}
+    curves = {name: [*old.get(name, ()), *(round(x, 5) for x in run.losses)] for name, run in runs.items()}
     record = {
         "runs": facts, "batch": arguments.batch, "views": arguments.views, "seed": arguments.seed,
-        "losses_per_50_steps": {name: [round(x, 5) for x in losses] for name, losses in curves.items()},
+        "losses_per_50_steps": curves, "went_on_from": earlier["runs"] if earlier else None,
     }  # fmt: skip
     (Path(arguments.out) / "training.json").write_text(json.dumps(record) + "\n")
     plot_losses(curves, Path(arguments.out) / "loss.png")
@@ -332,6 +353,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", required=True, help="checkpoint folder; a run resumes from what it finds there")
     parser.add_argument("--out", default="models/toybox", help="pipeline folder to write")
     parser.add_argument("--judge-out", default="models/judge", help="folder of the judge to write")
+    parser.add_argument("--from", dest="base", help="pipeline folder to go on from, words new to it included")
+    parser.add_argument("--judge-from", dest="judge_base", help="judge folder to go on from")
     parser.add_argument("--stages", default="autoencoder,judge,denoiser,export", type=lambda s: s.split(","))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", default=0, type=int)

@@ -119,13 +119,14 @@ def test_unknown_text_is_refused_by_name():
         two_texts().embed(["a fish"])
 
 
-def view_prior():
-    def around(value):
-        return Mixture(torch.full((1, 1, 1, 1), value), torch.ones(1, 1, 1, 1), torch.ones(1))
+def constant(value):
+    return Mixture(torch.full((1, 1, 1, 1), value), torch.ones(1, 1, 1, 1), torch.ones(1))
 
+
+def view_prior():
     views = ("front", "side", "back", "overhead")
     return GaussianMixturePrior(
-        {f"a cup, {view} view": around(k) for k, view in enumerate(views)} | {"a cup": around(9.0)}
+        {f"a cup, {view} view": constant(float(k)) for k, view in enumerate(views)} | {"a cup": constant(9.0)}
     )
 
 
@@ -145,12 +146,31 @@ def test_interpolated_prompts_never_jump_in_azimuth():
     rows = prompts.at(azimuths, torch.zeros_like(azimuths)).embeddings
     assert (rows[1:] - rows[:-1]).abs().max() <= 1 / 90 + 1e-5
     torch.testing.assert_close(rows[:361], rows[360:])  # periodic
-    for azimuth, row in ((0, prompts.front), (90, prompts.side), (-90, prompts.side), (180, prompts.back)):
-        torch.testing.assert_close(rows[azimuth + 180], row.embeddings[0])
+    front, side, back = prompts.around.embeddings[:3]
+    for azimuth, row in ((0, front), (90, side), (-90, side), (180, back)):
+        torch.testing.assert_close(rows[azimuth + 180], row)
     halfway = prompts.at(torch.tensor([45.0]), torch.tensor([0.0])).embeddings
-    torch.testing.assert_close(halfway, (prompts.front.embeddings + prompts.side.embeddings) / 2)
+    torch.testing.assert_close(halfway[0], (front + side) / 2)
     switched = prompts.at(torch.tensor([44.0]), torch.tensor([0.0]), interpolate=False)
-    torch.testing.assert_close(switched.embeddings, prompts.front.embeddings)
+    torch.testing.assert_close(switched.embeddings[0], front)
+
+
+def test_a_prior_with_finer_view_words_hears_them():
+    prior = view_prior()
+    sides = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
+    above = ("overhead front", "overhead left", "overhead back", "overhead right")
+    words = {f"a cup, {view} view": k for k, view in enumerate((*sides, *above))}
+    prior = GaussianMixturePrior({text: constant(float(k)) for text, k in words.items()} | {"a cup": constant(99.0)})
+    prior.around_words, prior.overhead_words = sides, above
+    azimuths = torch.tensor([0.0, 44, -44, 91, 181, 337, 339, -100, 80, 179])
+    elevations = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 70, 70, 61])
+    names = "front,front left,front right,left,back,front right,front,overhead right,overhead left,overhead back"
+    expected = prior.embed([f"a cup, {name} view" for name in names.split(",")])
+    heard = view_prompts(prior, "a cup").at(azimuths, elevations)
+    torch.testing.assert_close(heard.embeddings, expected.embeddings, rtol=0, atol=0)
+    halfway = view_prompts(prior, "a cup", interpolate=True).at(torch.tensor([-22.5]), torch.tensor([0.0]))
+    ends = prior.embed(["a cup, front right view", "a cup, front view"]).embeddings
+    torch.testing.assert_close(halfway.embeddings[0], ends.mean(0))
 
 
 def test_prompts_without_views_are_the_same_from_everywhere():

@@ -24,7 +24,8 @@ SUBJECTS = [
     pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
     pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
     pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
-    pytest.param(("gsplat", "cuda", torch.float32, 1e-3), id="gsplat-cuda", marks=no_gsplat),
+    # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
+    pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
 # What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
 # All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.

@@ -10,12 +10,13 @@ from distill3d.kernels.toybox.captions import (
     COLORS,
     FINISHES,
     SYMMETRIC,
-    VIEWS,
+    VIEW_WORDS,
     Caption,
     all_captions,
     held_out,
     parse,
     unknown_words,
+    side_of,
     view_of,
     vocabulary,
 )
@@ -58,7 +59,7 @@ def test_every_caption_reads_back_as_itself():
     captions = [*all_captions(), *(Caption(c, None) for c in CATEGORIES), Caption("mug", None, "dotted", "red")]
     assert [parse(c.text) for c in captions] == captions
     some = random.Random(0).sample(captions, 400)
-    assert [parse(c.seen_from(VIEWS[i % len(VIEWS)])) for i, c in enumerate(some)] == some
+    assert [parse(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)])) for i, c in enumerate(some)] == some
 
 
 @pytest.mark.parametrize(
@@ -186,8 +187,7 @@ def small_atlas():
     return Atlas(
         torch.zeros(count, 8, 1, 1, dtype=torch.uint8),
         torch.arange(count),
-        torch.zeros(count, dtype=torch.long),
-        torch.zeros(count, dtype=torch.long),
+        *(torch.zeros(count, dtype=torch.long) for _ in range(3)),
     )
 
 
@@ -212,7 +212,7 @@ def test_every_word_is_one_token_and_captions_need_no_other_words(tokenizer):
     tokens = {w: tokenizer(w, add_special_tokens=False).input_ids for w in [*words, ","]}
     assert all(len(ids) == 1 for ids in tokens.values())
     assert len({ids[0] for ids in tokens.values()}) == len(words) + 1
-    spoken = {w for c in all_captions() for w in c.text.split()} | {w for w in VIEWS} | {"view"}
+    spoken = {w for c in all_captions() for w in c.text.split()} | set(" ".join(VIEW_WORDS).split()) | {"view"}
     spoken |= {w for c in CATEGORIES for w in Caption(c, None).text.split()}
     assert spoken == set(words)
 
@@ -223,7 +223,7 @@ def test_the_fast_tokens_are_those_of_the_tokenizer_loaded_from_its_folder(token
     write_tokenizer(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     captions = random.Random(2).sample(all_captions(), 60)
-    texts = ["", "an airplane", *(c.seen_from(VIEWS[i % 4]) for i, c in enumerate(captions))]
+    texts = ["", "an airplane", *(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)]) for i, c in enumerate(captions))]
     wanted = loaded(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
     assert torch.equal(tokenize(tokenizer, texts), wanted)
     assert len(loaded) == len(tokenizer) == max(loaded.get_vocab().values()) + 1
@@ -238,7 +238,7 @@ def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):
         category, finish = rng.choice(CATEGORIES), rng.choice(FINISHES)
         color = rng.choice([*COLORS, None])
         second = rng.choice([c for c in COLORS if c != color])
-        view = rng.choice([*VIEWS, None])
+        view = rng.choice([*VIEW_WORDS, None])
         caption = Caption(category, color, finish, None if finish == "plain" else second)
         wanted.append(caption.seen_from(view) if view else caption.text)
         rows.append(
@@ -247,7 +247,7 @@ def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):
                 list(COLORS).index(color) if color else len(COLORS),
                 FINISHES.index(finish),
                 list(COLORS).index(second),
-                VIEWS.index(view) if view else NO_VIEW,
+                VIEW_WORDS.index(view) if view else NO_VIEW,
             )
         )
     ids = table.rows(*torch.tensor(rows).unbind(1))
@@ -277,3 +277,22 @@ def test_a_row_without_a_category_is_the_empty_caption(table, tokenizer):
 )
 def test_view_words_split_the_sphere(azimuth, elevation, view):
     assert view_of(azimuth, elevation) == view
+
+
+@pytest.mark.parametrize(
+    ("azimuth", "elevation", "words"),
+    [
+        (0, 0, "front"),
+        (-22, 60, "front"),
+        (23, 0, "front left"),
+        (90, 0, "left side"),
+        (450, 10, "left side"),
+        (-90, 0, "right side"),
+        (-180, 0, "back"),
+        (200, 0, "back"),
+        (350, 61, "overhead front"),
+        (-135, 80, "overhead back right"),
+    ],
+)
+def test_finer_view_words_name_the_objects_own_sides(azimuth, elevation, words):
+    assert side_of(azimuth, elevation) == words

@@ -8,7 +8,16 @@ import torch
 from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.toybox import data, models, train
-from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, VIEWS, Caption, vocabulary
+from distill3d.kernels.toybox.captions import (
+    CATEGORIES,
+    COLORS,
+    FINISHES,
+    SIDES,
+    VIEW_WORDS,
+    VIEWS,
+    Caption,
+    vocabulary,
+)
 from distill3d.kernels.toybox.data import NO_VIEW, Atlas, Batch, draw, training_cameras
 from distill3d.kernels.toybox.render import render_layers
 
@@ -23,7 +32,7 @@ def noise_atlas(size=128, views=2):
     layers = torch.randint(256, (count, 8, size, size), generator=seeded(), dtype=torch.uint8)
     layers[:, 1:4] = torch.minimum(layers[:, 1:4], layers[:, :1])
     view = torch.randint(len(VIEWS), (count,), generator=seeded(1))
-    return Atlas(layers, torch.arange(len(CATEGORIES)).repeat_interleave(views), view, view)
+    return Atlas(layers, torch.arange(len(CATEGORIES)).repeat_interleave(views), view, view, view)
 
 
 def small_autoencoder(channels=(8, 8, 8)):
@@ -184,7 +193,7 @@ def test_the_judges_loss_is_finite_without_patterns_or_fair_views():
 
 def test_what_is_said_is_dropped_at_the_documented_rates():
     count = 200_000
-    words = [torch.randint(high, (count,), generator=seeded(i)) for i, high in enumerate((28, 12, 4, 12, 4))]
+    words = [torch.randint(high, (count,), generator=seeded(i)) for i, high in enumerate((28, 12, 4, 12, 4, 18))]
     category, color, finish, second, view = train.said(words, seeded(9))
     silent, colorless, viewless = category < 0, color == len(COLORS), view == NO_VIEW
     plain = words[2] == 0
@@ -192,7 +201,10 @@ def test_what_is_said_is_dropped_at_the_documented_rates():
         assert share.float().mean().item() == pytest.approx(wanted, abs=0.003)
     assert not colorless[~plain].any()
     assert torch.equal(category[~silent], words[0][~silent]) and torch.equal(color[~colorless], words[1][~colorless])
-    assert torch.equal(view[~viewless], words[4][~viewless])
+    fine = view[~viewless] == words[5][~viewless]
+    assert ((view == words[4]) | (view == words[5]))[~viewless].all()
+    coarse_only = words[4] != words[5]
+    assert fine[coarse_only[~viewless]].float().mean().item() == pytest.approx(0.7, abs=0.005)
     assert torch.equal(finish, words[2]) and torch.equal(second, words[3])
 
 
@@ -261,6 +273,11 @@ def test_the_atlas_knows_the_view_words_and_where_none_is_fair(monkeypatch):
     unfair = ~up & (torch.minimum((turn - 45).abs(), (turn - 135).abs()) < 8)
     assert torch.equal(atlas.view_said, torch.where(unfair, NO_VIEW, wanted))
     assert 0.1 < unfair.float().mean() < 0.25
+    sectors = (cameras.azimuths.remainder(360) / 45).round().long() % 8
+    finer = [
+        (f"overhead {SIDES[k]}" if high else SIDES[k]) for k, high in zip(sectors.tolist(), up.tolist(), strict=True)
+    ]
+    assert [VIEW_WORDS[k] for k in atlas.side.tolist()] == finer
 
 
 def test_training_cameras_cover_what_they_document():

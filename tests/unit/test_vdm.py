@@ -5,7 +5,7 @@ import torch
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
-from distill3d.kernels.losses.vdm import VDM, dca, vdm
+from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
 from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 
@@ -85,7 +85,14 @@ def test_the_best_affine_map_of_gaussian_renders_gives_their_true_score():
 def test_the_linear_design_learns_that_map():
     prior, m_q, v_q, t = gaussian_prior(1.0, 0.0, 0.0), -0.5, 0.6, 500
     settings = VDM(
-        t_min=t, t_max_start=t, t_max_end=t, degradation=Degradation("linear"), psi_lr=5e-2, psi_lr_end=1e-3, guidance=1
+        t_min=t,
+        t_max_start=t,
+        t_max_end=t,
+        degradation=Degradation("linear"),
+        psi_lr=5e-2,
+        psi_lr_end=1e-3,
+        guidance=1,
+        refine_from=1,
     )
     generator = seeded()
     run = settings.start(prior, SHAPE, generator)
@@ -111,7 +118,7 @@ def descend(settings, steps=500, lr=0.02):
 
 def test_vdm_without_guidance_keeps_the_spread_that_sds_collapses():
     linear = Degradation("linear")
-    kept = descend(VDM(guidance=1, dca="constant", degradation=linear, psi_lr=2e-2, psi_lr_end=2e-2))
+    kept = descend(VDM(guidance=1, dca="constant", degradation=linear, psi_lr=2e-2, psi_lr_end=2e-2, refine_from=1))
     assert abs(kept.mean() - 2) < 0.2
     assert 0.3 < kept.std() < 0.8  # the data's is 0.5; SDS ends below 0.25 (test_sds)
 
@@ -252,5 +259,58 @@ def test_a_state_of_another_network_is_refused():
     ],
 )
 def test_bad_settings_are_named_with_their_cure(changes, message):
+    with pytest.raises(ValueError, match=message):
+        VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
+
+
+def test_the_picture_of_one_step_is_the_estimate_and_many_steps_follow_the_flow():
+    prior, t = gaussian_prior(), torch.tensor([600, 600])
+    a, s = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    z_t, text = a * 2.0 + s * normal(7, 2, *SHAPE), prior.embed(["a", "a"])
+    (noise,) = prior.predict(z_t, t, [text])
+    estimate = clean_from_noise(z_t, noise, a, s)
+    torch.testing.assert_close(imagined(prior, z_t, t, 1, text, text, 3.0), estimate)
+    # the flow of a Gaussian in closed form: (x - mu) / sqrt(v + sigma^2) stays, in the form z / alpha = x + sigma eps
+    ratio = s / a
+    exact = 2.0 + (z_t / a - 2.0) * (0.25 / (0.25 + ratio**2)).sqrt()
+    errors = [(imagined(prior, z_t, t, k, text, text, 1.0) - exact).abs().mean().item() for k in (1, 3, 100)]
+    assert errors[0] > 2 * errors[1] > 8 * errors[2]
+    one = (estimate - 2.0).std()
+    assert one < 0.6 * (exact - 2.0).std()  # the mean is soft, the flow's end has the data's spread
+
+
+def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
+    prior = gaussian_prior()
+    settings = VDM(refine_from=0.5, refine_steps=4, refine_t_min=400, refine_t_max=400, refine_guidance=1, weight=2.0)
+    run, before = settings.start(prior, SHAPE, seeded()), settings.start(prior, SHAPE, seeded()).state()
+    latents = normal(8, 2, *SHAPE).float().requires_grad_()
+    value, logs = run(latents, views(prior, 2, 5, 10), seeded(1))
+    t = torch.tensor([400, 400])
+    noise = torch.randn(2, *SHAPE, generator=after_one_draw(seeded(1)))
+    z_t = SCHEDULE.alpha(t) * latents.detach() + SCHEDULE.sigma(t) * noise
+    rows = prior.embed(["a", "a"])
+    wanted = 2.0 * (latents.detach() - imagined(prior, z_t.float(), t, 4, rows, rows, 1.0))
+    torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], wanted.float(), rtol=1e-4, atol=1e-4)
+    assert logs["t"] == 400 and "psi_loss" not in logs
+    assert all(torch.equal(value, before[key]) for key, value in run.state().items())
+    first, more = run(latents, views(prior, 2, 4, 10), seeded(1))
+    assert "psi_loss" in more
+
+
+def after_one_draw(generator):
+    torch.randint(400, 401, (1,), generator=generator)
+    return generator
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"refine_from": 1.5}, "refine_from is 1.5; it must lie between 0 and 1"),
+        ({"refine_steps": 0}, "refine_steps is 0"),
+        ({"refine_t_min": 900}, "refine_t_min 900 does not lie between 0 and refine_t_max 800"),
+        ({"refine_t_max": 1000}, "refine_t_max 1000 is beyond prior"),
+    ],
+)
+def test_a_second_part_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
