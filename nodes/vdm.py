@@ -157,6 +157,12 @@ class VDMLoss(io.ComfyNode):
                     high=1.0,
                     step=0.05,
                 ),
+                number_input(
+                    "clip",
+                    DEFAULTS.clip,
+                    "Every value of the gradient is clamped to this, latent units; 0 never.",
+                    high=1e6,
+                ),
                 io.Float.Input(
                     "refine_from",
                     default=DEFAULTS.refine_from,
@@ -187,12 +193,6 @@ class VDMLoss(io.ComfyNode):
                     "refine_t_max",
                     DEFAULTS.refine_t_max,
                     "Highest timestep, 0..999, where the second part begins; comes down to 200 above refine_t_min.",
-                ),
-                number_input(
-                    "clip",
-                    DEFAULTS.clip,
-                    "Every value of the gradient is clamped to this, latent units; 0 never.",
-                    high=1e6,
                 ),
             ],
             outputs=[loss_output()],

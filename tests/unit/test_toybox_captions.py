@@ -15,8 +15,8 @@ from distill3d.kernels.toybox.captions import (
     all_captions,
     held_out,
     parse,
-    unknown_words,
     side_of,
+    unknown_words,
     view_of,
     vocabulary,
 )

@@ -293,7 +293,7 @@ def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], wanted.float(), rtol=1e-4, atol=1e-4)
     assert logs["t"] == 400 and "psi_loss" not in logs
     assert all(torch.equal(value, before[key]) for key, value in run.state().items())
-    first, more = run(latents, views(prior, 2, 4, 10), seeded(1))
+    _, more = run(latents, views(prior, 2, 4, 10), seeded(1))
     assert "psi_loss" in more
 
 
