@@ -53,8 +53,8 @@ class ViewPromptsNode(io.ComfyNode):
                     default=False,
                     advanced=True,
                     tooltip="Blend the embeddings of neighbouring views linearly in azimuth (LucidDreamer) instead of "
-                    "switching half-way, with four words at 45 and 135 degrees (Consistent3D). Overhead above 60 degrees "
-                    "always switches.",
+                    "switching half-way, with four words at 45 and 135 degrees (Consistent3D). Overhead above 60 "
+                    "degrees always switches.",
                 ),
             ],
             outputs=[types.Prompts.Output(display_name="prompts", tooltip="For Optimize, with the same prior.")],

@@ -57,7 +57,8 @@ def imagined(
         if guidance == 1:
             (noise,) = prior.predict(z_t, at, [text])
         else:
-            noise = guided(*prior.predict(z_t, at, [text, negative]), guidance)
+            e_c, e_u = prior.predict(z_t, at, [text, negative])
+            noise = guided(e_c, e_u, guidance)
         x0 = clean_from_noise(z_t, noise, prior.schedule.alpha(at), prior.schedule.sigma(at))
         z_t = prior.schedule.alpha(below) * x0 + prior.schedule.sigma(below) * noise
     return x0
