@@ -199,8 +199,16 @@ class VDMLoss(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None) -> bool | str:
-        return validate(cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, VDM)
+    def validate_inputs(
+        cls,
+        t_min: int | None,
+        t_max_start: int | None,
+        t_max_end: int | None,
+        refine_t_min: int | None,
+        refine_t_max: int | None,
+    ) -> bool | str:
+        first = {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}
+        return validate(cls, first | {"refine_t_min": refine_t_min, "refine_t_max": refine_t_max}, VDM)
 
     @classmethod
     def execute(cls, degradation: str, psi_widths: str, **inputs: Any) -> io.NodeOutput:
