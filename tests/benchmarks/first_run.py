@@ -1,7 +1,8 @@
 """How long a newcomer waits: README's first command in a fresh clone, from nothing to an object.
 
 ``python tests/benchmarks/first_run.py [--prompt "a red mug"] [--steps N] [--json FILE]`` prints one JSON object last:
-seconds for everything, for each part of the set-up and for each phase of the run, and the object's measures.
+seconds for everything, for each part of the set-up and for each phase of the run, the object's measures, and the
+seconds that the denoiser takes for four guided views.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import platform
 import re
 import shlex
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,6 +44,7 @@ def main() -> int:
         result = report(wall, json.loads(metrics.read_text()), json.loads((clone / ".comfyui/setup.json").read_text()))
 
     result |= {
+        "denoiser_seconds": guided_views(),
         "command": command,
         "commit": git("rev-parse", "HEAD"),
         "uncommitted": bool(git("status", "--porcelain")),
@@ -51,6 +54,24 @@ def main() -> int:
         arguments.json.write_text(text + "\n")
     print(text)
     return 0
+
+
+def guided_views(views: int = 4, repeats: int = 10) -> float:
+    """Median seconds of one guided call of the embedded prior's denoiser for so many views, on the CPU."""
+    import torch
+
+    from distill3d.kernels.priors.diffusers_prior import load_diffusers
+
+    prior = load_diffusers(ROOT / "models" / "toybox")
+    size = prior.image_size // prior.downscale
+    latents = torch.randn(views, prior.latent_channels, size, size, generator=torch.Generator().manual_seed(0))
+    texts = [prior.embed([text] * views) for text in ("a red mug, front view", "")]
+    seconds = []
+    for _ in range(repeats + 2):
+        start = time.perf_counter()
+        prior.predict(latents, torch.full((views,), 500), texts)
+        seconds.append(time.perf_counter() - start)
+    return round(statistics.median(seconds[2:]), 3)  # the first two warm up
 
 
 def first_command(readme: str, prompt: str, steps: int | None) -> str:

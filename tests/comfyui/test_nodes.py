@@ -167,6 +167,7 @@ class TestRefusals:
             ("cameras", {"distance_min": 3.0}, "distance_min 3 is above distance_max"),
             ("cameras", {"elevation_max": 91.0}, "elevation_max is 91.0; choose a value within -90.0..90.0"),
             ("loss", {"t_min": 900, "t_max_start": 500}, "t_min 900 is above t_max_start 500"),
+            ("loss", {"refine_t_min": 900}, "refine_t_min 900 does not lie between 0 and refine_t_max 800"),
             ("optimize", {"steps": 0}, "steps is 0"),
             ("optimize", {"steps": 10, "schedule_steps": 5}, "schedule_steps is 5, but 10 steps"),
             ("optimize", {"background": "plaid"}, "background"),
