@@ -3,9 +3,9 @@
     python tests/benchmarks/quality.py --device cuda --losses vdm,cds,sds --prompts 12 --steps 600 --jobs 3 \\
         --json quality.json --sheet quality.png [--set loss.guidance=5 --set vdm.psi_lr=0] [--sweep configs.json]
 
-Every object starts from a random ball and follows the embedded prior, by the quickstart's settings unless others are
-given; its caption was never trained on. ``--set``
-keys are dotted: loss.* (every loss), vdm.*, cds.*, sds.* (that one), settings.*, init.*, cameras.*, prompts.*.
+Every object starts from a random ball and follows the embedded prior; its caption was never trained on. Settings not
+given are those of `quality_plan.LOSSES` and `SETTINGS`. ``--set`` keys are dotted: loss.* (every loss), vdm.*, cds.*,
+sds.* (that one), settings.*, init.*, cameras.*, prompts.*.
 A sweep file is a list of {"name": str, "set": {key: value}, optional "losses": [..], optional "steps": n}.
 Results are written after each object, and a call with the same file goes on where the last one stopped: a row is
 done again only if its settings, the defaults in the code or the prior's weights have changed since.

@@ -16,7 +16,7 @@ from distill3d.kernels.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
 
-# Each loss as the workflows set it for the embedded prior: see README for the papers' values.
+# What suits the embedded prior; workflows/quickstart.json is a shorter variation. The papers' values are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(guidance=4.0),
     "cds": CDS(guidance_start=10.0, guidance_end=10.0, t_end=20, t_min=20),

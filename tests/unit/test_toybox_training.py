@@ -327,3 +327,29 @@ def test_training_in_small_writes_a_prior_that_loads_and_resumes(tmp_path, monke
     judge = models.load_judge(tmp_path / "judge")
     logits = judge(torch.rand(2, 3, 128, 128, generator=seeded()))
     assert {name: x.shape for name, x in logits.items()} == {name: (2, size) for name, size in models.HEADS.items()}
+
+
+def test_going_on_from_a_pipeline_keeps_what_its_words_mean(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    words = vocabulary()
+    monkeypatch.setattr(models, "vocabulary", lambda: tuple(w for w in words if w not in ("left", "right")))
+    old_tokenizer = models.write_tokenizer(tmp_path / "tokenizer")
+    parts = small_autoencoder(), small_denoiser(), models.text_encoder(len(old_tokenizer))
+    wanted = [{name: p.detach().half().float() for name, p in net.named_parameters()} for net in parts]
+    models.save_pipeline(tmp_path, *parts, old_tokenizer)
+    monkeypatch.setattr(models, "vocabulary", lambda: words)
+
+    tokenizer = models.write_tokenizer(tmp_path / "new")
+    vae, unet, text = small_autoencoder(), small_denoiser(), models.text_encoder(len(tokenizer))
+    fresh = text.get_input_embeddings().weight.detach().clone()
+    models.load_pipeline(tmp_path, vae, unet, text, tokenizer)
+
+    for net, weights in zip((vae, unet), wanted, strict=False):
+        assert all(torch.equal(p, weights[name]) for name, p in net.named_parameters())
+    caption = "a red mug with white stripes, side view"
+    old_ids, ids = models.tokenize(old_tokenizer, [caption]), models.tokenize(tokenizer, [caption])
+    assert not torch.equal(old_ids, ids)  # or there was nothing to match
+    old_text = parts[2].float()
+    torch.testing.assert_close(text(ids)[0], old_text(old_ids)[0])
+    new = tokenizer.get_vocab()["left</w>"]
+    assert torch.equal(text.get_input_embeddings().weight[new], fresh[new])
