@@ -24,6 +24,7 @@ class Views:
     cameras: Cameras
     step: int  # steps done so far in the whole schedule, 0-based
     steps: int  # length of the whole schedule
+    guidance_factor: Tensor | float = 1.0  # [V,1,1,1], multiplies the guidance scale of every loss, view by view
 
     @property
     def progress(self) -> float:
