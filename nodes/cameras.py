@@ -51,24 +51,24 @@ class OrbitCameras(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "distance_min",
-                    default=1.9,
+                    default=1.97,
                     min=0.1,
                     max=1000.0,
                     step=0.1,
                     round=0.001,
                     advanced=True,
                     tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
-                    "prior: trained at 1.85..2.15. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
+                    "prior: trained at 1.97..2.03, so that it knows the size an object should have. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
                 ),
                 io.Float.Input(
                     "distance_max",
-                    default=2.1,
+                    default=2.03,
                     min=0.1,
                     max=1000.0,
                     step=0.1,
                     round=0.001,
                     advanced=True,
-                    tooltip="Farthest camera, world units from the centre. Embedded prior: up to 2.15. "
+                    tooltip="Farthest camera, world units from the centre. Embedded prior: up to 2.03. "
                     "Consistent3D: 2.0, LucidDreamer: 5.5.",
                 ),
                 _degrees(
@@ -91,7 +91,7 @@ class OrbitCameras(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "target_jitter",
-                    default=0.02,
+                    default=0.01,
                     min=0.0,
                     max=0.5,
                     step=0.01,

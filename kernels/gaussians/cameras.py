@@ -159,11 +159,11 @@ class OrbitSampler:
     elevation_min: float = -10.0  # degrees
     elevation_max: float = 45.0  # degrees
     overhead_share: float = 0.1  # share of the views, 0..1, that come from elevation 60..85 instead
-    distance_min: float = 1.9  # world units from the target
-    distance_max: float = 2.1  # world units from the target
+    distance_min: float = 1.97  # world units from the target
+    distance_max: float = 2.03  # world units from the target
     fov_y_min: float = 40.0  # degrees, vertical field of view
     fov_y_max: float = 40.0  # degrees
-    target_jitter: float = 0.02  # world units; the camera and its target move by up to this along each axis
+    target_jitter: float = 0.01  # world units; the camera and its target move by up to this along each axis
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""

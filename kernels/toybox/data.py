@@ -14,7 +14,8 @@ from .render import render_layers
 
 SIZE = 128  # pixels
 FOV_Y = 40.0  # degrees
-DISTANCES = (1.85, 2.15)  # world units
+DISTANCES = (1.97, 2.03)  # world units; wider, and the prior would take an object for right at any size in between
+JITTER = 0.01  # world units, of the target; likewise for its place
 BACKGROUNDS = (0.25, 0.75)  # grey level: random, so that grey floaters and grey holes cannot hide
 BOUNDARY = 8.0  # degrees around +-45 and +-135 where no view word is fair
 NO_VIEW = len(VIEW_WORDS)
@@ -28,7 +29,7 @@ def training_cameras(count: int, generator: torch.Generator, device: torch.devic
 
     high = torch.rand(count, generator=generator) < 0.18
     elevation = torch.where(high, uniform(62, 88), uniform(-15, 50))
-    target = 0.03 * (2 * torch.rand(count, 3, generator=generator) - 1)
+    target = JITTER * (2 * torch.rand(count, 3, generator=generator) - 1)
     cameras = orbit(uniform(-180, 180), elevation, uniform(*DISTANCES), FOV_Y, SIZE, target)
     return cameras.to(device)
 

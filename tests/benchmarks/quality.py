@@ -40,6 +40,7 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.optimize import DivergedError, optimize
+from distill3d.kernels.priors.captured import capture
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, view_of
@@ -68,6 +69,8 @@ class Bench:
             torch.backends.cudnn.benchmark = True  # every step has the same shapes
         dtype = torch.float16 if options.dtype == "auto" and cuda else getattr(torch, options.dtype, torch.float32)
         self.prior = load_diffusers(options.prior, self.device, dtype, getattr(torch, options.vae_dtype))
+        if cuda and not options.eager:
+            capture(self.prior)
         has_judge = (options.judge / "judge.safetensors").is_file()
         self.judge = load_judge(options.judge, self.device) if has_judge else None
         self.sheet = orbit(torch.tensor(SHEET_AZIMUTHS), 15.0, 2.0, FOV_Y, SIZE).to(self.device)
@@ -291,6 +294,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--judge", type=Path, default=Path("models/judge"))
     parser.add_argument("--dtype", default="auto", help="of the U-Net; auto: float16 on CUDA, else float32")
     parser.add_argument("--vae-dtype", default="float32")
+    parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
     options = parser.parse_args(arguments)

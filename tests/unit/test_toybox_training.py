@@ -286,7 +286,7 @@ def test_training_cameras_cover_what_they_document():
     assert low.float().mean().item() == pytest.approx(0.82, abs=0.02)
     assert -15 <= cameras.elevations[low].min() < -13 and 48 < cameras.elevations[low].max() <= 50
     assert 62 <= cameras.elevations[~low].min() < 63 and 87 < cameras.elevations[~low].max() <= 88
-    assert 1.85 <= cameras.distances.min() < 1.87 and 2.13 < cameras.distances.max() <= 2.15
+    assert 1.97 <= cameras.distances.min() < 1.975 and 2.025 < cameras.distances.max() <= 2.03
     share = torch.histc(cameras.azimuths, 8, -180, 180) / 4000
     assert ((share - 1 / 8).abs() < 0.02).all()
     assert orbit(0.0, 0.0, 2.0, data.FOV_Y).intrinsics[0, 0, 0] == cameras.intrinsics[0, 0, 0]
