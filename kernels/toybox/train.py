@@ -226,6 +226,9 @@ def train(arguments: argparse.Namespace) -> None:
         load_pipeline(Path(a.base), vae, unet, text, tokenizer)
     if a.judge_base:
         judge.load_state_dict(load_judge(a.judge_base, device).state_dict())
+    if a.decoder_only:  # latents stay what they are
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
     stages = (
         Run("autoencoder", {"vae": vae}, a.autoencoder_steps, a.autoencoder_rate, work, seconds=a.autoencoder_seconds),
         Run("judge", {"judge": judge}, a.judge_steps, 1e-3, work),
@@ -420,6 +423,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--autoencoder-seconds", default=0, type=float, help="likewise for the autoencoder")
     parser.add_argument("--autoencoder-batch", default=64, type=int)
     parser.add_argument("--autoencoder-rate", default=1e-3, type=float, help="autoencoder's peak learning rate")
+    parser.add_argument("--decoder-only", action="store_true", help="the autoencoder's encoder stays as it is")
     parser.add_argument("--scenes", default=0.0, type=float, help="share of each batch that shows scenes; 0: none")
     parser.add_argument("--scene-cameras", default=768, type=int, help="cameras that scenes are rendered from")
     parser.add_argument("--judge-steps", default=4000, type=int)
