@@ -28,6 +28,7 @@ class Cameras:
     azimuths: Tensor  # [V] degrees, -180..180
     elevations: Tensor  # [V] degrees, -90..90
     distances: Tensor  # [V] world units from the orbit's centre
+    outward: Tensor | None = None  # [V] bool: looks out of a scene, its angles are those it looks towards
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]
@@ -47,7 +48,7 @@ class Cameras:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cameras:
         """The same cameras elsewhere."""
-        return self._map(lambda value: value.to(device=device, dtype=dtype))
+        return self._map(lambda value: value.to(device, dtype if value.is_floating_point() else None))
 
     def resize(self, size: int | tuple[int, int]) -> Cameras:
         """The same views at another resolution: ``size`` pixels, one number or (width, height)."""
@@ -56,8 +57,8 @@ class Cameras:
         return replace(self, intrinsics=self.intrinsics * rows[:, None], width=width, height=height)
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Cameras:
-        names = [f.name for f in fields(self) if f.name not in ("width", "height")]
-        tensors: dict[str, Any] = {name: function(getattr(self, name)) for name in names}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors: dict[str, Any] = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
         return replace(self, **tensors)
 
 

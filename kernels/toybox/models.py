@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import scene_captions
 from .captions import CATEGORIES, COLORS, FINISHES, SIDES, VIEWS, vocabulary
 
 TOKENS = 77  # CLIP's length
@@ -87,11 +89,12 @@ def text_encoder(words: int) -> Any:
     return CLIPTextModel(config)
 
 
-def write_tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer (byte pairs) in which every word of the toybox is one token; other words fall into letters."""
+def write_tokenizer(folder: Path, more: Sequence[str] = ()) -> Any:
+    """A CLIP tokenizer (byte pairs) in which every word of the toybox's objects and each of ``more`` is one token;
+    other words fall into letters."""
     from transformers import CLIPTokenizer
 
-    vocab, merges = _byte_pairs([*vocabulary(), ","])
+    vocab, merges = _byte_pairs([*vocabulary(), *more, ","])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(vocab, ensure_ascii=True), encoding="utf-8")
     (folder / "merges.txt").write_text(
@@ -145,8 +148,9 @@ def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
     return ids
 
 
-def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any) -> None:
-    """An ordinary Stable Diffusion folder, half precision, plus ``distill3d.json`` (what the prior was trained on)."""
+def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any, scenes: bool = False) -> None:
+    """An ordinary Stable Diffusion folder, half precision, plus ``distill3d.json`` (what the prior was trained on,
+    scenes among it or not)."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -154,11 +158,14 @@ def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any) 
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
-    write_tokenizer(folder / "tokenizer")  # the slow format too: older transformers read vocab.json and merges.txt
+    more = scene_captions.SCENE_WORDS if scenes else ()
+    write_tokenizer(folder / "tokenizer", more)  # the slow format too: older transformers read vocab.json, merges.txt
     facts = {
-        "vocabulary": list(vocabulary()), "background": [0.25, 0.75], "image_size": 128, "distance": 2.0, "fov_y": 40.0,
-        "around": list(SIDES), "overhead": [f"overhead {side}" for side in SIDES],
+        "vocabulary": sorted({*vocabulary(), *more}), "background": [0.25, 0.75], "image_size": 128, "distance": 2.0,
+        "fov_y": 40.0, "around": list(SIDES), "overhead": [f"overhead {side}" for side in SIDES],
     }  # fmt: skip
+    if scenes:
+        facts["outward"] = list(scene_captions.OUTWARD)
     (folder / "distill3d.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

@@ -59,7 +59,7 @@ def patterns(points: Tensor) -> Tensor:
     return torch.stack([stripe, check, near * cell < 0.075], -1)
 
 
-def _rays(cameras: Cameras, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
+def camera_rays(cameras: Cameras, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
     """Origins [V,1,3], unit directions [V,P,3] and the camera axis [V,1,3], samples ordered row by row."""
     view = cameras.viewmats
     h, w = cameras.height * supersample, cameras.width * supersample
@@ -74,6 +74,12 @@ def _rays(cameras: Cameras, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
     rays = torch.stack([dx, dy, torch.ones_like(dx)], -1) @ view[:, :3, :3]  # camera to world: R^T, rows on the left
     origins = -(view[:, :3, 3][:, None] @ view[:, :3, :3])
     return origins, torch.nn.functional.normalize(rays, dim=-1), view[:, 2, :3][:, None]
+
+
+def lambert(normal: Tensor) -> Tensor:
+    """Light [...] on a surface with unit normals [...,3]."""
+    light = torch.nn.functional.normalize(normal.new_tensor(_KEY_LIGHT), dim=0)
+    return _AMBIENT + _SKY * (0.5 + 0.5 * normal[..., 1]) + _KEY * (normal @ light).clamp_min(0)
 
 
 def trace(
@@ -101,14 +107,13 @@ def trace(
 def render_layers(category: str, cameras: Cameras, supersample: int = 2) -> Layers:
     """Trace one category from V cameras. ``supersample`` squared samples per pixel."""
     toy = shape(category)
-    origins, rays, axis = _rays(cameras, supersample)
+    origins, rays, axis = camera_rays(cameras, supersample)
     v, p = rays.shape[:2]
     start, rays = origins.expand(v, p, 3).reshape(-1, 3), rays.reshape(-1, 3)
     hit, t = trace(toy, start, rays)
     points = start[hit] + t[hit, None] * rays[hit]
     normal, role = toy.normals(points), toy.roles(points)
-    light = torch.nn.functional.normalize(points.new_tensor(_KEY_LIGHT), dim=0)
-    shade = _AMBIENT + _SKY * (0.5 + 0.5 * normal[:, 1]) + _KEY * (normal @ light).clamp_min(0)
+    shade = lambert(normal)
     palette = points.new_tensor([(0.0, 0.0, 0.0) if r == MAIN else ACCENTS[r] for r in ROLES])
     main = shade * (role == ROLES.index(MAIN))
     axial = t[hit] * (rays[hit] * axis.expand(v, p, 3).reshape(-1, 3)[hit]).sum(-1)

@@ -1,7 +1,8 @@
 """Train the embedded prior and its judge: ``python -m distill3d.kernels.toybox.train --work DIR``.
 
 Stages, each resumable from its checkpoint in DIR: ``autoencoder``, ``denoiser`` (with the text encoder), ``judge``;
-then ``export`` writes the pipeline folder and the judge. Everything is drawn from ``--seed``.
+then ``export`` writes the pipeline folder and the judge. Everything is drawn from ``--seed``. With ``--scenes SHARE``
+autoencoder and denoiser see scenes besides objects; the judge never does.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from .models import (
     tokenize,
     write_tokenizer,
 )
+from .scene_captions import SCENE_WORDS
+from .scene_data import SceneAtlas, SceneTable, draw_scenes, render_scene_atlas, scene_said
 
 
 @dataclass
@@ -194,11 +197,25 @@ def said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
     )  # fmt: skip
 
 
+@dataclass
+class Scenes:
+    """What training on scenes takes besides the objects: a share of every batch."""
+
+    atlas: SceneAtlas
+    table: SceneTable
+    share: float
+
+    def count(self, batch: int) -> int:
+        return round(batch * self.share)
+
+
 def train(arguments: argparse.Namespace) -> None:
     work, device = Path(arguments.work), arguments.device
     work.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    tokenizer = write_tokenizer(work / "tokenizer")
+    if not 0 <= arguments.scenes < 1:
+        raise ValueError(f"--scenes is {arguments.scenes}; give the share of a batch that shows scenes, 0 to below 1.")
+    tokenizer = write_tokenizer(work / "tokenizer", SCENE_WORDS if arguments.scenes else ())
     torch.manual_seed(arguments.seed)  # initial weights
     vae = autoencoder().to(device, memory_format=torch.channels_last)
     unet, text = denoiser().to(device, memory_format=torch.channels_last), text_encoder(len(tokenizer)).to(device)
@@ -209,8 +226,11 @@ def train(arguments: argparse.Namespace) -> None:
         load_pipeline(Path(a.base), vae, unet, text, tokenizer)
     if a.judge_base:
         judge.load_state_dict(load_judge(a.judge_base, device).state_dict())
+    if a.decoder_only:  # latents stay what they are
+        for part in (vae.encoder, vae.quant_conv):
+            part.requires_grad_(False)
     stages = (
-        Run("autoencoder", {"vae": vae}, a.autoencoder_steps, 1e-3, work, seconds=a.autoencoder_seconds),
+        Run("autoencoder", {"vae": vae}, a.autoencoder_steps, a.autoencoder_rate, work, seconds=a.autoencoder_seconds),
         Run("judge", {"judge": judge}, a.judge_steps, 1e-3, work),
         Run("denoiser", {"unet": unet, "text": text}, a.steps, a.rate, work, 0.9995, seconds=a.seconds),
     )
@@ -220,10 +240,15 @@ def train(arguments: argparse.Namespace) -> None:
     generator = torch.Generator(device).manual_seed(arguments.seed + 1 + sum(r.step for r in runs.values()))
     table = CaptionTable(lambda texts: tokenize(tokenizer, texts), device)
     half = torch.autocast(torch.device(device).type, torch.bfloat16)
+    scenes = _scenes(arguments, tokenizer)
 
     def train_autoencoder() -> Tensor:
+        count = scenes.count(a.autoencoder_batch) if scenes else 0
+        pictures = draw(atlas, a.autoencoder_batch - count, generator, table.allowed).pictures
+        if scenes and count:
+            pictures = torch.cat([pictures, draw_scenes(scenes.atlas, count, generator, scenes.table).pictures])
         with half:
-            return autoencoder_loss(vae, draw(atlas, arguments.autoencoder_batch, generator, table.allowed).pictures)
+            return autoencoder_loss(vae, pictures)
 
     def train_judge() -> Tensor:
         with half:
@@ -238,9 +263,19 @@ def train(arguments: argparse.Namespace) -> None:
     if "denoiser" in arguments.stages:
         runs["autoencoder"].use_average()
         vae.eval().requires_grad_(False)
-        _train_denoiser(arguments, runs["denoiser"], vae, unet, text, atlas, table, generator, half)
+        _train_denoiser(arguments, runs["denoiser"], vae, unet, text, atlas, table, scenes, generator, half)
     if "export" in arguments.stages:
         export(arguments, runs, vae, unet, text, tokenizer, judge, atlas, generator)
+
+
+def _scenes(arguments: argparse.Namespace, tokenizer: Any) -> Scenes | None:
+    if not arguments.scenes:
+        return None
+    began = time.monotonic()
+    atlas = render_scene_atlas(arguments.scene_cameras, arguments.seed + 1000, arguments.device)
+    print(f"rendered scenes from {len(atlas.side)} cameras in {time.monotonic() - began:.1f} s", flush=True)
+    table = SceneTable(lambda texts: tokenize(tokenizer, texts), arguments.device)
+    return Scenes(atlas, table, arguments.scenes)
 
 
 class Pool:
@@ -268,28 +303,46 @@ class Pool:
 
 def _train_denoiser(
     arguments: argparse.Namespace, run: Run, vae: Any, unet: Any, text: Any, atlas: Atlas, table: CaptionTable,
-    generator: torch.Generator, half: Any,
+    scenes: Scenes | None, generator: torch.Generator, half: Any,
 ) -> None:  # fmt: skip
     alphas = scheduler().alphas_cumprod.to(arguments.device)
     scale = latent_scale(vae, atlas, generator)
     net = torch.compile(unet) if arguments.compile else unet
 
+    def encoded(pictures: Tensor) -> Tensor:
+        with half:
+            x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+            return (vae.encode(x).latent_dist.mean.float() * scale).half()
+
     @torch.no_grad()
     def fresh(count: int) -> tuple[Tensor, ...]:
-        with half:
-            batch = draw(atlas, count, generator, table.allowed)
-            x = (batch.pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
-            latents = vae.encode(x).latent_dist.mean.float() * scale
+        batch = draw(atlas, count, generator, table.allowed)
         words = batch.category, batch.color, batch.finish, batch.second, batch.view_said, batch.side
-        return latents.half(), *words
+        return encoded(batch.pictures), *words
+
+    @torch.no_grad()
+    def fresh_scenes(count: int) -> tuple[Tensor, ...]:
+        assert scenes is not None
+        batch = draw_scenes(scenes.atlas, count, generator, scenes.table)
+        return encoded(batch.pictures), *batch.words
 
     began = time.monotonic()
-    pool = Pool(arguments.pool, fresh)
+    many = scenes.count(arguments.batch) if scenes else 0
+    pooled = scenes.count(arguments.pool) if scenes else 0
+    pool = Pool(arguments.pool - pooled, fresh)
+    scene_pool = Pool(pooled, fresh_scenes) if scenes else None
     print(f"encoded {arguments.pool} pictures in {time.monotonic() - began:.1f} s, scale {scale:.4f}", flush=True)
 
     def step() -> Tensor:
-        latents, *words = pool.draw(arguments.batch, max(arguments.batch // 8, 1), generator)
+        objects = arguments.batch - many
+        latents, *words = pool.draw(objects, max(objects // 8, 1), generator)
         ids = table.rows(*said(words, generator))
+        if scenes and scene_pool:
+            more, *words = scene_pool.draw(many, max(many // 8, 1), generator)
+            ids = torch.cat([ids, scenes.table.rows(*scene_said(words, generator))])
+            # Mixed, as the noise levels rise along the batch.
+            order = torch.randperm(arguments.batch, generator=generator, device=ids.device)
+            latents, ids = torch.cat([latents, more])[order], ids[order]
         with half:
             return denoiser_loss(net, text, latents.float(), ids, alphas, generator)
 
@@ -316,7 +369,7 @@ def export(
     for run in runs.values():
         run.use_average()
     vae.register_to_config(scaling_factor=latent_scale(vae, atlas, generator))
-    save_pipeline(Path(arguments.out), vae, unet, text, tokenizer)
+    save_pipeline(Path(arguments.out), vae, unet, text, tokenizer, scenes=arguments.scenes > 0)
     judge_folder = Path(arguments.judge_out)
     judge_folder.mkdir(parents=True, exist_ok=True)
     save_file({k: v.half().contiguous() for k, v in judge.state_dict().items()}, judge_folder / "judge.safetensors")
@@ -329,6 +382,8 @@ def export(
         "runs": facts, "batch": arguments.batch, "views": arguments.views, "seed": arguments.seed,
         "losses_per_50_steps": curves, "went_on_from": earlier["runs"] if earlier else None,
     }  # fmt: skip
+    if arguments.scenes:
+        record |= {"scenes": arguments.scenes, "scene_cameras": arguments.scene_cameras}
     (Path(arguments.out) / "training.json").write_text(json.dumps(record) + "\n")
     plot_losses(curves, Path(arguments.out) / "loss.png")
 
@@ -367,6 +422,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--autoencoder-steps", default=4000, type=int)
     parser.add_argument("--autoencoder-seconds", default=0, type=float, help="likewise for the autoencoder")
     parser.add_argument("--autoencoder-batch", default=64, type=int)
+    parser.add_argument("--autoencoder-rate", default=1e-3, type=float, help="autoencoder's peak learning rate")
+    parser.add_argument("--decoder-only", action="store_true", help="the autoencoder's encoder stays as it is")
+    parser.add_argument("--scenes", default=0.0, type=float, help="share of each batch that shows scenes; 0: none")
+    parser.add_argument("--scene-cameras", default=768, type=int, help="cameras that scenes are rendered from")
     parser.add_argument("--judge-steps", default=4000, type=int)
     parser.add_argument("--judge-batch", default=512, type=int)
     parser.add_argument("--max-seconds", default=math.inf, type=float, help="stop each stage then, resumable")

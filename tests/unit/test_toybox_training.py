@@ -20,6 +20,8 @@ from distill3d.kernels.toybox.captions import (
 )
 from distill3d.kernels.toybox.data import NO_VIEW, Atlas, Batch, draw, training_cameras
 from distill3d.kernels.toybox.render import render_layers
+from distill3d.kernels.toybox.scene_captions import SCENE_WORDS
+from distill3d.kernels.toybox.scene_data import SceneAtlas, draw_scenes
 
 
 def seeded(seed=0):
@@ -327,6 +329,53 @@ def test_training_in_small_writes_a_prior_that_loads_and_resumes(tmp_path, monke
     judge = models.load_judge(tmp_path / "judge")
     logits = judge(torch.rand(2, 3, 128, 128, generator=seeded()))
     assert {name: x.shape for name, x in logits.items()} == {name: (2, size) for name, size in models.HEADS.items()}
+
+
+def small_scenes(count, seed, device):
+    """Black pictures in place of renders."""
+    kinds = len(CATEGORIES)
+    return SceneAtlas(
+        torch.zeros(count, 2, kinds, 5, 128, 128, dtype=torch.uint8),
+        torch.zeros(count, 2, kinds, 128, 128, dtype=torch.half),
+        torch.zeros(count, 3, 128, 128, dtype=torch.uint8),
+        *(torch.zeros(count, dtype=torch.long) for _ in range(2)),
+    )
+
+
+def test_training_on_scenes_too_goes_on_from_a_prior_of_objects(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(train, "render_atlas", lambda views, seed, device: noise_atlas(views=1))
+    monkeypatch.setattr(train, "render_scene_atlas", small_scenes)
+    monkeypatch.setattr(train, "autoencoder", small_autoencoder)
+    monkeypatch.setattr(train, "denoiser", small_denoiser)
+    monkeypatch.setattr(train, "latent_scale", lambda vae, atlas, generator: 0.5)
+    drawn = []
+    monkeypatch.setattr(train, "draw_scenes", lambda *a: drawn.append(a[1]) or draw_scenes(*a))
+    sizes = "--device cpu --pool 8 --batch 4 --autoencoder-batch 4 --steps 1 --autoencoder-steps 1 --judge-steps 1"
+    common = ["--work", str(tmp_path / "work"), "--judge-out", str(tmp_path / "judge"), *sizes.split()]
+    common += ["--stages", "autoencoder,denoiser,export"]
+    train.main([*common, "--out", str(tmp_path / "objects")])
+    assert not drawn
+    more = "--scenes 0.5 --scene-cameras 1 --decoder-only --autoencoder-rate 1 --from".split()
+    common[1] = str(tmp_path / "more")
+    train.main([*common, "--out", str(tmp_path / "scenes"), *more, str(tmp_path / "objects")])
+    assert drawn == [2, 4, 1]  # the autoencoder's batch, the pool, what a step renews
+    old, new = load_diffusers(tmp_path / "objects"), load_diffusers(tmp_path / "scenes")
+    assert old.vocabulary == frozenset(vocabulary())
+    assert new.vocabulary == old.vocabulary | frozenset(SCENE_WORDS)
+    card = json.loads((tmp_path / "scenes" / "distill3d.json").read_text())
+    assert card["outward"][1] == "outward front left"
+    assert "outward" not in json.loads((tmp_path / "objects" / "distill3d.json").read_text())
+    same = {n: torch.equal(p, new.vae.get_parameter(n)) for n, p in old.vae.named_parameters()}
+    assert all(same[n] == n.startswith(("encoder.", "quant_conv.")) for n in same if n.endswith(".weight"))
+    text = "a red mug and a blue chair on a green ground under a cyan sky, outward front view"
+    assert len(new.tokenizer(text).input_ids) == 21  # a token a word, the comma, start and end
+
+
+@pytest.mark.parametrize("share", ["1", "-0.1"])
+def test_a_share_of_scenes_that_leaves_no_objects_is_refused(tmp_path, share):
+    with pytest.raises(ValueError, match="0 to below 1"):
+        train.main(["--work", str(tmp_path), "--device", "cpu", "--scenes", share])
 
 
 def test_going_on_from_a_pipeline_keeps_what_its_words_mean(tmp_path, monkeypatch):
