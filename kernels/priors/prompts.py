@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..devices import sent
+from ..gaussians.cameras import sectors
 from .base import Against, Conditioning, Prior
 from .perp_neg import view_weights
 
@@ -63,7 +64,7 @@ class ViewPrompts:
         if self.perp_neg == 0:
             return text
         # A text that is itself the front's, or the side's, has nothing at right angles to that.
-        own = [-1] * len(text) if blended else _sectors(azimuths, len(self.around)).tolist()
+        own = [-1] * len(text) if blended else sectors(azimuths, len(self.around)).tolist()
         return replace(text, against=self._against(azimuths.tolist(), high.tolist(), own))
 
     def _against(self, azimuths: list[float], overhead: list[float], own: list[int]) -> Against:
@@ -92,10 +93,10 @@ class ViewPrompts:
         if self.side_guidance == self.back_guidance == self.overhead_guidance == 1:
             return 1.0
         forth = torch.cos(torch.deg2rad(azimuths))
-        ends = torch.where(forth > 0, 1.0, self.back_guidance)
-        around = torch.lerp(torch.full_like(ends, self.side_guidance), ends, forth.square())
-        factor = torch.lerp(around, torch.full_like(around, self.overhead_guidance), _overhead_share(elevations))
-        return factor[:, None, None, None]
+        factors = (1.0, self.side_guidance, self.back_guidance, self.overhead_guidance)
+        front, side, back, overhead = (torch.full_like(forth, factor) for factor in factors)
+        around = torch.lerp(side, torch.where(forth > 0, front, back), forth.square())
+        return torch.lerp(around, overhead, _overhead_share(elevations))[:, None, None, None]
 
     def negative_rows(self, count: int) -> Conditioning:
         """``count`` equal rows of what guidance leads away from."""
@@ -103,12 +104,7 @@ class ViewPrompts:
 
 
 def _switched(rows: Conditioning, azimuths: Tensor) -> Conditioning:
-    return rows.index(sent(_sectors(azimuths, len(rows)), rows.embeddings.device))
-
-
-def _sectors(azimuths: Tensor, count: int) -> Tensor:
-    """Which of ``count`` equal sectors, the first of them centred at azimuth 0, each camera is in, [V]."""
-    return (azimuths * (count / 360)).round().long() % count
+    return rows.index(sent(sectors(azimuths, len(rows)), rows.embeddings.device))
 
 
 def _overhead_share(elevations: Tensor) -> Tensor:
@@ -140,8 +136,8 @@ def view_prompts(
     `AROUND`. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`. Raises
     ValueError for a text that the prior rejects (empty, or outside its vocabulary) and for settings out of range.
     """
-    settings = {"side_guidance": side_guidance, "back_guidance": back_guidance, "overhead_guidance": overhead_guidance}
-    for name, value in {"perp_neg": perp_neg, **settings}.items():
+    factors = {"side_guidance": side_guidance, "back_guidance": back_guidance, "overhead_guidance": overhead_guidance}
+    for name, value in {"perp_neg": perp_neg, **factors}.items():
         if not 0 <= value <= 10:
             raise ValueError(f"View Prompts: {name} is {value:g}; it must lie between 0 and 10.")
     prior.check_text(prompt)
@@ -159,5 +155,4 @@ def view_prompts(
             "view_dependent on, with view words for a multiple of four sectors, or set perp_neg to 0."
         )
     rows = (around, overhead, base, null, negative_row)
-    factors = (side_guidance, back_guidance, overhead_guidance)
-    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors)
+    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors.values())
