@@ -11,12 +11,13 @@ import torch
 from torch import Tensor
 
 from .adam import adam, all_finite
+from .devices import sent
 from .gaussians.cameras import Cameras, OrbitSampler, orbit
 from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Conditioning, Prior
+from .priors.base import Prior
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
@@ -112,7 +113,8 @@ class _Run:
         self.schedule_steps = settings.schedule_steps or done + steps
 
         self.home, self.device = cloud.device, torch.device(prior.device)
-        self.prompts = _embedded_on(prompts, self.device)
+        # On the prior's device: else every step would wait for its texts to follow.
+        self.prompts = prompts.to(self.device)
         resolve(settings.render_backend, self.device, cloud.means.dtype)
         # A copy: inputs may be inference tensors, and stay as they are.
         self.cloud = cloud.map(lambda value: value.detach().to(self.device, copy=True))
@@ -146,13 +148,14 @@ class _Run:
     def step(self) -> dict[str, Tensor]:
         settings, last = self.settings, self.taken + 1 == self.steps
         before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
-        cameras = _moved(self.sampler.sample(settings.views, self.size, self.streams["cameras"]), self.device)
+        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
+        cameras = _moved(sampled, self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.cloud.tensors().items()}
         rendering = render(Gaussians(**params), cameras, self._backgrounds(), settings.render_backend, depth=False)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
         latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
-        value, logs = self.loss(latents, self._views(cameras), self.streams["noise"])
+        value, logs = self.loss(latents, self._views(sampled, cameras), self.streams["noise"])
         extra = penalties(settings, params, rendering.color, rendering.alpha)
         total = value + sum(extra.values())
         sources = [*params.values()] if settings.densify is None else [*params.values(), rendering.means2d]
@@ -181,12 +184,14 @@ class _Run:
             draws = low + (high - low) * draws[:, :1].expand(views, 3)
         elif kind != "random":
             draws = torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])
-        return _sent(draws, self.device).to(self.cloud.means.dtype)
+        return sent(draws, self.device).to(self.cloud.means.dtype)
 
-    def _views(self, cameras: Cameras) -> Views:
-        text = self.prompts.at(cameras.azimuths, cameras.elevations)
+    def _views(self, sampled: Cameras, cameras: Cameras) -> Views:
+        # Perp-Neg reads its angles, which on the CPU waits for nothing.
+        text = self.prompts.at(sampled.azimuths, sampled.elevations)
         negative = self.prompts.negative_rows(len(cameras))
-        return Views(text, negative, cameras, self.state.step, self.schedule_steps)
+        factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+        return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor)
 
     def _updated(self, gradients: dict[str, Tensor], accept: Tensor) -> tuple[Gaussians, TrainingState]:
         state = self.state
@@ -302,25 +307,11 @@ def _identity(loss: Loss) -> str:
     return f"{loss.name}({parts})" if parts else loss.name
 
 
-def _embedded_on(prompts: ViewPrompts, device: torch.device) -> ViewPrompts:
-    """A prior that was moved after embedding would else have every step wait for its texts to follow."""
-    values = {f.name: getattr(prompts, f.name) for f in fields(prompts)}
-    rows: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Conditioning)}
-    return replace(prompts, **rows)
-
-
 def _home(cloud: Gaussians, device: torch.device) -> Gaussians:
     return replace(cloud, training=cloud.training.to(device)).to(device)
 
 
-def _sent(value: Tensor, device: torch.device) -> Tensor:
-    """``value`` [any] from the CPU on ``device``, without waiting for what the device is busy with."""
-    if device.type == "cuda" and value.device.type == "cpu":
-        return value.pin_memory().to(device, non_blocking=True)
-    return value.to(device)
-
-
 def _moved(cameras: Cameras, device: torch.device) -> Cameras:
     tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
-    sent: dict[str, Any] = {name: _sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)}
-    return replace(cameras, **sent)
+    moved: dict[str, Any] = {name: sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)}
+    return replace(cameras, **moved)

@@ -65,16 +65,16 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "guidance_start",
                     -1.0,
-                    "Guidance scale at the start, standard form s = w + 1 (w is the paper's). -1: the preset's. Paper: "
-                    "coarse 101, refine 101, texture 51. The embedded prior wants about 10.",
+                    "Guidance scale at the start, standard form s = w + 1. -1: the preset's. Paper's code: coarse and "
+                    "refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants about 10.",
                     low=-1.0,
                     advanced=False,
                 ),
                 number_input(
                     "guidance_end",
                     -1.0,
-                    "Guidance scale at the end, linear in between. -1: the preset's. Paper: coarse 51, refine 31, "
-                    "texture 51. The embedded prior wants about 10.",
+                    "Guidance scale at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
+                    "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants about 10.",
                     low=-1.0,
                     advanced=False,
                 ),
@@ -143,6 +143,24 @@ class CDSLoss(io.ComfyNode):
                     advanced=True,
                     tooltip="Weight c(t) of a timestep: uniform (paper's coarse stage) or 1-abar, the noise's share "
                     "of the variance (refine, texture).",
+                ),
+                io.Int.Input(
+                    "noise_groups",
+                    default=1,
+                    min=1,
+                    max=360,
+                    advanced=True,
+                    tooltip="Fixed noises of the run. 1: one for all views (the paper's). More: one for each of so "
+                    "many equal sectors of azimuth, the first around the front, so that sides do not share what the "
+                    "noise leaves in the result. Our addition.",
+                ),
+                io.Boolean.Input(
+                    "shared_unconditional",
+                    default=False,
+                    advanced=True,
+                    tooltip="Use the noisier point's unconditional estimate for both points: three evaluations per "
+                    "view instead of four. Our addition and a crude approximation: on the embedded prior at guidance "
+                    "10 the direction came out 1 to 3 times its own length off, mostly too long (lower weight).",
                 ),
             ],
             outputs=[loss_output()],

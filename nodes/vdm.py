@@ -33,8 +33,8 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "guidance",
                     DEFAULTS.guidance,
-                    "Guidance scale, standard form s. Our derivation: 7.5 (LucidDreamer's and VSD's value; "
-                    "DreamMapping's is not public). Higher: closer to the words, more saturated.",
+                    "Guidance scale, standard form s = w + 1. Our derivation: 7.5 (LucidDreamer's and VSD's value, s "
+                    "there too; DreamMapping's is not public). Higher: closer to the words, more saturated.",
                     advanced=False,
                 ),
                 number_input(
@@ -186,7 +186,7 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "refine_guidance",
                     DEFAULTS.refine_guidance,
-                    "Guidance scale of the second part, standard form s. 1 halves its cost and loses detail.",
+                    "Guidance scale of the second part, standard form s = w + 1. 1 halves its cost and loses detail.",
                 ),
                 steps_input("refine_t_min", DEFAULTS.refine_t_min, "Lowest timestep of the second part, 0..999."),
                 steps_input(

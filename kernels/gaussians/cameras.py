@@ -94,6 +94,11 @@ def orbit(
     return _look_at(azimuth, elevation, distance, fov, centre, width, height)
 
 
+def sectors(azimuths: Tensor, count: int) -> Tensor:
+    """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at the front."""
+    return (azimuths * (count / 360)).round().long() % count
+
+
 def _look_at(
     azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor, centre: Tensor, width: int, height: int
 ) -> Cameras:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..gaussians.cameras import sectors
 from ..priors.base import Conditioning, Prior
 from .base import (
     LossRun,
@@ -37,25 +38,33 @@ def cds(
     noise: Tensor,
     text: Conditioning,
     negative: Conditioning,
-    guidance: float,
+    guidance: Tensor | float,
+    shared_unconditional: bool = False,
 ) -> Tensor:
     """CDS direction e_t - e_next (Consistent3D, compute_grad_consistency of its official code), without c(t).
 
-    latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w], the same for the whole run; guidance in the standard
-    form. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding form z = z0 + sigma eps, where the
-    probability-flow ODE is dz/dsigma = e. Reading the paper as |D(z) - sg D(z_next)|^2 with a unit Jacobian gives
-    the opposite sign, which diverges.
+    latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w] or [B,C,h,w], the same for the whole run; guidance in the
+    standard form, one for all or [B,1,1,1]. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding
+    form z = z0 + sigma eps, where the probability-flow ODE is dz/dsigma = e. Reading the paper as
+    |D(z) - sg D(z_next)|^2 with a unit Jacobian gives the opposite sign, which diverges.
+
+    shared_unconditional takes e_u at t for e_u at t_next, which makes the direction s (e_c,t - e_c,next) and leaves
+    (1 - s)(e_u,t - e_u,next) out. That vanishes with the gap between the levels, but no faster than the direction.
     """
 
-    def estimate(z: Tensor, step: Tensor) -> Tensor:
-        e_c, e_u = prior.predict(prior.schedule.alpha(step) * z, step, [text, negative])
-        return guided(e_c, e_u, guidance)
+    def estimates(z: Tensor, step: Tensor, conditionings: list[Conditioning]) -> list[Tensor]:
+        return prior.predict(prior.schedule.alpha(step) * z, step, conditionings)
 
     sigma, sigma_next = prior.schedule.ratio(t), prior.schedule.ratio(t_next)
     z = latents.detach() + sigma * noise
-    e = estimate(z, t)
+    e_c, e_u = estimates(z, t, [text, negative])
+    e = guided(e_c, e_u, guidance)
     z_next = z + (sigma_next - sigma) * e  # one Euler step down the ODE
-    return e - estimate(z_next, t_next)
+    if shared_unconditional:
+        (e_c,) = estimates(z_next, t_next, [text])
+    else:
+        e_c, e_u = estimates(z_next, t_next, [text, negative])
+    return e - guided(e_c, e_u, guidance)
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,8 @@ class CDS:
     clip_end: float = 8.0  # and at the end, linear in between
     weighting: str = "uniform"  # c(t): "uniform" (coarse) | "1-abar" (refine, texture)
     weight: float = 1.0  # factor on the gradient, a sum over latent elements and a mean over views; the code's is 1
+    noise_groups: int = 1  # equal sectors of azimuth, the first around the front, each with its own fixed noise
+    shared_unconditional: bool = False  # one for both levels: a quarter cheaper, another and longer direction (ours)
 
     name: ClassVar[str] = "CDS"
 
@@ -129,6 +140,7 @@ class CDS:
             check_range(owner, field, getattr(self, field), 0, 1000)
         for field in ("clip_start", "clip_end", "weight"):
             check_range(owner, field, getattr(self, field), 0, 1e6)
+        check_range(owner, "noise_groups", self.noise_groups, 1, 360)
 
     def t_next(self, progress: float) -> int:
         """The lower of the two levels, one for the whole batch."""
@@ -150,30 +162,46 @@ class CDS:
         generator: torch.Generator,
         state: Mapping[str, Tensor] | None = None,
     ) -> LossRun:
-        """Draw the run's one noise, or take it from ``state``. Raises ValueError on bad settings or a foreign state."""
+        """Draw the run's noise, or take it from ``state``. Raises ValueError on bad settings or a foreign state."""
         self.check()
         check_steps("CDS Loss", prior, {"t_max": self.t_max})
         like = torch.empty((), device=prior.device)
+        shape = latent_shape if self.noise_groups == 1 else (self.noise_groups, *latent_shape)
         if state is None:
-            return _Run(self, prior, draw_noise(latent_shape, generator, like))
-        return _Run(self, prior, restored("CDS Loss", state, "noise", latent_shape, like))
+            return _Run(self, prior, draw_noise(shape, generator, like))
+        saved = state.get("noise")
+        if saved is not None and saved.shape[-3:] == latent_shape and saved.shape != shape:
+            groups = len(saved) if saved.dim() == 4 else 1
+            raise ValueError(
+                f"CDS Loss: noise_groups is {self.noise_groups}, but the run to go on from has {groups}. Use {groups}, "
+                "or start afresh from a cloud without training state."
+            )
+        return _Run(self, prior, restored("CDS Loss", state, "noise", shape, like))
 
 
 @dataclass(frozen=True)
 class _Run:
     settings: CDS
     prior: Prior
-    noise: Tensor  # [C,h,w]
+    noise: Tensor  # [C,h,w], or [noise_groups,C,h,w]
 
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         settings, k = self.settings, views.progress
         t, t_next = settings.timesteps(len(latents), k, generator, latents.device)
-        guidance = annealed(settings.guidance_start, settings.guidance_end, k)
-        direction = cds(self.prior, latents, t, t_next, self.noise.to(latents), views.text, views.negative, guidance)
+        guidance = annealed(settings.guidance_start, settings.guidance_end, k) * views.guidance_factor
+        noise, texts = self._noise(views).to(latents), (views.text, views.negative)
+        direction = cds(
+            self.prior, latents, t, t_next, noise, *texts, guidance, shared_unconditional=settings.shared_unconditional
+        )
         c = self.prior.schedule.sigma(t).square() if settings.weighting == "1-abar" else 1.0
         clamped = cleaned(c * direction, annealed(settings.clip_start, settings.clip_end, k))
         logs = {"t": t.float().mean(), "t_next": t_next.float().mean(), **gradient_logs(c * direction)}
         return inject(latents, settings.weight * clamped), logs
+
+    def _noise(self, views: Views) -> Tensor:
+        if self.settings.noise_groups == 1:
+            return self.noise
+        return self.noise[sectors(views.cameras.azimuths, self.settings.noise_groups).to(self.noise.device)]
 
     def state(self) -> dict[str, Tensor]:
         return {"noise": self.noise}

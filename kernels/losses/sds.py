@@ -34,11 +34,12 @@ def sds(
     noise: Tensor,
     text: Conditioning,
     negative: Conditioning,
-    guidance: float,
+    guidance: Tensor | float,
 ) -> Tensor:
     """SDS direction e_cfg - eps (DreamFusion, equation 3, without w(t)); the U-Net's Jacobian is dropped.
 
-    latents, noise [B,C,h,w], t [B] steps, guidance in the standard form. Returns d loss / d latents [B,C,h,w].
+    latents, noise [B,C,h,w], t [B] steps, guidance in the standard form, one for all or [B,1,1,1]. Returns
+    d loss / d latents [B,C,h,w].
     """
     z_t = prior.schedule.alpha(t) * latents.detach() + prior.schedule.sigma(t) * noise
     e_c, e_u = prior.predict(z_t, t, [text, negative])
@@ -100,7 +101,8 @@ class _Run:
         settings = self.settings
         t = settings.timesteps.draw(len(latents), views.progress, generator, latents.device)
         noise = draw_noise(tuple(latents.shape), generator, latents)
-        direction = sds(self.prior, latents, t, noise, views.text, views.negative, settings.guidance)
+        guidance = settings.guidance * views.guidance_factor
+        direction = sds(self.prior, latents, t, noise, views.text, views.negative, guidance)
         raw = settings.weight * weighting(self.prior.schedule, t, settings.weighting) * direction
         logs = {"t": t.float().mean(), **gradient_logs(raw)}
         return inject(latents, cleaned(raw, settings.clip)), logs

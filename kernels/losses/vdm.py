@@ -35,7 +35,9 @@ from .degradation import AdamState, Degradation
 from .schedule import SHAPES, TimestepRange, annealed
 
 
-def vdm(x0_text: Tensor, x0_negative: Tensor, degraded: Tensor, eta: Tensor | float, guidance: float) -> Tensor:
+def vdm(
+    x0_text: Tensor, x0_negative: Tensor, degraded: Tensor, eta: Tensor | float, guidance: Tensor | float
+) -> Tensor:
     """VDM direction in units of the latent: eta (M - x0_c) + (s - 1) (x0_u - x0_c), all [B,C,h,w].
 
     Derived as the reverse KL between renders and prior, w (e_cfg - e_q), whose render score e_q is taken from a
@@ -47,14 +49,20 @@ def vdm(x0_text: Tensor, x0_negative: Tensor, degraded: Tensor, eta: Tensor | fl
 
 
 def imagined(
-    prior: Prior, z_t: Tensor, t: Tensor, steps: int, text: Conditioning, negative: Conditioning, guidance: float
+    prior: Prior,
+    z_t: Tensor,
+    t: Tensor,
+    steps: int,
+    text: Conditioning,
+    negative: Conditioning,
+    guidance: Tensor | float,
 ) -> Tensor:
     """What the prior makes of z_t [B,C,h,w] at t [B] in ``steps`` equal steps down to 0: DDIM (Song et al. 2021),
     guided in the standard form. One step is the usual estimate of x0, a mean of all pictures that z_t may have been,
     hence soft; a few give one sharp picture of them."""
     for k in range(steps):
         at, below = (torch.div(t * (steps - i), steps, rounding_mode="floor") for i in (k, k + 1))
-        if guidance == 1:
+        if not isinstance(guidance, Tensor) and guidance == 1:
             (noise,) = prior.predict(z_t, at, [text])
         else:
             e_c, e_u = prior.predict(z_t, at, [text, negative])
@@ -198,7 +206,7 @@ class _Run:
         lr = annealed(settings.psi_lr, settings.psi_lr_end, views.progress)
         degraded, psi_loss = self._degrade(x0_c.float(), z0.float(), t, lr, generator)
         eta = dca(t, len(schedule), settings.eta_clean, settings.eta_noisy, settings.dca)
-        direction = vdm(x0_c, x0_u, degraded, eta, settings.guidance)
+        direction = vdm(x0_c, x0_u, degraded, eta, settings.guidance * views.guidance_factor)
         raw = settings.weight * weighting(schedule, t, settings.weighting) / schedule.ratio(t) * direction
         logs = {"t": t.float().mean(), "eta": eta.mean(), "psi_loss": psi_loss, **gradient_logs(raw)}
         return inject(latents, cleaned(raw, settings.clip)), logs
@@ -209,9 +217,8 @@ class _Run:
         part = (views.progress - settings.refine_from) / (1 - settings.refine_from)
         t = settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0))
         z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(tuple(z0.shape), generator, z0)
-        picture = imagined(
-            self.prior, z_t, t, settings.refine_steps, views.text, views.negative, settings.refine_guidance
-        )
+        guidance = settings.refine_guidance * views.guidance_factor
+        picture = imagined(self.prior, z_t, t, settings.refine_steps, views.text, views.negative, guidance)
         raw = settings.weight * (z0 - picture)
         return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **gradient_logs(raw)}
 

@@ -19,18 +19,21 @@ class Conditioning:
 
     embeddings: Tensor  # [B,L,D]
     pooled: Tensor | None = None  # [B,P], for priors that take a pooled embedding besides
+    against: Against | None = None  # texts that the estimate is bent away from (Perp-Neg)
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same rows on another device."""
-        return Conditioning(self.embeddings.to(device), None if self.pooled is None else self.pooled.to(device))
+        pooled = None if self.pooled is None else self.pooled.to(device)
+        return Conditioning(self.embeddings.to(device), pooled, self.against and self.against.to(device))
 
     def index(self, rows: int | slice | Sequence[int] | Tensor) -> Conditioning:
         """The chosen rows, [b,L,D]; an int keeps its row dimension."""
         chosen = [rows] if isinstance(rows, int) else rows
-        return Conditioning(self.embeddings[chosen], None if self.pooled is None else self.pooled[chosen])
+        pooled = None if self.pooled is None else self.pooled[chosen]
+        return Conditioning(self.embeddings[chosen], pooled, self.against and self.against.index(chosen))
 
     def repeat(self, count: int) -> Conditioning:
         """One row as ``count`` equal rows. Raises ValueError when there is not exactly one row."""
@@ -39,11 +42,14 @@ class Conditioning:
                 f"Conditioning: repeat needs exactly 1 row, this one holds {len(self)}. Use index() first."
             )
         pooled = None if self.pooled is None else self.pooled.expand(count, -1)
-        return Conditioning(self.embeddings.expand(count, -1, -1), pooled)
+        return Conditioning(self.embeddings.expand(count, -1, -1), pooled, self.against and self.against.repeat(count))
 
     @staticmethod
     def lerp(a: Conditioning, b: Conditioning, weight: Tensor) -> Conditioning:
-        """Rows (1 - weight) a + weight b; weight [B]. A single row on either side serves every weight."""
+        """Rows (1 - weight) a + weight b; weight [B]. A single row on either side serves every weight.
+
+        The result is a text of its own: what a and b are bent away from stays behind.
+        """
         weight = weight.to(a.embeddings)
         embeddings = torch.lerp(a.embeddings, b.embeddings, weight[:, None, None])
         if a.pooled is None or b.pooled is None:
@@ -52,15 +58,38 @@ class Conditioning:
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
-        """All rows of all parts, in order. Raises ValueError for an empty list."""
+        """All rows of all parts, in order. Raises ValueError for an empty list, and for parts with ``against``."""
         if not parts:
             raise ValueError("Conditioning: cat was given no parts; pass at least one.")
+        if any(part.against for part in parts):
+            raise ValueError("Conditioning: cat cannot join texts with Perp-Neg branches; pass predict a list of them.")
         pooled = [p.pooled for p in parts if p.pooled is not None]
         if pooled and len(pooled) != len(parts):
             raise ValueError(
                 "Conditioning: cat mixes parts with and without a pooled embedding; embed all with one prior."
             )
         return Conditioning(torch.cat([p.embeddings for p in parts]), torch.cat(pooled) if pooled else None)
+
+
+@dataclass(frozen=True)
+class Against:
+    """What a text of B rows is bent away from whenever it is predicted with; see `perp_neg.predict`."""
+
+    branches: tuple[tuple[Conditioning, tuple[float, ...]], ...]  # B rows and a weight for each: below 0 away, 0 unused
+    null: Conditioning  # B rows of the null text, from which directions are measured
+
+    # The weights are plain numbers: which rows are worth evaluating must be known without waiting for the device.
+
+    def to(self, device: torch.device | str) -> Against:
+        return Against(tuple((text.to(device), weights) for text, weights in self.branches), self.null.to(device))
+
+    def index(self, rows: slice | Sequence[int] | Tensor) -> Against:
+        picked = torch.arange(len(self.null))[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()
+        branches = ((text.index(rows), tuple(weights[row] for row in picked)) for text, weights in self.branches)
+        return Against(tuple(branches), self.null.index(rows))
+
+    def repeat(self, count: int) -> Against:
+        return Against(tuple((t.repeat(count), w * count) for t, w in self.branches), self.null.repeat(count))
 
 
 @dataclass(frozen=True)
@@ -140,7 +169,8 @@ class Prior(Protocol):
     def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
         """Noise estimates, one [B,C,h,w] float32 per conditioning, from one network call without gradients.
 
-        z_t [B,C,h,w] = alpha(t) z0 + sigma(t) eps, t [B] integer steps.
+        z_t [B,C,h,w] = alpha(t) z0 + sigma(t) eps, t [B] integer steps. A conditioning's ``against`` is heeded, as
+        `perp_neg.predict` does. Raises ValueError when a conditioning does not hold one row per latent.
         """
         ...
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import perp_neg
 from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .prompts import AROUND, OVERHEAD
 
@@ -136,23 +137,16 @@ class DiffusersPrior:
 
     @torch.no_grad()
     def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
-        """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of them.
+        """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of them; Perp-Neg's
+        branches too. Raises ValueError when a conditioning does not hold one row per latent."""
+        return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings])
 
-        Raises ValueError when a conditioning does not hold one row per latent.
-        """
-        count = len(conditionings)
-        for conditioning in conditionings:
-            if len(conditioning) != len(z_t):
-                raise ValueError(
-                    f"predict: {len(conditioning)} rows of conditioning for {len(z_t)} latents; give one each."
-                )
+    def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         weight = next(self.unet.parameters())
-        text = Conditioning.cat([c.to(weight.device) for c in conditionings]).embeddings.to(weight)
-        z, steps = z_t.to(weight).repeat(count, 1, 1, 1), t.to(weight.device).repeat(count)
-        z = z.contiguous(memory_format=torch.channels_last)
-        output = self.unet(z, steps, encoder_hidden_states=text).sample.float()
-        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
-        return [noise_from_output(part, z_t.float(), alpha, sigma, self.prediction) for part in output.chunk(count)]
+        z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
+        steps, hidden = t.to(weight.device), text.embeddings.to(weight)
+        output = self.unet(z, steps, encoder_hidden_states=hidden).sample.float()
+        return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import perp_neg
 from .base import Conditioning, NoiseSchedule, check_multiple, check_words, flow_input, noise_from_output
 
 
@@ -113,10 +114,13 @@ class GaussianMixturePrior:
     def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
         """Exact noise estimates, by way of what the network of this ``prediction`` would put out."""
         self.calls += 1
-        alpha, sigma = self.schedule.alpha(t).to(z_t), self.schedule.sigma(t).to(z_t)
+
+        def network(z: Tensor, steps: Tensor, text: Conditioning) -> Tensor:
+            alpha, sigma = self.schedule.alpha(steps).to(z), self.schedule.sigma(steps).to(z)
+            return noise_from_output(self._network(z, alpha, sigma, text), z, alpha, sigma, self.prediction)
+
         with torch.no_grad():
-            outputs = [self._network(z_t, alpha, sigma, c) for c in conditionings]
-            return [noise_from_output(o, z_t, alpha, sigma, self.prediction) for o in outputs]
+            return perp_neg.predict(network, z_t, t, conditionings)
 
     def _network(self, z_t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
         noise = self.noise(z_t, alpha, sigma, conditioning)

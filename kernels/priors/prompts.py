@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .base import Conditioning, Prior
+from ..devices import sent
+from ..gaussians.cameras import sectors
+from .base import Against, Conditioning, Prior
+from .perp_neg import view_weights
 
 # View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its descendants say.
 AROUND = ("front", "side", "back", "side")
 OVERHEAD = ("overhead",)
 OVERHEAD_ABOVE = 60.0  # degrees of elevation
+OVERHEAD_BLEND = (50.0, 70.0)  # degrees of elevation, where what changes smoothly does so
 
 
 @dataclass(frozen=True)
@@ -28,21 +33,70 @@ class ViewPrompts:
     overhead: Conditioning  # at least one row: views from above
     base: Conditioning  # one row: the prompt without view words
     null: Conditioning  # one row: the empty text
-    negative_row: Conditioning  # one row: the negative prompt, equal to null where that is empty
-    interpolate: bool = False  # blend neighbouring views by azimuth rather than switch between them
+    negative_row: Conditioning  # one row: the negative prompt, null itself where that is empty
+    interpolate: bool = False  # blend neighbouring views by angle rather than switch between them
+    perp_neg: float = 0.0  # factor on Perp-Neg's published weights; 0 = off
+    side_guidance: float = 1.0  # factors on the guidance of views from there; 1 from the front
+    back_guidance: float = 1.0
+    overhead_guidance: float = 1.0
+
+    def to(self, device: torch.device | str) -> ViewPrompts:
+        """The same prompts with their embeddings on another device; rows that are one object stay one."""
+        rows = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved = {id(row): row.to(device) for row in rows.values() if isinstance(row, Conditioning)}
+        changes: dict[str, Any] = {name: moved[id(row)] for name, row in rows.items() if id(row) in moved}
+        return replace(self, **changes)
 
     def at(self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None) -> Conditioning:
         """V rows for cameras at these angles, both [V] in degrees (any turn: -190 is 170).
 
         Each camera gets the text of its sector: with four of them, front within 45 degrees of azimuth 0, back beyond
         135, side between. With interpolation the text runs linearly from one sector's centre to the next, so that it
-        never jumps in azimuth. Above an elevation of 60 it is the overhead text. ``interpolate`` None takes the
-        field's value.
+        never jumps in azimuth. Above an elevation of 60 it is the overhead text; with interpolation it turns into that
+        linearly from 50 to 70. ``interpolate`` None takes the field's value. With Perp-Neg the rows are bent away from
+        the front and the side text, by `view_weights`; the angles had then better be on the CPU, as they are read.
         """
         blended = self.interpolate if interpolate is None else interpolate
         choose = _blended if blended else _switched
-        high = (elevations > OVERHEAD_ABOVE).float()
-        return Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), high)
+        high = _overhead_share(elevations) if blended else (elevations > OVERHEAD_ABOVE).float()
+        share = sent(high, self.around.embeddings.device)
+        text = Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), share)
+        if self.perp_neg == 0:
+            return text
+        # A text that is itself the front's, or the side's, has nothing at right angles to that.
+        own = [-1] * len(text) if blended else sectors(azimuths, len(self.around)).tolist()
+        return replace(text, against=self._against(azimuths.tolist(), high.tolist(), own))
+
+    def _against(self, azimuths: list[float], overhead: list[float], own: list[int]) -> Against:
+        """Perp-Neg's branches for cameras at these azimuths, whose texts are ``overhead`` from above and else the
+        ``own``-th of ``around``, or a blend (-1)."""
+        quarter = len(self.around) // 4
+        sides = [quarter if azimuth % 360 < 180 else 3 * quarter for azimuth in azimuths]
+        places = [0] * len(azimuths), sides
+        weights = zip(*map(view_weights, azimuths), strict=True)
+        branches = []
+        for rows, published in zip(places, weights, strict=True):
+            text = Conditioning.cat([self.around.index(slice(row, row + 1)) for row in rows])
+            scaled = (
+                self.perp_neg * (1 - high) * weight * (row != said)
+                for weight, high, row, said in zip(published, overhead, rows, own, strict=True)
+            )
+            branches.append((text, tuple(scaled)))
+        return Against(tuple(branches), self.null.repeat(len(azimuths)))
+
+    def guidance_factor(self, azimuths: Tensor, elevations: Tensor) -> Tensor | float:
+        """What each camera's guidance is multiplied by, [V,1,1,1], or just 1.0 where that is all.
+
+        Runs smoothly, as the squares of sine and cosine of the azimuth, from 1 at the front over ``side_guidance`` to
+        ``back_guidance``, and from an elevation of 50 to 70 to ``overhead_guidance``.
+        """
+        if self.side_guidance == self.back_guidance == self.overhead_guidance == 1:
+            return 1.0
+        forth = torch.cos(torch.deg2rad(azimuths))
+        factors = (1.0, self.side_guidance, self.back_guidance, self.overhead_guidance)
+        front, side, back, overhead = (torch.full_like(forth, factor) for factor in factors)
+        around = torch.lerp(side, torch.where(forth > 0, front, back), forth.square())
+        return torch.lerp(around, overhead, _overhead_share(elevations))[:, None, None, None]
 
     def negative_rows(self, count: int) -> Conditioning:
         """``count`` equal rows of what guidance leads away from."""
@@ -50,33 +104,55 @@ class ViewPrompts:
 
 
 def _switched(rows: Conditioning, azimuths: Tensor) -> Conditioning:
-    sector = (azimuths * (len(rows) / 360)).round().long() % len(rows)
-    return rows.index(sector.to(rows.embeddings.device))
+    return rows.index(sent(sectors(azimuths, len(rows)), rows.embeddings.device))
+
+
+def _overhead_share(elevations: Tensor) -> Tensor:
+    low, high = OVERHEAD_BLEND
+    return ((elevations - low) / (high - low)).clamp(0, 1)
 
 
 def _blended(rows: Conditioning, azimuths: Tensor) -> Conditioning:
     place = torch.remainder(azimuths * (len(rows) / 360), len(rows))
-    low = place.floor().long() % len(rows)
-    pair = ((low + step) % len(rows) for step in (0, 1))
-    before, after = (rows.index(sector.to(rows.embeddings.device)) for sector in pair)
-    return Conditioning.lerp(before, after, place - place.floor())
+    low, device = place.floor().long() % len(rows), rows.embeddings.device
+    before, after = (rows.index(sent((low + step) % len(rows), device)) for step in (0, 1))
+    return Conditioning.lerp(before, after, sent(place - place.floor(), device))
 
 
 def view_prompts(
-    prior: Prior, prompt: str, negative: str = "", view_dependent: bool = True, interpolate: bool = False
+    prior: Prior,
+    prompt: str,
+    negative: str = "",
+    view_dependent: bool = True,
+    interpolate: bool = False,
+    perp_neg: float = 0.0,
+    side_guidance: float = 1.0,
+    back_guidance: float = 1.0,
+    overhead_guidance: float = 1.0,
 ) -> ViewPrompts:
     """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
 
     A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
-    `AROUND`. view_dependent False uses the bare prompt from every side. Raises ValueError for a text that the prior
-    rejects (empty, or outside its vocabulary).
+    `AROUND`. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`. Raises
+    ValueError for a text that the prior rejects (empty, or outside its vocabulary) and for settings out of range.
     """
+    factors = {"side_guidance": side_guidance, "back_guidance": back_guidance, "overhead_guidance": overhead_guidance}
+    for name, value in {"perp_neg": perp_neg, **factors}.items():
+        if not 0 <= value <= 10:
+            raise ValueError(f"View Prompts: {name} is {value:g}; it must lie between 0 and 10.")
     prior.check_text(prompt)
     if negative:
         prior.check_text(negative)
-    base, null, negative_row = (prior.embed([text]) for text in (prompt, "", negative))
+    base, null = prior.embed([prompt]), prior.embed([""])
+    negative_row = prior.embed([negative]) if negative else null
     words = (getattr(prior, "around_words", AROUND), getattr(prior, "overhead_words", OVERHEAD))
     around, overhead = (
         prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent else base for views in words
     )
-    return ViewPrompts(prompt, negative, around, overhead, base, null, negative_row, interpolate)
+    if perp_neg and (not view_dependent or len(around) % 4):
+        raise ValueError(
+            f"View Prompts: perp_neg is {perp_neg:g}, but there are no front and side texts to lead away from. Turn "
+            "view_dependent on, with view words for a multiple of four sectors, or set perp_neg to 0."
+        )
+    rows = (around, overhead, base, null, negative_row)
+    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors.values())

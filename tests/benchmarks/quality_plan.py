@@ -44,6 +44,10 @@ class Prompts:
     negative: str = ""
     view_dependent: bool = True
     interpolate: bool = False
+    perp_neg: float = 0.0
+    side_guidance: float = 1.0
+    back_guidance: float = 1.0
+    overhead_guidance: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -152,6 +152,16 @@ class TestDefaults:
         prompt["optimize"]["inputs"]["loss"] = ["three", 0]
         succeeded(comfyui.run(prompt))
 
+    def test_perp_neg_guidance_by_view_and_cdss_own_options_run_and_change_the_result(self, comfyui, graph):
+        views = {"interpolate": True, "perp_neg": 1.0, "back_guidance": 0.5, "overhead_guidance": 0.8}
+        loss = {"noise_groups": 4, "shared_unconditional": True}
+        clouds = [
+            columns(saved(comfyui, succeeded(comfyui.run(graph("CDSLoss", prompts=prompts, loss=loss)))))
+            for prompts in ({"interpolate": True}, views)
+        ]
+        assert all(np.isfinite(cloud).all() for cloud in clouds)
+        assert not np.array_equal(*clouds)
+
     def test_half_precision_runs(self, comfyui, graph):
         succeeded(comfyui.run(graph(prior={"precision": "bf16"})))
 
@@ -193,6 +203,11 @@ class TestRefusals:
         with pytest.raises(PromptRefused) as refused:
             comfyui.queue(graph("CDSLoss", loss=values))
         assert message in str(refused.value)
+
+    def test_of_perp_neg_without_texts_of_views(self, comfyui, graph):
+        with pytest.raises(PromptRefused) as refused:
+            comfyui.queue(graph(prompts={"perp_neg": 1.0, "view_dependent": False}))
+        assert "perp_neg is 1, but view_dependent is off" in str(refused.value)
 
     def test_of_numbers_that_are_none(self, comfyui, graph):
         with pytest.raises(PromptRefused) as refused:

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
+from distill3d.kernels.gaussians.cameras import orbit, sectors
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS, cds
+from distill3d.kernels.losses.schedule import annealed
 from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 
@@ -113,6 +115,22 @@ def test_lower_level_follows_the_official_schedule(settings, steps, levels):
     assert {k: settings.t_next(k / steps) for k in levels} == levels
 
 
+@pytest.mark.parametrize(
+    ("settings", "guidance", "window", "weighting"),
+    [
+        (CDS.coarse(), {0: 101, 0.5: 76, 1: 51}, (100, 980, 200), "uniform"),
+        (CDS.refine(), {0: 101, 0.5: 66, 1: 31}, (20, 500, 100), "1-abar"),
+        (CDS.texture(), {0: 51, 0.5: 51, 1: 51}, (20, 980, 100), "1-abar"),
+    ],
+)
+def test_stages_have_the_official_guidance_clip_window_and_weighting(settings, guidance, window, weighting):
+    for progress, s in guidance.items():  # s = w + 1
+        assert annealed(settings.guidance_start, settings.guidance_end, progress) == s
+        assert annealed(settings.clip_start, settings.clip_end, progress) == 2 + 6 * progress
+    assert (settings.t_min, settings.t_max, settings.perturb, settings.gap) == (*window, 100)
+    assert settings.weighting == weighting
+
+
 def test_batch_shares_the_lower_level_and_spreads_the_upper_one_over_its_window():
     generator = seeded()
     t, t_next = CDS.coarse().timesteps(4000, 0.25, generator, torch.device("cpu"))
@@ -196,8 +214,77 @@ def test_a_state_of_another_latent_size_is_refused():
         ({"guidance_end": float("nan")}, "guidance_end is nan"),
         ({"clip_start": 0}, "clip_start 0 and clip_end 8"),
         ({"weight": -1}, "weight is -1"),
+        ({"noise_groups": 0}, "noise_groups is 0; it must lie between 1 and 360"),
     ],
 )
 def test_bad_settings_are_named_with_their_cure(changes, message):
     with pytest.raises(ValueError, match=message):
         CDS(**changes).start(gaussian_prior(), SHAPE, seeded())
+
+
+def turned(prior, azimuths, step=0, steps=3000):
+    rows = views(prior, len(azimuths), step, steps)
+    return Views(rows.text, rows.negative, orbit(torch.tensor(azimuths), 15.0, 2.0, size=16), step, steps)
+
+
+def test_sectors_are_centred_at_the_front_and_close_behind_it():
+    azimuths = torch.tensor([0.0, 44, -44, 46, -46, 136, -134, 180, -180, 361])
+    assert sectors(azimuths, 4).tolist() == [0, 0, 0, 1, 3, 2, 3, 2, 2, 0]
+    assert sectors(azimuths, 1).tolist() == [0] * 10
+
+
+def test_each_group_of_views_has_its_own_fixed_noise():
+    prior = gaussian_prior(other=-1.0)
+    settings = CDS(noise_groups=4, perturb=1, clip_start=0, clip_end=0)
+    run = settings.start(prior, SHAPE, seeded())
+    noise, rows = run.state()["noise"].double(), turned(prior, [10.0, -10, 90, 180])
+    assert noise.shape == (4, *SHAPE) and len(noise.flatten(1).unique(dim=0)) == 4
+    latents = normal(8, 4, *SHAPE).requires_grad_()
+    (gradient,) = torch.autograd.grad(run(latents, rows, seeded(1))[0], latents)
+    t, t_next = torch.full((4,), 800), torch.full((4,), 700)
+    texts = rows.text, rows.negative
+    expected = cds(prior, latents, t, t_next, noise[[0, 0, 1, 2]], *texts, settings.guidance_start)
+    torch.testing.assert_close(4 * gradient, expected)
+
+
+def test_a_run_of_noise_groups_resumes_bit_for_bit_and_old_states_still_load():
+    prior, generator = gaussian_prior(other=-1.0), seeded()
+    latents, rows = normal(9, 3, *SHAPE).requires_grad_(), turned(prior, [0.0, 120, -120], 10)
+    run = CDS(noise_groups=3).start(prior, SHAPE, generator)
+    before = generator.get_state()
+    resumed = CDS(noise_groups=3).start(prior, SHAPE, generator, run.state())
+    assert torch.equal(generator.get_state(), before)
+    values = [r(latents, rows, seeded(7))[0] for r in (run, resumed)]
+    assert torch.equal(*values)
+
+    old = {"noise": normal(2, *SHAPE).float()}
+    assert torch.equal(CDS().start(prior, SHAPE, seeded(), old).state()["noise"], old["noise"])
+    with pytest.raises(ValueError, match="noise_groups is 3, but the run to go on from has 1"):
+        CDS(noise_groups=3).start(prior, SHAPE, seeded(), old)
+    with pytest.raises(ValueError, match="noise_groups is 1, but the run to go on from has 3"):
+        CDS().start(prior, SHAPE, seeded(), run.state())
+
+
+def test_sharing_the_unconditional_estimate_leaves_its_change_out_and_saves_a_quarter(monkeypatch):
+    prior, guidance, t = gaussian_prior(0.25, 2.0, -1.0), 7.5, 500
+    rows, latents, noise = views(prior, 2), normal(1, 2, *SHAPE), normal(2, *SHAPE)
+    counts, network = [], prior._network
+    monkeypatch.setattr(prior, "_network", lambda z, *rest: counts.append(len(z)) or network(z, *rest))
+    errors = []
+    for gap in (100, 10, 1):
+        levels = torch.full((2,), t), torch.full((2,), t - gap)
+        counts.clear()
+        exact, shared = (
+            cds(prior, latents, *levels, noise, rows.text, rows.negative, guidance, shared_unconditional=share)
+            for share in (False, True)
+        )
+        assert counts == [4, 4, 4, 2]
+        # e(z, sigma) = sigma (z - mu) / (v + sigma^2) for Gaussian data, at both ends of the guided Euler step
+        sigma, sigma_next = (SCHEDULE.ratio(level) for level in levels)
+        z = latents + sigma * noise
+        e_c, e_u = (sigma * (z - mean) / (0.25 + sigma**2) for mean in (2.0, -1.0))
+        z_next = z + (sigma_next - sigma) * guided(e_c, e_u, guidance)
+        e_u_next = sigma_next * (z_next + 1.0) / (0.25 + sigma_next**2)
+        torch.testing.assert_close(shared - exact, (guidance - 1) * (e_u - e_u_next))
+        errors.append(((shared - exact).abs().max() / (sigma - sigma_next).max()).item())
+    assert max(errors) < 2 * min(errors)  # of the order of the gap, so it vanishes with it

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -129,6 +130,25 @@ def test_prediction_is_one_network_call_without_gradients(prior, monkeypatch):
     z_t = normal(1, 2, 3, 8, 8).requires_grad_()
     noises = prior.predict(z_t, torch.tensor([5, 5]), [prior.embed(["", ""])] * 3)
     assert calls == [False] and not any(noise.requires_grad for noise in noises)
+
+
+def test_perp_neg_is_the_combination_of_single_predictions_in_one_call(prior, monkeypatch):
+    prompts = view_prompts(prior, "a mug", interpolate=True, perp_neg=1.0)
+    text, negative = prompts.at(torch.tensor([30.0, 180]), torch.zeros(2)), prompts.negative_rows(2)
+    z_t, t = normal(1, 2, 3, 8, 8), torch.tensor([40, 900])
+    (front, front_weights), (side, side_weights) = text.against.branches
+    own, e_front, e_side, null = prior.predict(z_t, t, [replace(text, against=None), front, side, negative])
+    expected = own
+    for other, weights in ((e_front, front_weights), (e_side, side_weights)):
+        x, y = other - null, own - null
+        away = x - (x * y).sum((1, 2, 3), keepdim=True) / (y * y).sum((1, 2, 3), keepdim=True) * y
+        expected = expected + torch.tensor(weights)[:, None, None, None] * away
+    counts, forward = [], prior.unet.forward
+    monkeypatch.setattr(prior.unet, "forward", lambda z, *a, **k: counts.append(len(z)) or forward(z, *a, **k))
+    found = prior.predict(z_t, t, [text, negative])
+    torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[1], null, rtol=1e-4, atol=1e-5)
+    assert counts == [2 + 2 + 2 + 2]  # from 30 degrees and from the back, both texts count
 
 
 def test_v_prediction_is_converted_exactly(copy, prior):

@@ -306,6 +306,33 @@ def test_a_step_never_waits_for_the_device_but_where_bad_steps_are_counted(loss)
     assert reads == [0, 0, 1, 0, 0, 0, 1, 1], watch.syncs  # after steps 4, 8 and the last
 
 
+def test_losses_are_told_what_perp_neg_and_guidance_by_view_ask_for():
+    prior, seen = ball_prior(), []
+    prompts = view_prompts(prior, "a ball", perp_neg=1.0, back_guidance=0.5)
+
+    @dataclass(frozen=True)
+    class Listening(SDS):
+        def start(self, *args):
+            inner = super().start(*args)
+
+            class Run:
+                def __call__(_, latents, views, generator):
+                    seen.append(views)
+                    return inner(latents, views, generator)
+
+                state = inner.state
+
+            return Run()
+
+    optimize(haze(), Listening(), prior, prompts, ORBIT, 2, settings(views=3))
+    for views in seen:
+        angles = views.cameras.azimuths, views.cameras.elevations
+        assert torch.equal(views.guidance_factor, prompts.guidance_factor(*angles))
+        expected = prompts.at(*angles).against.branches
+        assert [weights for _, weights in views.text.against.branches] == [weights for _, weights in expected]
+    assert len(seen) == 2 and prior.calls == 2
+
+
 def test_one_render_one_encode_and_one_network_call_per_step(monkeypatch):
     calls: list[int] = []
     monkeypatch.setattr("distill3d.kernels.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k))

@@ -173,6 +173,40 @@ def test_a_prior_with_finer_view_words_hears_them():
     torch.testing.assert_close(halfway.embeddings[0], ends.mean(0))
 
 
+@pytest.mark.parametrize("words", [4, 8])
+def test_interpolated_prompts_turn_into_the_overhead_text_without_a_jump(words):
+    sides = ("front", "f l", "left", "b l", "back", "b r", "right", "f r") if words == 8 else ("front", "side", "back")
+    above = ("overhead", "overhead left", "overhead back", "overhead right")[: 1 if words == 4 else 4]
+    names = (f"a cup, {view} view" for view in (*sides, *above))
+    prior = GaussianMixturePrior({name: constant(float(k)) for k, name in enumerate(names)} | {"a cup": constant(9.0)})
+    if words == 8:
+        prior.around_words, prior.overhead_words = sides, above
+    prompts = view_prompts(prior, "a cup", interpolate=True)
+    elevations = torch.arange(-10.0, 91.0)
+    azimuths = torch.full_like(elevations, 30.0)
+    rows = prompts.at(azimuths, elevations).embeddings
+    assert (rows[1:] - rows[:-1]).abs().max() <= 1 / 20 + 1e-5
+    low, high = rows[elevations <= 50], rows[elevations >= 70]
+    assert torch.equal(low, low[:1].expand_as(low)) and torch.equal(high, high[:1].expand_as(high))
+    torch.testing.assert_close(rows[elevations == 60], (low[:1] + high[:1]) / 2)
+    assert prior.means[(high[0, 0] > 0).nonzero()].min() >= len(sides)  # nothing but overhead is left
+
+
+def test_guidance_by_view_runs_smoothly_from_the_front_to_the_back_and_overhead():
+    plain = view_prompts(view_prior(), "a cup")
+    assert plain.guidance_factor(torch.zeros(3), torch.zeros(3)) == 1.0
+    prompts = view_prompts(view_prior(), "a cup", side_guidance=0.8, back_guidance=0.5, overhead_guidance=1.5)
+    azimuths = torch.tensor([0.0, 90, -90, 180, -180, 45, -135, 360, 0, 180, 90])
+    elevations = torch.tensor([0.0, 0, 0, 0, 0, 0, 0, 50, 60, 70, 90])
+    factors = prompts.guidance_factor(azimuths, elevations)
+    assert factors.shape == (11, 1, 1, 1)
+    expected = [1, 0.8, 0.8, 0.5, 0.5, 0.9, 0.65, 1, 1.25, 1.5, 1.5]
+    torch.testing.assert_close(factors.flatten(), torch.tensor(expected))
+    turn = prompts.guidance_factor(torch.arange(-180.0, 181.0), torch.zeros(361)).flatten()
+    slopes = turn[1:] - turn[:-1]
+    assert slopes.abs().max() < 0.01 and (slopes[1:] - slopes[:-1]).abs().max() < 1e-3  # no jump, no kink
+
+
 def test_prompts_without_views_are_the_same_from_everywhere():
     prompts = view_prompts(view_prior(), "a cup", view_dependent=False)
     rows = prompts.at(torch.tensor([0.0, 90, 180, 0]), torch.tensor([0.0, 0, 0, 80]))

@@ -1,5 +1,7 @@
 """SDS, the way gradients are injected, and weighted sums of losses."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -104,6 +106,29 @@ def test_no_gradient_passes_the_denoiser(loss):
     assert prior.weight.grad is None
     assert latents.grad.abs().sum() > 0
     assert all(log.shape == () and not log.requires_grad for log in logs.values())
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [SDS(guidance=20), CDS(clip_start=0, clip_end=0), VDM(), VDM(refine_from=0.0)],
+    ids=["SDS", "CDS", "VDM", "VDM's second part"],
+)
+def test_guidance_is_multiplied_view_by_view(loss):
+    prior = gaussian_prior(other=-1.0)
+
+    def gradient(factor):
+        latents = normal(13, 2, *SHAPE).requires_grad_()
+        rows = replace(views(prior, 2, 10), guidance_factor=factor)
+        value, _ = loss.start(prior, SHAPE, seeded())(latents, rows, seeded(1))
+        return torch.autograd.grad(value, latents)[0]
+
+    both = gradient(torch.tensor([1.0, 0.25])[:, None, None, None])
+    torch.testing.assert_close(both[0], gradient(1.0)[0])
+    torch.testing.assert_close(both[1], gradient(0.25)[1])
+    assert (both[1] - gradient(1.0)[1]).abs().max() > 1e-3
+    scaled = {name: 0.25 * getattr(loss, name) for name in vars(loss) if "guidance" in name}
+    loss = replace(loss, **scaled)
+    torch.testing.assert_close(gradient(1.0)[1], both[1])
 
 
 ALL = [SDS(), CDS(weighting="1-abar"), VDM(clip=1.0, x0_clip=5.0, x0_rescale=0.5), Combined([SDS(), VDM()], [1.0, 0.5])]

@@ -279,6 +279,14 @@ def test_the_picture_of_one_step_is_the_estimate_and_many_steps_follow_the_flow(
     assert one < 0.6 * (exact - 2.0).std()  # the mean is soft, the flow's end has the data's spread
 
 
+def test_a_guidance_per_view_takes_no_shortcut_at_one():
+    prior, t, z_t = gaussian_prior(other=-1.0), torch.tensor([600, 600]), normal(7, 2, *SHAPE)
+    texts = prior.embed(["a", "a"]), prior.embed(["", ""])
+    mixed = imagined(prior, z_t, t, 3, *texts, torch.tensor([1.0, 3.0])[:, None, None, None])
+    torch.testing.assert_close(mixed[:1], imagined(prior, z_t, t, 3, *texts, 1.0)[:1])
+    torch.testing.assert_close(mixed[1:], imagined(prior, z_t, t, 3, *texts, 3.0)[1:])
+
+
 def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     prior = gaussian_prior()
     settings = VDM(refine_from=0.5, refine_steps=4, refine_t_min=400, refine_t_max=400, refine_guidance=1, weight=2.0)
