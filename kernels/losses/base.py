@@ -72,7 +72,7 @@ class Loss(Protocol):
         ...
 
 
-def guided(text: Tensor, negative: Tensor, scale: float) -> Tensor:
+def guided(text: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
     """Classifier-free guidance in its standard form, e_u + s (e_c - e_u) (Ho & Salimans 2022).
 
     Papers that write e_c + w (e_c - e_u) mean s = w + 1.

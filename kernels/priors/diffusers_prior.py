@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -153,6 +154,10 @@ class DiffusersPrior:
         output = self.unet(z, steps, encoder_hidden_states=text).sample.float()
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         return [noise_from_output(part, z_t.float(), alpha, sigma, self.prediction) for part in output.chunk(count)]
+
+    def adapter(self, rank: int) -> LoraAdapter:
+        """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""
+        return LoraAdapter(self.unet, self.schedule, self.prediction, rank)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""
