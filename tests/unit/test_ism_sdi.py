@@ -117,6 +117,17 @@ def test_sdi_is_the_render_less_the_guided_clean_estimate():
     torch.testing.assert_close(SCHEDULE.ratio(t) * sdi(prior, z0, kappa, t, text, null, 8.5), z0 - x0)
 
 
+def test_sdi_uses_at_its_step_the_noise_found_a_part_of_a_stride_above():
+    prior, z0, t = gaussian_prior(other=-1.0), normal(7, 2, *SHAPE), torch.tensor([500, 500])
+    direction, _ = gradient(SDI(eta=0.0, t_max_start=500, t_max_end=500, weighting="one"), prior, z0)
+    to = t + torch.randint(0, 100, (2,), generator=seeded(1))
+    assert (to > t).all()
+    text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
+    z = inverted(SCHEDULE, z0, to, 100, 6, lambda z, at: guided(*estimates(prior, z, at, [text, null]), -6.5))
+    kappa = (z - z0) / SCHEDULE.ratio(to)
+    torch.testing.assert_close(direction, sdi(prior, z0, kappa, t, text, null, 8.5))
+
+
 def test_sdi_asks_nothing_of_a_render_that_is_the_priors_mean():
     direction, _ = gradient(SDI(eta=0.0), gaussian_prior(), torch.full((2, *SHAPE), 2.0).double())
     assert direction.abs().max() < 1e-9
