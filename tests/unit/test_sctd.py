@@ -55,6 +55,18 @@ def test_the_guidance_part_is_the_guided_estimate_less_the_null_ones_over_the_se
     torch.testing.assert_close(pull, SCHEDULE.alpha(LEVELS[0]) * expected)
 
 
+def test_the_consistency_part_is_the_closed_forms_round_trip_for_gaussian_data():
+    v, mu = 0.25, 2.0
+    z_e, consistency, _ = parts(gaussian_prior(v, mu))
+    e, s, t = (SCHEDULE.ratio(level) for level in LEVELS)
+
+    def kept(at, to):  # share of z - mu that one Euler step from level to level leaves, as e = at (z - mu) / (v + at^2)
+        return 1 + (to - at) * at / (v + at**2)
+
+    back = (z_e - mu) * kept(e, s) * kept(s, t) * kept(t, s) * kept(s, e)
+    torch.testing.assert_close(consistency, SCHEDULE.alpha(LEVELS[0]) * (back - (z_e - mu)))
+
+
 def test_consistency_contracts_to_the_mean_when_descended():
     """Both parts of one network point away from the mean where z_e lies above it, so descending them leads there."""
     prior = gaussian_prior()
