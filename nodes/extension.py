@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
 from .cameras import OrbitCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
@@ -26,6 +27,12 @@ class Distill3D(ComfyExtension):
             CDSLoss,
             VDMLoss,
             SDSLoss,
+            CSDLoss,
+            NFSDLoss,
+            ISMLoss,
+            VSDLoss,
+            SDILoss,
+            SCTDLoss,
             CombineLosses,
             Optimize,
             RenderViews,

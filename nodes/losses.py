@@ -1,4 +1,4 @@
-"""CDS Loss, SDS Loss and Combine Losses. VDM Loss is in `vdm`."""
+"""CDS Loss, SDS Loss and Combine Losses. VDM Loss is in `vdm`, the other losses are in `baselines`."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .base import check_choice, check_range, draw_noise
+from .base import check_choice, check_range, draw_noise, restored
 
 DESIGNS = ("linear", "nonlinear_noise", "nonlinear")
 TIME_FEATURES = 64
@@ -137,10 +137,36 @@ class AdamState:
         zeros = {key: torch.zeros_like(value) for key, value in parameters.items()}
         return AdamState(parameters, zeros, zeros)
 
-    def step(
-        self, gradients: Mapping[str, Tensor], lr: float, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-8
+    @staticmethod
+    def restored(
+        owner: str, name: str, state: Mapping[str, Tensor], blank: Mapping[str, Tensor], device: torch.device
     ) -> AdamState:
-        """One Adam update (Kingma & Ba 2015); values of a gradient that are not finite count as 0."""
+        """What `tensors` gave, for parameters shaped as ``blank``; raises ValueError for a state that does not fit."""
+        like = torch.empty((), device=device)
+
+        def group(kind: str) -> dict[str, Tensor]:
+            return {k: restored(owner, state, f"{kind}.{k}", tuple(v.shape), like) for k, v in blank.items()}
+
+        updates = int(restored(owner, state, "updates", (), torch.empty((), dtype=torch.long)))
+        with torch.inference_mode(False):
+            return AdamState(group(name), group("adam_mean"), group("adam_square"), updates)
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """All of it as one flat dict; ``name`` stands before the parameters' own names."""
+        groups = {name: self.parameters, "adam_mean": self.means, "adam_square": self.squares}
+        flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+        return {**flat, "updates": torch.tensor(self.updates)}
+
+    def step(
+        self,
+        gradients: Mapping[str, Tensor],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        decay: float = 0.0,
+    ) -> AdamState:
+        """One Adam update (Kingma & Ba 2015), with ``decay`` AdamW (Loshchilov & Hutter 2019); values of a gradient
+        that are not finite count as 0."""
         updates = self.updates + 1
         first, second = 1 - betas[0] ** updates, 1 - betas[1] ** updates
         parameters, means, squares = {}, {}, {}
@@ -149,5 +175,6 @@ class AdamState:
                 gradient = gradients[key].nan_to_num(0.0, 0.0, 0.0)
                 means[key] = torch.lerp(gradient, self.means[key], betas[0])
                 squares[key] = torch.lerp(gradient.square(), self.squares[key], betas[1])
-                parameters[key] = value - lr / first * means[key] / ((squares[key] / second).sqrt() + eps)
+                shrunk = value * (1 - lr * decay)
+                parameters[key] = shrunk - lr / first * means[key] / ((squares[key] / second).sqrt() + eps)
         return AdamState(parameters, means, squares, updates)

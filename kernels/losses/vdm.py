@@ -28,7 +28,6 @@ from .base import (
     gradient_logs,
     guided,
     inject,
-    restored,
     weighting,
 )
 from .degradation import AdamState, Degradation
@@ -167,23 +166,12 @@ class VDM:
         highest = {name: getattr(self, name) for name in ("t_max_start", "t_max_end", "refine_t_max")}
         check_steps("VDM Loss", prior, highest)
         if state is not None:
-            return _Run(self, prior, _restore(self.degradation, latent_shape[0], prior.device, state))
+            # only the shapes of these are wanted, so their generator is not the run's
+            blank = self.degradation.initial(latent_shape[0], torch.Generator(), torch.device("cpu"))
+            return _Run(self, prior, AdamState.restored("VDM Loss", "psi", state, blank, prior.device))
         with torch.inference_mode(False):  # ComfyUI runs nodes in it; its tensors could never be trained
             parameters = self.degradation.initial(latent_shape[0], generator, prior.device)
             return _Run(self, prior, AdamState.fresh(parameters))
-
-
-def _restore(degradation: Degradation, channels: int, device: torch.device, state: Mapping[str, Tensor]) -> AdamState:
-    like = torch.empty((), device=device)
-    # only the shapes of these are wanted, so their generator is not the run's
-    blank = degradation.initial(channels, torch.Generator(), torch.device("cpu"))
-
-    def group(name: str) -> dict[str, Tensor]:
-        return {k: restored("VDM Loss", state, f"{name}.{k}", tuple(v.shape), like) for k, v in blank.items()}
-
-    updates = int(restored("VDM Loss", state, "updates", (), torch.empty((), dtype=torch.long)))
-    with torch.inference_mode(False):
-        return AdamState(group("psi"), group("adam_mean"), group("adam_square"), updates)
 
 
 @dataclass
@@ -244,6 +232,4 @@ class _Run:
         return x0.clamp(-settings.x0_clip, settings.x0_clip) if settings.x0_clip > 0 else x0
 
     def state(self) -> dict[str, Tensor]:
-        groups = {"psi": self.psi.parameters, "adam_mean": self.psi.means, "adam_square": self.psi.squares}
-        tensors = {f"{name}.{key}": value for name, group in groups.items() for key, value in group.items()}
-        return {**tensors, "updates": torch.tensor(self.psi.updates)}
+        return self.psi.tensors("psi")

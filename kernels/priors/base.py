@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -181,6 +181,33 @@ class Prior(Protocol):
     def check_text(self, text: str) -> None:
         """Raises ValueError for an empty text or one with words outside the vocabulary."""
         ...
+
+
+class Adapter(Protocol):
+    """A prior's denoiser with small trainable weights beside its own, which stay as they are.
+
+    The trainable weights are no part of it but passed in, as a flat dict, and never changed in place.
+    """
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """Fresh float32 weights on the prior's device, with which it answers as the prior does."""
+        ...
+
+    def predict(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        """The noise estimate [B,C,h,w] float32, without gradients."""
+        ...
+
+    def error(self, weights: Mapping[str, Tensor], z0: Tensor, noise: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        """[B,C,h,w] float32, differentiable in the weights: how far the network's output at
+        alpha(t) z0 + sigma(t) noise is from what it was trained to put out there."""
+        ...
+
+
+@runtime_checkable
+class AdaptablePrior(Protocol):
+    """A prior whose network can be fine-tuned without changing it, for losses that learn the renders' own score."""
+
+    def adapter(self, rank: int) -> Adapter: ...
 
 
 def noise_from_output(output: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:

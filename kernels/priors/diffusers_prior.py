@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import perp_neg
 from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
@@ -147,6 +148,10 @@ class DiffusersPrior:
         steps, hidden = t.to(weight.device), text.embeddings.to(weight)
         output = self.unet(z, steps, encoder_hidden_states=hidden).sample.float()
         return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
+
+    def adapter(self, rank: int) -> LoraAdapter:
+        """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""
+        return LoraAdapter(self.unet, self.schedule, self.prediction, rank)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""

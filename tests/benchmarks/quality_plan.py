@@ -10,8 +10,14 @@ from typing import Any
 
 from distill3d.kernels.gaussians.cameras import OrbitSampler
 from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.csd import CSD
+from distill3d.kernels.losses.ism import ISM
+from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.sctd import SCTD
+from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
+from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
@@ -21,6 +27,12 @@ LOSSES: dict[str, Any] = {
     "vdm": VDM(guidance=4.0),
     "cds": CDS(guidance_start=10.0, guidance_end=10.0, t_end=20, t_min=20),
     "sds": SDS(guidance=20.0),
+    "csd": CSD(guidance=20.0),
+    "nfsd": NFSD(guidance=20.0),
+    "ism": ISM(guidance=7.5, t_min=200),
+    "vsd": VSD(guidance=7.5, weighting="sigma/alpha", t_min=200, lora_lr=1e-3),
+    "sdi": SDI(guidance=7.5, inversion_guidance=-5.5, stride=250, t_max_end=300),
+    "sctd": SCTD(guidance=4.0, t_min=200),
 }
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
 

@@ -8,7 +8,12 @@ import torch
 from distill3d.kernels.losses.base import Views, cleaned, guided, inject
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
+from distill3d.kernels.losses.csd import CSD
+from distill3d.kernels.losses.ism import ISM
+from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.schedule import TimestepRange, annealed
+from distill3d.kernels.losses.sctd import SCTD
+from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS, sds
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import NoiseSchedule
@@ -96,7 +101,10 @@ class NetworkPrior(GaussianMixturePrior):
         return self.weight * super()._network(z_t, alpha, sigma, conditioning)
 
 
-@pytest.mark.parametrize("loss", [SDS(), CDS(), VDM()], ids=lambda loss: loss.name)
+OTHERS = [CSD(), NFSD(), ISM(), SDI(), SCTD()]
+
+
+@pytest.mark.parametrize("loss", [SDS(), CDS(), VDM(), *OTHERS], ids=lambda loss: loss.name)
 def test_no_gradient_passes_the_denoiser(loss):
     prior = gaussian_prior(NetworkPrior, other=0.0)
     latents = normal(9, 2, *SHAPE).requires_grad_()
@@ -134,7 +142,7 @@ def test_guidance_is_multiplied_view_by_view(loss):
 ALL = [SDS(), CDS(weighting="1-abar"), VDM(clip=1.0, x0_clip=5.0, x0_rescale=0.5), Combined([SDS(), VDM()], [1.0, 0.5])]
 
 
-@pytest.mark.parametrize("loss", ALL, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [*ALL, *OTHERS], ids=lambda loss: loss.name)
 def test_a_step_never_waits_for_the_device_and_takes_a_cpu_generator(loss):
     """On the meta device there are no values, so reading one back (a host sync) raises."""
     means = torch.zeros(1, *SHAPE, device="meta")
@@ -148,7 +156,7 @@ def test_a_step_never_waits_for_the_device_and_takes_a_cpu_generator(loss):
     assert latents.grad.device.type == "meta"
 
 
-@pytest.mark.parametrize("loss", [SDS(), VDM(), VDM(x0_rescale=1.0, x0_clip=5.0)], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [SDS(), VDM(), VDM(x0_rescale=1.0, x0_clip=5.0), *OTHERS], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
 def test_every_prediction_gives_the_same_gradient(loss, prediction):
     gradients = []

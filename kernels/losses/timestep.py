@@ -1,0 +1,131 @@
+"""What losses at one random timestep per view share: their settings, their checks and the step around a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ..priors.base import Conditioning, Prior
+from .base import (
+    WEIGHTINGS,
+    LossRun,
+    Views,
+    check_choice,
+    check_range,
+    check_steps,
+    cleaned,
+    draw_noise,
+    gradient_logs,
+    inject,
+    weighting,
+)
+from .schedule import TimestepRange
+
+
+@dataclass(frozen=True)
+class TimestepLoss:
+    """Settings of a loss whose gradient is weight w(t) direction(t), t drawn per view and step.
+
+    A loss without memory says its `direction`; one with memory overrides `start` and gives its own `TimestepRun`.
+    """
+
+    guidance: float = 7.5  # standard form s
+    weighting: str = "1-abar"  # w(t): one of WEIGHTINGS
+    t_min: int = 20  # lowest step, of 0..999
+    t_max_start: int = 980  # highest step at the start
+    t_max_end: int = 500  # highest step once annealed
+    t_anneal: str = "linear"  # constant | linear | sqrt | cosine
+    t_anneal_share: float = 1.0  # share of the run over which t_max comes down
+    clip: float = 0.0  # clamp of every gradient value, latent units; 0 = off
+    weight: float = 1.0  # factor on the gradient, which is a sum over latent elements and a mean over views
+
+    name: ClassVar[str]
+
+    @property
+    def owner(self) -> str:
+        return f"{self.name} Loss"
+
+    @property
+    def timesteps(self) -> TimestepRange:
+        return TimestepRange(self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share)
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting that is wrong."""
+        check_choice(self.owner, "weighting", self.weighting, WEIGHTINGS)
+        check_range(self.owner, "guidance", self.guidance, 0, 1000)
+        check_range(self.owner, "clip", self.clip, 0, 1e6)
+        check_range(self.owner, "weight", self.weight, 0, 1e6)
+        self.timesteps.check(self.owner)
+
+    def check_for(self, prior: Prior) -> None:
+        """Raises ValueError on bad settings, or steps beyond the prior's schedule."""
+        self.check()
+        check_steps(self.owner, prior, {"t_max_start": self.t_max_start, "t_max_end": self.t_max_end})
+
+    def start(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> LossRun:
+        """A run of this loss; it remembers nothing between steps. Raises ValueError on bad settings."""
+        self.check_for(prior)
+        return TimestepRun(self, prior)
+
+    def drawn(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
+        """The steps [count] of one batch."""
+        return self.timesteps.draw(count, progress, generator, device)
+
+    def direction(
+        self,
+        prior: Prior,
+        latents: Tensor,
+        t: Tensor,
+        views: Views,
+        guidance: Tensor | float,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """d loss / d latents [V,C,h,w] in noise form, without w(t); latents are detached, guidance is per view."""
+        raise NotImplementedError
+
+
+@dataclass
+class TimestepRun:
+    """A `TimestepLoss` at work."""
+
+    settings: Any  # the TimestepLoss
+    prior: Prior
+
+    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        settings = self.settings
+        t = settings.drawn(len(latents), views.progress, generator, latents.device)
+        direction, logs = self.direction(
+            latents.detach(), t, views, settings.guidance * views.guidance_factor, generator
+        )
+        raw = settings.weight * weighting(self.prior.schedule, t, settings.weighting) * direction
+        return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **logs, **gradient_logs(raw)}
+
+    def direction(
+        self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The direction, and logs besides those that every loss gives."""
+        return self.settings.direction(self.prior, latents, t, views, guidance, generator), {}
+
+    def state(self) -> dict[str, Tensor]:
+        return {}
+
+
+def noised(prior: Prior, latents: Tensor, t: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """z_t = alpha(t) z0 + sigma(t) eps with fresh eps, and that eps; both [B,C,h,w]."""
+    noise = draw_noise(tuple(latents.shape), generator, latents)
+    return prior.schedule.alpha(t) * latents + prior.schedule.sigma(t) * noise, noise
+
+
+def null_text(prior: Prior, like: Conditioning) -> Conditioning:
+    """The null text, as many rows as ``like``; `Views.negative` is it unless a negative prompt was given."""
+    return prior.embed([""] * len(like)).to(like.embeddings.device)

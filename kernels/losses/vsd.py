@@ -1,0 +1,105 @@
+"""Variational Score Distillation (ProlificDreamer, Wang et al., NeurIPS 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from ..priors.base import AdaptablePrior, Adapter, Conditioning, Prior
+from .base import LossRun, Views, check_range, draw_noise, guided
+from .degradation import AdamState
+from .timestep import TimestepLoss, TimestepRun, noised
+
+
+def vsd(e_text: Tensor, e_negative: Tensor, e_renders: Tensor, guidance: Tensor | float) -> Tensor:
+    """VSD direction e_cfg - e_q (ProlificDreamer, arXiv 2305.16213), without w(t).
+
+    e_q [B,C,h,w] is what a network trained on the renders estimates, so this is zero where renders are distributed as
+    the guided prior has it. With e_q = eps this is SDS, with e_q = e_c CSD.
+    """
+    return guided(e_text, e_negative, guidance) - e_renders
+
+
+@dataclass(frozen=True)
+class VSD(TimestepLoss):
+    """Variational Score Distillation with a LoRA (ProlificDreamer, arXiv 2305.16213).
+
+    The renders' own score comes from a LoRA on the prior's network that learns, one AdamW step per step of the run, to
+    denoise the renders; the prior itself stays as it is. There is one set of Gaussians, one particle in the paper's
+    terms. The paper's camera embedding is left out: the LoRA reads the prompt with its view words instead.
+    Denoiser evaluations per step and view: 3, and one with its backward pass for the LoRA, which needs memory for it.
+    """
+
+    guidance: float = 7.5  # standard form s; ProlificDreamer's value
+    lora_rank: int = 4  # of every low-rank layer; diffusers' default
+    lora_lr: float = 1e-4  # AdamW's learning rate; ProlificDreamer's value; 0 freezes the LoRA, which leaves CSD
+
+    name: ClassVar[str] = "VSD"
+    lora_decay: ClassVar[float] = 0.01  # AdamW's default in torch
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting that is wrong."""
+        super().check()
+        check_range(self.owner, "lora_rank", self.lora_rank, 1, 1024)
+        check_range(self.owner, "lora_lr", self.lora_lr, 0, 1)
+
+    def start(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> LossRun:
+        """Begin with a LoRA that changes nothing, or continue the one in ``state``.
+
+        Raises ValueError on bad settings, a foreign state, or a prior without a network that could be trained.
+        """
+        self.check_for(prior)
+        if not isinstance(prior, AdaptablePrior):
+            raise ValueError(
+                f"{self.owner}: prior {prior.name!r} has no network that could be trained on the renders. Use a "
+                "diffusers prior, or VDM, whose network is its own."
+            )
+        adapter = prior.adapter(self.lora_rank)
+        if state is None:
+            return _Run(self, prior, adapter, AdamState.fresh(adapter.initial(generator)))
+        # only the shapes of these are wanted, so their generator is not the run's
+        blank = adapter.initial(torch.Generator())
+        return _Run(self, prior, adapter, AdamState.restored(self.owner, "lora", state, blank, prior.device))
+
+
+@dataclass
+class _Run(TimestepRun):
+    adapter: Adapter
+    lora: AdamState
+
+    def direction(
+        self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        z_t, _ = noised(self.prior, latents, t, generator)
+        e_c, e_u = self.prior.predict(z_t, t, [views.text, views.negative])
+        e_q = self.adapter.predict(self.lora.parameters, z_t, t, views.text)
+        return vsd(e_c, e_u, e_q, guidance), {"lora_loss": self._learn(latents, views.text, generator)}
+
+    def _learn(self, latents: Tensor, text: Conditioning, generator: torch.Generator) -> Tensor:
+        """The LoRA's loss on the renders, before the one AdamW step that lowers it."""
+        count, steps = len(latents), len(self.prior.schedule)
+        t = torch.randint(0, steps, (count,), generator=generator, device=generator.device).to(latents.device)
+        noise = draw_noise(tuple(latents.shape), generator, latents)
+        lr = self.settings.lora_lr
+        with torch.inference_mode(False), torch.enable_grad():
+            weights = {key: value.detach().requires_grad_(lr > 0) for key, value in self.lora.parameters.items()}
+            error = self.adapter.error(weights, latents, noise, t, text)
+            if lr > 0:
+                # of the sum, not the mean: half precision has no numbers as small, and Adam does not mind the scale
+                gradients = torch.autograd.grad(error.square().sum(), list(weights.values()))
+                named = dict(zip(weights, gradients, strict=True))
+                self.lora = self.lora.step(named, lr, betas=(0.9, 0.999), decay=self.settings.lora_decay)
+        return error.detach().square().mean()
+
+    def state(self) -> dict[str, Tensor]:
+        return self.lora.tensors("lora")

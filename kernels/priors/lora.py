@@ -1,0 +1,70 @@
+"""A LoRA (Hu et al. 2022) on a diffusers U-Net, by peft, that leaves the U-Net itself alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .base import Conditioning, NoiseSchedule, noise_from_output
+
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention layers' projections, as in threestudio's VSD
+NAME = "renders"
+
+
+class LoraAdapter:
+    """An `Adapter`: a second U-Net of the same weight tensors, with low-rank layers beside its attention projections.
+
+    The low-rank layers hold no weights of their own; each call gives it those to use. So the prior's U-Net never sees
+    an adapter, and any number of runs can share one prior.
+    """
+
+    def __init__(self, unet: Any, schedule: NoiseSchedule, prediction: str, rank: int) -> None:
+        """Raises ValueError when peft is not installed."""
+        try:
+            from peft import LoraConfig, inject_adapter_in_model
+        except ImportError as error:
+            raise ValueError(
+                f"VSD Loss trains a LoRA, for which the package peft is needed ({error}). "
+                'Install it: pip install "peft>=0.13"'
+            ) from error
+        self.schedule, self.prediction, self.rank = schedule, prediction, rank
+        shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
+        # alpha = rank: a scale of 1; without weights (meta) as they are passed in
+        config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
+        with torch.inference_mode(False):
+            self.unet = inject_adapter_in_model(config, copy.deepcopy(unet, shared), NAME, low_cpu_mem_usage=True)
+        self.shapes = {key: tuple(p.shape) for key, p in self.unet.named_parameters() if f".{NAME}." in key}
+
+    def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """The way down drawn with standard deviation 1 / rank, the way up 0 (as diffusers' own LoRA layers had it)."""
+        device = next(self.unet.parameters()).device
+        weights = {}
+        with torch.inference_mode(False):
+            for key, shape in self.shapes.items():
+                weight = torch.zeros(shape)
+                if ".lora_A." in key:
+                    weight = torch.randn(shape, generator=generator, device=generator.device) / self.rank
+                weights[key] = weight.to(device)
+        return weights
+
+    def predict(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        with torch.no_grad():
+            output = self._output(weights, z_t, t, text)
+        return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
+
+    def error(self, weights: Mapping[str, Tensor], z0: Tensor, noise: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        target = alpha * noise - sigma * z0 if self.prediction == "v_prediction" else noise
+        return self._output(weights, alpha * z0 + sigma * noise, t, text) - target
+
+    def _output(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        own = next(self.unet.parameters())
+        # clones: autograd takes no inference tensors, which these may be in a ComfyUI node
+        z = z_t.to(own, copy=True).contiguous(memory_format=torch.channels_last)
+        inputs = (z, t.to(own.device, copy=True))
+        options = {"encoder_hidden_states": text.embeddings.to(own, copy=True)}
+        return torch.func.functional_call(self.unet, dict(weights), inputs, options).sample.float()

@@ -1,0 +1,102 @@
+"""The other published losses in a running ComfyUI: each runs, and VSD trains there without touching the prior."""
+
+from __future__ import annotations
+
+import numpy as np
+import plyfile
+import pytest
+from harness import prompts
+from harness.server import PromptRefused
+from safetensors.numpy import load_file
+from tiny_prior import write_tiny_prior
+
+LOSSES = ("CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss")
+
+
+@pytest.fixture(scope="module")
+def branches(comfyui, object_info, quickstart_prompt):
+    """A function that gives a prompt of runs, {name: (loss, where it starts, Optimize's inputs)}, on a tiny prior."""
+    folder = comfyui.base / "models" / "diffusers" / "tiny-baselines"
+    if not folder.exists():
+        write_tiny_prior(folder)
+    base = prompts.set_values(quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-baselines")
+    optimize = base[prompts.of_type(base, "Distill3D_Optimize")[0]]["inputs"]
+    kept = ("LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians")
+    shared = {id: base[id] for kind in kept for id in prompts.of_type(base, f"Distill3D_{kind}")}
+    (start,) = prompts.of_type(base, "Distill3D_InitGaussians")
+
+    def node(kind, **inputs):
+        declared = object_info[f"Distill3D_{kind}"]["input"]["required"]
+        values = {name: spec[1].get("default") for name, spec in declared.items() if "default" in spec[1]}
+        return {"class_type": f"Distill3D_{kind}", "inputs": values | inputs}
+
+    def build(**runs):
+        prompt = dict(shared)
+        for name, (loss, source, values) in runs.items():
+            links = {"loss": [f"{name} loss", 0], "gaussians": [source or start, 0], "densify": False, "views": 2}
+            prompt[f"{name} loss"] = node(loss)
+            inputs = optimize | links | {"steps": 2, "schedule_steps": 0} | values
+            prompt[name] = {"class_type": "Distill3D_Optimize", "inputs": inputs}
+            prompt[f"{name} saved"] = node(
+                "SaveGaussians", gaussians=[name, 0], filename_prefix=f"baselines/{name}", training=True
+            )
+        return prompt
+
+    return build
+
+
+def saved(comfyui, run, name):
+    """The .ply that a run's Save Gaussians wrote."""
+    assert run.status == "success", run.error
+    (record,) = (file for file in run.files if file["node"] == f"{name} saved")
+    return comfyui.output / record["subfolder"] / record["filename"]
+
+
+def test_every_loss_runs_and_moves_the_gaussians(comfyui, branches):
+    run = comfyui.run(branches(**{loss: (loss, None, {}) for loss in LOSSES}))
+    clouds = []
+    for loss in LOSSES:
+        rows = plyfile.PlyData.read(str(saved(comfyui, run, loss)))["vertex"].data
+        clouds.append(np.stack([rows[name] for name in rows.dtype.names], -1))
+        assert np.isfinite(clouds[-1]).all()
+    different = {cloud.tobytes() for cloud in clouds}
+    assert len(different) >= 5  # without a negative prompt NFSD is CSD above its t_low, so these two may agree
+
+
+def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comfyui, branches):
+    half = {"steps": 2, "schedule_steps": 4}
+    runs = {
+        "before": ("SDSLoss", None, {}),
+        "whole": ("VSDLoss", None, {"steps": 4}),
+        "first": ("VSDLoss", None, half),
+        "second": ("VSDLoss", "first", half),
+        "after": ("SDSLoss", None, {"preview_every": 1}),  # else ComfyUI would answer with what it has
+    }
+    results = {}
+    for name in runs:  # one after the other on the one prior that ComfyUI keeps
+        wanted = {"first": runs["first"]} if name == "second" else {}
+        results[name] = saved(comfyui, comfyui.run(branches(**wanted, **{name: runs[name]})), name)
+    assert results["before"].read_bytes() == results["after"].read_bytes()
+    assert results["whole"].read_bytes() == results["second"].read_bytes()
+
+    trained = load_file(results["second"].with_suffix(".safetensors"))
+    assert trained["loss/updates"] == 4
+    up = [value for key, value in trained.items() if key.startswith("loss/lora.") and ".lora_B." in key]
+    assert up and all(np.abs(value).max() > 0 for value in up)
+
+
+@pytest.mark.parametrize(
+    ("loss", "values", "message"),
+    [
+        ("CSDLoss", {"t_min": 600}, "CSD Loss: t_min 600 is above t_max_end 500"),
+        ("SCTDLoss", {"segments": 20}, "gap 80 does not fit into a segment of 48 steps"),
+        ("SDILoss", {"stride": 0}, "stride"),
+        ("VSDLoss", {"lora_rank": 0}, "lora_rank"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(comfyui, branches, loss, values, message):
+    prompt = branches(run=(loss, None, {}))
+    prompt["run loss"]["inputs"] |= values
+    with pytest.raises(PromptRefused) as refused:
+        comfyui.queue(prompt)
+    assert message in str(refused.value)
