@@ -13,6 +13,7 @@ from .optimize import Optimize
 from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
 from .render import RenderViews
+from .shap_e import InitShapE
 from .vdm import VDMLoss
 
 
@@ -23,6 +24,7 @@ class Distill3D(ComfyExtension):
             ViewPromptsNode,
             OrbitCameras,
             InitGaussians,
+            InitShapE,
             CDSLoss,
             VDMLoss,
             SDSLoss,
