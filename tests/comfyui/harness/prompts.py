@@ -11,8 +11,8 @@ WORKFLOWS = ROOT / "workflows"
 NODES = {
     f"Distill3D_{name}"
     for name in (
-        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "VDMLoss", "SDSLoss",
-        "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
+        "SDSLoss", "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
