@@ -14,6 +14,7 @@ from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
 from .render import RenderViews
 from .shap_e import InitShapE
+from .toybox import ToyboxTruth
 from .vdm import VDMLoss
 
 
@@ -34,4 +35,5 @@ class Distill3D(ComfyExtension):
             ExportMesh,
             SaveGaussians,
             LoadGaussians,
+            ToyboxTruth,
         ]

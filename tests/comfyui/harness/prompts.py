@@ -13,6 +13,7 @@ NODES = {
     for name in (
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
         "SDSLoss", "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "ToyboxTruth",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -101,6 +102,7 @@ def reduced(prompt: dict, steps: int) -> dict:
     small = {
         "Distill3D_Optimize": {"views": 2, "preview_every": 1},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
+        "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
