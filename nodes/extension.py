@@ -14,6 +14,8 @@ from .optimize import Optimize
 from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
 from .render import RenderViews
+from .shap_e import InitShapE
+from .toybox import ToyboxTruth
 from .vdm import VDMLoss
 
 
@@ -24,6 +26,7 @@ class Distill3D(ComfyExtension):
             ViewPromptsNode,
             OrbitCameras,
             InitGaussians,
+            InitShapE,
             CDSLoss,
             VDMLoss,
             SDSLoss,
@@ -39,4 +42,5 @@ class Distill3D(ComfyExtension):
             ExportMesh,
             SaveGaussians,
             LoadGaussians,
+            ToyboxTruth,
         ]

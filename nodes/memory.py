@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -52,3 +53,22 @@ class ManagedPrior:
             # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed behind.
             comfy.model_management.load_models_gpu([self.patcher], memory_required=scratch, force_full_load=True)
             yield self.prior.to(self.patcher.load_device)  # weights that another node's run moved are mended here
+
+
+@contextmanager
+def visiting(pipeline: Any, scratch: int) -> Iterator[None]:
+    """A diffusers pipeline on the device for the length of a block, after which its room is free again.
+
+    Other models make room for it and for ``scratch`` bytes.
+    """
+    device = comfy.model_management.get_torch_device()
+    modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
+    size = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
+    comfy.model_management.free_memory(size + scratch, device)
+    try:
+        pipeline.to(device)
+        yield
+    finally:  # an error's traceback would keep it alive there
+        for module in modules:
+            module.to("cpu")
+        comfy.model_management.soft_empty_cache()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -32,61 +33,7 @@ class RenderViews(io.ComfyNode):
             search_aliases=["turntable", "splat to image", "gaussian render", "depth map", "orbit video"],
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to look at."),
-                io.Int.Input("views", default=24, min=1, max=1000, tooltip="Number of pictures in one turn."),
-                io.Int.Input(
-                    "size",
-                    default=256,
-                    min=16,
-                    max=4096,
-                    tooltip="Width and height of each picture, pixels. The embedded prior works at 128.",
-                ),
-                io.Float.Input(
-                    "elevation",
-                    default=15.0,
-                    min=-90.0,
-                    max=90.0,
-                    step=5.0,
-                    round=0.01,
-                    tooltip="Height of the cameras, degrees above the horizon.",
-                ),
-                io.Combo.Input(
-                    "background",
-                    options=list(BACKGROUNDS),
-                    default="white",
-                    tooltip="What shows behind the object. DreamMapping's figures: white.",
-                ),
-                io.Float.Input(
-                    "start",
-                    default=0.0,
-                    min=-360.0,
-                    max=360.0,
-                    step=15.0,
-                    round=0.01,
-                    advanced=True,
-                    tooltip="Azimuth of the first picture, degrees: 0 front, 90 the object's left (seen from +X), "
-                    "180 back.",
-                ),
-                io.Float.Input(
-                    "distance",
-                    default=2.0,
-                    min=0.1,
-                    max=1000.0,
-                    step=0.1,
-                    round=0.001,
-                    advanced=True,
-                    tooltip="Distance of the cameras, world units; the object fills a cube of side 1. Consistent3D: "
-                    "2.0.",
-                ),
-                io.Float.Input(
-                    "fov_y",
-                    default=40.0,
-                    min=1.0,
-                    max=150.0,
-                    step=1.0,
-                    round=0.01,
-                    advanced=True,
-                    tooltip="Vertical field of view, degrees. Embedded prior: 40, Consistent3D's evaluation: 45.",
-                ),
+                *turntable_inputs(),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, on the background."),
@@ -98,23 +45,75 @@ class RenderViews(io.ComfyNode):
         )
 
     @classmethod
-    def execute(
-        cls,
-        gaussians: Gaussians,
-        views: int,
-        size: int,
-        elevation: float,
-        background: str,
-        start: float,
-        distance: float,
-        fov_y: float,
-    ) -> io.NodeOutput:
-        azimuths = start + torch.arange(views) * (360.0 / views)
-        cameras = orbit(azimuths, elevation, distance, fov_y, size)
-        bar = comfy.utils.ProgressBar(views)
-        seen = rendered(gaussians, cameras, BACKGROUNDS[background], bar.update_absolute)
+    def execute(cls, gaussians: Gaussians, background: str, **cameras: Any) -> io.NodeOutput:
+        views = turntable_cameras(**cameras)
+        bar = comfy.utils.ProgressBar(len(views))
+        seen = rendered(gaussians, views, BACKGROUNDS[background], bar.update_absolute)
         masks = image(seen.alpha)[..., 0]
         return io.NodeOutput(image(seen.color), masks, depth_image(seen.depth, seen.alpha))
+
+
+def turntable_inputs() -> list[io.Input]:
+    """What `turntable_cameras` takes, and the background."""
+    return [
+        io.Int.Input("views", default=24, min=1, max=1000, tooltip="Number of pictures in one turn."),
+        io.Int.Input(
+            "size",
+            default=256,
+            min=16,
+            max=4096,
+            tooltip="Width and height of each picture, pixels. The embedded prior works at 128.",
+        ),
+        io.Float.Input(
+            "elevation",
+            default=15.0,
+            min=-90.0,
+            max=90.0,
+            step=5.0,
+            round=0.01,
+            tooltip="Height of the cameras, degrees above the horizon.",
+        ),
+        io.Combo.Input(
+            "background",
+            options=list(BACKGROUNDS),
+            default="white",
+            tooltip="What shows behind the object. DreamMapping's figures: white.",
+        ),
+        io.Float.Input(
+            "start",
+            default=0.0,
+            min=-360.0,
+            max=360.0,
+            step=15.0,
+            round=0.01,
+            advanced=True,
+            tooltip="Azimuth of the first picture, degrees: 0 front, 90 the object's left (seen from +X), 180 back.",
+        ),
+        io.Float.Input(
+            "distance",
+            default=2.0,
+            min=0.1,
+            max=1000.0,
+            step=0.1,
+            round=0.001,
+            advanced=True,
+            tooltip="Distance of the cameras, world units; the object fills a cube of side 1. Consistent3D: 2.0.",
+        ),
+        io.Float.Input(
+            "fov_y",
+            default=40.0,
+            min=1.0,
+            max=150.0,
+            step=1.0,
+            round=0.01,
+            advanced=True,
+            tooltip="Vertical field of view, degrees. Embedded prior: 40, Consistent3D's evaluation: 45.",
+        ),
+    ]
+
+
+def turntable_cameras(views: int, size: int, elevation: float, start: float, distance: float, fov_y: float) -> Cameras:
+    return orbit(start + torch.arange(views) * (360.0 / views), elevation, distance, fov_y, size)
 
 
 def rendered(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,9 +177,9 @@ def load_diffusers(
     the folder and what is missing or not supported.
     """
     folder = Path(folder)
-    variants = _check_folder(folder)
+    variants = check_folder(folder)
     _check_parts(folder)
-    scheduler = _read_json(folder / "scheduler" / CONFIGS["scheduler"])
+    scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS or "Flow" in scheduler.get("_class_name", ""):
         raise ValueError(
@@ -207,19 +207,28 @@ def load_diffusers(
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         # The floor keeps sigma/alpha finite where a schedule ends in pure noise.
         abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=1e-6)
-        card = _read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
+        card = read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
         name = folder.resolve().name
         prior = DiffusersPrior(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
         return prior.to(device)
 
 
-def _check_folder(folder: Path) -> dict[str, str | None]:
-    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing file."""
+def check_folder(
+    folder: Path,
+    weights: Mapping[str, str] = WEIGHTS,
+    configs: Mapping[str, str] = CONFIGS,
+    owner: str = "prior folder",
+    needed: str = "A Stable Diffusion pipeline",
+) -> dict[str, str | None]:
+    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing file.
+
+    weights and configs: file names by part, those of weights without their ends.
+    """
     if not folder.is_dir():
-        raise ValueError(f"prior folder {folder} does not exist; give the folder that holds a diffusers pipeline.")
-    missing = [f"{part}/{file}" for part, file in CONFIGS.items() if not (folder / part / file).is_file()]
+        raise ValueError(f"{owner} {folder} does not exist; give the folder that holds a diffusers pipeline.")
+    missing = [f"{part}/{file}" for part, file in configs.items() if not (folder / part / file).is_file()]
     variants: dict[str, str | None] = {}
-    for part, stem in WEIGHTS.items():
+    for part, stem in weights.items():
         for variant, names in {None: stem, "fp16": f"{stem}.fp16"}.items():
             if any((folder / part / f"{names}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
                 variants[part] = variant
@@ -228,15 +237,15 @@ def _check_folder(folder: Path) -> dict[str, str | None]:
             missing.append(f"{part}/{stem}.safetensors")
     if missing:
         raise ValueError(
-            f"prior folder {folder} lacks {', '.join(missing)}. A Stable Diffusion pipeline in diffusers layout is "
-            "needed, with safetensors weights (.bin and .ckpt files are not read)."
+            f"{owner} {folder} lacks {', '.join(missing)}. {needed} in diffusers layout is needed, with safetensors "
+            "weights (.bin and .ckpt files are not read)."
         )
     return variants
 
 
 def _check_parts(folder: Path) -> None:
     """Refuse models of another kind from their configs, before gigabytes of weights are read."""
-    unet, vae, text = (_read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
+    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
     if unet.get("addition_embed_type") or unet.get("class_embed_type"):
         raise ValueError(
             f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), which cannot "
@@ -253,7 +262,7 @@ def _check_parts(folder: Path) -> None:
             )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

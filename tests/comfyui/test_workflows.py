@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 
+import numpy as np
+import plyfile
 import pytest
 from harness import prompts
 from harness.environment import child_environment
@@ -19,6 +21,35 @@ def test_workflow_runs_to_its_end(comfyui, quickstart, object_info, name):
     assert run.status == "success", run.error
     for file in run.files:
         assert comfyui.view(file)
+
+
+def test_stages_of_consistent3d_move_what_they_say(comfyui, quickstart, object_info):
+    prompt = prompts.reduced(prompts.api_form(prompts.read("consistent3d"), object_info), steps=3)
+    optimized = {prompt[id]["_meta"]["title"]: id for id in prompts.of_type(prompt, "Distill3D_Optimize")}
+    stages = [
+        next(id for title, id in optimized.items() if title.startswith(f"Optimize: {stage}"))
+        for stage in ("coarse", "geometry", "texture")
+    ]
+    kinds = {id: prompt[prompt[id]["inputs"]["loss"][0]]["inputs"]["preset"] for id in stages}
+    assert list(kinds.values()) == ["coarse", "refine", "texture"]
+    for id in stages:
+        save = {"gaussians": [id, 0], "filename_prefix": f"stages/{id}", "training": False}
+        prompt[f"save {id}"] = {"class_type": "Distill3D_SaveGaussians", "inputs": save}
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+
+    def columns(id, *names):
+        (record,) = (file for file in run.files if file["node"] == f"save {id}")
+        ply = plyfile.PlyData.read(str(comfyui.output / record["subfolder"] / record["filename"]))
+        return np.stack([ply["vertex"][name] for name in names], -1)
+
+    colors = ("f_dc_0", "f_dc_1", "f_dc_2")
+    geometry = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+    coarse, refined, painted = stages
+    assert np.array_equal(columns(coarse, *colors), columns(refined, *colors))
+    assert np.array_equal(columns(refined, *geometry), columns(painted, *geometry))
+    assert not np.array_equal(columns(coarse, *geometry), columns(refined, *geometry))
+    assert not np.array_equal(columns(refined, *colors), columns(painted, *colors))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -11,9 +11,9 @@ WORKFLOWS = ROOT / "workflows"
 NODES = {
     f"Distill3D_{name}"
     for name in (
-        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "VDMLoss", "SDSLoss",
-        "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
-        "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
+        "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
+        "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians", "ToyboxTruth",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -102,6 +102,7 @@ def reduced(prompt: dict, steps: int) -> dict:
     small = {
         "Distill3D_Optimize": {"views": 2, "preview_every": 1},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
+        "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
