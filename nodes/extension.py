@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .cameras import OrbitCameras
+from .cameras import OrbitCameras, SceneCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
-from .gaussians import InitGaussians
+from .gaussians import InitGaussians, InitScene
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
@@ -22,7 +22,9 @@ class Distill3D(ComfyExtension):
             LoadDiffusionPrior,
             ViewPromptsNode,
             OrbitCameras,
+            SceneCameras,
             InitGaussians,
+            InitScene,
             CDSLoss,
             VDMLoss,
             SDSLoss,

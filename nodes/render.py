@@ -12,11 +12,13 @@ from comfy_api.latest import io
 from ..kernels.gaussians.cameras import Cameras, orbit
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.rasterize import Rendering, render
+from ..kernels.gaussians.scene_cameras import look_around
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image
 
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}
+PATHS = ("orbit", "look around")
 PIXELS_AT_ONCE = 4 * 512 * 512  # per call of the rasterizer, whose memory grows with the pixels
 
 
@@ -87,6 +89,14 @@ class RenderViews(io.ComfyNode):
                     advanced=True,
                     tooltip="Vertical field of view, degrees. Embedded prior: 40, Consistent3D's evaluation: 45.",
                 ),
+                io.Combo.Input(
+                    "path",
+                    options=list(PATHS),
+                    default=PATHS[0],
+                    advanced=True,
+                    tooltip="orbit: around the object, looking at it. look around: from the middle of a scene, looking "
+                    "outward; then start and elevation say where to, distance is not used, and a wide fov_y suits.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, on the background."),
@@ -108,9 +118,13 @@ class RenderViews(io.ComfyNode):
         start: float,
         distance: float,
         fov_y: float,
+        path: str,
     ) -> io.NodeOutput:
         azimuths = start + torch.arange(views) * (360.0 / views)
-        cameras = orbit(azimuths, elevation, distance, fov_y, size)
+        if path == "look around":
+            cameras = look_around(azimuths, elevation, torch.zeros(3), fov_y, size)
+        else:
+            cameras = orbit(azimuths, elevation, distance, fov_y, size)
         bar = comfy.utils.ProgressBar(views)
         seen = rendered(gaussians, cameras, BACKGROUNDS[background], bar.update_absolute)
         masks = image(seen.alpha)[..., 0]

@@ -30,19 +30,27 @@ class ViewPrompts:
     null: Conditioning  # one row: the empty text
     negative_row: Conditioning  # one row: the negative prompt, equal to null where that is empty
     interpolate: bool = False  # blend neighbouring views by azimuth rather than switch between them
+    outward: Conditioning | None = None  # rows like those of ``around``, by the azimuth looked towards; None: ``base``
 
-    def at(self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None) -> Conditioning:
+    def at(
+        self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None, outward: Tensor | None = None
+    ) -> Conditioning:
         """V rows for cameras at these angles, both [V] in degrees (any turn: -190 is 170).
 
         Each camera gets the text of its sector: with four of them, front within 45 degrees of azimuth 0, back beyond
         135, side between. With interpolation the text runs linearly from one sector's centre to the next, so that it
         never jumps in azimuth. Above an elevation of 60 it is the overhead text. ``interpolate`` None takes the
-        field's value.
+        field's value. Cameras that look out of a scene, ``outward`` [V] bool, get the outward text instead.
         """
         blended = self.interpolate if interpolate is None else interpolate
         choose = _blended if blended else _switched
         high = (elevations > OVERHEAD_ABOVE).float()
-        return Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), high)
+        rows = Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), high)
+        if outward is None:
+            return rows
+        return Conditioning.lerp(
+            rows, choose(self.base if self.outward is None else self.outward, azimuths), outward.float()
+        )
 
     def negative_rows(self, count: int) -> Conditioning:
         """``count`` equal rows of what guidance leads away from."""
@@ -68,8 +76,8 @@ def view_prompts(
     """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
 
     A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
-    `AROUND`. view_dependent False uses the bare prompt from every side. Raises ValueError for a text that the prior
-    rejects (empty, or outside its vocabulary).
+    `AROUND`; one that knows views out of a scene names theirs in ``outward_words``. view_dependent False uses the bare
+    prompt from every side. Raises ValueError for a text that the prior rejects (empty, or outside its vocabulary).
     """
     prior.check_text(prompt)
     if negative:
@@ -79,4 +87,6 @@ def view_prompts(
     around, overhead = (
         prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent else base for views in words
     )
-    return ViewPrompts(prompt, negative, around, overhead, base, null, negative_row, interpolate)
+    views = getattr(prior, "outward_words", ())
+    outward = prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else None
+    return ViewPrompts(prompt, negative, around, overhead, base, null, negative_row, interpolate, outward)

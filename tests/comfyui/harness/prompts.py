@@ -12,7 +12,8 @@ NODES = {
     f"Distill3D_{name}"
     for name in (
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "VDMLoss", "SDSLoss",
-        "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians", "SceneCameras",
+        "InitScene",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
