@@ -105,6 +105,7 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_ExportMesh": {"resolution": 32},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
+        "Distill3D_InitScene": {"ground_count": 300, "sky_count": 100, "object_count": 200},
     }
     prompt = with_steps(with_embedded_prior(prompt), steps)
     for class_type, values in small.items():
