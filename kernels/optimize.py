@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .adam import adam, all_finite
 from .devices import sent
-from .gaussians.cameras import Cameras, OrbitSampler, orbit
+from .gaussians.cameras import Cameras, CameraSampler
 from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
@@ -58,7 +58,7 @@ def optimize(
     loss: Loss,
     prior: Prior,
     prompts: ViewPrompts,
-    cameras: OrbitSampler,
+    cameras: CameraSampler,
     steps: int,
     settings: OptimizeSettings | None = None,
     on_step: Callable[[Progress], None] | None = None,
@@ -100,7 +100,7 @@ class _Run:
         loss: Loss,
         prior: Prior,
         prompts: ViewPrompts,
-        cameras: OrbitSampler,
+        cameras: CameraSampler,
         steps: int,
         settings: OptimizeSettings,
     ) -> None:
@@ -188,7 +188,7 @@ class _Run:
 
     def _views(self, sampled: Cameras, cameras: Cameras) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
-        text = self.prompts.at(sampled.azimuths, sampled.elevations)
+        text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
         negative = self.prompts.negative_rows(len(cameras))
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor)
@@ -263,16 +263,21 @@ class _Run:
         )
 
     def preview(self) -> Tensor:
-        s, background = self.sampler, sum(self.grays or (0.5, 0.5)) / 2
-        distance, fov_y = (s.distance_min + s.distance_max) / 2, (s.fov_y_min + s.fov_y_max) / 2
-        camera = orbit(*PREVIEW_ANGLES, distance, fov_y, self.size).to(self.device)
+        background = sum(self.grays or (0.5, 0.5)) / 2
+        camera = self.sampler.from_angles(*PREVIEW_ANGLES, self.size).to(self.device)
         with torch.no_grad():
             rendering = render(self.cloud, camera, background, self.settings.render_backend, depth=False)
         return rendering.color[0].clamp(0, 1).cpu()
 
 
 def _check(
-    cloud: Gaussians, loss: Loss, prior: Prior, cameras: OrbitSampler, steps: int, size: int, settings: OptimizeSettings
+    cloud: Gaussians,
+    loss: Loss,
+    prior: Prior,
+    cameras: CameraSampler,
+    steps: int,
+    size: int,
+    settings: OptimizeSettings,
 ) -> int:
     """Raise ValueError for whatever could fail later, naming the cure; returns the steps the cloud has behind it."""
     settings.check()

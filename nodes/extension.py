@@ -5,10 +5,10 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
-from .cameras import OrbitCameras
+from .cameras import OrbitCameras, SceneCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
-from .gaussians import InitGaussians
+from .gaussians import InitGaussians, InitScene
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
@@ -25,8 +25,10 @@ class Distill3D(ComfyExtension):
             LoadDiffusionPrior,
             ViewPromptsNode,
             OrbitCameras,
+            SceneCameras,
             InitGaussians,
             InitShapE,
+            InitScene,
             CDSLoss,
             VDMLoss,
             SDSLoss,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import OrbitSampler, turntable
+from ..kernels.gaussians.cameras import CameraSampler
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.densify import Densify
 from ..kernels.gaussians.rasterize import BACKENDS
@@ -308,7 +308,7 @@ class Optimize(io.ComfyNode):
         cls,
         prior: ManagedPrior,
         prompts: ViewPrompts,
-        cameras: OrbitSampler,
+        cameras: CameraSampler,
         gaussians: Gaussians,
         loss: Loss,
         steps: int,
@@ -360,11 +360,10 @@ def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
         )
 
 
-def turn(cloud: Gaussians, cameras: OrbitSampler, size: int) -> torch.Tensor:
+def turn(cloud: Gaussians, cameras: CameraSampler, size: int) -> torch.Tensor:
     """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
-    distance = (cameras.distance_min + cameras.distance_max) / 2
-    fov_y = (cameras.fov_y_min + cameras.fov_y_max) / 2
-    return image(rendered(cloud, turntable(PREVIEW_VIEWS, distance=distance, fov_y=fov_y, size=size), 0.5).color)
+    azimuths = torch.arange(PREVIEW_VIEWS) * (360.0 / PREVIEW_VIEWS)
+    return image(rendered(cloud, cameras.from_angles(azimuths, 15.0, size), 0.5).color)
 
 
 def scratch_bytes(views: int, size: int, dtype: torch.dtype) -> int:

@@ -13,11 +13,13 @@ from comfy_api.latest import io
 from ..kernels.gaussians.cameras import Cameras, orbit
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.rasterize import Rendering, render
+from ..kernels.gaussians.scene_cameras import look_around
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image
 
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}
+PATHS = ("orbit", "look around")
 PIXELS_AT_ONCE = 4 * 512 * 512  # per call of the rasterizer, whose memory grows with the pixels
 
 
@@ -34,6 +36,14 @@ class RenderViews(io.ComfyNode):
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to look at."),
                 *turntable_inputs(),
+                io.Combo.Input(
+                    "path",
+                    options=list(PATHS),
+                    default=PATHS[0],
+                    advanced=True,
+                    tooltip="orbit: around the object, looking at it. look around: from the middle of a scene, looking "
+                    "outward; then start and elevation say where to, distance is not used, and a wide fov_y suits.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, on the background."),
@@ -45,8 +55,8 @@ class RenderViews(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, background: str, **cameras: Any) -> io.NodeOutput:
-        views = turntable_cameras(**cameras)
+    def execute(cls, gaussians: Gaussians, background: str, path: str, **cameras: Any) -> io.NodeOutput:
+        views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))
         seen = rendered(gaussians, views, BACKGROUNDS[background], bar.update_absolute)
         masks = image(seen.alpha)[..., 0]
@@ -114,6 +124,10 @@ def turntable_inputs() -> list[io.Input]:
 
 def turntable_cameras(views: int, size: int, elevation: float, start: float, distance: float, fov_y: float) -> Cameras:
     return orbit(start + torch.arange(views) * (360.0 / views), elevation, distance, fov_y, size)
+
+
+def around_cameras(views: int, size: int, elevation: float, start: float, fov_y: float, **unused: Any) -> Cameras:
+    return look_around(start + torch.arange(views) * (360.0 / views), elevation, torch.zeros(3), fov_y, size)
 
 
 def rendered(

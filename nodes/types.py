@@ -13,7 +13,7 @@ from ..kernels.meshes.mesh import Mesh
 
 Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
-Cameras = io.Custom("DISTILL3D_CAMERAS")  # kernels.gaussians.cameras.OrbitSampler
+Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.gaussians.cameras.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -152,6 +152,28 @@ def sphere(
     return orbit(azimuths.float(), elevations.float(), distance, fov_y, size, target, device)
 
 
+class CameraSampler(Protocol):
+    """Where the views of an optimization come from."""
+
+    def check(self) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+        ...
+
+    def sample(
+        self,
+        count: int,
+        size: int | tuple[int, int],
+        generator: torch.Generator,
+        device: torch.device | str | None = None,
+    ) -> Cameras:
+        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's)."""
+        ...
+
+    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
+        """Cameras that look inward from these angles (degrees), at the middle of the other ranges: for previews."""
+        ...
+
+
 @dataclass(frozen=True)
 class OrbitSampler:
     """Random training cameras on an orbit around the object.
@@ -220,6 +242,11 @@ class OrbitSampler:
             width,
             height,
         )
+
+    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
+        """Cameras at these angles (degrees), at the middle distance and field of view."""
+        distance, fov_y = (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
+        return orbit(azimuths, elevations, distance, fov_y, size)
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -75,7 +75,7 @@ def from_points(
     if normals is None:
         quats = torch.tensor([1.0, 0, 0, 0]).to(points).repeat(len(points), 1)
     else:
-        quats = _facing(torch.as_tensor(normals).to(points))
+        quats = facing(torch.as_tensor(normals).to(points))
         log_scales[:, 2] += torch.tensor(FLATNESS).log()
     return _cloud(points.clone(), log_scales, quats, opacity_logit, colors, sh_degree)
 
@@ -145,7 +145,7 @@ def _spacing(points: Tensor) -> Tensor:
     return torch.from_numpy(distances[:, 1:].mean(1)).to(points).clamp(*SCALE_LIMITS)
 
 
-def _facing(normals: Tensor) -> Tensor:
+def facing(normals: Tensor) -> Tensor:
     """Quaternions [N,4] wxyz that turn the local Z axis to the normals [N,3]."""
     x, y, z = torch.nn.functional.normalize(normals, dim=-1).unbind(-1)
     zero = torch.zeros_like(z)

@@ -123,3 +123,7 @@ class SceneSampler:
             positions = (2 * some[:, 3:] - 1) * jitter
             parts.append(look_around(azimuths, low + some[:, 1] * (high - low), positions, self.outward_fov_y, size))
         return joined(parts).to(generator.device if device is None else device)
+
+    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
+        """Inward cameras at these angles (degrees), at the middle distance."""
+        return orbit(azimuths, elevations, (self.distance_min + self.distance_max) / 2, self.fov_y, size)

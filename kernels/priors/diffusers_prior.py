@@ -66,6 +66,7 @@ class DiffusersPrior:
         self.fov_y: float | None = card.get("fov_y")  # degrees
         self.around_words: tuple[str, ...] = tuple(card.get("around") or AROUND)
         self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or OVERHEAD)
+        self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
         self._rows: dict[str, Tensor] = {}
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
@@ -173,8 +174,8 @@ def load_diffusers(
     float32 and bfloat16 beside a half type, since float16 underflows in the gradient through the encoder. A file
     distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
     [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees, "around": [view words by azimuth
-    from the front on], "overhead": [likewise from above]}, each null or absent where unknown. Raises ValueError naming
-    the folder and what is missing or not supported.
+    from the front on], "overhead": [likewise from above], "outward": [likewise out of a scene]}, each null or absent
+    where unknown. Raises ValueError naming the folder and what is missing or not supported.
     """
     folder = Path(folder)
     variants = check_folder(folder)

@@ -39,6 +39,7 @@ class ViewPrompts:
     side_guidance: float = 1.0  # factors on the guidance of views from there; 1 from the front
     back_guidance: float = 1.0
     overhead_guidance: float = 1.0
+    outward: Conditioning | None = None  # rows like those of ``around``, by the azimuth looked towards; None: ``base``
 
     def to(self, device: torch.device | str) -> ViewPrompts:
         """The same prompts with their embeddings on another device; rows that are one object stay one."""
@@ -47,7 +48,9 @@ class ViewPrompts:
         changes: dict[str, Any] = {name: moved[id(row)] for name, row in rows.items() if id(row) in moved}
         return replace(self, **changes)
 
-    def at(self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None) -> Conditioning:
+    def at(
+        self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None, outward: Tensor | None = None
+    ) -> Conditioning:
         """V rows for cameras at these angles, both [V] in degrees (any turn: -190 is 170).
 
         Each camera gets the text of its sector: with four of them, front within 45 degrees of azimuth 0, back beyond
@@ -55,12 +58,17 @@ class ViewPrompts:
         never jumps in azimuth. Above an elevation of 60 it is the overhead text; with interpolation it turns into that
         linearly from 50 to 70. ``interpolate`` None takes the field's value. With Perp-Neg the rows are bent away from
         the front and the side text, by `view_weights`; the angles had then better be on the CPU, as they are read.
+        Cameras that look out of a scene, ``outward`` [V] bool, get the outward text instead.
         """
         blended = self.interpolate if interpolate is None else interpolate
         choose = _blended if blended else _switched
         high = _overhead_share(elevations) if blended else (elevations > OVERHEAD_ABOVE).float()
         share = sent(high, self.around.embeddings.device)
         text = Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), share)
+        if outward is not None:
+            out = outward.float()
+            own_text = choose(self.base if self.outward is None else self.outward, azimuths)
+            text, high = Conditioning.lerp(text, own_text, sent(out, share.device)), torch.maximum(high, out)
         if self.perp_neg == 0:
             return text
         # A text that is itself the front's, or the side's, has nothing at right angles to that.
@@ -133,8 +141,9 @@ def view_prompts(
     """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
 
     A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
-    `AROUND`. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`. Raises
-    ValueError for a text that the prior rejects (empty, or outside its vocabulary) and for settings out of range.
+    `AROUND`; one that knows views out of a scene names theirs in ``outward_words``. view_dependent False uses the bare
+    prompt from every side. The rest is as in `ViewPrompts`. Raises ValueError for a text that the prior rejects (empty,
+    or outside its vocabulary) and for settings out of range.
     """
     factors = {"side_guidance": side_guidance, "back_guidance": back_guidance, "overhead_guidance": overhead_guidance}
     for name, value in {"perp_neg": perp_neg, **factors}.items():
@@ -154,5 +163,7 @@ def view_prompts(
             f"View Prompts: perp_neg is {perp_neg:g}, but there are no front and side texts to lead away from. Turn "
             "view_dependent on, with view words for a multiple of four sectors, or set perp_neg to 0."
         )
+    views = getattr(prior, "outward_words", ())
+    outward = prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else None
     rows = (around, overhead, base, null, negative_row)
-    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors.values())
+    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors.values(), outward)

@@ -207,6 +207,27 @@ def test_guidance_by_view_runs_smoothly_from_the_front_to_the_back_and_overhead(
     assert slopes.abs().max() < 0.01 and (slopes[1:] - slopes[:-1]).abs().max() < 1e-3  # no jump, no kink
 
 
+def test_cameras_that_look_outward_hear_outward_words():
+    words = ("front", "side", "back", "overhead", "outward front", "outward left", "outward back", "outward right")
+    texts = {f"a cup, {word} view": constant(float(k)) for k, word in enumerate(words)}
+    prior = GaussianMixturePrior(texts | {"a cup": constant(99.0)})
+    azimuths, elevations = torch.tensor([0.0, 91, 91, -91, 180]), torch.tensor([0.0, 5, 5, 0, 70])
+    outward = torch.tensor([True, True, False, True, True])
+    bare = view_prompts(prior, "a cup").at(azimuths, elevations, outward=outward)  # it knows no such words
+    expected = prior.embed([f"a cup{view}" for view in ("", "", ", side view", "", "")])
+    torch.testing.assert_close(bare.embeddings, expected.embeddings, rtol=0, atol=0)
+    prior.outward_words = words[4:]
+    prompts = view_prompts(prior, "a cup")
+    names = ("outward front", "outward left", "side", "outward right", "outward back")
+    expected = prior.embed([f"a cup, {name} view" for name in names])
+    heard = prompts.at(azimuths, elevations, outward=outward)
+    torch.testing.assert_close(heard.embeddings, expected.embeddings, rtol=0, atol=0)
+    halfway = prompts.at(torch.tensor([45.0]), torch.tensor([0.0]), interpolate=True, outward=torch.tensor([True]))
+    ends = prior.embed(["a cup, outward front view", "a cup, outward left view"]).embeddings
+    torch.testing.assert_close(halfway.embeddings[0], ends.mean(0))
+    assert view_prompts(prior, "a cup", view_dependent=False).outward is None
+
+
 def test_prompts_without_views_are_the_same_from_everywhere():
     prompts = view_prompts(view_prior(), "a cup", view_dependent=False)
     rows = prompts.at(torch.tensor([0.0, 90, 180, 0]), torch.tensor([0.0, 0, 0, 80]))

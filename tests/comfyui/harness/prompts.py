@@ -14,6 +14,7 @@ NODES = {
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians", "ToyboxTruth",
+        "SceneCameras", "InitScene",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -106,6 +107,7 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_ExportMesh": {"resolution": 32},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
+        "Distill3D_InitScene": {"ground_count": 300, "sky_count": 100, "object_count": 200},
     }
     prompt = with_steps(with_embedded_prior(prompt), steps)
     for class_type, values in small.items():
