@@ -61,7 +61,8 @@ class OrbitCameras(io.ComfyNode):
                     round=0.001,
                     advanced=True,
                     tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
-                    "prior: trained at 1.97..2.03, so that it knows the size an object should have. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small fov).",
+                    "prior: trained at 1.97..2.03, so that it knows the size an object should have. Consistent3D: 1.5, "
+                    "LucidDreamer: 5.2 (with a small fov).",
                 ),
                 io.Float.Input(
                     "distance_max",

@@ -145,7 +145,11 @@ def view_prompts(
     prompt from every side. The rest is as in `ViewPrompts`. Raises ValueError for a text that the prior rejects (empty,
     or outside its vocabulary) and for settings out of range.
     """
-    factors = {"side_guidance": side_guidance, "back_guidance": back_guidance, "overhead_guidance": overhead_guidance}
+    factors: dict[str, Any] = {
+        "side_guidance": side_guidance,
+        "back_guidance": back_guidance,
+        "overhead_guidance": overhead_guidance,
+    }
     for name, value in {"perp_neg": perp_neg, **factors}.items():
         if not 0 <= value <= 10:
             raise ValueError(f"View Prompts: {name} is {value:g}; it must lie between 0 and 10.")
@@ -166,4 +170,4 @@ def view_prompts(
     views = getattr(prior, "outward_words", ())
     outward = prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else None
     rows = (around, overhead, base, null, negative_row)
-    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, *factors.values(), outward)
+    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, **factors, outward=outward)
