@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -33,6 +34,9 @@ class _Denoiser:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.net, name)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.net, memo)  # what others train is a network, not a recording
 
     def __call__(self, z: Tensor, steps: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
         given = [z, steps, encoder_hidden_states]
