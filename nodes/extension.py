@@ -8,6 +8,7 @@ from .cameras import OrbitCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
 from .gaussians import InitGaussians
+from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
@@ -29,6 +30,7 @@ class Distill3D(ComfyExtension):
             CombineLosses,
             Optimize,
             RenderViews,
+            InspectGuidance,
             ExportMesh,
             SaveGaussians,
             LoadGaussians,
