@@ -124,7 +124,7 @@ class _Run:
             state = cloud.training.to(self.device, cloud.means.dtype, copy=True)
         # Another seed asks for other draws, so it starts new streams; the same one continues them.
         self.streams = random_streams(settings.seed, state.generators if state.seed == settings.seed else None)
-        self.loss_name = _identity(loss)
+        self.loss_name = identity(loss)
         known = (state.loss_name, state.latent_shape) == (self.loss_name, self.latent_shape)
         self.loss = loss.start(prior, self.latent_shape, self.streams["noise"], state.loss if known else None)
         self.state: TrainingState = replace(state, seed=settings.seed, generators=self._stream_states())
@@ -306,9 +306,9 @@ def _check(
     return done
 
 
-def _identity(loss: Loss) -> str:
+def identity(loss: Loss) -> str:
     """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
-    parts = ", ".join(_identity(part) for part in getattr(loss, "losses", ()))
+    parts = ", ".join(identity(part) for part in getattr(loss, "losses", ()))
     return f"{loss.name}({parts})" if parts else loss.name
 
 

@@ -9,6 +9,7 @@ from .cameras import OrbitCameras, SceneCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
 from .gaussians import InitGaussians, InitScene
+from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
@@ -41,6 +42,7 @@ class Distill3D(ComfyExtension):
             CombineLosses,
             Optimize,
             RenderViews,
+            InspectGuidance,
             ExportMesh,
             SaveGaussians,
             LoadGaussians,

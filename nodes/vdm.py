@@ -194,6 +194,15 @@ class VDMLoss(io.ComfyNode):
                     DEFAULTS.refine_t_max,
                     "Highest timestep, 0..999, where the second part begins; comes down to 200 above refine_t_min.",
                 ),
+                io.Int.Input(
+                    "psi_updates",
+                    default=DEFAULTS.psi_updates,
+                    min=1,
+                    max=100,
+                    advanced=True,
+                    tooltip="Adam steps of M_psi per step. More, and it follows the renders closely, which turns VDM "
+                    "into SDS. Our choice: 1; not public in the paper.",
+                ),
             ],
             outputs=[loss_output()],
         )

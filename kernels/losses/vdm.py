@@ -114,6 +114,7 @@ class VDM:
     degradation: Degradation = field(default_factory=Degradation)  # M_psi
     psi_lr: float = 3e-3  # Adam's learning rate for M_psi at the start; 0 freezes it, which leaves CSD
     psi_lr_end: float = 1e-4  # and at the end, linear in between
+    psi_updates: int = 1  # Adam steps of M_psi per step of the run, all on its one batch
     x0_clip: float = 0.0  # clamp of |x0|, latent units; 0 = off, 5 tames high t
     x0_rescale: float = 0.0  # 0..1, how far x0 is brought to the spread of the render's latent
     refine_from: float = 0.4  # share of the run after which the second part begins; 1 = never
@@ -143,6 +144,7 @@ class VDM:
         ranges |= {"x0_clip": 1e6, "x0_rescale": 1.0, "clip": 1e6, "weight": 1e6}
         for name, high in ranges.items():
             check_range(owner, name, getattr(self, name), 0, high)
+        check_range(owner, "psi_updates", self.psi_updates, 1, 100)
         self.timesteps.check(owner)
         check_range(owner, "refine_from", self.refine_from, 0, 1)
         check_range(owner, "refine_steps", self.refine_steps, 1, 50)
@@ -210,18 +212,27 @@ class _Run:
         raw = settings.weight * (z0 - picture)
         return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **gradient_logs(raw)}
 
+    def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
+        """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""
+        with torch.no_grad():
+            steps = len(self.prior.schedule)
+            return self.settings.degradation.apply(self.psi.parameters, x0, t, steps, generator)
+
     def _degrade(
         self, x0: Tensor, z0: Tensor, t: Tensor, lr: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """M_psi(x0, t) as it stands, and its loss before the one Adam step that moves it towards the renders."""
+        """M_psi(x0, t) as it stands, and its loss before the Adam steps that move it towards the renders."""
+        answers = []
         with torch.inference_mode(False), torch.enable_grad():
-            parameters = {k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()}
-            degraded = self.settings.degradation.apply(parameters, x0, t, len(self.prior.schedule), generator)
-            loss = F.mse_loss(degraded, z0)
-            if lr > 0:
-                gradients = torch.autograd.grad(loss, list(parameters.values()))
-                self.psi = self.psi.step(dict(zip(parameters, gradients, strict=True)), lr)
-        return degraded.detach(), loss.detach()
+            for _ in range(self.settings.psi_updates if lr > 0 else 1):
+                parameters = {k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()}
+                degraded = self.settings.degradation.apply(parameters, x0, t, len(self.prior.schedule), generator)
+                loss = F.mse_loss(degraded, z0)
+                answers.append((degraded.detach(), loss.detach()))
+                if lr > 0:
+                    gradients = torch.autograd.grad(loss, list(parameters.values()))
+                    self.psi = self.psi.step(dict(zip(parameters, gradients, strict=True)), lr)
+        return answers[0]
 
     def _bounded(self, x0: Tensor, z0: Tensor) -> Tensor:
         """x0 at high t is the noise estimate's error times sigma/alpha (13 at step 980); these keep it in range."""

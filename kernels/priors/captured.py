@@ -47,7 +47,10 @@ class _Denoiser:
         for place, value in zip(inputs, given, strict=True):
             place.copy_(value)
         graph.replay()
-        return SimpleNamespace(sample=output.clone())
+        result = SimpleNamespace(sample=output.clone())
+        for hook in self.net._forward_hooks.values():  # whoever watches the network still sees every call
+            hook(self.net, (z, steps), result)
+        return result
 
     @torch.no_grad()
     def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:

@@ -44,11 +44,20 @@ def sample(pipeline: Any, texts: list[str], guidance: float, steps: int, seed: i
 
 
 @torch.no_grad()
+def judge_logits(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, Tensor]:
+    """The judge's logits [B,classes] per head, on the CPU, for pictures [B,3,H,W]."""
+    parts = [judge(pictures[i : i + batch]) for i in range(0, len(pictures), batch)]
+    return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
+
+
 def judged(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, Tensor]:
     """What the judge sees in pictures [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two likeliest colours
     in ascending order."""
-    parts = [judge(pictures[i : i + batch]) for i in range(0, len(pictures), batch)]
-    logits = {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
+    return likeliest(judge_logits(judge, pictures, batch))
+
+
+def likeliest(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The classes that logits [B,classes] per head favour: see `judged`."""
     either = logits["color"].softmax(-1) + logits["second"].softmax(-1)
     pair = either.topk(2, -1).indices.sort(-1).values
     return {name: values.argmax(-1) for name, values in logits.items()} | {"pair": pair}

@@ -5,10 +5,12 @@ import torch
 from torch.nn.functional import one_hot
 
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
+from distill3d.kernels.gaussians.rasterize import Rendering
 from distill3d.kernels.toybox import evaluate, metrics
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.models import HEADS
+from distill3d.kernels.toybox.render import Truth
 
 
 def test_iou_is_the_shared_part_of_all_that_is_covered():
@@ -23,6 +25,39 @@ def test_psnr_is_twenty_decibels_for_an_error_of_a_tenth():
     picture = torch.full((2, 3, 3, 3), 0.5)
     assert metrics.psnr(picture, picture + 0.1) == pytest.approx(20, abs=1e-3)
     assert metrics.psnr(picture + 1, torch.ones(2, 3, 3, 3)) == pytest.approx(100)  # what is out of range is clipped
+
+
+def test_saturation_and_contrast_are_those_inside_the_mask():
+    picture = torch.zeros(1, 2, 2, 3)
+    picture[0, 0] = torch.tensor([[1.0, 0.0, 0.0], [0.8, 0.4, 0.6]])  # HSV saturation 1 and 0.5
+    picture[0, 1] = torch.tensor([[0.5, 0.5, 0.5], [9.0, -1.0, 0.0]])
+    inside = torch.tensor([[[[True], [True]], [[False], [False]]]])
+    assert metrics.saturation(picture, inside) == pytest.approx(0.75)
+    grays = torch.tensor([0.2, 0.6])[None, :, None, None].expand(1, 2, 1, 3)
+    assert metrics.contrast(grays, torch.ones(1, 2, 1, 1, dtype=torch.bool)) == pytest.approx(0.2)
+    assert metrics.contrast(torch.eye(3)[None, :, None], torch.ones(1, 3, 1, 1, dtype=torch.bool)) > 0.2  # green counts
+    assert metrics.saturation(picture, ~inside & inside) == metrics.contrast(picture, ~inside & inside) == 0
+
+
+def pictured(color):
+    """A Rendering and a Truth of a square in that colour on the background."""
+    alpha = torch.zeros(1, 8, 8, 1)
+    alpha[:, 2:6, 2:6] = 1
+    shade = torch.linspace(0.6, 1, 8)[:, None, None]
+    picture = alpha * shade * torch.tensor(color) + (1 - alpha) * metrics.BACKGROUND
+    empty = torch.zeros(1, 8, 8, 1)
+    return Rendering(picture, alpha, empty, torch.zeros(1, 1, 2), torch.zeros(1, 1)), Truth(
+        picture, alpha, empty, empty
+    )
+
+
+def test_ratios_compare_the_result_with_the_truth():
+    (seen, truth), (_, pale), (_, white) = pictured([0.9, 0.1, 0.1]), pictured([0.9, 0.5, 0.5]), pictured([0.9] * 3)
+    assert metrics.score(seen, truth).saturation == metrics.score(seen, truth).contrast == 1
+    assert metrics.score(seen, pale).saturation == pytest.approx((8 / 9) / (4 / 9), rel=1e-4)  # twice as saturated
+    assert math.isnan(metrics.score(seen, white).saturation)
+    uncolored = metrics.score(seen, truth, colored=False)
+    assert uncolored.iou == 1 and all(math.isnan(v) for v in (uncolored.psnr, uncolored.saturation, uncolored.contrast))
 
 
 def test_the_ring_goes_all_around_at_three_heights():

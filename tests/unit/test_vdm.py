@@ -237,6 +237,29 @@ def test_starting_under_inference_mode_leaves_the_network_trainable():
         assert torch.isfinite(logs["psi_loss"])
 
 
+def test_more_updates_follow_the_step_and_leave_its_gradient_alone():
+    prior, fixed = gaussian_prior(other=-1.0), {"t_min": 500, "t_max_start": 500, "t_max_end": 500}
+    latents = normal(9, 2, *SHAPE).float().requires_grad_()
+    seen = {}
+    for updates in (1, 4):
+        settings = VDM(degradation=Degradation(widths=(16, 16)), psi_updates=updates, psi_lr=1e-2, **fixed)
+        run = settings.start(prior, SHAPE, seeded())
+        value, first = run(latents, views(prior, 2), seeded(1))
+        _, second = run(latents, views(prior, 2), seeded(1))  # the same draws: what was learned shows
+        gradient = torch.autograd.grad(value, latents)[0]
+        seen[updates] = gradient, first["psi_loss"], second["psi_loss"], run.state()["updates"]
+    assert torch.equal(seen[1][0], seen[4][0]) and seen[1][1] == seen[4][1]
+    assert seen[4][2] < seen[1][2] < seen[1][1]
+    assert (seen[1][3], seen[4][3]) == (2, 8)
+
+
+def test_a_runs_map_can_be_asked_without_moving_it():
+    run = VDM(degradation=Degradation(widths=(16, 16))).start(gaussian_prior(), SHAPE, seeded())
+    before, x0 = run.state(), normal(9, 2, *SHAPE).float()
+    assert torch.equal(run.degraded(x0, torch.tensor([300, 300]), seeded()), x0)
+    assert all(torch.equal(value, before[key]) for key, value in run.state().items())
+
+
 def test_a_state_of_another_network_is_refused():
     prior = gaussian_prior()
     state = VDM(degradation=Degradation(widths=(16, 16))).start(prior, SHAPE, seeded()).state()
@@ -250,6 +273,7 @@ def test_a_state_of_another_network_is_refused():
         ({"dca": "quadratic"}, "VDM Loss: dca is 'quadratic'; choose one of constant, linear, sqrt, cosine"),
         ({"eta_noisy": -0.1}, "eta_noisy is -0.1; it must lie between 0 and 10"),
         ({"psi_lr": 2.0}, "psi_lr is 2"),
+        ({"psi_updates": 0}, "psi_updates is 0; it must lie between 1 and 100"),
         ({"x0_rescale": 1.5}, "x0_rescale is 1.5"),
         ({"degradation": Degradation("cubic")}, "design is 'cubic'; choose one of linear, nonlinear_noise, nonlinear"),
         ({"degradation": Degradation(widths=(12,))}, "multiples of 8"),

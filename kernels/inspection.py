@@ -1,0 +1,191 @@
+"""What a loss sees and wants of a few views: its own code run once, with every question to the prior recorded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .gaussians.cameras import Cameras
+from .gaussians.cloud import Gaussians
+from .gaussians.rasterize import render
+from .losses.base import Loss, Views, guided
+from .losses.schedule import annealed
+from .optimize import identity
+from .priors.base import Conditioning, Prior, clean_from_noise
+from .priors.prompts import ViewPrompts
+
+LOWEST = ("t_min", "t_start", "t_end", "refine_t_min")  # a loss's settings that bound its timesteps from below
+HIGHEST = ("t_max", "t_max_start", "t_max_end", "refine_t_max")  # and from above
+STEP = 0.1  # root mean square of the latents' change that stands for the gradient
+
+
+@dataclass(frozen=True)
+class Question:
+    """One call of `Prior.predict`."""
+
+    z_t: Tensor  # [V,C,h,w]
+    t: Tensor  # [V]
+    conditionings: tuple[Conditioning, ...]
+    answers: tuple[Tensor, ...]  # noise estimates [V,C,h,w], one per conditioning
+
+    def answer(self, conditioning: Conditioning) -> Tensor | None:
+        """The estimate under that very conditioning, if it was among those asked."""
+        for asked, answer in zip(self.conditionings, self.answers, strict=True):
+            if asked is conditioning:
+                return answer
+        return None
+
+
+def recorded(prior: Prior) -> tuple[Prior, list[Question]]:
+    """A prior that answers as ``prior`` does, of the same type and weights, and the list its questions go to."""
+    questions: list[Question] = []
+
+    def predict(z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+        answers = prior.predict(z_t, t, conditionings)
+        questions.append(Question(z_t.detach(), t.detach(), tuple(conditionings), tuple(answers)))
+        return answers
+
+    twin: Any = copy.copy(prior)
+    twin.predict = predict
+    return twin, questions
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Pictures [V,3,H,W] in 0..1, but for ``gradient``, and what they were made with."""
+
+    render: Tensor
+    noised: Tensor  # z_t
+    x0_text: Tensor  # the clean latent of the text's estimate
+    x0_guided: Tensor  # and of the guided one
+    degraded: Tensor | None  # M_psi's answer to x0_text; None where the loss asked none
+    gradient: Tensor  # signed: how each colour would change, 1 the 99.5th percentile of its size
+    t: Tensor  # [V] the timesteps of z_t
+    guidance: float  # of x0_guided, standard form
+    continued: bool  # the loss went on from the cloud's own training state
+    logs: dict[str, float]  # the loss's
+
+
+def inspect(
+    cloud: Gaussians,
+    cameras: Cameras,
+    prior: Prior,
+    prompts: ViewPrompts,
+    loss: Loss,
+    timestep: int | None,
+    progress: float = 0.0,
+    seed: int = 0,
+    background: float = 0.5,
+) -> Inspection:
+    """Run ``loss`` once on renders [V,...] of ``cloud`` at ``progress`` 0..1 of a schedule, all on the prior's device.
+
+    ``timestep`` narrows the loss's timestep settings as far as they let it, see `at_timestep`; None leaves them.
+    State that the cloud brings from a run with the same loss, such as M_psi, is used and not changed.
+    Of several questions to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
+    """
+    chosen = loss if timestep is None else at_timestep(loss, timestep)
+    twin, questions = recorded(prior)
+    with torch.no_grad():
+        picture = render(cloud, cameras, background, depth=False).color.permute(0, 3, 1, 2)
+        latents = prior.encode(picture)
+    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    generator, training = torch.Generator().manual_seed(seed), cloud.training
+    own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (identity(loss), shape)
+    run = chosen.start(twin, shape, generator, training.loss if own else None)
+    before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
+    text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
+    negative = prompts.negative_rows(len(cameras)).to(latents.device)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000)
+    with torch.enable_grad():
+        z = latents.detach().clone().requires_grad_()
+        value, logs = run(z, views, generator)
+        gradient = torch.autograd.grad(value, z)[0] * len(z)
+
+    numbers = {name: float(log) for name, log in logs.items()}
+    question = _asked(questions, text, numbers)
+    z_t, t = question.z_t, question.t
+    e_text = question.answer(text)
+    e_text = question.answers[0] if e_text is None else e_text
+    e_negative = question.answer(negative)
+    scale = 1.0 if e_negative is None else guidance_at(loss, progress)
+    alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+    x0_text = clean_from_noise(z_t, e_text, alpha, sigma)
+    e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale)
+    with torch.no_grad():
+        degraded = None
+        if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
+            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
+        return Inspection(
+            render=picture.clamp(0, 1),
+            noised=prior.decode(z_t),
+            x0_text=prior.decode(x0_text),
+            x0_guided=prior.decode(clean_from_noise(z_t, e_guided, alpha, sigma)),
+            degraded=degraded,
+            gradient=_change(prior, latents, gradient),
+            t=t,
+            guidance=scale,
+            continued=own,
+            logs=numbers,
+        )
+
+
+def at_timestep(loss: Loss, t: int) -> Any:
+    """The loss with its timestep settings narrowed to ``t``, or as near to it as they let themselves be.
+
+    Settings by the names in `LOWEST` and `HIGHEST` become t. Of two levels a gap apart, as CDS has them, the upper one
+    does. A loss that needs a range, as one that splits it into segments, keeps its lower end.
+    """
+    if parts := getattr(loss, "losses", None):
+        return replace(loss, losses=tuple(at_timestep(part, t) for part in parts))  # type: ignore[type-var]
+    if not is_dataclass(loss):
+        return loss
+    names = {f.name for f in fields(loss)}
+    high = {name: t for name in HIGHEST if name in names}
+    low = {name: t for name in LOWEST if name in names}
+    if {"t_start", "gap", "perturb"} <= names:
+        gap = max(1, min(loss.gap, t))  # type: ignore[attr-defined]
+        low = {name: t - gap for name in low} | {"gap": gap, "perturb": 1}
+    for changes in (low | high, high):
+        changed: Any = replace(loss, **changes)
+        try:
+            changed.check()
+        except ValueError:
+            continue
+        return changed
+    return loss
+
+
+def guidance_at(loss: Loss, progress: float) -> float:
+    """The guidance scale that a loss uses there, by the names of its settings; 1 for one that has none of them.
+
+    Of combined losses, that of the first one with a weight.
+    """
+    if parts := getattr(loss, "losses", None):
+        weights = loss.weights  # type: ignore[attr-defined]
+        return guidance_at(next(part for part, weight in zip(parts, weights, strict=True) if weight), progress)
+    if getattr(loss, "refine_from", 1) <= progress < 1:
+        return float(loss.refine_guidance)  # type: ignore[attr-defined]
+    if hasattr(loss, "guidance_start"):
+        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[attr-defined]
+    return float(getattr(loss, "guidance", 1.0))
+
+
+def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]) -> Question:
+    """The question about the prompt whose t is what the loss calls its t; inversions ask on their way there."""
+    about = [question for question in questions if question.answer(text) is not None] or questions
+    wanted = next((value for name, value in logs.items() if name.rpartition(".")[2] == "t"), None)
+    if wanted is None:
+        return about[0]
+    return min(about, key=lambda question: abs(float(question.t.float().mean()) - wanted))
+
+
+def _change(prior: Prior, latents: Tensor, gradient: Tensor) -> Tensor:
+    """What a small step along minus the latents' gradient changes in the decoded picture, signed and normalised."""
+    length = STEP / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    change = prior.decode(latents - length * gradient) - prior.decode(latents)
+    return (change / change.abs().flatten().quantile(0.995).clamp_min(1e-6)).clamp(-1, 1)

@@ -1,0 +1,81 @@
+"""What the judge is asked of one object, with the shipped judge on true renders and with logits made up."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill3d.kernels.toybox import judgement as j
+from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, Caption, held_out, parse
+from distill3d.kernels.toybox.models import HEADS, load_judge
+from distill3d.kernels.toybox.render import render_truth
+
+JUDGE = Path(__file__).resolve().parents[2] / "models" / "judge"
+
+
+def logits(**shares):
+    """One picture's logits in which each head gives the named classes these shares; all else is next to nothing."""
+    names = {"category": CATEGORIES, "color": list(COLORS), "second": list(COLORS), "finish": FINISHES}
+    result = {}
+    for head, size in HEADS.items():
+        probabilities = torch.full((1, size), 1e-9)
+        for name, share in shares.get(head, {}).items():
+            probabilities[0, names[head].index(name)] = share
+        result[head] = probabilities.log()
+    return result
+
+
+def likelihood(seen, text):
+    return j.log_likelihoods(seen, [parse(text)]).exp().item()
+
+
+def test_a_caption_is_as_likely_as_its_parts_together():
+    seen = logits(
+        category={"mug": 0.8, "cube": 0.2},
+        color={"red": 0.5, "blue": 0.5},
+        second={"white": 0.6, "red": 0.3, "blue": 0.1},
+        finish={"plain": 0.4, "dotted": 0.4, "striped": 0.2},
+    )
+    assert likelihood(seen, "a red mug") == pytest.approx(0.8 * 0.5 * 0.4, rel=1e-4)
+    assert likelihood(seen, "a mug") == pytest.approx(0.8 * 0.4, rel=1e-4)
+    assert likelihood(seen, "a mug with white dots") == pytest.approx(0.8 * 0.4 * 0.6, rel=1e-4)
+    assert likelihood(seen, "a red mug with white dots") == pytest.approx(0.8 * 0.4 * 0.5 * 0.6, rel=1e-4)
+    assert likelihood(seen, "a white mug with red dots") < 1e-6  # dots are told from their ground
+    stripes = 0.8 * 0.2 * (0.5 * 0.3 + 0.5 * 0.1)  # blue with red ones, or red with blue ones
+    assert likelihood(seen, "a blue mug with red stripes") == pytest.approx(stripes, rel=1e-4)
+    assert likelihood(seen, "a red mug with blue stripes") == likelihood(seen, "a blue mug with red stripes")
+
+
+def test_only_a_likelier_caption_takes_the_first_place():
+    seen = logits(
+        category={"mug": 1.0},
+        color={"red": 0.6, "blue": 0.4},
+        second={"blue": 0.6, "red": 0.4},
+        finish={"striped": 1.0},
+    )
+    own, reverse = parse("a red mug with blue stripes"), parse("a blue mug with red stripes")
+    assert j.r_precision(seen, own, [own, reverse]) == 1  # they say the same
+    assert j.r_precision(seen, own, [reverse, parse("a red cube")]) == 1
+    plain = logits(category={"mug": 1.0}, color={"red": 0.6, "blue": 0.4}, finish={"plain": 1.0})
+    assert j.r_precision(plain, parse("a blue mug"), [parse("a red mug")]) == 0
+    assert j.r_precision(plain, parse("a red mug"), [parse("a blue mug")]) == 1
+
+
+def test_the_lists_of_rivals_are_fixed():
+    assert len(j.benchmark_captions()) == 32 and set(j.benchmark_captions()) < set(j.all_held_out())
+    assert all(held_out(caption) for caption in j.all_held_out())
+
+
+def test_true_renders_are_judged_right_and_wrong_captions_wrong():
+    caption, judge = parse("a gray house with pink dots"), load_judge(JUDGE)
+    with torch.no_grad():
+        truth = render_truth(caption, j.judge_cameras(), 0.5, supersample=2).color.permute(0, 3, 1, 2).contiguous()
+    right = j.judgement(judge, truth, caption)
+    assert right.judge_category > 0.9 and right.judge_color > 0.8 and right.judge_view > 0.8 and right.janus < 0.2
+    assert right.r_precision > 0.9 and right.r_precision_all > 0.8
+    for wrong in (Caption("castle", "gray", "dotted", "pink"), Caption("house", "gray", "dotted", "cyan")):
+        score = j.judgement(judge, truth, wrong)
+        assert score.r_precision_all < 0.1
+    turned = j.judgement(judge, truth[[7, 8, 2, 3, 4, 5, 0, 1, 6, 9, 10]], caption)  # fronts where backs should be
+    assert turned.janus > right.janus + 0.15 and turned.judge_view < right.judge_view
+    assert j.judgement(judge, truth, Caption("tree", "gray")).janus is None
