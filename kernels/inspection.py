@@ -119,7 +119,7 @@ def inspect(
     with torch.no_grad():
         degraded = None
         if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
-            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
+            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[union-attr]
         return Inspection(
             render=picture.clamp(0, 1),
             noised=prior.decode(z_t),
@@ -148,7 +148,7 @@ def at_timestep(loss: Loss, t: int) -> Any:
     high = {name: t for name in HIGHEST if name in names}
     low = {name: t for name in LOWEST if name in names}
     if {"t_start", "gap", "perturb"} <= names:
-        gap = max(1, min(loss.gap, t))  # type: ignore[attr-defined]
+        gap = max(1, min(loss.gap, t))  # type: ignore[union-attr]
         low = {name: t - gap for name in low} | {"gap": gap, "perturb": 1}
     for changes in (low | high, high):
         changed: Any = replace(loss, **changes)
@@ -166,12 +166,12 @@ def guidance_at(loss: Loss, progress: float) -> float:
     Of combined losses, that of the first one with a weight.
     """
     if parts := getattr(loss, "losses", None):
-        weights = loss.weights  # type: ignore[attr-defined]
+        weights = loss.weights  # type: ignore[union-attr]
         return guidance_at(next(part for part, weight in zip(parts, weights, strict=True) if weight), progress)
     if getattr(loss, "refine_from", 1) <= progress < 1:
-        return float(loss.refine_guidance)  # type: ignore[attr-defined]
+        return float(loss.refine_guidance)  # type: ignore[union-attr]
     if hasattr(loss, "guidance_start"):
-        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[attr-defined]
+        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[union-attr]
     return float(getattr(loss, "guidance", 1.0))
 
 

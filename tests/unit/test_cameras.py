@@ -161,7 +161,7 @@ def test_the_same_generator_gives_the_same_cameras():
         ({"elevation_min": 50}, "elevation_min 50 is above elevation_max 45. Swap"),
         ({"elevation_max": 91}, "elevation_max is 91"),
         ({"distance_min": 0}, "distance_min is 0"),
-        ({"distance_min": 3}, "distance_min 3 is above distance_max 2.1"),
+        ({"distance_min": 3}, "distance_min 3 is above distance_max 2.03"),
         ({"overhead_share": 1.5}, "overhead_share is 1.5"),
         ({"fov_y_max": math.nan}, "fov_y_max is nan"),
         ({"target_jitter": -1}, "target_jitter is -1"),
