@@ -104,6 +104,8 @@ def changed(target: Any, key: str, value: Any, full: str) -> Any:
         return replace(target, **{name: changed(old, rest, value, full)})
     if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value.is_integer():
         value = int(value)  # 4e3
+    if isinstance(old, tuple) and isinstance(value, list):
+        value = tuple(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     fits = isinstance(value, bool) if isinstance(old, bool) else number or not isinstance(old, int | float)
     if not fits:

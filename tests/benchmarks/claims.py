@@ -1,0 +1,202 @@
+"""Holds the papers' claims against what quality.py measured; prints Markdown.
+
+    python tests/benchmarks/claims.py                    every tests/benchmarks/results/quality_*.json there is
+    python tests/benchmarks/claims.py --json FILE ...    these instead; each is quality_NAME.json, NAME an experiment's
+    python tests/benchmarks/claims.py --run [--only losses,speed] [--device cuda] [--jobs 12]    makes the files first
+
+A claim is a difference between two kinds of runs over the same captions and seeds. It holds if the mean difference
+exceeds two of its standard errors in the claim's direction, does not hold if it does in the other, and is else
+undecided. VDM is this project's derivation, so what is said of DreamMapping's claims is said of that derivation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quality_statistics import Row, groups, paired, summary
+
+HERE = Path("tests/benchmarks")
+# Arguments of quality.py besides the files; for each there is a file in sweeps/.
+EXPERIMENTS = {
+    "losses": "--prompts 32 --seeds 2 --steps 400",
+    "designs": "--prompts 16 --seeds 2 --steps 400",
+    "dca": "--prompts 16 --seeds 2 --steps 400",
+    "psi": "--prompts 16 --seeds 2 --steps 400",
+    "speed": "--prompts 4 --seeds 1 --steps 100",  # one process, so that nothing else is on the device
+}
+ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
+SDS, CDS, VDM, VSD = (("default", loss) for loss in ("sds", "cds", "vdm", "vsd"))
+NAMES = {
+    "iou": "IoU", "psnr": "PSNR, dB", "consistency": "agreement of neighbouring gradients, cosine",
+    "contrast_error": "contrast, distance of the ratio from 1", "saturation": "saturation ratio",
+    "saturation_error": "saturation, distance of the ratio from 1", "seconds_per_step": "seconds per step",
+    "evaluations_per_step": "rows through the denoiser per step",
+}  # fmt: skip
+COLUMNS = (
+    ("iou", "IoU", 3), ("psnr", "PSNR, dB", 1), ("false_alpha", "false alpha", 3), ("saturation", "saturation", 2),
+    ("contrast", "contrast", 2), ("r_precision_all", "R-precision", 2), ("janus", "Janus", 2),
+    ("consistency", "consistency", 2), ("evaluations", "rows", 0), ("seconds_per_step", "s per step", 3),
+    ("steps_to_iou80", "steps to IoU 0.8", 0),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``measure`` is larger (or smaller) for ``first`` than for ``second``; both (config, loss) of one experiment."""
+
+    paper: str
+    text: str
+    experiment: str
+    measure: str
+    first: tuple[str, str]
+    second: tuple[str, str]
+    larger: bool = True
+    against: str | None = None  # the second's measure, where it is another one
+
+    def difference(self, rows: list[Row]) -> tuple[float, float | None, int] | None:
+        """Mean paired difference first - second, its standard error, the number of captions; None without rows."""
+        by_group = groups(map(derived, rows))
+        other = self.against or self.measure
+        second = [row | {self.measure: row.get(other)} for row in by_group.get(self.second, [])]
+        return paired(by_group.get(self.first, []), second, self.measure)
+
+
+CLAIMS = (
+    Claim("Consistent3D", "CDS gives better geometry than SDS", "losses", "iou", CDS, SDS),
+    Claim("Consistent3D", "CDS gives better texture than SDS", "losses", "psnr", CDS, SDS),
+    Claim("Consistent3D", "CDS guides more consistently than SDS", "losses", "consistency", CDS, SDS),
+    Claim(
+        "Consistent3D", "its fixed noise is why: CDS against CDS with fresh noise", "losses", "consistency", CDS, CDS,
+        against="consistency_fresh",
+    ),
+    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "psnr", VDM, SDS),
+    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_error", VDM, SDS, larger=False),
+    Claim("DreamMapping", "the same of the derivation alone", "losses", "psnr", ALONE, SDS),
+    Claim("DreamMapping", "the same of the derivation alone", "losses", "contrast_error", ALONE, SDS, larger=False),
+    *(
+        Claim(
+            "DreamMapping", f"noise-free nonlinear degradation beats {design}", "designs", measure,
+            ("nonlinear", "vdm"), (design, "vdm"),
+        )
+        for design in ("linear", "nonlinear_noise")
+        for measure in ("iou", "psnr")
+    ),
+    Claim(
+        "DreamMapping", "DCA tames saturation: falling eta against eta 1", "dca", "saturation_error",
+        ("linear decreasing", "vdm"), ("constant 1", "vdm"), larger=False,
+    ),
+    Claim(
+        "DreamMapping", "DCA tames saturation: rising eta against eta 1", "dca", "saturation_error",
+        ("linear increasing", "vdm"), ("constant 1", "vdm"), larger=False,
+    ),
+    Claim(
+        "DreamMapping", "VDM is faster than VSD with a LoRA", "speed", "seconds_per_step", ALONE, VSD, larger=False
+    ),
+    Claim(
+        "DreamMapping", "VDM needs fewer denoiser evaluations than VSD", "speed", "evaluations_per_step", ALONE, VSD,
+        larger=False,
+    ),
+)  # fmt: skip
+
+
+def derived(row: Row) -> Row:
+    """The row with the measures that follow from its own."""
+    more: Row = {
+        f"{name}_error": None if row.get(name) is None else abs(row[name] - 1) for name in ("saturation", "contrast")
+    }
+    if row.get("evaluations") is not None:
+        more["evaluations_per_step"] = row["evaluations"] / row["steps"]
+    return row | more
+
+
+def verdict(difference: float, error: float | None, larger: bool) -> str:
+    """holds | does not hold | undecided, of a claim that the difference is above 0 (or, not ``larger``, below)."""
+    if error is None or abs(difference) <= 2 * error:
+        return "undecided"
+    return "holds" if (difference > 0) == larger else "does not hold"
+
+
+def claims_table(results: dict[str, dict[str, Any]]) -> str:
+    """A line per claim; results by experiment, as quality.py writes them."""
+    lines = ["| Paper | Claim | Measure | First | Second | Difference | Captions | Verdict |", "|---" * 8 + "|"]
+    for claim in CLAIMS:
+        rows = results.get(claim.experiment, {}).get("rows", [])
+        found = claim.difference(rows)
+        name = NAMES[claim.measure] + (", less is better" if not claim.larger else "")
+        if found is None:
+            cells = ["", "", "", "", "not measured"]
+        else:
+            difference, error, count = found
+            first, second = (mean(rows, *side) for side in sides(claim))
+            spread = "" if error is None else f" +- {error:.2g}"
+            outcome = f"**{verdict(difference, error, claim.larger)}**"
+            cells = [f"{first:.3g}", f"{second:.3g}", f"{difference:+.3g}{spread}", str(count), outcome]
+        lines.append("| " + " | ".join([claim.paper, claim.text, name, *cells]) + " |")
+    return "\n".join(lines)
+
+
+def sides(claim: Claim) -> list[tuple[tuple[str, str], str]]:
+    return [(claim.first, claim.measure), (claim.second, claim.against or claim.measure)]
+
+
+def mean(rows: list[Row], group: tuple[str, str], measure: str) -> float:
+    values = [row[measure] for row in groups(map(derived, rows)).get(group, []) if row.get(measure) is not None]
+    return sum(values) / len(values)
+
+
+def experiment_table(result: dict[str, Any]) -> str:
+    """A line per config and loss: means, and IoU's and PSNR's standard errors."""
+    lines = ["| Config | Loss | Objects |" + "".join(f" {title} |" for _, title, _ in COLUMNS)]
+    lines.append("|---" * (len(COLUMNS) + 3) + "|")
+    for entry in summary(result["rows"]):
+        cells = [entry["config"], entry["loss"], str(entry["objects"])]
+        for name, _, digits in COLUMNS:
+            error = entry.get(f"{name}_error") if name in ("iou", "psnr") else None
+            text = "" if entry.get(name) is None else f"{entry[name]:.{digits}f}"
+            cells.append(text + (f" +- {error:.{digits}f}" if error is not None else ""))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def command(name: str, device: str = "cuda", jobs: int = 12) -> list[str]:
+    """quality.py's arguments, the program first, that make the rows of an experiment."""
+    file = HERE / "results" / f"quality_{name}.json"
+    jobs = 1 if name == "speed" else jobs
+    return [
+        str(HERE / "quality.py"), "--device", device, "--sweep", str(HERE / "sweeps" / f"{name}.json"),
+        *EXPERIMENTS[name].split(), "--jobs", str(jobs), "--json", str(file),
+        "--sheet", f"output/quality_{name}.jpg", "--curves", f"output/curves_{name}.png",
+    ]  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", type=Path, nargs="+", help="quality_NAME.json of each experiment")
+    parser.add_argument("--run", action="store_true", help="run the experiments first; what is there is kept")
+    parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments to run, by name")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--jobs", type=int, default=12, help="processes on the device")
+    options = parser.parse_args(arguments)
+    if options.run:
+        for name in options.only.split(","):
+            if name not in EXPERIMENTS:
+                parser.error(f"--only {name}: the experiments are {', '.join(EXPERIMENTS)}.")
+            subprocess.run([sys.executable, *command(name, options.device, options.jobs)], check=True)
+    files = options.json or sorted((HERE / "results").glob("quality_*.json"))
+    results = {f.stem.removeprefix("quality_"): json.loads(f.read_text()) for f in files if ".strips" not in f.name}
+    print(claims_table(results))
+    for name in EXPERIMENTS:
+        if name in results:
+            print(f"\n**{name}** ({results[name]['machine']})\n\n```sh")
+            print(f".venv/bin/python {shlex.join(command(name))}\n```\n\n{experiment_table(results[name])}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""The benchmark's statistics, its verdicts on the papers' claims, and its committed settings; no object is made."""
+
+import importlib
+import json
+import math
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable():
+    """The scripts import each other as siblings."""
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+def script(name):
+    return importlib.import_module(name)
+
+
+def row(value, loss="sds", caption="a", seed=0, config="default", **more):
+    return {"config": config, "loss": loss, "caption": caption, "seed": seed, "steps": 100, "iou": value} | more
+
+
+def test_a_paired_difference_rests_on_the_captions_both_have():
+    paired = script("quality_statistics").paired
+    first = [row(0.5, caption="a"), row(0.7, caption="a", seed=1), row(0.9, caption="b"), row(0.1, caption="c")]
+    second = [row(0.4, caption="a"), row(0.4, caption="a", seed=1), row(0.5, caption="b"), row(0.9, caption="d")]
+    difference, error, captions = paired(first, second, "iou")
+    assert (difference, captions) == (pytest.approx((0.2 + 0.4) / 2), 2)  # a's two seeds count as one
+    assert error == pytest.approx(0.1)  # of 0.2 and 0.4
+    assert paired(first, [row(0.5, caption="d")], "iou") is None
+    assert paired(first, second, "psnr") is None
+    assert paired([row(0.5)], [row(0.4)], "iou")[1] is None
+
+
+def test_spread_over_prompts_and_over_seeds_are_told_apart():
+    rows = [row(c + 0.01 * s, caption=str(c), seed=s) for c in (0.2, 0.4, 0.6) for s in (0, 1)]
+    (entry,) = script("quality_statistics").summary(rows)
+    assert entry["iou"] == pytest.approx(0.405) and entry["iou_prompts"] == pytest.approx(0.2)
+    assert entry["iou_seeds"] == pytest.approx(0.01 / math.sqrt(2), rel=1e-3)
+    assert entry["iou_error"] == pytest.approx(0.2 / math.sqrt(3), rel=1e-3)
+    assert "against_sds" not in entry
+
+
+def test_summary_compares_every_loss_with_sds_of_its_config_or_the_only_one():
+    rows = [row(0.4), row(0.6, "vdm"), row(0.7, "vdm", config="other"), row(0.1, "cds", caption="z")]
+    by_group = {(e["config"], e["loss"]): e for e in script("quality_statistics").summary(rows)}
+    assert by_group["default", "vdm"]["against_sds"]["iou"] == pytest.approx(0.2)
+    assert by_group["other", "vdm"]["against_sds"] == {"iou": pytest.approx(0.3), "iou_error": None, "captions": 1}
+    assert by_group["default", "cds"]["against_sds"] == {}
+    script("quality_statistics").table(list(by_group.values()))
+
+
+@pytest.mark.parametrize(
+    ("difference", "error", "larger", "expected"),
+    [
+        (0.3, 0.1, True, "holds"),
+        (0.2, 0.1, True, "undecided"),
+        (-0.3, 0.1, True, "does not hold"),
+        (-0.3, 0.1, False, "holds"),
+        (0.3, 0.1, False, "does not hold"),
+        (-0.1, 0.1, False, "undecided"),
+        (0.3, None, True, "undecided"),
+    ],
+)
+def test_a_claim_holds_beyond_two_standard_errors(difference, error, larger, expected):
+    assert script("claims").verdict(difference, error, larger) == expected
+
+
+def rows_of(values, **more):
+    return [row(value, caption=str(i), **more) for i, value in enumerate(values)]
+
+
+def test_claims_are_judged_on_the_rows_of_their_experiment():
+    claims = script("claims")
+    rows = rows_of([0.5, 0.6, 0.7]) + rows_of([0.6, 0.71, 0.8], loss="cds", consistency=0.9, consistency_fresh=0.2)
+    lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
+    found = {line.split(" | ")[1]: line for line in lines[2:]}
+    assert found["CDS gives better geometry than SDS"].endswith("| +0.103 +- 0.0033 | 3 | **holds** |")
+    assert "| 0.9 | 0.2 | +0.7" in found["its fixed noise is why: CDS against CDS with fresh noise"]
+    assert found["CDS gives better texture than SDS"].endswith("not measured |")  # no PSNR in these rows
+    assert found["VDM is faster than VSD with a LoRA"].endswith("not measured |")
+
+
+def test_a_ratio_is_better_the_nearer_it_is_to_one():
+    claims = script("claims")
+    tame = rows_of([0.5] * 3, loss="vdm", config="linear decreasing", saturation=0.9)
+    for i, wild in enumerate(rows_of([0.5] * 3, loss="vdm", config="constant 1")):
+        tame.append(wild | {"saturation": 1.4 + 0.01 * i})
+    (claim,) = [c for c in claims.CLAIMS if "falling eta" in c.text]
+    difference, error, count = claim.difference(tame)
+    assert difference == pytest.approx(0.1 - 0.41) and count == 3
+    assert claims.verdict(difference, error, claim.larger) == "holds"
+
+
+def test_every_experiment_has_its_sweep_and_every_claim_its_runs():
+    claims, plan = script("claims"), script("quality_plan")
+    groups = {}
+    for name in claims.EXPERIMENTS:
+        configs = json.loads((BENCHMARKS / "sweeps" / f"{name}.json").read_text())
+        groups[name] = {(c["name"], loss) for c in configs for loss in c["losses"]}
+        for config in configs:
+            for loss in set(config["losses"]) & set(plan.LOSSES):
+                plan.build(loss, 100, "auto", config["set"])
+        assert str(BENCHMARKS / "sweeps" / f"{name}.json").endswith(claims.command(name)[4])
+    for claim in claims.CLAIMS:
+        assert {claim.first, claim.second} <= groups[claim.experiment], claim
+
+
+def test_a_curve_reaches_a_level_between_its_points():
+    reached = script("quality_score").reached
+    assert reached([10, 20, 30], [0.2, 0.6, 0.9], 0.8) == pytest.approx(20 + 10 * 2 / 3)
+    assert reached([10, 20], [0.9, 0.95], 0.8) == 10
+    assert reached([10, 20], [0.2, 0.6], 0.8) is None
+
+
+class Network(nn.Linear):
+    def forward(self, z, t):
+        output = type("Output", (), {})()
+        output.sample = super().forward(z)
+        return output
+
+
+def test_rows_through_the_network_are_counted_with_and_without_gradient():
+    network = Network(2, 2)
+    counts = script("quality_score").counted(network)
+    with torch.no_grad():
+        network(torch.zeros(4, 2), 0)
+    network(torch.zeros(3, 2), 0)
+    assert counts == {"all": 7, "trained": 3}
+
+
+def test_guidance_of_a_fixed_noise_agrees_with_itself_and_of_a_fresh_one_does_not():
+    from distill3d.kernels.losses.base import Views
+    from distill3d.kernels.losses.cds import CDS
+    from distill3d.kernels.losses.sds import SDS
+    from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+
+    agreement, shape = script("quality_score").agreement, (1, 16, 16)
+    data = Mixture(torch.zeros(1, *shape), torch.full((1, 1, 1, 1), 4.0), torch.ones(1))
+    prior = GaussianMixturePrior({"a": data})
+    views = Views(prior.embed(["a"] * 2), prior.embed([""] * 2), None, 10, 100)
+    latents = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    cds, sds = CDS(guidance_start=1, guidance_end=1), SDS(guidance=1)
+    state = cds.start(prior, shape, torch.Generator().manual_seed(1)).state()
+    fixed, fresh, random = (
+        agreement(loss, prior, latents, views, known, 3) for loss, known in ((cds, state), (cds, None), (sds, {}))
+    )
+    print(fixed, fresh, random)
+    assert fixed > 0.95 and abs(fresh) < 0.8 and random < fixed - 0.1
