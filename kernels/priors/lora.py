@@ -63,8 +63,7 @@ class LoraAdapter:
 
     def _output(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         own = next(self.unet.parameters())
-        # clones: autograd takes no inference tensors, which these may be in a ComfyUI node
-        z = z_t.to(own, copy=True).contiguous(memory_format=torch.channels_last)
-        inputs = (z, t.to(own.device, copy=True))
+        z = z_t.to(own).contiguous(memory_format=torch.channels_last)
+        # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node
         options = {"encoder_hidden_states": text.embeddings.to(own, copy=True)}
-        return torch.func.functional_call(self.unet, dict(weights), inputs, options).sample.float()
+        return torch.func.functional_call(self.unet, dict(weights), (z, t.to(own.device)), options).sample.float()
