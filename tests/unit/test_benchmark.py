@@ -154,5 +154,4 @@ def test_guidance_of_a_fixed_noise_agrees_with_itself_and_of_a_fresh_one_does_no
     fixed, fresh, random = (
         agreement(loss, prior, latents, views, known, 3) for loss, known in ((cds, state), (cds, None), (sds, {}))
     )
-    print(fixed, fresh, random)
-    assert fixed > 0.95 and abs(fresh) < 0.8 and random < fixed - 0.1
+    assert fixed > 0.95 and abs(fresh) < 0.3 and abs(random) < 0.3
