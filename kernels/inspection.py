@@ -119,7 +119,7 @@ def inspect(
     with torch.no_grad():
         degraded = None
         if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
-            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
+            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined, union-attr]
         return Inspection(
             render=picture.clamp(0, 1),
             noised=prior.decode(z_t),

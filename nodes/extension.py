@@ -14,6 +14,7 @@ from .optimize import Optimize
 from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
 from .render import RenderViews
+from .score import ScoreViews
 from .vdm import VDMLoss
 
 
@@ -30,6 +31,7 @@ class Distill3D(ComfyExtension):
             CombineLosses,
             Optimize,
             RenderViews,
+            ScoreViews,
             InspectGuidance,
             ExportMesh,
             SaveGaussians,

@@ -38,7 +38,7 @@ def write_tiny_prior(folder: Path, width: int = 32) -> None:
     DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
         folder / "scheduler"
     )
-    vocab = _write_tokenizer(folder / "tokenizer")
+    vocab = write_tokenizer(folder / "tokenizer")
     CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(vocab),
@@ -56,14 +56,14 @@ def write_tiny_prior(folder: Path, width: int = 32) -> None:
     _write_json(folder / "distill3d.json", {"vocabulary": WORDS, "background": [0.25, 0.75], "image_size": IMAGE_SIZE})
 
 
-def _write_tokenizer(folder: Path) -> dict[str, int]:
+def write_tokenizer(folder: Path) -> dict[str, int]:
     """CLIP's byte-pair tokenizer without a single merge: every letter is a token."""
     letters = string.ascii_lowercase + string.digits + string.punctuation
     symbols = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     vocab = {symbol: index for index, symbol in enumerate(symbols)}
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
     special |= {"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     _write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     _write_json(

@@ -12,7 +12,8 @@ NODES = {
     f"Distill3D_{name}"
     for name in (
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "VDMLoss", "SDSLoss",
-        "CombineLosses", "Optimize", "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "CombineLosses", "Optimize", "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "SaveGaussians",
+        "LoadGaussians",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -102,6 +103,8 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_Optimize": {"views": 2, "preview_every": 1},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32},
+        "Distill3D_ScoreViews": {"views": 3},
+        "Distill3D_InspectGuidance": {"views": 2},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
     }
