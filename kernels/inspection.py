@@ -166,12 +166,12 @@ def guidance_at(loss: Loss, progress: float) -> float:
     Of combined losses, that of the first one with a weight.
     """
     if parts := getattr(loss, "losses", None):
-        weights = loss.weights  # type: ignore[union-attr]
+        weights = loss.weights  # type: ignore[attr-defined]
         return guidance_at(next(part for part, weight in zip(parts, weights, strict=True) if weight), progress)
     if getattr(loss, "refine_from", 1) <= progress < 1:
-        return float(loss.refine_guidance)  # type: ignore[union-attr]
+        return float(loss.refine_guidance)  # type: ignore[attr-defined]
     if hasattr(loss, "guidance_start"):
-        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[union-attr]
+        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[attr-defined]
     return float(getattr(loss, "guidance", 1.0))
 
 

@@ -15,6 +15,7 @@ from .optimize import Optimize
 from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
 from .render import RenderViews
+from .score import ScoreViews
 from .shap_e import InitShapE
 from .toybox import ToyboxTruth
 from .vdm import VDMLoss
@@ -42,6 +43,7 @@ class Distill3D(ComfyExtension):
             CombineLosses,
             Optimize,
             RenderViews,
+            ScoreViews,
             InspectGuidance,
             ExportMesh,
             SaveGaussians,

@@ -60,19 +60,20 @@ def test_summary_compares_every_loss_with_sds_of_its_config_or_the_only_one():
 
 
 @pytest.mark.parametrize(
-    ("difference", "error", "larger", "expected"),
+    ("difference", "error", "captions", "larger", "expected"),
     [
-        (0.3, 0.1, True, "holds"),
-        (0.2, 0.1, True, "undecided"),
-        (-0.3, 0.1, True, "does not hold"),
-        (-0.3, 0.1, False, "holds"),
-        (0.3, 0.1, False, "does not hold"),
-        (-0.1, 0.1, False, "undecided"),
-        (0.3, None, True, "undecided"),
+        (0.3, 0.1, 12, True, "holds"),
+        (0.2, 0.1, 12, True, "undecided"),
+        (-0.3, 0.1, 12, True, "does not hold"),
+        (-0.3, 0.1, 12, False, "holds"),
+        (0.3, 0.1, 12, False, "does not hold"),
+        (-0.1, 0.1, 12, False, "undecided"),
+        (0.3, 0.1, 4, True, "undecided"),
+        (0.3, None, 1, True, "undecided"),
     ],
 )
-def test_a_claim_holds_beyond_two_standard_errors(difference, error, larger, expected):
-    assert script("claims").verdict(difference, error, larger) == expected
+def test_a_claim_holds_beyond_two_standard_errors(difference, error, captions, larger, expected):
+    assert script("claims").verdict(difference, error, captions, larger) == expected
 
 
 def rows_of(values, **more):
@@ -81,10 +82,12 @@ def rows_of(values, **more):
 
 def test_claims_are_judged_on_the_rows_of_their_experiment():
     claims = script("claims")
-    rows = rows_of([0.5, 0.6, 0.7]) + rows_of([0.6, 0.71, 0.8], loss="cds", consistency=0.9, consistency_fresh=0.2)
+    rows = rows_of([0.5, 0.6, 0.7] * 2) + rows_of(
+        [0.6, 0.71, 0.8] * 2, loss="cds", consistency=0.9, consistency_fresh=0.2
+    )
     lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
     found = {line.split(" | ")[1]: line for line in lines[2:]}
-    assert found["CDS gives better geometry than SDS"].endswith("| +0.103 +- 0.0033 | 3 | **holds** |")
+    assert found["CDS gives better geometry than SDS"].endswith("| +0.103 +- 0.0021 | 6 | **holds** |")
     assert "| 0.9 | 0.2 | +0.7" in found["its fixed noise is why: CDS against CDS with fresh noise"]
     assert found["CDS gives better texture than SDS"].endswith("not measured |")  # no PSNR in these rows
     assert found["VDM is faster than VSD with a LoRA"].endswith("not measured |")
@@ -92,13 +95,13 @@ def test_claims_are_judged_on_the_rows_of_their_experiment():
 
 def test_a_ratio_is_better_the_nearer_it_is_to_one():
     claims = script("claims")
-    tame = rows_of([0.5] * 3, loss="vdm", config="linear decreasing", saturation=0.9)
-    for i, wild in enumerate(rows_of([0.5] * 3, loss="vdm", config="constant 1")):
+    tame = rows_of([0.5] * 6, loss="vdm", config="linear decreasing", saturation=0.9)
+    for i, wild in enumerate(rows_of([0.5] * 6, loss="vdm", config="constant 1")):
         tame.append(wild | {"saturation": 1.4 + 0.01 * i})
     (claim,) = [c for c in claims.CLAIMS if "falling eta" in c.text]
     difference, error, count = claim.difference(tame)
-    assert difference == pytest.approx(0.1 - 0.41) and count == 3
-    assert claims.verdict(difference, error, claim.larger) == "holds"
+    assert difference == pytest.approx(0.1 - 0.425) and count == 6
+    assert claims.verdict(difference, error, count, claim.larger) == "holds"
 
 
 def test_every_experiment_has_its_sweep_and_every_claim_its_runs():
@@ -154,5 +157,4 @@ def test_guidance_of_a_fixed_noise_agrees_with_itself_and_of_a_fresh_one_does_no
     fixed, fresh, random = (
         agreement(loss, prior, latents, views, known, 3) for loss, known in ((cds, state), (cds, None), (sds, {}))
     )
-    print(fixed, fresh, random)
-    assert fixed > 0.95 and abs(fresh) < 0.8 and random < fixed - 0.1
+    assert fixed > 0.95 and abs(fresh) < 0.3 and abs(random) < 0.3

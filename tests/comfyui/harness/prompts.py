@@ -13,8 +13,8 @@ NODES = {
     for name in (
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
-        "RenderViews", "ExportMesh", "SaveGaussians", "LoadGaussians", "ToyboxTruth",
-        "SceneCameras", "InitScene",
+        "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "SaveGaussians", "LoadGaussians",
+        "ToyboxTruth", "SceneCameras", "InitScene",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
@@ -105,6 +105,8 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_RenderViews": {"views": 4, "size": 64},
         "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32},
+        "Distill3D_ScoreViews": {"views": 3},
+        "Distill3D_InspectGuidance": {"views": 2},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
         "Distill3D_InitScene": {"ground_count": 300, "sky_count": 100, "object_count": 200},
