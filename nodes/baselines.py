@@ -46,7 +46,7 @@ def timestep_inputs(defaults: TimestepLoss, weighting: str, highest: str = "Luci
             advanced=True,
             tooltip=f"Weight w(t) of a timestep; sigma/alpha puts the gradient into units of the latent. {weighting}",
         ),
-        steps_input("t_min", defaults.t_min, "Lowest timestep, 0..999. Papers: 20. Embedded prior: 200 has less haze."),
+        steps_input("t_min", defaults.t_min, "Lowest timestep, 0..999. Papers: 20. Embedded prior: 20 to 200."),
         steps_input("t_max_start", defaults.t_max_start, "Highest timestep at the start, 0..999. Papers: 980."),
         steps_input("t_max_end", defaults.t_max_end, f"Highest timestep at the end, 0..999. {highest}"),
         io.Combo.Input(
@@ -142,7 +142,7 @@ class ISMLoss(io.ComfyNode):
             "denoiser evaluations per step and view at t_max 980, 6 at 500.",
             search_aliases=["luciddreamer", "interval score matching", "ddim inversion", "score distillation"],
             inputs=[
-                *plain_inputs(ISM(), "LucidDreamer: 7.5, which suits the embedded prior too."),
+                *plain_inputs(ISM(), "LucidDreamer: 7.5. Embedded prior: begin with 7.5."),
                 *timestep_inputs(ISM(), "LucidDreamer: sigma/alpha."),
                 steps_input(
                     "gap",
@@ -183,7 +183,7 @@ class VSDLoss(io.ComfyNode):
             "and view, one with its backward pass.",
             search_aliases=["prolificdreamer", "variational score distillation", "lora", "score distillation"],
             inputs=[
-                *plain_inputs(VSD(), "ProlificDreamer: 7.5, which suits the embedded prior too."),
+                *plain_inputs(VSD(), "ProlificDreamer: 7.5. Embedded prior: begin with 7.5."),
                 *timestep_inputs(
                     VSD(), "ProlificDreamer: 1-abar.", "ProlificDreamer: 500, at once after a fifth of the run."
                 ),
@@ -205,7 +205,7 @@ class VSDLoss(io.ComfyNode):
                     round=0.0000001,
                     advanced=True,
                     tooltip="AdamW's learning rate of the LoRA; 0 freezes it, which leaves CSD. ProlificDreamer: 1e-4 "
-                    "over 25,000 steps. Embedded prior, some hundred steps: 1e-3.",
+                    "over 25,000 steps. Embedded prior, some hundred steps: begin with 1e-3.",
                 ),
             ],
             outputs=[loss_output()],
@@ -232,7 +232,7 @@ class SDILoss(io.ComfyNode):
             "evaluations per step and view at timestep 980, 10 at 250; a wider stride saves most of them.",
             search_aliases=["score distillation via inversion", "reparametrized ddim", "ddim inversion"],
             inputs=[
-                *plain_inputs(SDI(), "SDI: 8.5 (w = 7.5). Embedded prior: 7.5 with inversion_guidance -5.5."),
+                *plain_inputs(SDI(), "SDI: 8.5 (w = 7.5). Embedded prior: begin with 7.5 and -5.5."),
                 *timestep_inputs(SDI(), "SDI: sigma/alpha.", "SDI: 250."),
                 io.Boolean.Input(
                     "t_random",
@@ -251,7 +251,7 @@ class SDILoss(io.ComfyNode):
                     "stride",
                     SDI().stride,
                     "Timesteps per step of the inversion, each of which costs 2 evaluations. SDI: 100. Embedded prior: "
-                    "250 is enough.",
+                    "begin with 250.",
                     low=1,
                 ),
                 number_input(
