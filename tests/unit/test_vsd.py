@@ -30,7 +30,8 @@ def normal(seed, *shape):
 class TinyPrior:
     """A random U-Net behind the parts of DiffusersPrior that a loss meets."""
 
-    name, latent_channels, predict, adapter = "tiny", 3, DiffusersPrior.predict, DiffusersPrior.adapter
+    name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
+    predict, _noise = DiffusersPrior.predict, DiffusersPrior._noise
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel
