@@ -62,7 +62,7 @@ class InspectGuidance(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Of the noise.",
+                    tooltip="Seed of the noise: another one gives another look at the same guidance.",
                 ),
                 io.Float.Input(
                     "elevation",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..gaussians.cameras import Cameras, orbit
-from .captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, held_out, view_of
+from .captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, view_of
 from .data import FOV_Y, SIZE
 from .evaluate import color_right, held_out_captions, judge_logits, likeliest
 from .models import Judge
@@ -28,14 +28,21 @@ def judge_cameras(size: int = SIZE) -> Cameras:
 
 @cache
 def benchmark_captions() -> tuple[Caption, ...]:
-    """The 32 held-out captions that the benchmark begins with, whatever part of them a call runs."""
+    """The 32 held-out captions that the benchmark begins with, whatever part of them a call runs.
+
+    Lenient rivals: hardly any two of them share a colour and a pattern, so an object that is taken for another one
+    of the right colour still comes first. `every_caption` has that other one.
+    """
     return tuple(dict.fromkeys(held_out_captions(32, 0)))
 
 
 @cache
-def all_held_out() -> tuple[Caption, ...]:
-    """Every caption that training never saw: 1904, each with dozens that differ from it in one word."""
-    return tuple(caption for caption in all_captions() if held_out(caption))
+def every_caption() -> tuple[Caption, ...]:
+    """All 11,424 captions with a colour: for each caption, every other object, colour and pattern alone changed.
+
+    Not the held-out ones only: of these a caption has about four rivals that differ in the object alone.
+    """
+    return tuple(all_captions())
 
 
 def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> Tensor:
@@ -79,7 +86,7 @@ class Judgement:
     judge_view: float | None  # the view it is; None for objects that look alike from all sides
     janus: float | None  # a side or the back taken for the front
     r_precision: float  # the own caption is the likeliest of the 32 `benchmark_captions`
-    r_precision_all: float  # of all held-out captions, most of which differ from some other in one colour only
+    r_precision_all: float  # the likeliest of `every_caption`: all it says is seen
 
 
 def judgement(judge: Judge, pictures: Tensor, caption: Caption) -> Judgement:
@@ -103,5 +110,5 @@ def judgement(judge: Judge, pictures: Tensor, caption: Caption) -> Judgement:
         view,
         janus,
         r_precision(logits, caption, benchmark_captions()),
-        r_precision(logits, caption, all_held_out()),
+        r_precision(logits, caption, every_caption()),
     )

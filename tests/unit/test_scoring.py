@@ -34,11 +34,11 @@ def scored(table, azimuths, rivals=()):
 
 def test_measures_are_shares_of_views():
     table = [[0.3, 0.0, 0.0, 0.2, 0.1], [0.1, 0.5, 0.4, 0.2, 0.0], [0.2, 0.1, 0.4, 0.1, 0.3], [0.4, 0.9, 0.1, 0.3, 0.3]]
-    score, asked = scored(table, [0.0, 180.0, -140.0, 90.0], ["a cube", "a mug", "a cat"])
+    score, asked = scored(table, [0.0, 180.0, -140.0, 150.0], ["a cube", "a mug", "a cat"])
     assert asked == [["a mug", "a mug, front view", "a mug, back view", "a cube", "a cat"]]
     assert score.clip_score == pytest.approx(25)
     assert score.r_precision == 0.5  # the first and the last view
-    assert score.janus == 0.5  # two of the views are of the back, one of which looks like a front
+    assert score.janus == pytest.approx(2 / 3)  # three of the views are of the back, two look like a front
 
 
 def test_what_was_not_asked_is_not_answered():

@@ -62,8 +62,23 @@ def test_only_a_likelier_caption_takes_the_first_place():
 
 
 def test_the_lists_of_rivals_are_fixed():
-    assert len(j.benchmark_captions()) == 32 and set(j.benchmark_captions()) < set(j.all_held_out())
-    assert all(held_out(caption) for caption in j.all_held_out())
+    assert len(j.benchmark_captions()) == 32 and len(j.every_caption()) == 11424
+    assert all(held_out(caption) for caption in j.benchmark_captions())
+
+
+@pytest.mark.parametrize("other", [category for category in CATEGORIES if category != "mug"])
+def test_another_object_of_the_right_colour_takes_the_first_place_in_the_strict_list(other):
+    seen = logits(category={"mug": 0.1, other: 0.9}, color={"red": 1.0}, finish={"plain": 1.0})
+    assert j.r_precision(seen, parse("a red mug"), j.every_caption()) == 0
+    assert j.r_precision(seen, parse(f"a red {other}"), j.every_caption()) == 1
+
+
+def test_every_word_of_a_caption_has_rivals_in_the_strict_list():
+    for caption in j.benchmark_captions():
+        rivals = set(j.every_caption())
+        assert {Caption(c, caption.color, caption.finish, caption.second) for c in CATEGORIES} <= rivals
+        colors = [color for color in COLORS if color != caption.second]
+        assert {Caption(caption.category, color, caption.finish, caption.second) for color in colors} <= rivals
 
 
 def test_true_renders_are_judged_right_and_wrong_captions_wrong():
