@@ -100,7 +100,8 @@ def inspect(
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
-    views = Views(text, negative, cameras, round(progress * 1000), 1000)
+    factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor)
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)
@@ -115,7 +116,7 @@ def inspect(
     scale = 1.0 if e_negative is None else guidance_at(loss, progress)
     alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
     x0_text = clean_from_noise(z_t, e_text, alpha, sigma)
-    e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale)
+    e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale * factor)
     with torch.no_grad():
         degraded = None
         if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi

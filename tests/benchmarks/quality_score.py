@@ -171,7 +171,8 @@ class Watch:
             latents = bench.prior.encode(bench.pictures(cloud, cameras).permute(0, 3, 1, 2))
         text = self.prompts.at(cameras.azimuths.cpu(), cameras.elevations.cpu())
         negative = self.prompts.negative_rows(len(cameras))
-        views = Views(text, negative, cameras, progress.step, self.task.setup.steps)
+        factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+        views = Views(text, negative, cameras, progress.step, self.task.setup.steps, factor)
         state = dict(cloud.training.loss)
         kinds = {"consistency": state} | ({"consistency_fresh": None} if "noise" in state else {})
         for name, known in kinds.items():
