@@ -18,6 +18,7 @@ CAMERAS = {"views": 3, "size": 48, "elevation": 20.0, "start": 30.0, "distance":
 
 def prompt(text):
     seen = {"prior": ["prior", 0], "prompt": text, "negative": "", "view_dependent": True, "interpolate": False}
+    seen |= {"perp_neg": 0.0, "side_guidance": 1.0, "back_guidance": 1.0, "overhead_guidance": 1.0}
     values = CAMERAS | {"prompts": ["prompts", 0], "background": "white"}
     return {
         "prior": {
