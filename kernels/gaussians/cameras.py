@@ -205,14 +205,7 @@ class OrbitSampler:
             "fov_y_max": (1.0, 150.0, "degrees"),
             "target_jitter": (0.0, 0.5, "world units"),
         }
-        for key, (low, high, unit) in limits.items():
-            value = getattr(self, key)
-            if not low <= value <= high:  # also catches NaN
-                raise ValueError(f"Orbit cameras: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
-        for key in ("elevation", "distance", "fov_y"):
-            low, high = getattr(self, key + "_min"), getattr(self, key + "_max")
-            if low > high:
-                raise ValueError(f"Orbit cameras: {key}_min {low:g} is above {key}_max {high:g}. Swap them.")
+        check_ranges("Orbit cameras", self, limits, ("elevation", "distance", "fov_y"))
 
     def sample(
         self,
@@ -247,6 +240,18 @@ class OrbitSampler:
         """Cameras at these angles (degrees), at the middle distance and field of view."""
         distance, fov_y = (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
         return orbit(azimuths, elevations, distance, fov_y, size)
+
+
+def check_ranges(owner: str, sampler: Any, limits: dict[str, tuple[float, float, str]], pairs: tuple[str, ...]) -> None:
+    """Raises ValueError unless every field lies within its (low, high, unit), and NAME_min not above NAME_max."""
+    for key, (low, high, unit) in limits.items():
+        value = getattr(sampler, key)
+        if not low <= value <= high:  # also catches NaN
+            raise ValueError(f"{owner}: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
+    for key in pairs:
+        low, high = getattr(sampler, key + "_min"), getattr(sampler, key + "_max")
+        if low > high:
+            raise ValueError(f"{owner}: {key}_min {low:g} is above {key}_max {high:g}. Swap them.")
 
 
 def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, orbit
+from .cameras import Cameras, check_ranges, orbit
 
 
 def look_around(
@@ -86,14 +86,7 @@ class SceneSampler:
             "outward_jitter": (0.0, 10.0, "world units"),
             "target_jitter": (0.0, 0.5, "world units"),
         }
-        for key, (low, high, unit) in limits.items():
-            value = getattr(self, key)
-            if not low <= value <= high:  # also catches NaN
-                raise ValueError(f"Scene cameras: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
-        for key in ("elevation", "distance", "outward_elevation"):
-            low, high = getattr(self, key + "_min"), getattr(self, key + "_max")
-            if low > high:
-                raise ValueError(f"Scene cameras: {key}_min {low:g} is above {key}_max {high:g}. Swap them.")
+        check_ranges("Scene cameras", self, limits, ("elevation", "distance", "outward_elevation"))
 
     def sample(
         self,

@@ -226,6 +226,9 @@ def test_cameras_that_look_outward_hear_outward_words():
     ends = prior.embed(["a cup, outward front view", "a cup, outward left view"]).embeddings
     torch.testing.assert_close(halfway.embeddings[0], ends.mean(0))
     assert view_prompts(prior, "a cup", view_dependent=False).outward is None
+    bent = view_prompts(prior, "a cup", perp_neg=1.0).at(azimuths, elevations, outward=outward).against
+    for _, weights in bent.branches:  # nothing is led away from texts of views into the scene
+        assert [weight for weight, out in zip(weights, outward, strict=True) if out] == [0.0] * 4
 
 
 def test_prompts_without_views_are_the_same_from_everywhere():
