@@ -117,7 +117,8 @@ class _Run:
         self.prompts = prompts.to(self.device)
         resolve(settings.render_backend, self.device, cloud.means.dtype)
         # A copy: inputs may be inference tensors, and stay as they are.
-        self.cloud = cloud.map(lambda value: value.detach().to(self.device, copy=True))
+        copied = cloud.map(lambda value: value.detach().to(self.device, copy=True))
+        self.cloud = replace(copied, anchored=None if cloud.anchored is None else cloud.anchored.to(self.device))
         if cloud.training is None:
             state = fresh_state(self.cloud, settings.seed)
         else:
@@ -197,11 +198,16 @@ class _Run:
         state = self.state
         rates: dict[str, Any] = self.settings.at(state.step / self.schedule_steps)
         rates["sh"] = rates["sh"] * self.sh_shares
+        if self.cloud.anchored is not None:
+            free = (~self.cloud.anchored).to(self.cloud.means.dtype)
+            for name in ("means", "log_scales", "quats"):
+                rates[name] = rates[name] * free[:, None]
+            rates["opacity_logits"] = rates["opacity_logits"] * free
         params, first, second, updates = adam(
             self.cloud.tensors(), gradients, state.first, state.second, state.updates, rates, accept
         )
         bad = (~accept).to(torch.int64)
-        return Gaussians(**params), replace(
+        return replace(self.cloud, **params), replace(
             state,
             step=state.step + 1,
             first=first,

@@ -111,6 +111,7 @@ def save_training(cloud: Gaussians, path: str | os.PathLike[str]) -> None:
         "generators": state.generators,
         "loss": state.loss,
         "statistics": state.statistics,
+        "mask": {} if cloud.anchored is None else {"anchored": cloud.anchored},
     }
     # Copies: safetensors refuses tensors that share memory.
     tensors = {
@@ -151,4 +152,4 @@ def load_training(path: str | os.PathLike[str]) -> Gaussians:
         statistics=groups.get("statistics", {}),
         **groups["counters"],
     )
-    return Gaussians(**groups["cloud"], training=state)
+    return Gaussians(**groups["cloud"], anchored=groups.get("mask", {}).get("anchored"), training=state)

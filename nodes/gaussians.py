@@ -140,6 +140,14 @@ class InitScene(io.ComfyNode):
                 _units("ground_height", -1000.0, 0.0, 0.05, "Height of the ground, world units; cameras aim at 0."),
                 _units("radius", 0.1, 1000.0, 0.5, "Radius of ground and dome, world units; cameras stay inside."),
                 _units("opacity", 0.001, 0.99, 0.01, "Opacity of the Gaussians of ground and dome, 0..1."),
+                io.Boolean.Input(
+                    "anchored",
+                    default=SCENE.anchored,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Ground and dome stay where they are while Optimize teaches them their colours, so that "
+                    "the horizon stays level. Off: they move and bend as the objects do.",
+                ),
             ],
             outputs=[types.GaussianCloud.Output(display_name="gaussians", tooltip="For Optimize.")],
         )

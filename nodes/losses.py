@@ -162,6 +162,15 @@ class CDSLoss(io.ComfyNode):
                     "view instead of four. Our addition and a crude approximation: on the embedded prior at guidance "
                     "10 the direction came out 1 to 3 times its own length off, mostly too long (lower weight).",
                 ),
+                number_input(
+                    "pull",
+                    0.0,
+                    "Share of SDS's direction, with the run's fixed noise, that is added. Where no picture of the prior "
+                    "varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. Our addition, "
+                    "at no further evaluation.",
+                    high=100.0,
+                    step=0.1,
+                ),
             ],
             outputs=[loss_output()],
         )

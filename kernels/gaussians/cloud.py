@@ -25,6 +25,7 @@ class Gaussians:
     quats: Tensor  # [N,4] wxyz, local to world, any non-zero length
     opacity_logits: Tensor  # [N] sigmoid gives the opacity in 0..1
     sh: Tensor  # [N,K,3] spherical harmonics, K = (degree+1)^2, colour = 0.5 + sum Y_k sh_k, sRGB
+    anchored: Tensor | None = None  # [N] bool: of these `optimize` moves only the colours; None: of no one
     training: Any = None
 
     def __len__(self) -> int:
@@ -52,15 +53,16 @@ class Gaussians:
 
     def tensors(self) -> dict[str, Tensor]:
         """The five parameter tensors by field name, in a fixed order."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "training"}
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("anchored", "training")}
 
     def map(self, function: Any) -> Gaussians:
-        """A new cloud with ``function`` applied to each parameter tensor; the training state is dropped."""
-        return replace(self, **{k: function(v) for k, v in self.tensors().items()}, training=None)
+        """A new cloud with ``function`` applied to each parameter tensor; anchors and training state are dropped."""
+        return Gaussians(**{k: function(v) for k, v in self.tensors().items()})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Gaussians:
-        """The same cloud elsewhere, training state kept."""
-        return replace(self, **{k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()})
+        """The same cloud elsewhere, anchors and training state kept."""
+        moved = {k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()}
+        return replace(self, **moved, anchored=None if self.anchored is None else self.anchored.to(device))
 
     def check(self, name: str = "gaussians") -> Gaussians:
         """Return self, or raise ValueError that names the tensor, what is wrong with it, and the cure."""
@@ -69,6 +71,10 @@ class Gaussians:
         for key, shape in shapes.items():
             if tuple(getattr(self, key).shape) != shape:
                 raise ValueError(f"{name}.{key} has shape {tuple(getattr(self, key).shape)}, expected {shape}.")
+        if self.anchored is not None and (self.anchored.shape != (n,) or self.anchored.dtype != torch.bool):
+            raise ValueError(
+                f"{name}.anchored is {self.anchored.dtype} of shape {tuple(self.anchored.shape)}, expected bool ({n},)."
+            )
         if (
             self.sh.dim() != 3
             or self.sh.shape[0] != n

@@ -126,7 +126,8 @@ def densify_and_prune(
     ``statistics`` from `gather` (start anew after this: rows have moved); ``moments`` name -> (m, v), every tensor
     with first axis N; ``count_max`` lowers the strategy's cap. Rows of the result: the survivors in their order,
     then the clones, then both parts of every split Gaussian, all first parts before all second ones. Survivors keep
-    their moments, new rows have zeros. The inputs stay as they are; the training state is dropped.
+    their moments, new rows have zeros. Anchored rows neither grow nor go. The inputs stay as they are; the training
+    state is dropped.
     Raises ValueError if tensors and rows do not match, or if not one Gaussian is finite.
     """
     n = len(cloud)
@@ -138,9 +139,11 @@ def densify_and_prune(
         raise ValueError(f"Densify: count_max is {cap}; at least 1 Gaussian is needed.")
     parameters = {key: value.detach() for key, value in cloud.tensors().items()}
 
-    alive = _survivors(strategy, parameters, cap)
+    anchored = torch.zeros(n, dtype=torch.bool) if cloud.anchored is None else cloud.anchored
+    anchored = anchored.to(cloud.device)
+    alive = _survivors(strategy, parameters, cap, anchored)
     budget = min(int(strategy.grow_share * n), cap - int(alive.sum()))
-    growing = _growing(strategy, statistics, alive, budget)
+    growing = _growing(strategy, statistics, alive & ~anchored, budget)
     large = parameters["log_scales"].amax(-1) > math.log(strategy.split_scale)
     clone, split = growing & ~large, growing & large
 
@@ -162,7 +165,8 @@ def densify_and_prune(
         rows[:old] = moment.detach()[source[:old]]
         return rows
 
-    return Gaussians(**result), {key: (carried(m), carried(v)) for key, (m, v) in moments.items()}
+    kept = None if cloud.anchored is None else anchored[source]
+    return Gaussians(**result, anchored=kept), {key: (carried(m), carried(v)) for key, (m, v) in moments.items()}
 
 
 def reset_opacities(
@@ -174,29 +178,33 @@ def reset_opacities(
     """
     highest = math.log(strategy.reset_opacity / (1 - strategy.reset_opacity))
     tensors = {key: value.detach() for key, value in cloud.tensors().items()}
-    tensors["opacity_logits"] = tensors["opacity_logits"].clamp_max(highest)
+    lowered = tensors["opacity_logits"].clamp_max(highest)
+    if cloud.anchored is not None:
+        lowered = torch.where(cloud.anchored, tensors["opacity_logits"], lowered)
+    tensors["opacity_logits"] = lowered
     fresh = dict(moments)
     if "opacity_logits" in fresh:
         m, v = fresh["opacity_logits"]
         fresh["opacity_logits"] = (torch.zeros_like(m), torch.zeros_like(v))
-    return Gaussians(**tensors), fresh
+    return Gaussians(**tensors, anchored=cloud.anchored), fresh
 
 
 def _due(every: int, done: int) -> bool:
     return every > 0 and done > 0 and done % every == 0
 
 
-def _survivors(strategy: Densify, parameters: Mapping[str, Tensor], cap: int) -> Tensor:
-    """[N] bool: the rows that stay; at least count_min of them if so many are finite, at most ``cap``."""
+def _survivors(strategy: Densify, parameters: Mapping[str, Tensor], cap: int, anchored: Tensor) -> Tensor:
+    """[N] bool: the rows that stay, the anchored first; at least count_min of them if so many are finite, at most
+    ``cap``."""
     finite = torch.stack([v.reshape(len(v), -1).isfinite().all(1) for v in parameters.values()]).all(0)
     if not bool(finite.any()):
         raise ValueError("Densify: not one Gaussian is finite. Lower the learning rates and start again.")
     opacities = parameters["opacity_logits"].sigmoid()
     inside = parameters["means"].abs().amax(-1) <= strategy.bounds
     small = parameters["log_scales"].amax(-1) <= math.log(strategy.prune_scale)
-    sound = finite & inside & small & (opacities >= strategy.prune_opacity)
+    sound = finite & (anchored | (inside & small & (opacities >= strategy.prune_opacity)))
     # Best first: sound ones before misplaced ones before those with NaNs, by opacity within each class.
-    rank = torch.where(finite, opacities + 2 * sound + (inside & small), -1.0)
+    rank = torch.where(finite, opacities + 2 * sound + (inside & small) + 4 * anchored, -1.0)
     order = torch.argsort(rank, descending=True, stable=True)
     wanted = min(max(int(sound.sum()), strategy.count_min), cap, int(finite.sum()))
     alive = torch.zeros_like(finite)

@@ -32,6 +32,7 @@ class SceneInit:
     radius: float = 6.0  # of ground and dome, world units
     opacity: float = 0.9  # of ground and dome, 0..1
     color_noise: float = 0.05  # standard deviation of the colours around 0.5, sRGB
+    anchored: bool = True  # ground and dome stay where they are, and only their colours learn
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -74,7 +75,9 @@ def scene_cloud(settings: SceneInit | None = None, generator: torch.Generator | 
         ball = random_ball(s.object_count, s.object_radius, s.object_scale, logit, generator, s.color_noise)
         shift = torch.tensor([(index - (s.objects - 1) / 2) * s.spacing, 0.0, 0.0])
         parts.append(Gaussians(**{**ball.tensors(), "means": ball.means + shift}))
-    return Gaussians(**{name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()}).check()
+    tensors = {name: torch.cat([p.tensors()[name] for p in parts]) for name in parts[0].tensors()}
+    fixed = torch.arange(len(tensors["means"])) < s.ground_count + s.sky_count
+    return Gaussians(**tensors, anchored=fixed if s.anchored else None).check()
 
 
 def _disc(count: int, radius: float) -> tuple[Tensor, Tensor]:

@@ -40,8 +40,9 @@ def cds(
     negative: Conditioning,
     guidance: Tensor | float,
     shared_unconditional: bool = False,
+    pull: float = 0.0,
 ) -> Tensor:
-    """CDS direction e_t - e_next (Consistent3D, compute_grad_consistency of its official code), without c(t).
+    """CDS direction e_t - e_next + pull (e_t - noise), the last term ours (Consistent3D, compute_grad_consistency of its official code), without c(t).
 
     latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w] or [B,C,h,w], the same for the whole run; guidance in the
     standard form, one for all or [B,1,1,1]. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding
@@ -50,6 +51,10 @@ def cds(
 
     shared_unconditional takes e_u at t for e_u at t_next, which makes the direction s (e_c,t - e_c,next) and leaves
     (1 - s)(e_u,t - e_u,next) out. That vanishes with the gap between the levels, but no faster than the direction.
+
+    pull: along what no picture of the prior varies in, haze for one, both estimates agree and nothing moves (a prior
+    that knows one picture gives exactly zero). The pull is SDS's direction with the run's own noise, at no further
+    evaluation: it leads back from there. 0 is the paper's loss.
     """
 
     def estimates(z: Tensor, step: Tensor, conditionings: list[Conditioning]) -> list[Tensor]:
@@ -64,7 +69,8 @@ def cds(
         (e_c,) = estimates(z_next, t_next, [text])
     else:
         e_c, e_u = estimates(z_next, t_next, [text, negative])
-    return e - guided(e_c, e_u, guidance)
+    direction = e - guided(e_c, e_u, guidance)
+    return direction + pull * (e - noise) if pull else direction
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,7 @@ class CDS:
     weighting: str = "uniform"  # c(t): "uniform" (coarse) | "1-abar" (refine, texture)
     weight: float = 1.0  # factor on the gradient, a sum over latent elements and a mean over views; the code's is 1
     noise_groups: int = 1  # equal sectors of azimuth, the first around the front, each with its own fixed noise
+    pull: float = 0.0  # share of SDS's direction with the run's noise, which clears haze (ours; the paper's is 0)
     shared_unconditional: bool = False  # one for both levels: a quarter cheaper, another and longer direction (ours)
 
     name: ClassVar[str] = "CDS"
@@ -138,7 +145,7 @@ class CDS:
         check_choice(owner, "weighting", self.weighting, CDS_WEIGHTINGS)
         for field in ("guidance_start", "guidance_end"):
             check_range(owner, field, getattr(self, field), 0, 1000)
-        for field in ("clip_start", "clip_end", "weight"):
+        for field in ("clip_start", "clip_end", "weight", "pull"):
             check_range(owner, field, getattr(self, field), 0, 1e6)
         check_range(owner, "noise_groups", self.noise_groups, 1, 360)
 
@@ -191,7 +198,7 @@ class _Run:
         guidance = annealed(settings.guidance_start, settings.guidance_end, k) * views.guidance_factor
         noise, texts = self._noise(views).to(latents), (views.text, views.negative)
         direction = cds(
-            self.prior, latents, t, t_next, noise, *texts, guidance, shared_unconditional=settings.shared_unconditional
+            self.prior, latents, t, t_next, noise, *texts, guidance, settings.shared_unconditional, settings.pull
         )
         c = self.prior.schedule.sigma(t).square() if settings.weighting == "1-abar" else 1.0
         clamped = cleaned(c * direction, annealed(settings.clip_start, settings.clip_end, k))

@@ -77,10 +77,7 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     todo, results = context.Queue(), context.Queue()
     jobs = max(1, min(options.jobs, len(tasks)))
-    groups: dict[Any, list[Task]] = {}  # one caption's tasks stay with one worker, which traces its truth once
-    for task in tasks:
-        groups.setdefault((task.seed, task.caption.text), []).append(task)
-    for group in [*groups.values(), *[None] * jobs]:
+    for group in [*grouped(tasks, jobs), *[None] * jobs]:
         todo.put(group)
     workers = [
         context.Process(target=spawned, args=(options, i, todo, results, deadline), daemon=True) for i in range(jobs)
@@ -101,6 +98,16 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
         else:
             yield report
     todo.cancel_join_thread()
+
+
+def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
+    """One caption's tasks together, for the worker that takes them traces its truth once; of few captions in parts,
+    so that every worker has some."""
+    groups: dict[Any, list[Task]] = {}
+    for task in tasks:
+        groups.setdefault((task.seed, task.caption.text), []).append(task)
+    parts = max(1, math.ceil(2 * jobs / len(groups))) if len(groups) < 2 * jobs else 1
+    return [group[i::parts] for i in range(parts) for group in groups.values() if group[i::parts]]
 
 
 def write(file: Path | None, value: Any) -> None:

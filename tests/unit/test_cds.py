@@ -69,6 +69,16 @@ def test_direction_is_the_difference_of_denoised_latents():
     torch.testing.assert_close(-direction, (clean - clean_next) / SCHEDULE.ratio(t_next))
 
 
+def test_the_pull_is_sds_with_the_runs_noise_and_moves_what_cds_leaves():
+    prior = gaussian_prior(0.0, 2.0)  # knows one picture
+    latents, noise, alone = pair(prior, 600, 400)
+    rows = views(prior, 2)
+    t, t_next = torch.full((2,), 600), torch.full((2,), 400)
+    pulled = cds(prior, latents, t, t_next, noise, rows.text, rows.negative, 1.0, pull=0.5)
+    assert alone.abs().max() < 1e-10
+    torch.testing.assert_close(pulled, 0.5 * (latents - 2.0) / SCHEDULE.ratio(t))  # e - noise, towards the picture
+
+
 @pytest.mark.parametrize("other", [2.0, -1.0])
 def test_direction_is_zero_for_point_masses_even_under_guidance(other):
     _, _, direction = pair(gaussian_prior(0.0, 2.0, other), 600, 400, guidance=20.0)

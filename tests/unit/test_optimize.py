@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -227,6 +227,19 @@ def test_densification_hears_of_every_good_step_since_its_last_round():
     run(haze(), 8, loss=Spoiled(frozenset({1}), 1.0, float("inf")), densify=strategy, on_step=on_step)
     assert [int(count) for count in views] == [2, 2, 4, 0, 2, 4, 6, 0]  # two views a step, step 1 bad
     assert opacities[4] > 0.1001 > opacities[5]  # the reset
+
+
+@pytest.mark.parametrize("densify", [None, GROWTH])
+def test_of_anchored_gaussians_only_the_colours_move_and_none_goes_or_doubles(densify, tmp_path):
+    anchored = torch.arange(50) < 20
+    start = replace(haze(), anchored=anchored, opacity_logits=torch.full((50,), -5.4).where(anchored, torch.zeros(50)))
+    save_training(run(start, 3, densify=densify), tmp_path / "half.safetensors")
+    end = run(load_training(tmp_path / "half.safetensors"), 4, densify=densify)
+    assert int(end.anchored.sum()) == 20 and len(end) > (50 if densify else 49)
+    for name, value in start.tensors().items():
+        same = torch.equal(getattr(end, name)[end.anchored], value[:20])
+        assert same == (name != "sh"), name
+    assert not torch.equal(end.means[~end.anchored][:30], start.means[20:])
 
 
 def test_without_densification_the_number_of_gaussians_stays():

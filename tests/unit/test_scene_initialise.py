@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -46,6 +47,11 @@ def test_ground_sky_and_objects_are_where_and_as_many_as_asked():
         assert (ball - torch.tensor([x, 0, 0])).norm(dim=-1).max() <= init.object_radius
     torch.testing.assert_close(cloud.opacities[:700], torch.full((700,), 0.9))
     assert cloud.colors.mean().item() == pytest.approx(0.5, abs=0.01)
+
+
+def test_ground_and_sky_are_anchored_unless_asked_otherwise():
+    assert torch.equal(scene_cloud(SMALL).anchored, torch.arange(len(scene_cloud(SMALL))) < 750)
+    assert scene_cloud(replace(SMALL, anchored=False)).anchored is None
 
 
 def test_ground_and_sky_are_flat_and_face_the_middle():
