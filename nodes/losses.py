@@ -37,10 +37,12 @@ def number_input(
     high: float = 1000.0,
     step: float = 0.5,
     advanced: bool = True,
+    optional: bool = False,
 ) -> io.Float.Input:
     return io.Float.Input(
-        id, default=default, min=low, max=high, step=step, round=0.0001, tooltip=tooltip, advanced=advanced or None
-    )
+        id, default=default, min=low, max=high, step=step, round=0.0001, tooltip=tooltip, optional=optional,
+        advanced=advanced or None,
+    )  # fmt: skip
 
 
 class CDSLoss(io.ComfyNode):
@@ -149,6 +151,7 @@ class CDSLoss(io.ComfyNode):
                     default=1,
                     min=1,
                     max=360,
+                    optional=True,
                     advanced=True,
                     tooltip="Fixed noises of the run. 1: one for all views (the paper's). More: one for each of so "
                     "many equal sectors of azimuth, the first around the front, so that sides do not share what the "
@@ -157,6 +160,7 @@ class CDSLoss(io.ComfyNode):
                 io.Boolean.Input(
                     "shared_unconditional",
                     default=False,
+                    optional=True,
                     advanced=True,
                     tooltip="Use the noisier point's unconditional estimate for both points: three evaluations per "
                     "view instead of four. Our addition and a crude approximation: on the embedded prior at guidance "
@@ -165,11 +169,12 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "pull",
                     0.0,
-                    "Share of SDS's direction, with the run's fixed noise, that is added. Where no picture of the prior "
-                    "varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. Our addition, "
-                    "at no further evaluation.",
+                    "Share of SDS's direction, with the run's fixed noise, that is added. Where no picture of the "
+                    "prior varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. Our "
+                    "addition, at no further evaluation.",
                     high=100.0,
                     step=0.1,
+                    optional=True,
                 ),
             ],
             outputs=[loss_output()],

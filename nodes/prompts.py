@@ -19,6 +19,7 @@ def guidance_input(id: str, where: str) -> io.Float.Input:
         min=0.0,
         max=10.0,
         step=0.05,
+        optional=True,
         advanced=True,
         tooltip=f"Factor on the loss's guidance scale for views {where}; smooth in between, and 1 at the front. "
         "Applies to the standard scale s of every loss. Papers: 1. Our addition.",
@@ -74,6 +75,7 @@ class ViewPromptsNode(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.1,
+                    optional=True,
                     advanced=True,
                     tooltip="Perp-Neg, against several faces: lead every view away from the front and the side text, "
                     "across its own text's direction. 0: off. 1: the weights of LucidDreamer's code, which have "
@@ -88,7 +90,9 @@ class ViewPromptsNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None, view_dependent: bool | None, perp_neg: float | None) -> bool | str:
+    def validate_inputs(
+        cls, prompt: str | None, view_dependent: bool | None, perp_neg: float | None = None
+    ) -> bool | str:
         if prompt is not None and not prompt.strip():
             return "The prompt is empty; describe one object, for instance 'a red mug'."
         if problem := undeclared(cls, {"perp_neg": perp_neg}):

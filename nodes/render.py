@@ -40,6 +40,7 @@ class RenderViews(io.ComfyNode):
                     "path",
                     options=list(PATHS),
                     default=PATHS[0],
+                    optional=True,
                     advanced=True,
                     tooltip="orbit: around the object, looking at it. look around: from the middle of a scene, looking "
                     "outward; then start and elevation say where to, distance is not used, and a wide fov_y suits.",
@@ -55,7 +56,7 @@ class RenderViews(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, background: str, path: str, **cameras: Any) -> io.NodeOutput:
+    def execute(cls, gaussians: Gaussians, background: str, path: str = PATHS[0], **cameras: Any) -> io.NodeOutput:
         views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))
         seen = rendered(gaussians, views, BACKGROUNDS[background], bar.update_absolute)

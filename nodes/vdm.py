@@ -199,6 +199,7 @@ class VDMLoss(io.ComfyNode):
                     default=DEFAULTS.psi_updates,
                     min=1,
                     max=100,
+                    optional=True,
                     advanced=True,
                     tooltip="Adam steps of M_psi per step. More, and it follows the renders closely, which turns VDM "
                     "into SDS. Our choice: 1; not public in the paper.",

@@ -31,7 +31,9 @@ class SceneInit:
     ground_height: float = -0.25  # world units
     radius: float = 6.0  # of ground and dome, world units
     opacity: float = 0.9  # of ground and dome, 0..1
-    color_noise: float = 0.05  # standard deviation of the colours around 0.5, sRGB
+    ground_gray: float = 0.35  # grey of the ground, sRGB 0..1; darker than the sky, so that a prior sees the horizon
+    sky_gray: float = 0.75  # of the dome
+    color_noise: float = 0.05  # standard deviation of the colours around these greys and, of objects, around 0.5
     anchored: bool = True  # ground and dome stay where they are, and only their colours learn
 
     def check(self) -> None:
@@ -40,7 +42,8 @@ class SceneInit:
             "ground_count": (1, 1_000_000), "sky_count": (1, 1_000_000), "object_count": (1, 1_000_000),
             "objects": (0, 100), "spacing": (0.0, 1000.0), "object_radius": (0.001, 1000.0),
             "object_scale": (1e-5, 100.0), "object_opacity": (0.001, 0.999), "ground_height": (-1000.0, 0.0),
-            "radius": (0.1, 1000.0), "opacity": (0.001, 0.999), "color_noise": (0.0, 1.0),
+            "radius": (0.1, 1000.0), "opacity": (0.001, 0.999), "ground_gray": (0.0, 1.0), "sky_gray": (0.0, 1.0),
+            "color_noise": (0.0, 1.0),
         }  # fmt: skip
         for name, (low, high) in limits.items():
             value = getattr(self, name)
@@ -56,7 +59,7 @@ class SceneInit:
 
 def scene_cloud(settings: SceneInit | None = None, generator: torch.Generator | None = None) -> Gaussians:
     """Flat Gaussians on a round ground (fine in the middle) and on the half dome above it, balls for the objects, in
-    noisy grey. Without a generator: seed 0. Raises ValueError for settings out of range.
+    noisy greys. Without a generator: seed 0. Raises ValueError for settings out of range.
 
     Order: ground, sky, objects from -X to +X.
     """
@@ -66,10 +69,10 @@ def scene_cloud(settings: SceneInit | None = None, generator: torch.Generator | 
     up = torch.tensor([0.0, 1.0, 0.0])
     below = torch.tensor([0.0, s.ground_height, 0.0])
     places, spacings = _disc(s.ground_count, s.radius)
-    parts = [_flat(below + places, up.expand_as(places), OVERLAP * spacings, s, generator)]
+    parts = [_flat(below + places, up.expand_as(places), OVERLAP * spacings, s.ground_gray, s, generator)]
     outward = _half_sphere(s.sky_count)
     spacing = torch.full((s.sky_count,), s.radius * math.sqrt(2 * math.pi / s.sky_count))
-    parts.append(_flat(below + s.radius * outward, -outward, OVERLAP * spacing, s, generator))
+    parts.append(_flat(below + s.radius * outward, -outward, OVERLAP * spacing, s.sky_gray, s, generator))
     for index in range(s.objects):
         logit = math.log(s.object_opacity / (1 - s.object_opacity))
         ball = random_ball(s.object_count, s.object_radius, s.object_scale, logit, generator, s.color_noise)
@@ -101,9 +104,11 @@ def _half_sphere(count: int) -> Tensor:
     return torch.stack([across * angle.cos(), y, across * angle.sin()], -1)
 
 
-def _flat(means: Tensor, normals: Tensor, widths: Tensor, s: SceneInit, generator: torch.Generator) -> Gaussians:
+def _flat(
+    means: Tensor, normals: Tensor, widths: Tensor, gray: float, s: SceneInit, generator: torch.Generator
+) -> Gaussians:
     scales = widths[:, None] * torch.tensor([1.0, 1.0, FLATNESS])
     noise = torch.randn(len(means), 3, generator=generator, device=generator.device).to(means)
-    sh = (s.color_noise * noise / SH_C0)[:, None]
+    sh = ((gray - 0.5 + s.color_noise * noise) / SH_C0)[:, None]
     logits = torch.full_like(means[:, 0], math.log(s.opacity / (1 - s.opacity)))
     return Gaussians(means, scales.log(), facing(normals), logits, sh)

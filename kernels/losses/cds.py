@@ -42,7 +42,8 @@ def cds(
     shared_unconditional: bool = False,
     pull: float = 0.0,
 ) -> Tensor:
-    """CDS direction e_t - e_next + pull (e_t - noise), the last term ours (Consistent3D, compute_grad_consistency of its official code), without c(t).
+    """CDS direction e_t - e_next (Consistent3D, compute_grad_consistency of its official code), without c(t), and
+    pull (e_t - noise), which is ours.
 
     latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w] or [B,C,h,w], the same for the whole run; guidance in the
     standard form, one for all or [B,1,1,1]. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding

@@ -26,7 +26,7 @@ from distill3d.kernels.toybox.evaluate import held_out_captions
 LOSSES: dict[str, Any] = {
     "vdm": VDM(guidance=4.0, refine_guidance=2.0),
     "cds": CDS(guidance_start=10.0, guidance_end=10.0, t_end=20, t_min=20),
-    "sds": SDS(guidance=8.0, weighting="sigma/alpha", t_min=200),
+    "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200),
     "csd": CSD(guidance=20.0),
     "nfsd": NFSD(guidance=20.0),
     "ism": ISM(guidance=7.5, t_min=200),

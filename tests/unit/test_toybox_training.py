@@ -7,7 +7,7 @@ import torch
 
 from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
-from distill3d.kernels.toybox import data, models, train
+from distill3d.kernels.toybox import data, models, train, training_stage
 from distill3d.kernels.toybox.captions import (
     CATEGORIES,
     COLORS,
@@ -49,7 +49,7 @@ def judge_run(folder, seed=0, steps=8):
     torch.manual_seed(seed)
     judge = models.Judge(8)
     judge.to(memory_format=torch.channels_last)  # as in training
-    return train.Run("judge", {"judge": judge}, steps, 1e-2, folder), judge
+    return training_stage.Run("judge", {"judge": judge}, steps, 1e-2, folder), judge
 
 
 def judge_steps(run, judge, atlas, steps):
@@ -80,7 +80,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
 
 def test_the_rate_warms_up_then_falls_to_two_percent(tmp_path):
     weight = torch.nn.Linear(1, 1)
-    run = train.Run("linear", {"linear": weight}, 1000, 0.5, tmp_path)
+    run = training_stage.Run("linear", {"linear": weight}, 1000, 0.5, tmp_path)
     rates = []
     for _ in range(1000):
         run.update(weight(torch.ones(1, 1)).sum())
@@ -92,7 +92,7 @@ def test_the_rate_warms_up_then_falls_to_two_percent(tmp_path):
 
 def test_the_average_follows_the_weights_and_can_take_their_place(tmp_path):
     weight = torch.nn.Linear(1, 1, bias=False)
-    run = train.Run("linear", {"linear": weight}, 10, 0.1, tmp_path)
+    run = training_stage.Run("linear", {"linear": weight}, 10, 0.1, tmp_path)
     average = weight.weight.item()
     for step in range(3):
         run.update(weight(torch.ones(1, 1)).sum())
@@ -105,23 +105,23 @@ def test_the_average_follows_the_weights_and_can_take_their_place(tmp_path):
 
 def test_the_loop_ends_with_the_schedule_and_saves(tmp_path):
     weight = torch.nn.Linear(1, 1)
-    run = train.Run("linear", {"linear": weight}, 120, 0.1, tmp_path)
-    assert list(train.loop(run, lambda: weight(torch.ones(1, 1)).square().sum(), 1e9)) == [50, 100]
+    run = training_stage.Run("linear", {"linear": weight}, 120, 0.1, tmp_path)
+    assert list(training_stage.loop(run, lambda: weight(torch.ones(1, 1)).square().sum(), 1e9)) == [50, 100]
     assert run.step == 120 and len(run.losses) == 2 and run.losses[1] < run.losses[0]
-    again = train.Run("linear", {"linear": torch.nn.Linear(1, 1)}, 120, 0.1, tmp_path)
+    again = training_stage.Run("linear", {"linear": torch.nn.Linear(1, 1)}, 120, 0.1, tmp_path)
     assert (again.step, again.done, again.losses) == (120, 1.0, run.losses)
-    assert list(train.loop(again, lambda: pytest.fail("the schedule is over"), 1e9)) == []
+    assert list(training_stage.loop(again, lambda: pytest.fail("the schedule is over"), 1e9)) == []
 
 
 def test_a_schedule_by_the_clock_goes_on_where_it_was_until_its_time_is_up(tmp_path, monkeypatch):
     seconds = itertools.count()  # a second at every look at the clock
-    monkeypatch.setattr(train, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    monkeypatch.setattr(training_stage, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
     weight = torch.nn.Linear(1, 1)
-    run = train.Run("linear", {"linear": weight}, 1, 0.1, tmp_path, seconds=40)
-    list(train.loop(run, lambda: weight(torch.ones(1, 1)).sum(), 20))
+    run = training_stage.Run("linear", {"linear": weight}, 1, 0.1, tmp_path, seconds=40)
+    list(training_stage.loop(run, lambda: weight(torch.ones(1, 1)).sum(), 20))
     assert run.step == 10 and run.done == 0.5
-    run = train.Run("linear", {"linear": weight}, 1, 0.1, tmp_path, seconds=40)
-    list(train.loop(run, lambda: weight(torch.ones(1, 1)).sum(), 1e9))
+    run = training_stage.Run("linear", {"linear": weight}, 1, 0.1, tmp_path, seconds=40)
+    list(training_stage.loop(run, lambda: weight(torch.ones(1, 1)).sum(), 1e9))
     assert run.step == 20 and run.done == 1
 
 
