@@ -148,6 +148,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
     began = time.time()
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        parser.error(f"--device {options.device}: this PyTorch finds no CUDA device. Leave --device out, or give cpu.")
     try:
         tasks = plan(options)
     except ValueError as error:

@@ -25,7 +25,10 @@ from distill3d.kernels.toybox.evaluate import held_out_captions
 # What suits the embedded prior; workflows/quickstart.json is a shorter variation. The papers' values are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(guidance=4.0, refine_guidance=2.0),
-    "cds": CDS(guidance_start=10.0, guidance_end=10.0, t_end=20, t_min=20),
+    "cds": CDS(
+        t_end=100, t_min=100, perturb=300, guidance_start=10.0, guidance_end=1.0, weighting="1-abar", weight=3.0,
+        noise_groups=360, pull=1.0,
+    ),
     "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200),
     "csd": CSD(guidance=20.0),
     "nfsd": NFSD(guidance=20.0),
@@ -33,7 +36,7 @@ LOSSES: dict[str, Any] = {
     "vsd": VSD(guidance=7.5, weighting="sigma/alpha", t_min=200, lora_lr=1e-3),
     "sdi": SDI(guidance=7.5, inversion_guidance=-5.5, stride=250, t_max_end=300),
     "sctd": SCTD(guidance=4.0, t_min=200),
-}
+}  # fmt: skip
 MEASURES = 2  # raised when what a row holds changes: older ones are then done again
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
 
