@@ -102,7 +102,7 @@ CLAIMS = (
         "DreamMapping", "VDM is faster than VSD with a LoRA", "speed", "seconds_per_step", ALONE, VSD, larger=False
     ),
     Claim(
-        "DreamMapping", "VDM needs fewer denoiser evaluations than VSD", "speed", "evaluations_per_step", ALONE, VSD,
+        "DreamMapping", "VDM needs fewer denoiser evaluations than VSD", "losses", "evaluations_per_step", ALONE, VSD,
         larger=False,
     ),
 )  # fmt: skip
