@@ -1,0 +1,248 @@
+"""Mesh refinement: the loop of `optimize` on the vertices and colours of a mesh (Consistent3D's later stages)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix, identity
+from scipy.sparse.linalg import splu
+from torch import Tensor
+
+from ..adam import adam, all_finite
+from ..gaussians.cameras import Cameras, CameraSampler
+from ..losses.base import Loss, Views
+from ..priors.base import Prior
+from ..priors.prompts import ViewPrompts
+from ..settings import BACKGROUNDS, SEED_MAX, background_range
+from ..training import random_streams
+from .mesh import Mesh
+from .rasterize import MeshRendering, edges_of, render_mesh
+
+JUDGED = ("color", "normal")
+UNTRAINED_GRAYS = (0.3, 0.7)
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """Settings of `refine_mesh`. A learning rate of 0 freezes its part: geometry alone, or texture alone."""
+
+    lr_vertices: float = 0.003  # world units per step at first; falls to a tenth
+    lr_colors: float = 0.01  # sRGB per step at first; falls to a tenth
+    smoothness: float = 10.0  # vertices move together within about its square root in edges (Nicolet et al. 2021)
+    lambda_laplacian: float = (
+        0.0  # squared distance of vertices from their neighbours' mean, in edge lengths (C3D: 100)
+    )
+    lambda_normal: float = 0.0  # mean 1 - cosine between the normals of neighbouring faces (C3D: 100)
+    judged: str = "color"  # what the prior sees: "color" | "normal", world normals as colours (C3D's geometry stage)
+    views: int = 4  # cameras per step
+    image_size: int | None = None  # pixels of the square renders; None: what the prior was trained for
+    background: str = "auto"  # as for `optimize`
+    seed: int = 0
+
+    def check(self) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+        limits = {
+            "lr_vertices": (0.0, 1.0), "lr_colors": (0.0, 1.0), "smoothness": (0.0, 1e4),
+            "lambda_laplacian": (0.0, 1e9), "lambda_normal": (0.0, 1e9), "views": (1, 1000), "seed": (0, SEED_MAX),
+        }  # fmt: skip
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # also catches NaN
+                raise ValueError(f"Refine mesh: {name} is {value}; choose a value within {low:g}..{high:g}.")
+        if self.lr_vertices == 0 and self.lr_colors == 0:
+            raise ValueError("Refine mesh: lr_vertices and lr_colors are both 0, so nothing would change. Raise one.")
+        for name, value, allowed in (("judged", self.judged, JUDGED), ("background", self.background, BACKGROUNDS)):
+            if value not in allowed:
+                raise ValueError(f"Refine mesh: {name} is {value!r}; choose one of {', '.join(allowed)}.")
+        if self.judged == "normal" and self.lr_colors > 0:
+            raise ValueError("Refine mesh: normals say nothing about colours. Set lr_colors to 0 with judged 'normal'.")
+
+
+@dataclass(frozen=True)
+class RefineProgress:
+    """What ``on_step`` learns after every step."""
+
+    step: int  # steps done, from 1
+    steps: int
+    logs: dict[str, Tensor]  # [] the loss and its logs, on the device
+    mesh: Callable[[], Mesh]  # as it is now, detached
+
+
+def refine_mesh(
+    mesh: Mesh,
+    loss: Loss,
+    prior: Prior,
+    prompts: ViewPrompts,
+    cameras: CameraSampler,
+    steps: int,
+    settings: RefineSettings | None = None,
+    on_step: Callable[[RefineProgress], None] | None = None,
+    on_partial: Callable[[Mesh], None] | None = None,
+) -> Mesh:
+    """The mesh after ``steps`` steps of the loss on its renders; faces stay as they are.
+
+    Pure from outside, on the prior's device; the result is detached and where the mesh was. ``on_step`` may raise to
+    end the run; then, as after any error, ``on_partial`` gets the mesh so far. Steps whose loss or gradient is not
+    finite change nothing. Raises ValueError for inputs that do not fit, before any work.
+    """
+    settings = settings or RefineSettings()
+    settings.check()
+    loss.check()
+    cameras.check()
+    mesh.check()
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"Refine mesh: steps is {steps!r}; give a whole number of 1 or more.")
+    size = settings.image_size or prior.image_size
+    prior.check_size(size)
+    with torch.inference_mode(False), torch.enable_grad():
+        run = _Run(mesh, loss, prior, prompts, cameras, steps, size, settings)
+        try:
+            for step in range(steps):
+                logs = run.step(step)
+                if on_step is not None:
+                    on_step(RefineProgress(step + 1, steps, logs, run.mesh))
+        except BaseException:
+            if on_partial is not None:
+                on_partial(run.mesh())
+            raise
+        return run.mesh()
+
+
+class _Run:
+    def __init__(
+        self, mesh: Mesh, loss: Loss, prior: Prior, prompts: ViewPrompts, cameras: CameraSampler, steps: int,
+        size: int, settings: RefineSettings,
+    ) -> None:  # fmt: skip
+        self.start, self.prior, self.sampler, self.size = mesh, prior, cameras, size
+        self.steps, self.settings, self.device = steps, settings, torch.device(prior.device)
+        self.prompts, self.grays = prompts.to(self.device), background_range(prior)
+        self.faces = mesh.faces.detach().to(self.device, copy=True)
+        vertices, colors = (v.detach().float().to(self.device, copy=True) for v in (mesh.vertices, mesh.colors))
+        self.edges, self.beside = edges_of(self.faces)
+        self.smoothing = Smoothing(self.edges, len(vertices), settings.smoothness)
+        self.params = {"vertices": self.smoothing.roughened(vertices), "colors": colors}
+        self.length = (vertices[self.edges[:, 0]] - vertices[self.edges[:, 1]]).norm(dim=-1).mean()
+        zeros = {name: torch.zeros_like(value) for name, value in self.params.items()}
+        self.first, self.second = zeros, dict(zeros)
+        self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
+        self.streams = random_streams(settings.seed)
+        shape = (prior.latent_channels, size // prior.downscale, size // prior.downscale)
+        self.loss = loss.start(prior, shape, self.streams["noise"])
+
+    def mesh(self) -> Mesh:
+        with torch.no_grad():
+            vertices = self.smoothing(self.params["vertices"]).to(self.start.vertices)
+        colors = self.params["colors"].clamp(0, 1).to(self.start.colors)
+        return replace(self.start, vertices=vertices, colors=colors)
+
+    def step(self, number: int) -> dict[str, Tensor]:
+        settings = self.settings
+        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
+        cameras = sampled.to(self.device)
+        params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
+        vertices = self.smoothing(params["vertices"])
+        seen = render_mesh(Mesh(vertices, self.faces, params["colors"]), cameras, self._backgrounds())
+        latents = self.prior.encode(self._picture(seen).permute(0, 3, 1, 2))
+        value, logs = self.loss(latents, self._views(sampled, cameras, number), self.streams["noise"])
+        extra = self._penalties(vertices)
+        total = value + sum(extra.values())
+        gradients = torch.autograd.grad(total, [*params.values()], allow_unused=True, materialize_grads=True)
+        by_name = dict(zip(params, gradients, strict=True))
+        fall = 0.1 ** (number / max(self.steps - 1, 1))
+        rates: dict[str, Any] = {"vertices": settings.lr_vertices * fall, "colors": settings.lr_colors * fall}
+        accept = all_finite([total.detach(), *by_name.values()])
+        self.params, self.first, self.second, self.updates = adam(
+            self.params, by_name, self.first, self.second, self.updates, rates, accept
+        )
+        logs = {"loss": total, **logs, **extra, "bad_steps": number + 1 - self.updates}
+        return {name: log.detach() for name, log in logs.items()}
+
+    def _picture(self, seen: MeshRendering) -> Tensor:
+        if self.settings.judged == "color":
+            return seen.color
+        return seen.color + seen.alpha * (0.5 + 0.5 * seen.normal - seen.color)
+
+    def _backgrounds(self) -> Tensor:
+        kind, views = self.settings.background, self.settings.views
+        if kind == "auto":
+            kind = "random gray" if self.grays else "random"
+        draws = torch.rand(views, 3, generator=self.streams["background"])
+        if kind == "random gray":
+            low, high = self.grays or UNTRAINED_GRAYS
+            draws = low + (high - low) * draws[:, :1].expand(views, 3)
+        elif kind != "random":
+            draws = torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])
+        return draws.to(self.device)
+
+    def _views(self, sampled: Cameras, cameras: Cameras, number: int) -> Views:
+        text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
+        negative = self.prompts.negative_rows(len(cameras))
+        factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+        return Views(text, negative, cameras, number, self.steps, factor)
+
+    def _penalties(self, vertices: Tensor) -> dict[str, Tensor]:
+        terms: dict[str, Tensor] = {}
+        if self.settings.lambda_laplacian > 0:
+            terms["laplacian"] = self.settings.lambda_laplacian * laplacian(vertices, self.edges, self.length)
+        if self.settings.lambda_normal > 0:
+            terms["normal"] = self.settings.lambda_normal * normal_consistency(vertices, self.faces, self.beside)
+        return terms
+
+
+def laplacian(vertices: Tensor, edges: Tensor, length: Tensor | float = 1.0) -> Tensor:
+    """Mean squared distance of vertices [M,3] from their neighbours' mean, in units of ``length``; edges [E,2]."""
+    both = torch.cat([edges, edges.flip(1)])
+    sums = torch.zeros_like(vertices).index_add(0, both[:, 0], vertices[both[:, 1]])
+    degree = vertices.new_zeros(len(vertices)).index_add(0, both[:, 0], vertices.new_ones(len(both)))
+    offset = torch.where(degree[:, None] > 0, sums / degree.clamp_min(1)[:, None] - vertices, 0.0)
+    return (offset / length).square().sum(-1).mean()
+
+
+def normal_consistency(vertices: Tensor, faces: Tensor, beside: Tensor) -> Tensor:
+    """Mean of 1 - cosine between the normals of faces [F,3] that share an edge; beside [E,2] as `edges_of` gives it."""
+    a, b, c = vertices[faces].unbind(1)
+    normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
+    pairs = beside[beside[:, 1] >= 0]
+    return (1 - (normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(-1)).mean()
+
+
+class Smoothing:
+    """x = (1 + s L)^-1 u with the mesh's Laplacian L: a step on u moves neighbours together, so that a silhouette's
+    pull bends the surface instead of tearing single vertices out of it (Nicolet, Jacobson and Jakob 2021, "Large Steps
+    in Inverse Rendering of Geometry"). edges [E,2], M vertices."""
+
+    def __init__(self, edges: Tensor, count: int, strength: float) -> None:
+        i, j = edges.cpu().numpy().T
+        ones = np.ones(len(i))
+        adjacency = coo_matrix((np.r_[ones, ones], (np.r_[i, j], np.r_[j, i])), (count, count)).tocsc()
+        degree = np.asarray(adjacency.sum(1)).ravel()
+        graph = coo_matrix((degree, (np.arange(count), np.arange(count))), (count, count)).tocsc() - adjacency
+        self.matrix = (identity(count, format="csc") + strength * graph).tocsc()
+        self.solver = splu(self.matrix) if strength > 0 else None
+
+    def roughened(self, x: Tensor) -> Tensor:
+        """u [M,3] whose smoothed version is ``x``."""
+        return torch.from_numpy(self.matrix @ x.detach().cpu().double().numpy()).to(x)
+
+    def __call__(self, u: Tensor) -> Tensor:
+        """x [M,3], differentiable."""
+        return u if self.solver is None else _Solve.apply(u, self.solver)
+
+
+class _Solve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, u: Tensor, solver: Any) -> Tensor:
+        ctx.solver = solver
+        return _solved(u, solver)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # the matrix is symmetric
+        return _solved(gradient, ctx.solver), None
+
+
+def _solved(u: Tensor, solver: Any) -> Tensor:
+    return torch.from_numpy(solver.solve(u.detach().cpu().double().numpy())).to(u)

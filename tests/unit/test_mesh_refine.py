@@ -1,0 +1,153 @@
+"""Mesh refinement under a prior that knows exactly one picture."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+import trimesh
+
+from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
+from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.meshes.mesh import Mesh
+from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
+from distill3d.kernels.meshes.refine import RefineSettings, Smoothing, laplacian, normal_consistency, refine_mesh
+from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.prompts import view_prompts
+
+SIZE = 32
+LOSS = SDS(guidance=1.0)
+CAMERAS = OrbitSampler(distance_min=2.0, distance_max=2.0, target_jitter=0.0)
+
+
+def ball(radius=0.4, color=(0.9, 0.2, 0.1), rounds=2):
+    shape = trimesh.creation.icosphere(rounds, radius)
+    vertices = torch.tensor(shape.vertices, dtype=torch.float32)
+    return Mesh(vertices, torch.tensor(shape.faces).long(), torch.tensor(color).expand(len(vertices), 3).clone())
+
+
+def prior(mesh):
+    """Knows what ``mesh`` looks like from everywhere, which has to be alike."""
+    image = render_mesh(mesh, orbit(0.0, 0.0, 2.0, 40.0, SIZE)).color.permute(0, 3, 1, 2)
+    known = GaussianMixturePrior({"a ball": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))})
+    known.background = 0.5
+    return known
+
+
+def refine(mesh, wanted, steps=40, **changes):
+    known = prior(wanted)
+    calls = {name: changes.pop(name) for name in ("on_step", "on_partial") if name in changes}
+    return refine_mesh(
+        mesh, LOSS, known, view_prompts(known, "a ball"), CAMERAS, steps, RefineSettings(**changes), **calls
+    )
+
+
+def radius(mesh):
+    return mesh.vertices.norm(dim=-1)
+
+
+def test_geometry_alone_takes_the_size_that_the_prior_wants_and_leaves_the_colours():
+    start = ball(0.33)
+    end = refine(start, ball(0.4), steps=80, lr_vertices=0.01, lr_colors=0.0)
+    assert abs(radius(end).mean() - 0.4) < 0.01 and radius(end).std() < 0.01
+    assert torch.equal(end.colors, start.colors) and torch.equal(end.faces, start.faces)
+    assert torch.equal(start.vertices, ball(0.33).vertices)  # the input stays as it is
+
+
+def test_texture_alone_takes_the_colours_and_leaves_the_shape():
+    end = refine(ball(0.4, (0.5, 0.5, 0.5)), ball(0.4), steps=80, lr_vertices=0.0, lr_colors=0.03)
+    torch.testing.assert_close(end.vertices, ball(0.4).vertices, atol=1e-5, rtol=0)
+    torch.testing.assert_close(end.colors.mean(0), torch.tensor([0.9, 0.2, 0.1]), atol=0.08, rtol=0)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
+    ends = [refine(ball(0.35), ball(0.4), steps=3, seed=seed).vertices for seed in (5, 5, 6)]
+    assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
+
+
+def test_normals_are_what_the_prior_sees_if_asked():
+    seen = []
+
+    class Spy:
+        name = "spy"
+
+        def check(self):
+            pass
+
+        def start(self, prior, shape, generator, state=None):
+            return lambda latents, views, noise: (seen.append(latents.detach()) or latents.square().sum(), {})
+
+    known = prior(ball())
+    refine_mesh(
+        ball(), Spy(), known, view_prompts(known, "a ball"), CAMERAS, 1,
+        RefineSettings(lr_colors=0.0, judged="normal", background="black"),
+    )  # fmt: skip
+    middle = (
+        seen[0][:, :, SIZE // 2, SIZE // 2] * 2 - 1
+    )  # pixels of a prior without encoder: normals towards the camera
+    assert (middle.norm(dim=1) - 1).abs().max() < 0.05
+    assert seen[0][:, :, 0, 0].abs().max() == 0
+
+
+def test_an_interrupt_hands_out_the_mesh_so_far():
+    class Stop(BaseException):
+        pass
+
+    def on_step(progress):
+        if progress.step == 2:
+            raise Stop
+
+    partial = []
+    with pytest.raises(Stop):
+        refine(ball(0.33), ball(), steps=9, on_step=on_step, on_partial=partial.append)
+    assert len(partial) == 1 and not torch.equal(partial[0].vertices, ball(0.33).vertices)
+
+
+def test_smoothing_keeps_a_resting_mesh_and_spreads_a_pull():
+    mesh = ball(rounds=2)
+    smoothing = Smoothing(edges_of(mesh.faces)[0], len(mesh.vertices), 10.0)
+    u = smoothing.roughened(mesh.vertices)
+    torch.testing.assert_close(smoothing(u), mesh.vertices, atol=1e-5, rtol=0)
+    pulled = u.clone()
+    pulled[0, 0] += 1.0
+    moved = (smoothing(pulled) - mesh.vertices)[:, 0]
+    assert moved[0] == moved.max() < 0.2 and (moved > 0).all() and moved.sum() == pytest.approx(1.0, abs=1e-3)
+    inputs = u[:6].double()
+    small = Smoothing(torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]), 6, 2.0)
+    assert torch.autograd.gradcheck(small, inputs.requires_grad_())
+
+
+def test_penalties_are_zero_on_what_is_flat_and_grow_with_a_spike():
+    grid = torch.cartesian_prod(torch.arange(3.0), torch.arange(3.0))
+    flat = torch.cat([grid, torch.zeros(9, 1)], 1)
+    faces = torch.tensor(
+        [[i * 3 + j, (i + 1) * 3 + j, i * 3 + j + 1] for i in range(2) for j in range(2)]
+        + [[(i + 1) * 3 + j, (i + 1) * 3 + j + 1, i * 3 + j + 1] for i in range(2) for j in range(2)]
+    )
+    edges, beside = edges_of(faces)
+    spike = flat.clone()
+    spike[4, 2] = 1.0
+    assert normal_consistency(flat, faces, beside) == 0 and normal_consistency(spike, faces, beside) > 0.1
+    assert laplacian(spike, edges) > laplacian(flat, edges) + 0.1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lr_vertices": 0.0, "lr_colors": 0.0}, "lr_vertices and lr_colors are both 0"),
+        ({"lr_vertices": float("nan")}, "lr_vertices is nan; choose a value within 0..1"),
+        ({"judged": "depth"}, "judged is 'depth'; choose one of color, normal"),
+        ({"judged": "normal"}, "normals say nothing about colours"),
+        ({"background": "sky"}, "background is 'sky'"),
+        ({"views": 0}, "views is 0"),
+    ],
+)
+def test_wrong_settings_are_named_before_any_work(changes, message):
+    with pytest.raises(ValueError, match=message):
+        refine(ball(), ball(), **changes)
+
+
+def test_wrong_steps_and_meshes_are_named():
+    with pytest.raises(ValueError, match="steps is 0; give a whole number of 1 or more"):
+        refine(ball(), ball(), steps=0)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        refine(replace(ball(), vertices=torch.full((162, 3), torch.nan)), ball())
