@@ -14,6 +14,7 @@ from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
+from .refine import RefineMesh
 from .render import RenderViews
 from .score import ScoreViews
 from .shap_e import InitShapE
@@ -46,6 +47,7 @@ class Distill3D(ComfyExtension):
             ScoreViews,
             InspectGuidance,
             ExportMesh,
+            RefineMesh,
             SaveGaussians,
             LoadGaussians,
             ToyboxTruth,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from comfy_api.latest import Types, io
 
 from ..kernels.files.splat import to_splat_fields
@@ -44,3 +45,23 @@ def native_mesh(mesh: Mesh) -> Any:
     extras = {"vertex_colors": mesh.colors[None], "unlit": True}
     known = inspect.signature(Types.MESH.__init__).parameters
     return Types.MESH(**fields, **{key: value for key, value in extras.items() if key in known})
+
+
+def mesh_from_native(mesh: Any) -> Mesh:
+    """A MESH of ComfyUI as the kernels' own, on the CPU; grey where it has no vertex colours.
+
+    Raises ValueError for a batch of several meshes and for a bad one.
+    """
+    vertices, faces = mesh.vertices, mesh.faces
+    if vertices.dim() == 3:
+        if len(vertices) != 1:
+            raise ValueError(f"mesh holds {len(vertices)} meshes; give one at a time.")
+        vertices, faces = vertices[0], faces[0]
+    colors = getattr(mesh, "vertex_colors", None)
+    if colors is None:
+        colors = torch.full_like(vertices, 0.5)
+    elif colors.dim() == 3:
+        colors = colors[0]
+    with torch.inference_mode(False):
+        parts = (vertices.float(), faces.long(), colors[:, :3].float())
+        return Mesh(*(part.detach().cpu().clone() for part in parts)).check()

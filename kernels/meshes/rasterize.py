@@ -93,7 +93,7 @@ def barycentric(rays: Tensor, corners: Tensor) -> Tensor:
 
 
 def edges_of(faces: Tensor) -> tuple[Tensor, Tensor]:
-    """The edges [E,2] as vertices, and the faces [E,2] on their two sides; -1 at borders or where more than two meet."""
+    """The edges [E,2] as vertices, the faces [E,2] on their two sides; -1 at borders or where more than two meet."""
     sides = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2).sort(-1).values
     keys, number, count = torch.unique(sides[:, 0] * 2**31 + sides[:, 1], return_inverse=True, return_counts=True)
     edges = torch.stack([keys // 2**31, keys % 2**31], -1)

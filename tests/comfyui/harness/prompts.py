@@ -13,8 +13,8 @@ NODES = {
     for name in (
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
-        "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "SaveGaussians", "LoadGaussians",
-        "ToyboxTruth", "SceneCameras", "InitScene",
+        "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
+        "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene",
     )
 }  # fmt: skip
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}

@@ -1,0 +1,61 @@
+"""Refine Mesh in a running ComfyUI."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from harness import prompts
+from tiny_prior import write_tiny_prior
+
+from distill3d.kernels.files.mesh import load_mesh
+
+
+@pytest.fixture(scope="module")
+def graph(comfyui, object_info, quickstart_prompt):
+    """A function that gives the quick start on a tiny prior, and refinements by name: (mesh's node, inputs)."""
+    folder = comfyui.base / "models" / "diffusers" / "tiny-refine"
+    if not folder.exists():
+        write_tiny_prior(folder)
+    base = prompts.set_values(quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-refine")
+    solid = {"count": 300, "opacity": 0.9, "scale": 0.1}
+    base = prompts.set_values(base, "Distill3D_InitGaussians", **solid)
+    still = {"steps": 1, "views": 2, "lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
+    base = prompts.set_values(base, "Distill3D_Optimize", **still)
+    base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32)
+    (export,) = prompts.of_type(base, "Distill3D_ExportMesh")
+    kinds = {"prior": "LoadDiffusionPrior", "prompts": "ViewPrompts", "cameras": "OrbitCameras", "loss": "VDMLoss"}
+    links = {name: [prompts.of_type(base, f"Distill3D_{kind}")[0], 0] for name, kind in kinds.items()}
+    declared = object_info["Distill3D_RefineMesh"]["input"]["required"]
+    values = {name: spec[1]["default"] for name, spec in declared.items() if "default" in spec[1]}
+
+    def build(**refinements):
+        prompt = dict(base)
+        for name, (source, inputs) in refinements.items():
+            small = {"steps": 2, "views": 2, "filename_prefix": f"refine/{name}"}
+            mesh = {"mesh": [source or export, 1]}
+            prompt[name] = {"class_type": "Distill3D_RefineMesh", "inputs": values | links | small | mesh | inputs}
+            prompt[f"{name} seen"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 2]}}
+        return prompt, export
+
+    return build
+
+
+def test_geometry_and_texture_are_refined_in_turn_and_what_is_frozen_stays(comfyui, graph):
+    prompt, export = graph(
+        shape=("", {"lr_vertices": 0.02, "lr_colors": 0.0}), paint=("shape", {"lr_vertices": 0.0, "lr_colors": 0.2})
+    )
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+
+    def written(id):
+        (file,) = (f for f in run.files if f["node"] == id and f["filename"].endswith(".glb"))
+        return load_mesh(comfyui.output / file["subfolder"] / file["filename"])
+
+    before, shape, paint = written(export), written("shape"), written("paint")
+    assert torch.equal(before.faces, shape.faces) and torch.equal(shape.faces, paint.faces)
+    assert (shape.vertices - before.vertices).abs().max() > 0.003
+    torch.testing.assert_close(paint.vertices, shape.vertices, atol=1e-4, rtol=0)
+    torch.testing.assert_close(shape.colors, before.colors, atol=0.01, rtol=0)
+    assert (paint.colors - shape.colors).abs().max() > 0.05
+    assert run.progress("paint")[-1] == (2, 2)
+    assert len([file for file in run.files if file["node"] == "paint seen"]) == 8
