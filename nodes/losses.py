@@ -76,7 +76,7 @@ class CDSLoss(io.ComfyNode):
                     "guidance_end",
                     -1.0,
                     "Guidance scale at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
-                    "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants about 10.",
+                    "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants 1 to 3.",
                     low=-1.0,
                     advanced=False,
                 ),
@@ -219,7 +219,7 @@ class SDSLoss(io.ComfyNode):
                     "guidance",
                     SDS().guidance,
                     "Guidance scale, standard form s = w + 1. DreamFusion: 101 (w = 100), and lower washes out. The "
-                    "embedded prior wants about 20.",
+                    "embedded prior wants about 6, with weighting sigma/alpha and t_min 200.",
                     advanced=False,
                 ),
                 number_input(
