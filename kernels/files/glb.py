@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
-from PIL import Image
 from torch import Tensor
 
 from ..meshes.mesh import Mesh
 from .atomic import atomic_write
+from .texture import image_of, upward
 
 
 def srgb_to_linear(color: Tensor) -> Tensor:
@@ -48,33 +48,20 @@ def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     textured = mesh.texture is not None
     linear = srgb_to_linear(mesh.colors.float().clamp(0, 1)).numpy().astype(np.float32)
     material = trimesh.visual.material.PBRMaterial(
-        metallicFactor=0.0, roughnessFactor=0.9, baseColorTexture=texture_image(mesh) if textured else None
+        metallicFactor=0.0, roughnessFactor=0.9, baseColorTexture=image_of(mesh) if textured else None
     )
     model = trimesh.Trimesh(
         vertices=mesh.vertices.double().numpy(),
         faces=mesh.faces.numpy(),
         vertex_normals=mesh.vertex_normals.double().numpy(),
         vertex_attributes=None if textured else {"_COLOR_0": linear},
-        visual=trimesh.visual.TextureVisuals(uv_upward(mesh) if textured else None, material),
+        visual=trimesh.visual.TextureVisuals(upward(mesh) if textured else None, material),
         process=False,
     )
     rename = None if textured else _rename_colors
     data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=rename)
     with atomic_write(path) as file:
         file.write(data)
-
-
-def texture_image(mesh: Mesh) -> Image.Image:
-    """The mesh's texture as an 8-bit picture."""
-    assert mesh.texture is not None
-    return Image.fromarray((mesh.texture.clamp(0, 1) * 255).round().byte().numpy(), "RGB")
-
-
-def uv_upward(mesh: Mesh) -> np.ndarray:
-    """Texture coordinates [M,2] float64 with v upward, as OBJ has it and trimesh wants it for every format."""
-    assert mesh.uvs is not None
-    u, v = mesh.uvs.double().numpy().T
-    return np.stack([u, 1 - v], -1)
 
 
 def _rename_colors(tree: dict[str, Any]) -> None:

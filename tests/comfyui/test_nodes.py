@@ -130,7 +130,7 @@ class TestDeclarations:
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
-        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_GLB", "FILE_3D_PLY,FILE_3D"}
+        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_PLY,FILE_3D"}
         assert {kind for info in pack.values() for kind in info["output"]} <= OWN_TYPES | native
 
 
