@@ -72,9 +72,8 @@ def test_batches_do_not_change_what_is_covered(monkeypatch):
 
 def test_the_nearer_wall_is_seen_at_its_depth():
     walls = torch.tensor([[[-1.0, -1, z], [1, -1, z], [0, 1.5, z]] for z in (0.0, 0.5, -0.5)]).view(-1, 3)
-    face, weights, depth = first_seen(
-        walls, torch.arange(9).view(3, 3), orbit(torch.tensor([0.0, 180.0]), 0, 2.0, size=32)
-    )
+    cameras = orbit(torch.tensor([0.0, 180.0]), 0, 2.0, size=32)
+    face, _, depth = first_seen(walls, torch.arange(9).view(3, 3), cameras)
     assert face[0, 16, 16] == 1 and depth[0, 16, 16].item() == pytest.approx(1.5, abs=1e-4)
     assert face[1, 16, 16] == 2 and depth[1, 16, 16].item() == pytest.approx(1.5, abs=1e-4)
     face, _, depth = first_seen(walls[:3] * 0.1, torch.tensor([[0, 1, 2]]), cameras)
