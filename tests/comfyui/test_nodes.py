@@ -9,6 +9,7 @@ import math
 import numpy as np
 import plyfile
 import pytest
+import trimesh
 from harness.prompts import WORKFLOWS
 from harness.server import PromptRefused
 from tiny_prior import write_tiny_prior
@@ -427,6 +428,28 @@ class TestNative:
         prompt["view"] = {"class_type": "Preview3D", "inputs": {"model_file": ["mesh", 0]}}
         run = succeeded(comfyui.run(prompt))
         assert saved(comfyui, run, "native").stat().st_size > 1000
+
+    def test_a_texture_reaches_the_file_and_comfyuis_own_mesh(self, comfyui, graph, object_info):
+        pytest.importorskip("xatlas")
+        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
+        options = {"resolution": 32, "format": "obj", "texture_size": 128, "scale": 100.0, "up_axis": "Z"}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], **options)
+        prompt["native"] = node(object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/texture")
+        run = succeeded(comfyui.run(prompt))
+        ours, native = (trimesh.load(saved(comfyui, run, id), process=False, force="mesh") for id in ("mesh", "native"))
+        assert ours.visual.material.image.size == native.visual.material.baseColorTexture.size == (128, 128)
+        np.testing.assert_allclose(ours.vertices, 100 * native.vertices[:, [0, 2, 1]] * [1, -1, 1], atol=1e-3)
+        np.testing.assert_allclose(ours.visual.uv, native.visual.uv, atol=1e-5)
+
+    def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
+        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
+        for name in ("format", "texture_size", "scale", "up_axis"):
+            prompt["mesh"]["inputs"].pop(name, None)
+        run = succeeded(comfyui.run(prompt))
+        assert saved(comfyui, run, "mesh").suffix == ".glb"
 
     def test_views_masks_and_depth_are_pictures(self, comfyui, graph, object_info):
         prompt = graph()
