@@ -148,6 +148,21 @@ def test_a_textured_surface_looks_like_the_cloud():
 
 
 @needs_xatlas
+def test_what_stands_in_front_does_not_print_through():
+    plates = [trimesh.creation.box((0.6, 0.6, 0.1)).apply_translation((0, 0, z)) for z in (0.2, -0.2)]
+    both = of_trimesh(trimesh.util.concatenate(plates))
+    front = both.vertices[:, 2:] > 0
+    both = replace(both, colors=torch.cat([front, torch.zeros_like(front), ~front], 1).float())
+    cloud = from_mesh(both, 3000, size=None, opacity_logit=4.0)
+    flat = add_texture(both, cloud, **QUICK)
+    facing = (flat.vertex_normals[:, 2] > 0.5) & (flat.vertices[:, 2] < 0)  # the back plate's inner side
+    rear = flat.faces[facing[flat.faces].all(-1)]
+    middle = flat.uvs[rear].mean(1)
+    assert len(rear) == 2
+    torch.testing.assert_close(texture_at(flat, middle), torch.tensor([[0.0, 0, 1]]).expand(2, 3), atol=0.08, rtol=0)
+
+
+@needs_xatlas
 def test_what_no_view_sees_takes_the_nearest_colour():
     inner = trimesh.creation.icosphere(2, radius=0.2)
     both = of_trimesh(trimesh.util.concatenate([trimesh.creation.icosphere(3, radius=0.4), inner]))
