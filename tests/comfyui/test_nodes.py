@@ -211,6 +211,23 @@ class TestRefusals:
             comfyui.queue(graph(prompts={"perp_neg": 1.0, "view_dependent": False}))
         assert "perp_neg is 1, but view_dependent is off" in str(refused.value)
 
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"format": "fbx"}, "format is 'fbx'; choose one of 'glb', 'obj', 'ply', 'stl'"),
+            ({"up_axis": "Z"}, "up_axis is Z, but glb files are Y up"),
+            ({"texture_size": 8}, "texture_size is 8; choose 64..4096"),
+            ({"texture_size": 5000}, "texture_size is 5000"),
+            ({"scale": -1.0}, "scale"),
+        ],
+    )
+    def test_of_meshes_that_cannot_be_written(self, comfyui, graph, object_info, values, message):
+        prompt = {"start": graph()["start"]}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["start", 0], **values)
+        with pytest.raises(PromptRefused) as refused:
+            comfyui.queue(prompt)
+        assert message in str(refused.value)
+
     def test_of_numbers_that_are_none(self, comfyui, graph):
         with pytest.raises(PromptRefused) as refused:
             comfyui.queue(graph(cameras={"elevation_min": math.nan}))

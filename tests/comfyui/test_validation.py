@@ -17,11 +17,6 @@ from harness.server import PromptRefused
         ("Distill3D_Optimize", {"background": "plaid"}, "background"),
         ("Distill3D_ViewPrompts", {"prompt": "  "}, "prompt"),
         ("Distill3D_LoadDiffusionPrior", {"model": "no such folder"}, "model"),
-        ("Distill3D_ExportMesh", {"format": "fbx"}, "format"),
-        ("Distill3D_ExportMesh", {"up_axis": "Z"}, "up_axis is Z"),
-        ("Distill3D_ExportMesh", {"texture_size": 8}, "texture_size is 8"),
-        ("Distill3D_ExportMesh", {"texture_size": 5000}, "texture_size is 5000"),
-        ("Distill3D_ExportMesh", {"scale": -1.0}, "scale"),
     ],
 )
 def test_bad_value_is_refused_before_anything_runs(comfyui, quickstart_prompt, node, values, named):
