@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Any
 
 import comfy.model_management
@@ -22,17 +23,27 @@ class ExportMesh(io.ComfyNode):
             node_id="Distill3D_ExportMesh",
             display_name="Export Mesh",
             category="Distill3D",
-            description="Turn the Gaussians into a closed triangle mesh with colours at its vertices, and write it "
-            "as GLB (Y up) into ComfyUI's output folder. Takes seconds.",
-            search_aliases=["glb", "gltf", "splat to mesh", "marching cubes", "tsdf", "blender"],
+            description="Turn the Gaussians into a closed triangle mesh with a texture, or with colours at its "
+            "vertices, and write it as GLB, OBJ, PLY or STL into ComfyUI's output folder. Takes seconds.",
+            search_aliases=[
+                "glb",
+                "gltf",
+                "obj",
+                "stl",
+                "texture",
+                "splat to mesh",
+                "marching cubes",
+                "tsdf",
+                "blender",
+            ],
             is_output_node=True,
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to mesh."),
                 io.String.Input(
                     "filename_prefix",
                     default="distill3d/mesh",
-                    tooltip="Folder and name below ComfyUI's output folder; _00001_.glb and so on is appended. %year%, "
-                    "%month%, %day%, %hour%, %minute% and %second% are filled in.",
+                    tooltip="Folder and name below ComfyUI's output folder; _00001_.glb or the like is appended. "
+                    "%year%, %month%, %day%, %hour%, %minute% and %second% are filled in.",
                 ),
                 io.Int.Input(
                     "resolution",
@@ -88,29 +99,103 @@ class ExportMesh(io.ComfyNode):
                     advanced=True,
                     tooltip="Separate pieces with less than this share, 0..1, of the largest one's area are dropped.",
                 ),
+                # After the older ones and optional: saved workflows and API prompts know nothing of them.
+                io.Combo.Input(
+                    "format",
+                    options=["glb", "obj", "ply", "stl"],
+                    default="glb",
+                    optional=True,
+                    tooltip="glb: one file with everything, for viewers, Blender and game engines. obj: with .mtl and "
+                    ".png beside it. ply: colours at the vertices, no texture. stl: shape only, for printing.",
+                ),
+                io.Int.Input(
+                    "texture_size",
+                    default=1024,
+                    min=0,
+                    max=4096,
+                    step=64,
+                    optional=True,
+                    tooltip="Texels along each side of the texture, 64..4096; 0 for colours at the vertices instead. "
+                    "For glb, obj and the mesh output. Needs the Python package xatlas; without it the vertices "
+                    "carry the colours.",
+                ),
+                io.Float.Input(
+                    "scale",
+                    default=1.0,
+                    min=0.0001,
+                    max=10000.0,
+                    step=0.1,
+                    round=0.0001,
+                    optional=True,
+                    advanced=True,
+                    tooltip="File units per world unit. An object is about 1 world unit wide, so 100 makes a print "
+                    "of 100 mm from an stl. The mesh output stays in world units.",
+                ),
+                io.Combo.Input(
+                    "up_axis",
+                    options=["Y", "Z"],
+                    default="Y",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Axis that points up in the file. Y: front +Z; glb is always so. Z: front -Y, as slicers "
+                    "and CAD programs expect. The mesh output stays Y up.",
+                ),
             ],
             outputs=[
-                io.File3DGLB.Output(display_name="glb", tooltip="The file, for Preview 3D and other core nodes."),
-                io.Mesh.Output(display_name="mesh", tooltip="The mesh as ComfyUI's own MESH."),
+                types.MeshFile.Output(display_name="file", tooltip="The file, for Preview 3D and other core nodes."),
+                io.Mesh.Output(display_name="mesh", tooltip="The mesh as ComfyUI's own MESH, textured likewise."),
             ],
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None, faces: int | None) -> bool | str:
+    def validate_inputs(
+        cls,
+        filename_prefix: str | None,
+        faces: int | None,
+        format: str | None = "glb",
+        texture_size: int | None = 0,
+        up_axis: str | None = "Y",
+    ) -> bool | str:
         # Before hours of work, not after.
-        problem = undeclared(cls, {"faces": faces})
+        problem = undeclared(cls, {"faces": faces, "format": format, "texture_size": texture_size, "up_axis": up_axis})
         if problem is None and faces and importlib.util.find_spec("fast_simplification") is None:
             problem = f"faces is {faces}, which needs a Python package: pip install fast-simplification, or give 0."
+        if problem is None and texture_size and texture_size < 64:
+            problem = f"texture_size is {texture_size}; choose 64..4096 texels, or 0 for colours at the vertices."
+        if problem is None and (format, up_axis) == ("glb", "Z"):
+            problem = "up_axis is Z, but glb files are Y up by their standard. Choose Y, or format obj, ply or stl."
         return problem or check_prefix(filename_prefix)
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, filename_prefix: str, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls,
+        gaussians: Gaussians,
+        filename_prefix: str,
+        format: str = "glb",
+        texture_size: int = 1024,
+        scale: float = 1.0,
+        up_axis: str = "Y",
+        **settings: Any,
+    ) -> io.NodeOutput:
         # Here, because scikit-image and trimesh take seconds to import.
-        from ..kernels.files.glb import save_glb
+        from ..kernels.files.export import TEXTURED, check_placing, save_mesh
         from ..kernels.meshes.surface import extract_surface
+        from ..kernels.meshes.texture import add_texture
+        from ..kernels.meshes.unwrap import MISSING, available
 
-        file = next_output(filename_prefix, "glb")
+        check_placing(format, scale, up_axis)
+        file = next_output(filename_prefix, format)
+        cloud = gaussians.to(comfy.model_management.get_torch_device())
+        notes = []
         with autograd():
-            mesh = extract_surface(gaussians.to(comfy.model_management.get_torch_device()), **settings)
-        save_glb(mesh.vertices, mesh.faces, mesh.colors, file.path)
-        return io.NodeOutput(Types.File3D(str(file.path), "glb"), types.native_mesh(mesh), ui={"3d": [file.result]})
+            mesh = extract_surface(cloud, **settings)
+            if texture_size and format in TEXTURED:
+                if available():
+                    shared = {key: settings[key] for key in ("views", "alpha_min")}
+                    mesh = add_texture(mesh, cloud, texture_size, **shared)
+                else:
+                    notes.append(f"Export Mesh: colours at the vertices, no texture. {MISSING}")
+                    logging.warning("Distill3D: %s", notes[0])
+        save_mesh(mesh, file.path, scale, up_axis)
+        shown = {"3d": [file.result]} | ({"text": notes} if notes else {})
+        return io.NodeOutput(Types.File3D(str(file.path), format), types.native_mesh(mesh), ui=shown)

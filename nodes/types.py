@@ -20,6 +20,7 @@ Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.los
 
 # Both names: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later take FILE_3D_PLY.
 PlyFile = io.Custom("FILE_3D_PLY,FILE_3D")
+MeshFile = io.Custom("FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D")
 
 HAS_SPLAT = hasattr(io, "Splat") and hasattr(Types, "SPLAT")  # ComfyUI 0.24.1 and later
 
@@ -39,11 +40,13 @@ def splat_values(gaussians: Gaussians) -> list[Any]:
 
 
 def native_mesh(mesh: Mesh) -> Any:
-    """ComfyUI's MESH, a batch of one; with vertex colours where this ComfyUI's MESH holds them (0.24 and later)."""
+    """ComfyUI's MESH, a batch of one; with texture or vertex colours where this ComfyUI's MESH holds them (0.24 on)."""
     fields = {"vertices": mesh.vertices[None], "faces": mesh.faces[None]}
+    known = inspect.signature(Types.MESH.__init__).parameters
+    if mesh.uvs is not None and mesh.texture is not None and {"uvs", "texture"} <= set(known):
+        return Types.MESH(**fields, uvs=mesh.uvs[None], texture=mesh.texture[None])
     # The colours are finished renderings, so a viewer should not light them again.
     extras = {"vertex_colors": mesh.colors[None], "unlit": True}
-    known = inspect.signature(Types.MESH.__init__).parameters
     return Types.MESH(**fields, **{key: value for key, value in extras.items() if key in known})
 
 

@@ -1,4 +1,4 @@
-"""Meshes with vertex colours as binary glTF.
+"""Meshes with vertex colours or a texture as binary glTF.
 
 glTF defines COLOR_0 as linear, and three.js (so ComfyUI's viewer) and Blender read it so; our colours are sRGB and are
 converted, or the object would look washed out. trimesh writes vertex colours as 8-bit numbers without any conversion,
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..meshes.mesh import Mesh
 from .atomic import atomic_write
+from .texture import image_of, upward
 
 
 def srgb_to_linear(color: Tensor) -> Tensor:
@@ -32,23 +33,33 @@ def linear_to_srgb(color: Tensor) -> Tensor:
 
 
 def save_glb(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, path: str | os.PathLike[str]) -> None:
-    """Write a triangle mesh as GLB, Y up as it is, with smooth normals; atomic.
+    """`write_glb` with vertex colours: vertices [M,3], faces [F,3], vertex_colors [M,3] sRGB 0..1."""
+    write_glb(Mesh(*(torch.as_tensor(value) for value in (vertices, faces, vertex_colors))), path)
 
-    vertices [M,3] world units, faces [F,3], vertex_colors [M,3] sRGB 0..1. Raises ValueError for a bad mesh or a
-    missing folder, OSError if the disk refuses; an existing file stays as it was unless everything was written.
+
+def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
+    """Write a mesh as GLB, Y up as it is, with smooth normals; atomic.
+
+    With a texture it is embedded as PNG and the vertex colours stay out, as glTF multiplies the two. Raises ValueError
+    for a bad mesh or a missing folder, OSError if the disk refuses; an existing file stays as it was unless everything
+    was written.
     """
-    mesh = Mesh(*(torch.as_tensor(v).detach().cpu() for v in (vertices, faces, vertex_colors))).check()
-    linear = srgb_to_linear(mesh.colors.float().clamp(0, 1))
-    material = trimesh.visual.material.PBRMaterial(metallicFactor=0.0, roughnessFactor=0.9)
+    mesh = mesh.check().map(lambda value: value.detach().cpu())
+    textured = mesh.texture is not None
+    linear = srgb_to_linear(mesh.colors.float().clamp(0, 1)).numpy().astype(np.float32)
+    material = trimesh.visual.material.PBRMaterial(
+        metallicFactor=0.0, roughnessFactor=0.9, baseColorTexture=image_of(mesh) if textured else None
+    )
     model = trimesh.Trimesh(
         vertices=mesh.vertices.double().numpy(),
         faces=mesh.faces.numpy(),
         vertex_normals=mesh.vertex_normals.double().numpy(),
-        vertex_attributes={"_COLOR_0": linear.numpy().astype(np.float32)},
-        visual=trimesh.visual.TextureVisuals(material=material),
+        vertex_attributes=None if textured else {"_COLOR_0": linear},
+        visual=trimesh.visual.TextureVisuals(upward(mesh) if textured else None, material),
         process=False,
     )
-    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_rename_colors)
+    rename = None if textured else _rename_colors
+    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=rename)
     with atomic_write(path) as file:
         file.write(data)
 

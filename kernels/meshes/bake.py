@@ -1,4 +1,4 @@
-"""Colours for the vertices of a mesh, from pictures of the object."""
+"""Colours for points of a surface, from pictures of the object."""
 
 from __future__ import annotations
 
@@ -28,27 +28,56 @@ def bake_colors(
     A view sees a vertex that faces it and lies no more than ``tolerance`` world units behind the depth there. What
     no view sees takes the colour of the nearest vertex seen; grey if there is none.
     """
-    sums = torch.zeros_like(vertices)
-    weights = vertices.new_zeros(len(vertices), 1)
-    size = torch.tensor([cameras.width, cameras.height]).to(vertices)
+    sums, weights = gather(vertices, normals, cameras, color, alpha, depth, tolerance, alpha_min)
+    return fill(vertices, sums, weights)
+
+
+def gather(
+    points: Tensor,
+    normals: Tensor,
+    cameras: Cameras,
+    color: Tensor,
+    alpha: Tensor,
+    depth: Tensor,
+    tolerance: float,
+    alpha_min: float = 0.5,
+) -> tuple[Tensor, Tensor]:
+    """What the views say about points of a surface: weighted sums of colours [M,3] and the weights [M,1].
+
+    Arguments as for `bake_colors`; sums and weights of several calls may be added before `fill`.
+    """
+    sums = torch.zeros_like(points)
+    weights = points.new_zeros(len(points), 1)
+    size = torch.tensor([cameras.width, cameras.height]).to(points)
     layers = torch.cat([color, alpha[..., None]], -1).permute(0, 3, 1, 2)
     for view, position in enumerate(cameras.positions):
-        camera = vertices @ cameras.viewmats[view, :3, :3].T + cameras.viewmats[view, :3, 3]
+        # The sums only where a view can see: half of the points or more face away.
+        towards = torch.nn.functional.normalize(position - points, dim=-1)
+        facing = torch.nonzero((towards * normals).sum(-1) > COSINE_MIN)[:, 0]
+        cosine = (towards[facing] * normals[facing]).sum(-1)
+        camera = points[facing] @ cameras.viewmats[view, :3, :3].T + cameras.viewmats[view, :3, 3]
         z = camera[:, 2].clamp_min(1e-6)
         intrinsics = cameras.intrinsics[view]
         pixel = camera[:, :2] / z[:, None] * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
         grid = (2 * pixel / size - 1)[None, None]
         picture, opacity = _sample(layers[view], grid, "bilinear").split([3, 1], 1)
         near = _sample(depth[view, None], grid, "nearest")[:, 0]
-        cosine = (torch.nn.functional.normalize(position - vertices, dim=-1) * normals).sum(-1)
-        visible = (cosine > COSINE_MIN) & (z < near + tolerance) & (opacity[:, 0] > alpha_min)
+        visible = (z < near + tolerance) & (opacity[:, 0] > alpha_min)
         weight = torch.where(visible, cosine**POWER, 0.0)[:, None]
-        sums += weight * picture / opacity.clamp_min(alpha_min)
-        weights += weight
+        sums[facing] += weight * picture / opacity.clamp_min(alpha_min)
+        weights[facing] += weight
+    return sums, weights
+
+
+def fill(points: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
+    """Colours [M,3] 0..1 from the sums [M,3] and weights [M,1] of `gather`.
+
+    A point [3] that no view sees takes the colour of the nearest one seen; grey if there is none.
+    """
     seen = weights[:, 0] > 0
     colors = torch.where(seen[:, None], sums / weights.clamp_min(1e-9), 0.5)
     if bool(seen.any()) and not bool(seen.all()):
-        places = vertices.cpu().numpy()
+        places = points.cpu().numpy()
         mask = seen.cpu().numpy()
         _, nearest = cKDTree(places[mask]).query(places[~mask])
         colors[~seen] = colors[seen][torch.from_numpy(nearest).to(colors.device)]

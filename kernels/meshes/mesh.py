@@ -1,8 +1,9 @@
-"""A triangle mesh with colours at its vertices."""
+"""A triangle mesh with colours at its vertices, and a texture if it has been given one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -15,6 +16,13 @@ class Mesh:
     vertices: Tensor  # [M,3] world units
     faces: Tensor  # [F,3] int64 indices into the vertices
     colors: Tensor  # [M,3] sRGB 0..1
+    uvs: Tensor | None = None  # [M,2] 0..1, right and down from the texture's first texel, as in glTF
+    texture: Tensor | None = None  # [H,W,3] sRGB 0..1, the first row on top
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Mesh:
+        """The mesh with ``function`` of every tensor it has."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
 
     def check(self, name: str = "mesh") -> Mesh:
         """Return self, or raise ValueError that names what is wrong."""
@@ -29,6 +37,11 @@ class Mesh:
             raise ValueError(f"{name}: faces must be whole numbers within 0..{len(self.vertices) - 1}.")
         if not bool(torch.isfinite(self.vertices).all() and torch.isfinite(self.colors).all()):
             raise ValueError(f"{name} holds vertices or colours that are NaN or infinite; remove them first.")
+        if self.uvs is not None and self.uvs.shape != (len(self.vertices), 2):
+            raise ValueError(f"{name}: uvs have shape {tuple(self.uvs.shape)}, expected ({len(self.vertices)}, 2).")
+        if self.texture is not None and (self.uvs is None or self.texture.dim() != 3 or self.texture.shape[2] != 3):
+            given = f"{tuple(self.texture.shape)} {'without' if self.uvs is None else 'with'} uvs"
+            raise ValueError(f"{name}: the texture is {given}, expected (H, W, 3) with uvs.")
         return self
 
     @property
@@ -42,10 +55,13 @@ class Mesh:
         return 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
 
     @property
-    def vertex_normals(self) -> Tensor:  # [M,3] unit length, weighted by face area
+    def vertex_normals(self) -> Tensor:  # [M,3] unit length, weighted by face area; smooth across a texture's seams
         a, b, c = self.vertices[self.faces].unbind(1)
         normals = torch.linalg.cross(b - a, c - a)
         total = torch.zeros_like(self.vertices)
         for corner in range(3):
             total = total.index_add(0, self.faces[:, corner], normals)
+        if self.uvs is not None:  # the doubled vertices of a seam lie at the very same place
+            _, place = torch.unique(self.vertices, dim=0, return_inverse=True)
+            total = torch.zeros_like(total).index_add(0, place, total)[place]
         return torch.nn.functional.normalize(total, dim=-1)

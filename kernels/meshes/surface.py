@@ -68,7 +68,7 @@ def extract_surface(
     ):
         if not low <= value <= high:
             raise ValueError(f"Extract surface: {name} is {value}; choose a value within {low}..{high}.")
-    cloud = _nearby(gaussians.check().map(lambda v: v.detach().float()))
+    cloud = nearby(gaussians.check().map(lambda v: v.detach().float()))
     middle, half, radius = _extent(cloud)
     voxel = 2 * half / (resolution - 1)
     # The corners of the grid's cube may lie outside the pictures, the cloud does not.
@@ -99,7 +99,7 @@ def extract_surface(
     return replace(mesh, colors=colors.cpu())
 
 
-def _nearby(cloud: Gaussians) -> Gaussians:
+def nearby(cloud: Gaussians) -> Gaussians:
     """The cloud without Gaussians far away from the rest, which would take the grid's resolution."""
     weights = cloud.opacities / cloud.opacities.sum().clamp_min(1e-9)
     radii = (cloud.means - (weights[:, None] * cloud.means).sum(0)).norm(dim=-1)

@@ -9,12 +9,14 @@ import math
 import numpy as np
 import plyfile
 import pytest
+import trimesh
 from harness.prompts import WORKFLOWS
 from harness.server import PromptRefused
 from tiny_prior import write_tiny_prior
 
 PACK = "Distill3D_"
 OWN_TYPES = {"DISTILL3D_PRIOR", "DISTILL3D_PROMPTS", "DISTILL3D_CAMERAS", "DISTILL3D_GAUSSIANS", "DISTILL3D_LOSS"}
+MESH_FILE = "FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D"
 LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss")
 fresh_seed = itertools.count(1000).__next__  # for runs that ComfyUI must not answer from its cache
 
@@ -130,7 +132,7 @@ class TestDeclarations:
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
-        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_GLB", "FILE_3D_PLY,FILE_3D"}
+        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_PLY,FILE_3D", MESH_FILE}
         assert {kind for info in pack.values() for kind in info["output"]} <= OWN_TYPES | native
 
 
@@ -208,6 +210,23 @@ class TestRefusals:
         with pytest.raises(PromptRefused) as refused:
             comfyui.queue(graph(prompts={"perp_neg": 1.0, "view_dependent": False}))
         assert "perp_neg is 1, but view_dependent is off" in str(refused.value)
+
+    @pytest.mark.parametrize(
+        ("values", "message"),
+        [
+            ({"format": "fbx"}, "format is 'fbx'; choose one of 'glb', 'obj', 'ply', 'stl'"),
+            ({"up_axis": "Z"}, "up_axis is Z, but glb files are Y up"),
+            ({"texture_size": 8}, "texture_size is 8; choose 64..4096"),
+            ({"texture_size": 5000}, "texture_size is 5000"),
+            ({"scale": -1.0}, "scale"),
+        ],
+    )
+    def test_of_meshes_that_cannot_be_written(self, comfyui, graph, object_info, values, message):
+        prompt = {"start": graph()["start"]}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["start", 0], **values)
+        with pytest.raises(PromptRefused) as refused:
+            comfyui.queue(prompt)
+        assert message in str(refused.value)
 
     def test_of_numbers_that_are_none(self, comfyui, graph):
         with pytest.raises(PromptRefused) as refused:
@@ -426,6 +445,28 @@ class TestNative:
         prompt["view"] = {"class_type": "Preview3D", "inputs": {"model_file": ["mesh", 0]}}
         run = succeeded(comfyui.run(prompt))
         assert saved(comfyui, run, "native").stat().st_size > 1000
+
+    def test_a_texture_reaches_the_file_and_comfyuis_own_mesh(self, comfyui, graph, object_info):
+        pytest.importorskip("xatlas")
+        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
+        options = {"resolution": 32, "format": "obj", "texture_size": 128, "scale": 100.0, "up_axis": "Z"}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], **options)
+        prompt["native"] = node(object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/texture")
+        run = succeeded(comfyui.run(prompt))
+        ours, native = (trimesh.load(saved(comfyui, run, id), process=False, force="mesh") for id in ("mesh", "native"))
+        assert ours.visual.material.image.size == native.visual.material.baseColorTexture.size == (128, 128)
+        np.testing.assert_allclose(ours.vertices, 100 * native.vertices[:, [0, 2, 1]] * [1, -1, 1], atol=1e-3)
+        np.testing.assert_allclose(ours.visual.uv, native.visual.uv, atol=1e-5)
+
+    def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
+        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
+        for name in ("format", "texture_size", "scale", "up_axis"):
+            prompt["mesh"]["inputs"].pop(name, None)
+        run = succeeded(comfyui.run(prompt))
+        assert saved(comfyui, run, "mesh").suffix == ".glb"
 
     def test_views_masks_and_depth_are_pictures(self, comfyui, graph, object_info):
         prompt = graph()

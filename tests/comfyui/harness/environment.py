@@ -196,11 +196,13 @@ def _install_packages(comfyui: Path) -> None:
     constraints = HOME / "constraints.txt"
     constraints.write_text("\n".join(TORCH) + "\n")
     arguments = ["install", "--prefer-binary", "-c", str(constraints), *comfyui_requirements(comfyui)]
-    try:
-        _pip(*arguments, "-e", f"{ROOT}[test,cpu]")
-    except SetupError:
-        # The Numba rasterizer is a convenience; a Python too new for Numba goes without it.
-        _pip(*arguments, "-e", f"{ROOT}[test]")
+    # The Numba rasterizer and the packages for meshes are conveniences; a Python too new for them goes without.
+    for extras in ("test,cpu,mesh", "test,cpu"):
+        try:
+            return _pip(*arguments, "-e", f"{ROOT}[{extras}]")
+        except SetupError:
+            continue
+    _pip(*arguments, "-e", f"{ROOT}[test]")
 
 
 def _install_shim() -> None:

@@ -1,0 +1,23 @@
+"""A mesh's texture as files have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..meshes.mesh import Mesh
+
+
+def image_of(mesh: Mesh) -> Image.Image:
+    """The texture as an 8-bit picture, its first row on top."""
+    assert mesh.texture is not None
+    return Image.fromarray((mesh.texture.detach().cpu().clamp(0, 1) * 255).round().byte().numpy())
+
+
+def upward(mesh: Mesh) -> np.ndarray[Any, Any]:
+    """Texture coordinates [M,2] float64 with v upward, as OBJ has it and trimesh wants it for every format."""
+    assert mesh.uvs is not None
+    u, v = mesh.uvs.detach().cpu().double().numpy().T
+    return np.stack([u, 1 - v], -1)

@@ -1,0 +1,121 @@
+"""A texture for a mesh, baked from pictures of the Gaussians it was made of.
+
+Every texel is a point of the surface. Its colour is the mean over the views that see it, as for vertices (`bake`),
+but the depth that decides on this is the mesh's own. The charts then grow into the gaps between them, so that
+filtering and coarser levels find no foreign colour beyond a seam.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import torch
+from scipy.ndimage import distance_transform_edt
+from torch import Tensor
+
+from ..gaussians.cameras import sphere
+from ..gaussians.cloud import Gaussians
+from ..gaussians.rasterize import render
+from .bake import fill, gather
+from .mesh import Mesh
+from .raster import cover, first_seen
+from .surface import FOV, VIEWS_AT_ONCE, nearby
+from .unwrap import unwrap
+
+SIZES = (64, 4096)  # texels
+PICTURES = (256, 1024)  # pixels of a view, one for two texels within these limits
+TOLERANCE = 0.01  # of the mesh's radius; how far behind the mesh's depth a texel still counts as seen
+
+
+def add_texture(
+    mesh: Mesh,
+    gaussians: Gaussians,
+    size: int = 1024,
+    views: int = 64,
+    image_size: int = 0,
+    alpha_min: float = 0.5,
+    render_backend: str = "auto",
+) -> Mesh:
+    """The mesh with texture coordinates and a texture [size,size,3] in the colours of the Gaussians; on the CPU.
+
+    ``mesh``: of `extract_surface`, in the world of the cloud. ``size``: texels, 64..4096. ``views``: pictures from all
+    around, of ``image_size`` pixels (0: half of ``size``, within 256..1024). ``alpha_min``: a pixel more opaque than
+    this shows the object (half of the highest opacity, where the whole cloud is fainter). Works on the cloud's
+    device. Raises ValueError for settings out of range and if the package xatlas is missing.
+    """
+    for name, value, low, high in (
+        ("size", size, *SIZES),
+        ("views", views, 6, 1000),
+        ("image_size", image_size, 0, 4096),
+        ("alpha_min", alpha_min, 0.01, 0.99),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"Add texture: {name} is {value}; choose a value within {low}..{high}.")
+    with torch.no_grad():
+        cloud = nearby(gaussians.check().map(lambda value: value.detach().float()))
+        flat = unwrap(mesh, size).map(lambda value: value.to(cloud.device))
+        texels, points, normals = _texels(flat, size)
+        pixels = image_size or min(max(size // 2, PICTURES[0]), PICTURES[1])
+        sums, weights = _look(flat, cloud, points, normals, views, pixels, alpha_min, render_backend)
+        texture = points.new_zeros(size * size, 3)
+        texture[texels] = fill(points, sums, weights)
+        covered = torch.zeros(size * size, dtype=torch.bool, device=texels.device)
+        covered[texels] = True
+        texture = pad(texture.view(size, size, 3).cpu(), covered.view(size, size).cpu())
+    return replace(flat.map(lambda value: value.cpu()), texture=texture).check()
+
+
+def pad(texture: Tensor, covered: Tensor) -> Tensor:
+    """The texture [H,W,3] with the colour of the nearest covered texel ([H,W] bool) wherever none is covered."""
+    if not bool(covered.any()):
+        return texture
+    rows, columns = distance_transform_edt(~covered.numpy(), return_distances=False, return_indices=True)
+    return texture[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
+
+
+def _texels(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Texels [K] (row * size + column) in which a triangle lies, their places [K,3] and normals [K,3]."""
+    assert mesh.uvs is not None
+    # The slack closes hairlines between neighbours that rounding leaves.
+    parts = list(cover(mesh.uvs[mesh.faces] * size, size, size, slack=1e-4))
+    face, pixel, weights = (torch.cat(layer) for layer in zip(*parts, strict=True))
+    owner = face.new_full((size * size,), -1).scatter_reduce(0, pixel, face, "amax")  # on an edge always the same one
+    mine = owner[pixel] == face
+    texels, weights, corners = pixel[mine], weights[mine, :, None], mesh.faces[face[mine]]
+    normals = (weights * mesh.vertex_normals[corners]).sum(1)
+    return texels, (weights * mesh.vertices[corners]).sum(1), torch.nn.functional.normalize(normals, dim=-1)
+
+
+def _look(
+    mesh: Mesh,
+    cloud: Gaussians,
+    points: Tensor,
+    normals: Tensor,
+    views: int,
+    image_size: int,
+    alpha_min: float,
+    backend: str,
+) -> tuple[Tensor, Tensor]:
+    """Sums and weights of `gather` over views all around the mesh, a few at a time."""
+    low, high = mesh.vertices.amin(0), mesh.vertices.amax(0)
+    middle = (low + high) / 2
+    radius = float((mesh.vertices - middle).norm(dim=-1).max())
+    distance = 1.05 * radius / math.sin(math.radians(FOV / 2))
+    cameras = sphere(views, distance, FOV, image_size, middle, cloud.device)
+    glance = render(cloud, cameras[:: max(1, views // 8)].resize(64), 0.0, backend, depth=False)
+    alpha_min = min(alpha_min, 0.5 * float(glance.alpha.max()))
+    sums, weights = torch.zeros_like(points), points.new_zeros(len(points), 1)
+    for start in range(0, views, VIEWS_AT_ONCE):
+        batch = cameras[start : start + VIEWS_AT_ONCE]
+        seen = render(cloud, batch, 0.0, backend, depth=False)
+        depth = _before_edges(first_seen(mesh.vertices, mesh.faces, batch)[2])
+        more = gather(points, normals, batch, seen.color, seen.alpha[..., 0], depth, TOLERANCE * radius, alpha_min)
+        sums += more[0]
+        weights += more[1]
+    return sums, weights
+
+
+def _before_edges(depth: Tensor) -> Tensor:
+    """The least depth [V,H,W] of a pixel and its neighbours: beside an edge pictures mix what is before and behind."""
+    return -torch.nn.functional.max_pool2d(-depth[:, None], 3, 1, 1)[:, 0]
