@@ -20,7 +20,7 @@ from .frame import SH_SIGNS, to_file_frame
 
 Array = np.ndarray[Any, Any]
 
-STRETCH = 16384  # Gaussians decoded at a time, a whole number of compressed PLY's chunks
+STRETCH = 8192  # Gaussians decoded at a time, a whole number of compressed PLY's chunks
 LOG_SCALE_LIMIT = 20.0  # exp(20) is half a billion world units: the file held something else, or garbage
 LOGIT_LIMIT = 20.0  # an opacity of exactly 0 or 1
 OPACITY_MARGIN = 1e-6  # keeps the logit of an opacity of exactly 0 or 1 finite
@@ -32,11 +32,12 @@ LOGIT_OF_BYTE = np.log(_UNIT / (1 - _UNIT)).astype(np.float32)
 
 @dataclass
 class Rows:
-    """Some Gaussians as a file holds them; of scales and opacities, either form."""
+    """Some Gaussians as a file holds them, views where possible; of scales and opacities, either form."""
 
     means: Array  # [n,3]
     quats: Array  # [n,4] wxyz
-    sh: Array  # [n,K,3]
+    dc: Array  # [n,3] the constant harmonic
+    rest: Array | None = None  # [n,K-1,3] the higher ones
     log_scales: Array | None = None  # [n,3] natural logarithms, or
     scales: Array | None = None  # [n,3] linear
     opacity_logits: Array | None = None  # [n], or
@@ -57,13 +58,12 @@ def assemble(count: int, terms: int, decode: Callable[[int, int], Rows], name: s
         "opacity_logits": np.empty(count, np.float32),
         "sh": np.empty((count, terms, 3), np.float32),
     }
-    signs = np.array(SH_SIGNS[:terms] if turned else (1,) * terms, np.float32)[:, None]
 
     def stretch(start: int) -> bool:
         stop = min(start + STRETCH, count)
         part = {key: value[start:stop] for key, value in out.items()}
         with np.errstate(all="ignore"):  # what comes out infinite or NaN is found by the check
-            _store(decode(start, stop), part, signs, turned, name)
+            _store(decode(start, stop), part, turned, name)
             # A sum is finite only if every value is; one that merely overflows costs the thorough check.
             return all(np.isfinite(value.sum()) for value in part.values())
 
@@ -78,15 +78,14 @@ def assemble(count: int, terms: int, decode: Callable[[int, int], Rows], name: s
     return cloud if finite else cloud.check(name)
 
 
-def _store(rows: Rows, out: dict[str, Array], signs: Array, turned: bool, name: str) -> None:
-    if turned:
-        np.multiply(rows.means, np.array([1, -1, -1], np.float32), out=out["means"])
-        w, x, y, z = (rows.quats[:, i] for i in range(4))
-        for axis, value, negative in ((0, x, False), (1, w, True), (2, z, False), (3, y, True)):  # as from_file_frame
-            np.multiply(value, np.float32(-1 if negative else 1), out=out["quats"][:, axis])
-        np.multiply(rows.sh, signs, out=out["sh"])
-    else:
-        out["means"][:], out["quats"][:], out["sh"][:] = rows.means, rows.quats, rows.sh
+def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
+    _put(out["means"], rows.means, (1, -1, -1) if turned else (1, 1, 1))
+    order, signs = ((1, 0, 3, 2), (1, -1, 1, -1)) if turned else ((0, 1, 2, 3), (1, 1, 1, 1))  # as from_file_frame
+    _put(out["quats"], rows.quats, signs, order)
+    _put(out["sh"][:, 0], rows.dc, (1, 1, 1))
+    for term in range(1, out["sh"].shape[1]):
+        assert rows.rest is not None
+        _put(out["sh"][:, term], rows.rest[:, term - 1], (SH_SIGNS[term] if turned else 1,) * 3)
     _store_scales(rows, out["log_scales"], name)
     logits = out["opacity_logits"]
     if rows.opacity_logits is not None:
@@ -97,20 +96,38 @@ def _store(rows: Rows, out: dict[str, Array], signs: Array, turned: bool, name: 
     else:
         _store_opacities(rows.opacities, logits, name)
     quats = out["quats"]
-    zero = np.abs(quats).max(1) == 0 if not quats.all() else np.zeros(0, bool)
+    zero = quats[:, 0] == 0
+    for axis in (1, 2, 3):
+        zero &= quats[:, axis] == 0
     if zero.any():
         quats[zero] = (1, 0, 0, 0)
 
 
+def _put(out: Array, values: Array, signs: tuple[int, ...], order: tuple[int, ...] | None = None) -> None:
+    # Column by column: numpy is many times slower at loops over pairs of three. And a product with -1: np.negative
+    # from a strided array into a strided one is wrong in numpy 2.4.6 on processors with AVX-512.
+    for axis, sign in enumerate(signs):
+        column = values[:, order[axis] if order else axis]
+        if sign < 0:
+            np.multiply(column, np.float32(-1), out=out[:, axis], casting="same_kind")
+        else:
+            out[:, axis] = column
+
+
 def _store_scales(rows: Rows, logs: Array, name: str) -> None:
     if rows.log_scales is not None:
-        logs[:] = rows.log_scales
+        if rows.log_scales.flags.c_contiguous:
+            logs[:] = rows.log_scales
+        else:
+            _put(logs, rows.log_scales, (1, 1, 1))
     else:
         assert rows.scales is not None
-        smallest = rows.scales.min()
-        if smallest < 0:
-            raise ValueError(f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it again.")
-        np.log(rows.scales, out=logs)
+        for axis in range(3):
+            scales = np.ascontiguousarray(rows.scales[:, axis])
+            smallest = scales.min()
+            if smallest < 0:
+                raise ValueError(f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it again.")
+            logs[:, axis] = np.log(scales)
     if np.isneginf(logs.min()):
         logs[np.isneginf(logs)] = -LOG_SCALE_LIMIT
     largest = float(logs.max())
@@ -155,6 +172,20 @@ def arrays(gaussians: Gaussians, turned: bool = True) -> dict[str, Array]:
     cloud = to_file_frame(cloud) if turned else cloud
     found = {key: value.contiguous().numpy() for key, value in cloud.tensors().items()}
     return found | {"quats": torch.nn.functional.normalize(cloud.quats, dim=-1).numpy()}
+
+
+def scaled(values: Array, factor: float, shift: float) -> Array:
+    """Whole numbers of any shape as float32: values * factor + shift."""
+    floats = values.astype(np.float32)
+    flat = floats.reshape(-1)
+    flat *= np.float32(factor)
+    flat += np.float32(shift)
+    return floats
+
+
+def logits_of_bytes(values: Array) -> Array:
+    """Logits [n] of opacity bytes [n]."""
+    return LOGIT_OF_BYTE.take(values, mode="clip")
 
 
 def quantised(values: Array, top: int, dtype: type = np.uint8) -> Array:

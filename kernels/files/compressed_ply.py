@@ -18,10 +18,21 @@ from pathlib import Path
 import numpy as np
 
 from ..gaussians.cloud import SH_C0, Gaussians
-from .assembly import LOGIT_OF_BYTE, STRETCH, Array, Rows, arrays, assemble, opacity_bytes, quantised, read_stretch
+from .assembly import (
+    STRETCH,
+    Array,
+    Rows,
+    arrays,
+    assemble,
+    logits_of_bytes,
+    opacity_bytes,
+    quantised,
+    read_stretch,
+    scaled,
+)
 from .atomic import atomic_write
 from .ply_header import Header, cut_off, read_header
-from .smallest_three import pack, split, unpack
+from .smallest_three import join, pack, split, unpack
 
 CHUNK = 256
 BOXES = (("x", "y", "z"), ("scale_x", "scale_y", "scale_z"), ("r", "g", "b"))  # each min_ thrice, then max_ thrice
@@ -29,7 +40,6 @@ WORDS = ("packed_position", "packed_rotation", "packed_scale", "packed_color")
 SHIFTS_11_10_11 = ((21, 2047), (11, 1023), (0, 2047))
 SHIFTS_COLOR = ((24, 255), (16, 255), (8, 255))
 REST_COUNTS = (0, 9, 24, 45)
-ROTATION_OF_CODE = ((np.arange(1024) / 1023 - 0.5) * np.sqrt(2)).astype(np.float32)
 # Bytes 0 and 255 stand for the ends themselves, as PlayCanvas reads them, the others for the middles of their steps.
 _SH_UNIT = np.concatenate([[0], (np.arange(1, 255) + 0.5) / 256, [1]])
 SH_OF_BYTE = ((_SH_UNIT - 0.5) * 8).astype(np.float32)
@@ -88,23 +98,25 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
     box_type, word_type, used = header.dtype("chunk"), header.dtype("vertex"), -(-count // CHUNK)
     box_rows = read_stretch(path, begins["chunk"], used * box_type.itemsize, name).view(box_type)
     boxes = [_ends(box_rows, axes) for axes in BOXES]
+    boxes[2] = ((boxes[2][0] - np.float32(0.5)) / np.float32(SH_C0), boxes[2][1] / np.float32(SH_C0))  # as harmonics
 
     def decode(start: int, stop: int) -> Rows:
         size = word_type.itemsize
         rows = read_stretch(path, begins["vertex"] + start * size, (stop - start) * size, name).view(word_type)
         position, rotation, scale, color = (np.ascontiguousarray(rows[word]) for word in WORDS)
         here = slice(start // CHUNK, -(-stop // CHUNK))
-        sh = np.empty((stop - start, 1 + rest // 3, 3), np.float32)
-        sh[:, 0] = (_unboxed(color, boxes[2], here, SHIFTS_COLOR) - np.float32(0.5)) / np.float32(SH_C0)
+        harmonics = None
         if rest:
             data = read_stretch(path, begins["sh"] + start * rest, (stop - start) * rest, name)
-            sh[:, 1:] = SH_OF_BYTE[data].reshape(stop - start, 3, -1).transpose(0, 2, 1)
+            harmonics = SH_OF_BYTE.take(data, mode="clip").reshape(stop - start, 3, -1).transpose(0, 2, 1)
+        largest, *codes = unpack(rotation)
         return Rows(
             means=_unboxed(position, boxes[0], here, SHIFTS_11_10_11),
             log_scales=_unboxed(scale, boxes[1], here, SHIFTS_11_10_11),
-            quats=np.stack(unpack(rotation, ROTATION_OF_CODE), -1),
-            opacity_logits=LOGIT_OF_BYTE[color & 255],
-            sh=sh,
+            quats=np.stack(join(largest, *(scaled(code, 2**0.5 / 1023, -(0.5**0.5)) for code in codes))).T,
+            opacity_logits=logits_of_bytes(color & np.uint32(255)),
+            dc=_unboxed(color, boxes[2], here, SHIFTS_COLOR),
+            rest=harmonics,
         )
 
     return assemble(count, 1 + rest // 3, decode, name)
@@ -182,9 +194,10 @@ def _boxed(values: Array, boxes: Array, fields: tuple[tuple[int, int], ...]) -> 
 def _unboxed(words: Array, box: tuple[Array, Array], here: slice, fields: tuple[tuple[int, int], ...]) -> Array:
     """The inverse of `_boxed`: [n,3] float32, for the chunks ``here``."""
     low, extent = (ends[:, here, None] for ends in box)
-    out = np.empty((low.shape[1] * CHUNK, 3), np.float32)
-    padded = np.pad(words, (0, len(out) - len(words))).reshape(-1, CHUNK)
+    padded = np.pad(words, (0, low.shape[1] * CHUNK - len(words))).reshape(-1, CHUNK).view(np.int32)
+    out = np.empty((3, *padded.shape), np.float32)
     for axis, (shift, top) in enumerate(fields):
-        codes = (padded >> np.uint32(shift) & np.uint32(top)).astype(np.float32)
-        out[:, axis] = (codes * (extent[axis] / np.float32(top)) + low[axis]).reshape(-1)
-    return out[: len(words)]
+        out[axis] = padded >> shift & top
+        out[axis] *= extent[axis] * np.float32(1 / top)
+        out[axis] += low[axis]
+    return out.reshape(3, -1)[:, : len(words)].T

@@ -195,7 +195,8 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
         return Rows(
             means=means.read(glb, start, stop),
             quats=quats.read(glb, start, stop)[:, [3, 0, 1, 2]],
-            sh=np.stack([plane.read(glb, start, stop) for plane in harmonics], 1),
+            dc=harmonics[0].read(glb, start, stop),
+            rest=np.stack([plane.read(glb, start, stop) for plane in harmonics[1:]], 1) if degree else None,
             scales=None if logarithmic else sizes,
             log_scales=sizes if logarithmic else None,
             opacities=opacities.read(glb, start, stop)[:, 0],

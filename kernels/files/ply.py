@@ -107,23 +107,16 @@ def _by_name(values: Array, names: list[str]) -> Columns:
 
 
 def _rows(columns: Columns, rest: list[str]) -> Rows:
-    constant = columns("f_dc_0", "f_dc_1", "f_dc_2")
-    sh = np.empty((len(constant), 1 + len(rest) // 3, 3), np.float32)
-    sh[:, 0] = constant
-    if rest:
-        sh[:, 1:] = columns(*rest).reshape(len(sh), 3, -1).transpose(0, 2, 1)
+    means = columns("x", "y", "z")
+    harmonics = columns(*rest).reshape(len(means), 3, -1).transpose(0, 2, 1) if rest else None
     return Rows(
-        means=_single(columns("x", "y", "z")),
+        means=means,
         log_scales=columns("scale_0", "scale_1", "scale_2"),
-        quats=_single(columns("rot_0", "rot_1", "rot_2", "rot_3")),
+        quats=columns("rot_0", "rot_1", "rot_2", "rot_3"),
         opacity_logits=columns("opacity")[:, 0],
-        sh=sh,
+        dc=columns("f_dc_0", "f_dc_1", "f_dc_2"),
+        rest=harmonics,
     )
-
-
-def _single(values: Array) -> Array:
-    # A double too large for float32 becomes infinite and is reported as that.
-    return values.astype(np.float32, copy=False)
 
 
 def _splat_element(

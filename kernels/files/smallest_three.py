@@ -32,7 +32,7 @@ def pack(largest: Array, codes: Array) -> Array:
     return largest.astype(np.uint32) << 30 | codes[:, 0] << 20 | codes[:, 1] << 10 | codes[:, 2]
 
 
-def unpack(packed: Array, values: Array) -> tuple[Array, Array, Array, Array]:
-    """The four parts of `join` from `pack`'s words; ``values`` [1024] says what a code means."""
-    a, b, c = (values[packed >> shift & 1023] for shift in (20, 10, 0))
-    return join(packed >> 30, a, b, c)
+def unpack(packed: Array) -> tuple[Array, Array, Array, Array]:
+    """The inverse of `pack`: the index [n] and the three codes [n], as int32."""
+    words = packed.view(np.int32)
+    return words >> 30 & 3, words >> 20 & 1023, words >> 10 & 1023, words & 1023

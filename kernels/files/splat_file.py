@@ -15,13 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from ..gaussians.cloud import SH_C0, Gaussians
-from .assembly import LOGIT_OF_BYTE, STRETCH, Rows, arrays, assemble, opacity_bytes, quantised, read_stretch
+from .assembly import STRETCH, Rows, arrays, assemble, logits_of_bytes, opacity_bytes, quantised, read_stretch, scaled
 from .atomic import atomic_write
 
 ROW = np.dtype([("mean", "<f4", 3), ("scale", "<f4", 3), ("rgba", "u1", 4), ("quat", "u1", 4)])
-_BYTES = np.arange(256, dtype=np.float32)
-DC_OF_BYTE = (_BYTES / 255 - 0.5) / np.float32(SH_C0)
-QUAT_OF_BYTE = (_BYTES - 128) / 128
 
 
 def save_splat(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
@@ -56,14 +53,14 @@ def load_splat(path: str | os.PathLike[str]) -> Gaussians:
 
     def decode(start: int, stop: int) -> Rows:
         data = read_stretch(path, start * ROW.itemsize, (stop - start) * ROW.itemsize, name)
-        floats = data.view("<f4").reshape(-1, 8)
-        parts = data.reshape(-1, ROW.itemsize)
+        floats, parts = data.view("<f4").reshape(-1, 8), data.view("<u4").reshape(-1, 8)
+        rgba, quats = (np.ascontiguousarray(parts[:, i]).view(np.uint8).reshape(-1, 4) for i in (6, 7))
         return Rows(
             means=floats[:, :3],
             scales=floats[:, 3:6],
-            opacity_logits=LOGIT_OF_BYTE[parts[:, 27]],
-            quats=QUAT_OF_BYTE[parts[:, 28:]],
-            sh=DC_OF_BYTE[parts[:, None, 24:27]],
+            opacity_logits=logits_of_bytes(rgba[:, 3]),
+            quats=scaled(quats, 1 / 128, -1),
+            dc=scaled(rgba, 1 / (255 * SH_C0), -0.5 / SH_C0)[:, :3],
         )
 
     return assemble(size // ROW.itemsize, 1, decode, name)

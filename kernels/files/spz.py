@@ -20,18 +20,13 @@ from pathlib import Path
 import numpy as np
 
 from ..gaussians.cloud import Gaussians
-from .assembly import LOGIT_OF_BYTE, STRETCH, Array, Rows, arrays, assemble, opacity_bytes, quantised
+from .assembly import STRETCH, Array, Rows, arrays, assemble, logits_of_bytes, opacity_bytes, quantised, scaled
 from .atomic import atomic_write
-from .smallest_three import pack, split, unpack
+from .smallest_three import join, pack, split, unpack
 from .spz_streams import HEADER, MAGIC, SH_TERMS, read_planes
 
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
-_BYTES = np.arange(256, dtype=np.float32)
-DC_OF_BYTE = (_BYTES - 127.5) / np.float32(0.15 * 255)
-LOG_SCALE_OF_BYTE = _BYTES / 16 - 10
-SH_OF_BYTE = (_BYTES - 128) / 128
-XYZ_OF_BYTE = _BYTES / np.float32(127.5) - 1
 _MAGNITUDES = np.arange(512) / 511 / np.sqrt(2)
 ROTATION_OF_CODE = np.concatenate([_MAGNITUDES, -_MAGNITUDES]).astype(np.float32)  # bit 9 is the sign
 
@@ -86,16 +81,15 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
     def decode(start: int, stop: int) -> Rows:
         here = slice(start, stop)
         parts = {key: plane.reshape(count, -1)[here] if plane.size else plane for key, plane in planes.items()}
-        sh = np.empty((stop - start, terms, 3), np.float32)
-        sh[:, 0] = DC_OF_BYTE[parts["colors"]]
-        if terms > 1:
-            sh[:, 1:] = SH_OF_BYTE[parts["sh"].reshape(stop - start, stored, 3)[:, : terms - 1]]
+        means = _halves(parts["means"]) if version == 1 else _floats(parts["means"], step)
+        harmonics = parts["sh"].reshape(stop - start, stored, 3)[:, : terms - 1] if terms > 1 else None
         return Rows(
-            means=_halves(parts["means"]) if version == 1 else _floats(parts["means"], step),
-            log_scales=LOG_SCALE_OF_BYTE[parts["scales"]],
+            means=means,
+            log_scales=scaled(parts["scales"], 1 / 16, -10),
             quats=_of_xyz(parts["quats"]) if version < 3 else _of_words(parts["quats"]),
-            opacity_logits=LOGIT_OF_BYTE[parts["opacities"][:, 0]],
-            sh=sh,
+            opacity_logits=logits_of_bytes(parts["opacities"][:, 0]),
+            dc=scaled(parts["colors"], 1 / (0.15 * 255), -0.5 / 0.15),
+            rest=None if harmonics is None else scaled(harmonics, 1 / 128, -1),
         )
 
     return assemble(count, terms, decode, name)
@@ -108,9 +102,12 @@ def _fixed_point(means: Array, bits: int) -> Array:
 
 
 def _floats(data: Array, step: np.float32) -> Array:
-    words = np.zeros((len(data) * 3, 4), np.uint8)
-    words[:, 1:] = data.reshape(-1, 3)  # in the upper three bytes, for the sign
-    return ((words.view("<i4") >> 8) * step).astype(np.float32).reshape(-1, 3)
+    flat = np.append(data.reshape(-1), np.uint8(0))  # the last number's word reaches one byte further
+    words: Array = np.ndarray((len(data), 3), "<i4", flat, strides=(9, 3))
+    numbers = words.astype(np.int32)
+    numbers <<= 8  # the upper byte is the next number's
+    numbers >>= 8
+    return numbers * step
 
 
 def _halves(data: Array) -> Array:
@@ -124,11 +121,12 @@ def _packed(quats: Array) -> Array:
 
 
 def _of_words(data: Array) -> Array:
-    x, y, z, w = unpack(np.ascontiguousarray(data).view("<u4")[:, 0], ROTATION_OF_CODE)
-    return np.stack((w, x, y, z), -1)
+    largest, *codes = unpack(np.ascontiguousarray(data).view("<u4")[:, 0])
+    x, y, z, w = join(largest, *(ROTATION_OF_CODE.take(code, mode="clip") for code in codes))
+    return np.stack((w, x, y, z)).T
 
 
 def _of_xyz(data: Array) -> Array:
-    xyz = XYZ_OF_BYTE[data]
-    w = np.sqrt(np.maximum(1 - (xyz * xyz).sum(1), 0))
-    return np.concatenate((w[:, None], xyz), 1)
+    x, y, z = scaled(data, 1 / 127.5, -1).T
+    w = np.sqrt(np.maximum(1 - x * x - y * y - z * z, 0))
+    return np.stack((w, x, y, z)).T
