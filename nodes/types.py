@@ -17,8 +17,9 @@ Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.gaussians.cameras.CameraSa
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 
-# Both names: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later take FILE_3D_PLY.
-PlyFile = io.Custom("FILE_3D_PLY,FILE_3D")
+# All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later the
+# others.
+SplatFile = io.Custom("FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY")
 
 HAS_SPLAT = hasattr(io, "Splat") and hasattr(Types, "SPLAT")  # ComfyUI 0.24.1 and later
 

@@ -194,7 +194,8 @@ def _boxed(values: Array, boxes: Array, fields: tuple[tuple[int, int], ...]) -> 
 def _unboxed(words: Array, box: tuple[Array, Array], here: slice, fields: tuple[tuple[int, int], ...]) -> Array:
     """The inverse of `_boxed`: [n,3] float32, for the chunks ``here``."""
     low, extent = (ends[:, here, None] for ends in box)
-    padded = np.pad(words, (0, low.shape[1] * CHUNK - len(words))).reshape(-1, CHUNK).view(np.int32)
+    missing = low.shape[1] * CHUNK - len(words)
+    padded = (np.pad(words, (0, missing)) if missing else words).reshape(-1, CHUNK).view(np.int32)
     out = np.empty((3, *padded.shape), np.float32)
     for axis, (shift, top) in enumerate(fields):
         out[axis] = padded >> shift & top
