@@ -135,6 +135,8 @@ def placements(glb: Glb) -> list[tuple[int, Array]]:
         if "mesh" in node:
             found.append((get(glb, node, "mesh", int), matrix))
         waiting += [(child, matrix) for child in _children(glb, node)]
+    if len(seen) < len(nodes):
+        raise bad(glb.name, "its nodes form a ring")
     return found
 
 

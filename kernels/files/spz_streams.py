@@ -79,11 +79,11 @@ def _gunzip(data: bytes, length: int, name: str) -> Array:
     stream = zlib.decompressobj(31)
     try:
         raw = stream.decompress(data, length)
-        if len(raw) == length and not stream.eof:
-            stream.decompress(stream.unconsumed_tail, 1)  # reads on to the checksum
+        # Read on to the checksum; a byte that still comes belongs to an extension, which is left out.
+        complete = stream.eof or bool(stream.decompress(stream.unconsumed_tail, 1)) or stream.eof
     except zlib.error as error:
         raise _damaged(name, str(error)) from None
-    if len(raw) < length:
+    if len(raw) < length or not complete:
         raise ValueError(f"{name} is cut off: {length} bytes were announced, {len(raw)} came. Copy the file again.")
     return np.frombuffer(raw, np.uint8)
 
