@@ -142,7 +142,8 @@ def _checked(header: Header, name: str) -> tuple[int, int]:
         raise ValueError(f"{name} is a compressed splat PLY that is not little-endian binary. Export it again.")
     if list(elements)[:2] != ["chunk", "vertex"] or list(elements)[2:3] not in ([], ["sh"]):
         raise ValueError(f"{name} holds {', '.join(elements)}; a compressed splat PLY holds chunk, vertex and sh.")
-    wanted = {"chunk": (_names(BOXES[:2]), "f4"), "vertex": (list(WORDS), "u4")}
+    colored = any(box in _names(BOXES[2:]) for box, _ in elements["chunk"][0])  # all of these boxes or none
+    wanted = {"chunk": (_names(BOXES if colored else BOXES[:2]), "f4"), "vertex": (list(WORDS), "u4")}
     for element, (names, kind) in wanted.items():
         missing = [n for n in names if (n, kind) not in elements[element][0]]
         if missing:

@@ -23,8 +23,8 @@ HEADER = np.dtype(
 )
 SH_TERMS = (1, 4, 9, 16, 25)  # by degree
 VERSION_4_HEADER = 32
-# What a file may unpack to. Real clouds shrink to a half or a third; only bombs to a hundredth.
-SMALL, RATIO = 1 << 26, 100
+# What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third; bombs to a thousandth.
+SMALL, RATIO = 1 << 22, 100
 
 
 def read_planes(path: str | os.PathLike[str], name: str) -> tuple[Array, dict[str, Array]]:

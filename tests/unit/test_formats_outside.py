@@ -43,10 +43,10 @@ def cloud_of(degree, count=300):
 
 def assert_theirs_is(cloud, data, limits):
     """gsply's arrays against a cloud in the file's frame, whatever the order."""
-    means = torch.from_numpy(np.array(data.means))
+    means = torch.as_tensor(data.means)
     nearest = torch.cdist(cloud.means.double(), means.double()).argmin(1)
     assert len(nearest.unique()) == len(cloud)
-    pick = lambda values: torch.from_numpy(np.array(values))[nearest]  # noqa: E731
+    pick = lambda values: torch.as_tensor(values)[nearest]  # noqa: E731
     quats, expected = pick(data.quats), torch.nn.functional.normalize(cloud.quats, dim=-1)
     quats = torch.nn.functional.normalize(quats, dim=-1)
     quats = quats * (quats * expected).sum(-1, keepdim=True).sign()
@@ -81,8 +81,11 @@ def write_spz(version):
 
 WRITERS = {
     "ply": (".ply", lambda gsply, path, data: gsply.plywrite(path, data), EXACT),
-    "compressed ply": (".ply", lambda gsply, path, data: gsply.plywrite(path, data, compressed=True), COMPRESSED),
-    "spz 2": (".spz", write_spz(2), (2e-4, 0.07, 0.02, 5e-3, 0.04, 0.016)),
+    "compressed ply": (
+        ".compressed.ply",
+        lambda gsply, path, data: gsply.plywrite(path, data, compressed=True),
+        COMPRESSED,
+    ),
     "spz 3": (".spz", write_spz(3), (2e-4, 0.07, 4e-3, 5e-3, 0.04, 0.016)),
     "spz 4": (".spz", write_spz(4), (2e-4, 0.07, 4e-3, 5e-3, 0.04, 0.016)),
 }
@@ -93,8 +96,6 @@ WRITERS = {
 def test_we_read_gsplys(tmp_path, gsply, writer, degree):
     if writer == "spz 4":
         pytest.importorskip("zstandard")
-    if writer == "compressed ply" and degree == 0:
-        degree = 1  # gsply names no harmonics in the header, but others do: see the first case of the others
     suffix, write, limits = WRITERS[writer]
     cloud = cloud_of(degree)
     write(gsply, tmp_path / f"a{suffix}", as_gsply(gsply, cloud))
