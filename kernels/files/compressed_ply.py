@@ -97,8 +97,12 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
         raise cut_off(name, count, header.body)
     box_type, word_type, used = header.dtype("chunk"), header.dtype("vertex"), -(-count // CHUNK)
     box_rows = read_stretch(path, begins["chunk"], used * box_type.itemsize, name).view(box_type)
-    boxes = [_ends(box_rows, axes) for axes in BOXES]
-    boxes[2] = ((boxes[2][0] - np.float32(0.5)) / np.float32(SH_C0), boxes[2][1] / np.float32(SH_C0))  # as harmonics
+    with np.errstate(all="ignore"):  # NaNs in a damaged box reach the check of the cloud
+        boxes = [_ends(box_rows, axes) for axes in BOXES]
+        boxes[2] = (
+            (boxes[2][0] - np.float32(0.5)) / np.float32(SH_C0),
+            boxes[2][1] / np.float32(SH_C0),
+        )  # as harmonics
 
     def decode(start: int, stop: int) -> Rows:
         size = word_type.itemsize
@@ -175,8 +179,7 @@ def _ends(rows: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
     if f"min_{axes[0]}" not in names:
         return np.zeros((3, len(rows)), np.float32), np.ones((3, len(rows)), np.float32)
     low, high = (np.stack([rows[f"{end}_{axis}"] for axis in axes]) for end in ("min", "max"))
-    with np.errstate(all="ignore"):  # NaNs in a damaged box reach the check of the cloud
-        return low.astype(np.float32), (high - low).astype(np.float32)
+    return low.astype(np.float32), (high - low).astype(np.float32)
 
 
 def _boxed(values: Array, boxes: Array, fields: tuple[tuple[int, int], ...]) -> Array:
