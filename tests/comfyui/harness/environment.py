@@ -196,11 +196,14 @@ def _install_packages(comfyui: Path) -> None:
     constraints = HOME / "constraints.txt"
     constraints.write_text("\n".join(TORCH) + "\n")
     arguments = ["install", "--prefer-binary", "-c", str(constraints), *comfyui_requirements(comfyui)]
-    try:
-        _pip(*arguments, "-e", f"{ROOT}[test,cpu]")
-    except SetupError:
-        # The Numba rasterizer is a convenience; a Python too new for Numba goes without it.
-        _pip(*arguments, "-e", f"{ROOT}[test]")
+    # The Numba rasterizer and gsply, a second opinion on splat files, are conveniences; a Python too new for them goes
+    # without.
+    for extras in ("test,cpu,oracle", "test,cpu", "test"):
+        try:
+            return _pip(*arguments, "-e", f"{ROOT}[{extras}]")
+        except SetupError:
+            if extras == "test":
+                raise
 
 
 def _install_shim() -> None:
