@@ -9,7 +9,7 @@ from pathlib import Path
 import folder_paths
 from comfy_api.latest import Types, io
 
-from ..kernels.files.ply import load_ply, save_ply
+from ..kernels.files.formats import FORMATS, SUFFIXES, load_gaussians, may_hold_gaussians
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.training import load_training, save_training
 from . import types
@@ -17,7 +17,7 @@ from .memory import autograd
 from .outputs import check_prefix, next_output
 
 NO_FILE = "(no file yet)"
-EXTENSIONS = (".ply", ".safetensors")
+TRAINING = ".safetensors"
 
 
 class SaveGaussians(io.ComfyNode):
@@ -27,17 +27,17 @@ class SaveGaussians(io.ComfyNode):
             node_id="Distill3D_SaveGaussians",
             display_name="Save Gaussians",
             category="Distill3D",
-            description="Write the cloud as a splat PLY into ComfyUI's output folder, in the layout and axes (Y "
-            "down) that splat viewers and Blender add-ons expect.",
-            search_aliases=["splat", "ply", "export", "3dgs", "gaussian splatting"],
+            description="Write the cloud as a splat file into ComfyUI's output folder, in the layout and axes that "
+            "viewers expect: Y down, except glTF, which is Y up.",
+            search_aliases=["splat", "ply", "spz", "glb", "gltf", "compress", "export", "3dgs", "gaussian splatting"],
             is_output_node=True,
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="distill3d/gaussians",
-                    tooltip="Folder and name below ComfyUI's output folder; _00001_.ply and so on is appended. %year%, "
-                    "%month%, %day%, %hour%, %minute% and %second% are filled in.",
+                    tooltip="Folder and name below ComfyUI's output folder; _00001_.ply and so on is appended, by the "
+                    "format. %year%, %month%, %day%, %hour%, %minute% and %second% are filled in.",
                 ),
                 io.Boolean.Input(
                     "training",
@@ -46,9 +46,19 @@ class SaveGaussians(io.ComfyNode):
                     tooltip="Save a .safetensors besides, which holds the training state too: loaded again, "
                     "Optimize goes on exactly where it stopped.",
                 ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="ply",
+                    optional=True,
+                    tooltip="ply: lossless, read everywhere. compressed ply (PlayCanvas): a quarter of its size, "
+                    "slight loss, other order. splat: half, no view-dependent colours, coarse rotations. spz "
+                    "(Niantic): a quarter, slight loss, positions to 1/8000 unit. glb: glTF with "
+                    "KHR_gaussian_splatting, lossless, for three.js and other readers that know it.",
+                ),
             ],
             outputs=[
-                types.PlyFile.Output(display_name="ply", tooltip="The file, for Preview 3D and the core splat nodes."),
+                types.SplatFile.Output(display_name="file", tooltip="The file, for Preview 3D and core's splat nodes."),
                 *types.splat_outputs(),
             ],
         )
@@ -58,13 +68,16 @@ class SaveGaussians(io.ComfyNode):
         return check_prefix(filename_prefix)  # before hours of work, not after
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, filename_prefix: str, training: bool) -> io.NodeOutput:
-        file = next_output(filename_prefix, "ply")
-        save_ply(gaussians, file.path)
+    def execute(cls, gaussians: Gaussians, filename_prefix: str, training: bool, format: str = "ply") -> io.NodeOutput:
+        kind = FORMATS[format]
+        file = next_output(filename_prefix, kind.extension)
+        kind.save(gaussians, file.path)
         if training and gaussians.training is not None:
-            save_training(gaussians, file.path.with_suffix(".safetensors"))
-        ply = Types.File3D(str(file.path), "ply")
-        return io.NodeOutput(ply, *types.splat_values(gaussians), ui={"3d": [file.result]})
+            # Files are counted per format, so each but ply keeps its extension: x_00001_.spz.safetensors.
+            stem = file.path.with_suffix("") if format == "ply" else file.path
+            save_training(gaussians, stem.with_name(stem.name + TRAINING))
+        saved = Types.File3D(str(file.path), kind.kind)
+        return io.NodeOutput(saved, *types.splat_values(gaussians), ui={"3d": [file.result]})
 
 
 class LoadGaussians(io.ComfyNode):
@@ -75,15 +88,16 @@ class LoadGaussians(io.ComfyNode):
             node_id="Distill3D_LoadGaussians",
             display_name="Load Gaussians",
             category="Distill3D",
-            description="Read a splat PLY from ComfyUI's input/3d or output folder, newest first; or a .safetensors "
-            "that Save Gaussians or an interrupted Optimize wrote, which carries its training state.",
-            search_aliases=["splat", "ply", "import", "resume", "partial", "autosave"],
+            description="Read a splat file (plain or compressed PLY, .splat, .spz, .glb) from ComfyUI's input/3d or "
+            "output folder, newest first; or a .safetensors that Save Gaussians or an interrupted Optimize wrote, "
+            "which carries its training state.",
+            search_aliases=["splat", "ply", "spz", "glb", "import", "resume", "partial", "autosave"],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=files or [NO_FILE],
-                    tooltip="A .ply with Gaussians, or a .safetensors with training state, in input/3d or output "
-                    "(also in folders below). Press R to look for new files.",
+                    tooltip="A .ply, .splat, .spz or .glb with Gaussians, or a .safetensors with training state, in "
+                    "input/3d or output (also in folders below). Press R to look for new files.",
                 ),
             ],
             outputs=[
@@ -112,7 +126,7 @@ class LoadGaussians(io.ComfyNode):
     def execute(cls, file: str) -> io.NodeOutput:
         path = located(file)
         with autograd():
-            cloud = load_ply(path) if path.suffix.lower() == ".ply" else load_training(path)
+            cloud = load_training(path) if path.suffix.lower() == TRAINING else load_gaussians(path)
         return io.NodeOutput(cloud, *types.splat_values(cloud))
 
 
@@ -131,8 +145,10 @@ def saved_files() -> list[str]:
         for folder, _, names in os.walk(root):
             for name in names:
                 path = Path(folder) / name
-                if path.suffix.lower() in EXTENSIONS and not name.startswith("."):
-                    with suppress(OSError):  # gone since it was listed
+                if name.startswith("."):
+                    continue
+                with suppress(OSError):  # gone since it was listed
+                    if path.suffix.lower() == TRAINING or may_hold_gaussians(path):
                         found.append((-path.stat().st_mtime, f"{label}/{path.relative_to(root).as_posix()}"))
     return [name for _, name in sorted(found)]
 
@@ -147,8 +163,8 @@ def located(file: str) -> Path:
         raise ValueError(f"file {file!r} is not below output/ or input/3d/; choose one from the list.")
     if not path.is_relative_to(root.resolve()):
         raise ValueError(f"file {file!r} leads out of {label}/; choose one from the list.")
-    if path.suffix.lower() not in EXTENSIONS:
-        raise ValueError(f"file {file!r} is neither .ply nor .safetensors; choose a splat PLY.")
+    if path.suffix.lower() not in (*SUFFIXES, TRAINING):
+        raise ValueError(f"file {file!r} is none of {', '.join(SUFFIXES)} and {TRAINING}; choose a splat file.")
     if not path.is_file():
         raise ValueError(f"file {file!r} does not exist (any more); press R to refresh the list and choose another.")
     return path

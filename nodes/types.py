@@ -10,6 +10,7 @@ from comfy_api.latest import Types, io
 
 from ..kernels.files.splat import to_splat_fields
 from ..kernels.gaussians.cloud import Gaussians
+from ..kernels.meshes.cleanup import weld
 from ..kernels.meshes.mesh import Mesh
 
 Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior
@@ -18,8 +19,9 @@ Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.gaussians.cameras.CameraSa
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 
-# Both names: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later take FILE_3D_PLY.
-PlyFile = io.Custom("FILE_3D_PLY,FILE_3D")
+# All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later the
+# others.
+SplatFile = io.Custom("FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY")
 MeshFile = io.Custom("FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D")
 
 HAS_SPLAT = hasattr(io, "Splat") and hasattr(Types, "SPLAT")  # ComfyUI 0.24.1 and later
@@ -51,20 +53,22 @@ def native_mesh(mesh: Mesh) -> Any:
 
 
 def mesh_from_native(mesh: Any) -> Mesh:
-    """A MESH of ComfyUI as the kernels' own, on the CPU; grey where it has no vertex colours.
+    """A MESH of ComfyUI as the kernels' own, on the CPU, its seams closed; grey where it has no colours.
 
-    Raises ValueError for a batch of several meshes and for a bad one.
+    A texture's colours are taken at the vertices. Raises ValueError for a batch of several meshes and for a bad one.
     """
-    vertices, faces = mesh.vertices, mesh.faces
-    if vertices.dim() == 3:
-        if len(vertices) != 1:
-            raise ValueError(f"mesh holds {len(vertices)} meshes; give one at a time.")
-        vertices, faces = vertices[0], faces[0]
-    colors = getattr(mesh, "vertex_colors", None)
-    if colors is None:
-        colors = torch.full_like(vertices, 0.5)
-    elif colors.dim() == 3:
-        colors = colors[0]
+    parts = {name: getattr(mesh, name, None) for name in ("vertices", "faces", "vertex_colors", "uvs", "texture")}
+    batched = parts["vertices"].dim() == 3
+    if batched and len(parts["vertices"]) != 1:
+        raise ValueError(f"mesh holds {len(parts['vertices'])} meshes; give one at a time.")
     with torch.inference_mode(False):
-        parts = (vertices.float(), faces.long(), colors[:, :3].float())
-        return Mesh(*(part.detach().cpu().clone() for part in parts)).check()
+        own = {k: (v[0] if batched else v).detach().cpu().clone() for k, v in parts.items() if v is not None}
+        vertices, faces = own["vertices"].float(), own["faces"].long()
+        if "vertex_colors" in own:
+            colors = own["vertex_colors"][:, :3].float()
+        elif "texture" in own and "uvs" in own:
+            grid, picture = 2 * own["uvs"].float() - 1, own["texture"][..., :3].float().permute(2, 0, 1)
+            colors = torch.nn.functional.grid_sample(picture[None], grid[None, None], align_corners=False)[0, :, 0].T
+        else:
+            colors = torch.full_like(vertices, 0.5)
+        return weld(Mesh(vertices, faces, colors).check())

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 
 from ..gaussians.cloud import Gaussians
+from ..gaussians.sh import sh_basis
 
 # Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z), its own inverse.
 # Every real spherical harmonic is even or odd in (y, z), so it only changes sign. Order as in 3DGS, degrees 0 to 3.
@@ -29,3 +31,65 @@ def _turned(gaussians: Gaussians, quats: torch.Tensor) -> Gaussians:
     signs = torch.tensor(SH_SIGNS[: gaussians.sh.shape[1]]).to(gaussians.sh)
     means = gaussians.means * torch.tensor([1.0, -1.0, -1.0]).to(gaussians.means)
     return replace(gaussians, means=means, quats=quats, sh=gaussians.sh * signs[:, None], training=None)
+
+
+def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") -> Gaussians:
+    """The cloud moved by ``matrix`` [4,4]: a rotation, one scale for all axes and a shift; harmonics turn along.
+
+    Raises ValueError for matrices that shear, mirror or stretch, which Gaussians and harmonics cannot follow.
+    """
+    if np.array_equal(matrix, np.eye(4)):
+        return gaussians
+    linear = matrix[:3, :3]
+    with np.errstate(all="ignore"):
+        size = float(np.cbrt(np.linalg.det(linear)))
+        turn = linear / size
+        sound = (
+            1e-9 < size < 1e9 and np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) and abs(matrix[:3, 3]).max() < 1e9
+        )
+    if not sound:
+        raise ValueError(
+            f"{name} is placed by a matrix that stretches, shears or mirrors; Gaussians only follow rotations and even "
+            "scales. Apply the transform before exporting."
+        )
+    rotation = torch.from_numpy(turn)
+    harmonics = _harmonic_rotation(rotation, gaussians.sh_degree).to(gaussians.sh)
+    quats = _product(_quaternion(turn).to(gaussians.quats), gaussians.quats)
+    moved = replace(
+        gaussians,
+        means=(gaussians.means.double() @ rotation.T * size + torch.from_numpy(matrix[:3, 3])).to(gaussians.means),
+        log_scales=gaussians.log_scales + float(np.log(size)),
+        quats=quats,
+        sh=torch.einsum("jk,nkc->njc", harmonics, gaussians.sh),
+        training=None,
+    )
+    return moved.check(name)
+
+
+def _harmonic_rotation(rotation: torch.Tensor, degree: int) -> torch.Tensor:
+    """[K,K] float64: coefficients in the turned frame from those before; solved for over many directions."""
+    seen = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    # The colour towards R d afterwards is that towards d before: Y(R d) new = Y(d) old.
+    return torch.linalg.lstsq(sh_basis(seen @ rotation.T, degree), sh_basis(seen, degree)).solution
+
+
+def _quaternion(turn: np.ndarray) -> torch.Tensor:
+    """wxyz of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix, sound for every angle."""
+    (a, b, c), (d, e, f), (g, h, i) = turn.tolist()
+    matrix = np.array(
+        [
+            [a + e + i, h - f, c - g, d - b],
+            [h - f, a - e - i, b + d, c + g],
+            [c - g, b + d, e - a - i, f + h],
+            [d - b, c + g, f + h, i - a - e],
+        ]
+    )
+    return torch.from_numpy(np.linalg.eigh(matrix)[1][:, -1].copy())
+
+
+def _product(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Quaternions p [4] times q [N,4]: first q, then p."""
+    (w, x, y, z), (s, i, j, k) = p.unbind(-1), q.unbind(-1)
+    parts = [w * s - x * i - y * j - z * k, w * i + x * s + y * k - z * j]
+    parts += [w * j - x * k + y * s + z * i, w * k + x * j - y * i + z * s]
+    return torch.stack(parts, -1)

@@ -10,6 +10,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
+from .mesh import Mesh
+
 
 def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """The connected pieces with at least ``share`` of the largest one's area; cavities inside a body are filled.
@@ -61,6 +63,15 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
     )
     fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
     return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
+
+
+def weld(mesh: Mesh) -> Mesh:
+    """The mesh with vertices at one place made one, of their mean colour, so that texture seams are closed; no texture."""
+    places, number, count = torch.unique(mesh.vertices, dim=0, return_inverse=True, return_counts=True)
+    colors = torch.zeros_like(places).index_add_(0, number, mesh.colors.to(places)) / count[:, None]
+    faces = number[mesh.faces]
+    a, b, c = faces.unbind(1)
+    return Mesh(places, faces[(a != b) & (b != c) & (c != a)], colors)
 
 
 def _compact(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:

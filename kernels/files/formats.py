@@ -1,0 +1,69 @@
+"""All formats of splat files in one table, for the nodes and the tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..gaussians.cloud import Gaussians
+from .compressed_ply import load_compressed_ply, save_compressed_ply
+from .gltf_splat import is_gltf_splat, load_gltf_splat, save_gltf_splat
+from .ply import load_ply, save_ply
+from .ply_header import HEADER_LIMIT
+from .splat_file import load_splat, save_splat
+from .spz import load_spz, save_spz
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file."""
+
+    extension: str  # without the first dot
+    kind: str  # what ComfyUI calls it: the last part of the extension
+    save: Callable[[Gaussians, str | os.PathLike[str]], None]
+    load: Callable[[str | os.PathLike[str]], Gaussians]
+
+
+FORMATS = {
+    "ply": Format("ply", "ply", save_ply, load_ply),
+    "compressed ply": Format("compressed.ply", "ply", save_compressed_ply, load_compressed_ply),
+    "splat": Format("splat", "splat", save_splat, load_splat),
+    "spz": Format("spz", "spz", save_spz, load_spz),
+    "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
+}
+SUFFIXES = tuple(dict.fromkeys(f".{format.kind}" for format in FORMATS.values()))
+
+
+def format_of(path: str | os.PathLike[str]) -> str:
+    """The format's name by the file's content; a .splat, which has no mark, by its name.
+
+    Raises ValueError for a file of no known kind, OSError where it cannot be read.
+    """
+    with open(path, "rb") as file:
+        head = file.read(HEADER_LIMIT)
+    if Path(path).suffix.lower() == ".splat":
+        return "splat"
+    if re.match(rb"ply\s", head):
+        return "compressed ply" if b"packed_position" in head.partition(b"end_header")[0] else "ply"
+    if head[:2] == b"\x1f\x8b" or head[:4] == b"NGSP":
+        return "spz"
+    if head[:4] == b"glTF":
+        return "glb"
+    raise ValueError(
+        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ or binary glTF); choose one of "
+        f"{', '.join(SUFFIXES)}."
+    )
+
+
+def load_gaussians(path: str | os.PathLike[str]) -> Gaussians:
+    """Read a splat file of any known format into our Y-up world. Raises ValueError naming the file and the cure."""
+    return FORMATS[format_of(path)].load(path)
+
+
+def may_hold_gaussians(path: str | os.PathLike[str]) -> bool:
+    """Whether a file chooser should offer it: a splat file by its extension; of .glb only those with splats."""
+    suffix = Path(path).suffix.lower()
+    return suffix in SUFFIXES and (suffix != ".glb" or is_gltf_splat(path))

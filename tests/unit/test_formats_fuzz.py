@@ -1,0 +1,148 @@
+"""Damaged splat files of every format: a valid cloud or a clear ValueError, in little time and memory."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import re
+import struct
+import time
+import tracemalloc
+
+import pytest
+import torch
+
+from distill3d.kernels.files.formats import FORMATS, load_gaussians
+from distill3d.kernels.gaussians.cloud import Gaussians
+
+MUTATIONS = 2000
+MEMORY_LIMIT = 8 << 20  # bytes, for files of some thousand bytes; what their headers may announce is beyond any memory
+SECONDS_LIMIT = 2.0  # for one file
+KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word")
+HUGE = (0, 1, 255, 257, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 400_000_000, 10**17, 10**30)
+
+
+def small_cloud(degree):
+    g = torch.Generator().manual_seed(degree)
+    return Gaussians(
+        means=torch.randn(7, 3, generator=g),
+        log_scales=torch.randn(7, 3, generator=g) - 3,
+        quats=torch.nn.functional.normalize(torch.randn(7, 4, generator=g), dim=-1),
+        opacity_logits=torch.randn(7, generator=g),
+        sh=torch.randn(7, (degree + 1) ** 2, 3, generator=g),
+    )
+
+
+def header_length(format, content):
+    if format in ("ply", "compressed ply"):
+        return content.index(b"end_header") + 11
+    return {"splat": 32, "spz": 16, "glb": 20 + int.from_bytes(content[12:16], "little")}[format]
+
+
+def mutated(content, header, rng):
+    """One to three changes; two thirds of them in the header, where most of the decisions are."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 3)):
+        end = min(header, len(data)) if rng.random() < 0.67 else len(data)
+        at, kind = (
+            rng.randrange(max(1, end)),
+            rng.choice(("flip", "change", "delete", "insert", "cut", "number", "word")),
+        )
+        if not data:
+            break
+        if kind == "flip":
+            data[min(at, len(data) - 1)] ^= 1 << rng.randrange(8)
+        elif kind == "change":
+            data[at : at + 4] = rng.randbytes(rng.randint(1, 4))
+        elif kind == "delete":
+            del data[at : at + rng.randint(1, 64)]
+        elif kind == "insert":
+            data[at:at] = rng.randbytes(rng.randint(1, 64))
+        elif kind == "cut":
+            del data[rng.randrange(len(data)) :]
+        elif kind == "word":  # a count or size in binary headers
+            data[at // 4 * 4 : at // 4 * 4 + 4] = struct.pack("<I", rng.choice(HUGE) & 0xFFFFFFFF)
+        else:  # a number in textual ones
+            numbers = list(re.finditer(rb"\d+", bytes(data[:header])))
+            if numbers:
+                found = rng.choice(numbers)
+                data[found.start() : found.end()] = rng.choice((b"", b"-")) + str(rng.choice(HUGE)).encode()
+    return bytes(data)
+
+
+def version_4(content):
+    """The same planes as an SPZ of version 4."""
+    zstandard = pytest.importorskip("zstandard")
+    raw = gzip.decompress(content)
+    count, degree = int.from_bytes(raw[8:12], "little"), raw[12]
+    sizes = [9 * count, count, 3 * count, 3 * count, 4 * count, 3 * count * ((degree + 1) ** 2 - 1)]
+    planes, at = [], 16
+    for size in filter(None, sizes):
+        planes.append(raw[at : at + size])
+        at += size
+    packed = [zstandard.ZstdCompressor().compress(plane) for plane in planes]
+    head = raw[:4] + struct.pack("<I", 4) + raw[8:15] + bytes([len(planes)]) + struct.pack("<I12x", 32)
+    table = b"".join(struct.pack("<QQ", len(a), len(b)) for a, b in zip(packed, planes, strict=True))
+    return head + table + b"".join(packed)
+
+
+def check(path, seen):
+    """Load: a valid cloud or an error that names the file. Returns whether it was a cloud."""
+    start = time.perf_counter()
+    try:
+        cloud = load_gaussians(path)
+    except ValueError as error:
+        assert path.name in str(error) and len(str(error)) > 30, error
+        seen.add(re.sub(r"\d+", "0", str(error))[:60])
+        return False
+    finally:
+        assert time.perf_counter() - start < SECONDS_LIMIT
+    cloud.check()
+    assert torch.isfinite(cloud.scales).all()
+    return True
+
+
+@pytest.mark.parametrize("format", [*FORMATS, "spz 4"])
+def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, format):
+    rng = random.Random(format)
+    kind = FORMATS[format.removesuffix(" 4")]
+    path = tmp_path / f"damaged.{kind.extension}"
+    originals = []
+    for degree in (0, 1, 3):
+        kind.save(small_cloud(degree), path)
+        content = path.read_bytes()
+        originals.append(version_4(content) if format == "spz 4" else content)
+    load_gaussians(path)  # imports and tables, which the memory below should not count
+    loaded, seen = 0, set()
+    tracemalloc.start()
+    try:
+        for _ in range(MUTATIONS):
+            original = rng.choice(originals)
+            if format == "spz" and rng.random() < 0.7:  # else nearly all would fail the checksum
+                raw = gzip.decompress(original)
+                path.write_bytes(gzip.compress(mutated(raw, 16, rng), 1))
+            else:
+                header = 128 if format == "spz 4" else header_length(format, original)
+                path.write_bytes(mutated(original, header, rng))
+            loaded += check(path, seen)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < MEMORY_LIMIT
+    # Both ends are reached: the mutations neither all pass nor all fail at the first check.
+    assert loaded > MUTATIONS // 100
+    assert len(seen) >= (2 if format == "splat" else 6), seen
+
+
+@pytest.mark.parametrize(("count", "limit"), [(1, 1), (200_000, 32), (3_000_000, 1), ((1 << 32) - 1, 1)])
+def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, count, limit):
+    path = tmp_path / "bomb.spz"
+    header = struct.pack("<IIIBBBB", 0x5053474E, 3, count, 0, 12, 0, 0)
+    path.write_bytes(gzip.compress(header + bytes(60_000_000), 1))  # some hundred kB that unpack to 60 MB
+    tracemalloc.start()
+    try:
+        check(path, set())
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < limit << 20
