@@ -58,9 +58,9 @@ def mesh_from_native(mesh: Any) -> Mesh:
     A texture's colours are taken at the vertices. Raises ValueError for a batch of several meshes and for a bad one.
     """
     parts = {name: getattr(mesh, name, None) for name in ("vertices", "faces", "vertex_colors", "uvs", "texture")}
-    batched = parts["vertices"].dim() == 3
-    if batched and len(parts["vertices"]) != 1:
-        raise ValueError(f"mesh holds {len(parts['vertices'])} meshes; give one at a time.")
+    batched = mesh.vertices.dim() == 3
+    if batched and len(mesh.vertices) != 1:
+        raise ValueError(f"mesh holds {len(mesh.vertices)} meshes; give one at a time.")
     with torch.inference_mode(False):
         own = {k: (v[0] if batched else v).detach().cpu().clone() for k, v in parts.items() if v is not None}
         vertices, faces = own["vertices"].float(), own["faces"].long()

@@ -66,7 +66,7 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """The mesh with vertices at one place made one, of their mean colour, so that texture seams are closed; no texture."""
+    """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams are closed."""
     places, number, count = torch.unique(mesh.vertices, dim=0, return_inverse=True, return_counts=True)
     colors = torch.zeros_like(places).index_add_(0, number, mesh.colors.to(places)) / count[:, None]
     faces = number[mesh.faces]

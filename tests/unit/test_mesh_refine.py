@@ -8,6 +8,7 @@ import trimesh
 
 from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
 from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.meshes.cleanup import weld
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
 from distill3d.kernels.meshes.refine import RefineSettings, Smoothing, laplacian, normal_consistency, refine_mesh
@@ -100,6 +101,18 @@ def test_an_interrupt_hands_out_the_mesh_so_far():
     with pytest.raises(Stop):
         refine(ball(0.33), ball(), steps=9, on_step=on_step, on_partial=partial.append)
     assert len(partial) == 1 and not torch.equal(partial[0].vertices, ball(0.33).vertices)
+
+
+def test_welding_closes_the_seams_of_a_texture_and_drops_what_collapses():
+    whole = ball()
+    apart = Mesh(whole.vertices[whole.faces].view(-1, 3), torch.arange(3 * len(whole.faces)).view(-1, 3),
+                 whole.colors[whole.faces].view(-1, 3))  # fmt: skip
+    closed = weld(apart)
+    assert len(closed.vertices) == len(whole.vertices) and (edges_of(closed.faces)[1] >= 0).all()
+    assert closed.volume == pytest.approx(whole.volume, rel=1e-6)
+    torch.testing.assert_close(closed.colors, whole.colors)
+    point = replace(whole, faces=torch.cat([whole.faces, torch.tensor([[0, 0, 1]])]))
+    assert len(weld(point).faces) == len(whole.faces)
 
 
 def test_smoothing_keeps_a_resting_mesh_and_spreads_a_pull():

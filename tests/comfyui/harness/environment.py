@@ -196,8 +196,8 @@ def _install_packages(comfyui: Path) -> None:
     constraints = HOME / "constraints.txt"
     constraints.write_text("\n".join(TORCH) + "\n")
     arguments = ["install", "--prefer-binary", "-c", str(constraints), *comfyui_requirements(comfyui)]
-    # The Numba rasterizer, the packages for meshes and gsply, a second opinion on splat files, are conveniences; a Python
-    # too new for them goes without.
+    # The Numba rasterizer, the packages for meshes and gsply, a second opinion on splat files, are conveniences; a
+    # Python too new for them goes without.
     for extras in ("test,cpu,mesh,oracle", "test,cpu,mesh", "test,cpu", "test"):
         try:
             return _pip(*arguments, "-e", f"{ROOT}[{extras}]")
