@@ -24,7 +24,8 @@ class ExportMesh(io.ComfyNode):
             display_name="Export Mesh",
             category="Distill3D",
             description="Turn the Gaussians into a closed triangle mesh with a texture, or with colours at its "
-            "vertices, and write it as GLB, OBJ, PLY or STL into ComfyUI's output folder. Takes seconds.",
+            "vertices, and write it as GLB, OBJ, PLY or STL into ComfyUI's output folder. Takes seconds, with "
+            "a texture up to half a minute on a CPU.",
             search_aliases=[
                 "glb",
                 "gltf",

@@ -9,7 +9,8 @@ import torch
 
 from .mesh import Mesh
 
-PADDING = 4  # texels between charts, so that filtering and the first two coarser levels do not mix them
+PADDING = 4  # between charts, in xatlas' own texels, which are up to a third smaller than the texture's
+CHART = 1 / 60  # of the surface; larger charts take xatlas many times as long (56,000 triangles: 36 s without a limit)
 MISSING = "Textures need the package xatlas. Install it with 'pip install xatlas'."
 
 
@@ -36,8 +37,8 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.float().numpy(), mesh.faces.numpy().astype(np.uint32))
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    packing.padding, packing.bilinear = PADDING, True
-    packing.resolution = size
+    charts.max_chart_area = CHART * float(mesh.face_areas.sum())
+    packing.padding, packing.bilinear, packing.resolution = PADDING, True, size
     atlas.generate(charts, packing)
     origin, faces, uvs = atlas.get_mesh(0)
     if atlas.atlas_count < 1 or len(faces) != len(mesh.faces):

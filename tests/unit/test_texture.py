@@ -6,6 +6,7 @@ import pytest
 import torch
 import trimesh
 
+from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points
 from distill3d.kernels.gaussians.rasterize import render
@@ -112,7 +113,7 @@ def test_a_layout_keeps_the_shape_and_doubles_only_seams():
     assert len(mesh.vertices) < len(flat.vertices) < 2 * len(mesh.vertices)
     # No two triangles share a texel's middle, but for hairline contacts along edges.
     pixel = torch.cat([p for _, p, _ in cover(256 * flat.uvs[flat.faces], 256, 256, slack=-1e-3)])
-    assert len(pixel) == len(pixel.unique()) and len(pixel) > 0.35 * 256**2
+    assert len(pixel) == len(pixel.unique()) and len(pixel) > 0.3 * 256**2
 
 
 @needs_xatlas
@@ -145,6 +146,25 @@ def test_a_textured_surface_looks_like_the_cloud():
     uvs = (weights[hit][..., None] * mesh.uvs[mesh.faces[face[hit]]]).sum(1)
     error = (texture_at(mesh, uvs) - seen.color[hit]).square().mean()
     assert hit.sum() > 500 and -10 * error.log10() > 30
+
+
+@needs_xatlas
+def test_the_file_has_the_faces_asked_for_is_closed_and_looks_like_the_cloud(tmp_path):
+    pytest.importorskip("fast_simplification")
+    cloud = painted_cloud(ball())
+    mesh = extract_surface(cloud, resolution=48, views=32, image_size=96, faces=1500)
+    save_mesh(add_texture(mesh, cloud, **QUICK), tmp_path / "a.glb")
+    solid = trimesh.load(tmp_path / "a.glb", process=False, force="mesh")
+    points, face = trimesh.sample.sample_surface(solid, 2000, seed=0)
+    weights = trimesh.triangles.points_to_barycentric(solid.triangles[face], points)
+    uvs = (weights[..., None] * solid.visual.uv[solid.faces[face]]).sum(1)
+    image = solid.visual.material.baseColorTexture.convert("RGB")
+    colors = torch.tensor(trimesh.visual.color.uv_to_color(uvs, image)[:, :3] / 255.0)
+    points = torch.tensor(points)
+    clear = (points[:, [0, 2]].abs() > 0.05).all(-1)
+    assert (colors - paint(points))[clear].abs().mean() < 0.05
+    solid.merge_vertices(merge_tex=True, merge_norm=True)
+    assert solid.is_watertight and solid.volume > 0 and 1400 <= len(solid.faces) <= 1600
 
 
 @needs_xatlas
