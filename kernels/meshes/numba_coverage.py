@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..gaussians.cameras import Cameras
 from ..gaussians.compiled import compiled
-from .coverage import NEAR
+from .raster import NEAR
 
 
 def cover_numba(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
@@ -53,6 +53,6 @@ def _cover(places, flat, faces, matrix, near, result):  # type: ignore[no-untype
                         total = first + second + third
                         if total != 0:
                             depth = volume / total
-                            if depth < nearest[row, column]:
+                            if depth <= nearest[row, column]:
                                 nearest[row, column] = depth
                                 result[view, row, column] = index

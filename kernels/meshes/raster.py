@@ -48,21 +48,22 @@ def first_seen(vertices: Tensor, faces: Tensor, cameras: Cameras) -> tuple[Tenso
     vertices [M,3] world units, faces [F,3]; the weights are of the triangle's corners, correct in perspective; depth
     is the distance along the optical axis. Both sides of a triangle are seen.
     """
-    parts = [_one_view(vertices, faces, cameras[view]) for view in range(len(cameras))]
+    places = [vertices @ m[:3, :3].T + m[:3, 3] for m in cameras.viewmats]
+    parts = [seen_from(place, faces, cameras[view]) for view, place in enumerate(places)]
     triangle, weights, depth = (torch.stack(layer) for layer in zip(*parts, strict=True))
     shape = (len(cameras), cameras.height, cameras.width)
     return triangle.view(shape), weights.view(*shape, 3), depth.view(shape)
 
 
-def _one_view(vertices: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    places = vertices @ camera.viewmats[0, :3, :3].T + camera.viewmats[0, :3, 3]
+def seen_from(places: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+    """`first_seen` of one camera, flat over its pixels, for vertices ``places`` [M,3] in camera space."""
     z = places[:, 2]
     intrinsics = camera.intrinsics[0]
     pixels = places[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
-    faces_before = torch.nonzero((z[faces] > NEAR).all(-1))[:, 0]
+    faces_before = torch.nonzero((z[faces] >= NEAR).all(-1))[:, 0]
     inverse = 1 / z.clamp_min(NEAR)
     size = camera.width * camera.height
-    depth = vertices.new_full((size,), torch.inf)
+    depth = places.new_full((size,), torch.inf)
     found = []
     for part, pixel, weights in cover(pixels[faces[faces_before]], camera.width, camera.height):
         face = faces_before[part]
@@ -71,7 +72,7 @@ def _one_view(vertices: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor,
         depth = depth.scatter_reduce(0, pixel, distance, "amin")
         found.append((face, pixel, shares * distance[:, None], distance))
     triangle = faces.new_full((size,), -1)
-    result = vertices.new_zeros(size, 3)
+    result = places.new_zeros(size, 3)
     if found:
         face, pixel, shares, distance = (torch.cat(layer) for layer in zip(*found, strict=True))
         front = distance <= depth[pixel]

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..gaussians.cameras import Cameras
 from ..gaussians.rasterize import background_rows
-from .coverage import NEAR, cover
+from .coverage import cover
 from .mesh import Mesh
+from .raster import NEAR
 
 SLACK = 0.02  # share of the distance by which depths may differ and still be one surface
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.meshes import coverage
+from distill3d.kernels.meshes import raster
 from distill3d.kernels.meshes.coverage import cover
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
@@ -40,21 +40,20 @@ def camera_space(mesh, cameras):
 
 
 @pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize("pairs", [4_000_000, 500])
-def test_backends_find_the_same_faces(backend, pairs, monkeypatch):
+@pytest.mark.parametrize("pixels", [2_000_000, 500])
+def test_backends_find_the_same_faces(backend, pixels, monkeypatch):
     if backend == "numba":
         pytest.importorskip("numba")
-    monkeypatch.setattr(coverage, "PAIRS_AT_ONCE", pairs)
+    monkeypatch.setattr(raster, "AT_ONCE", pixels)
     cameras = orbit(torch.tensor([20.0, 140.0, 260.0]), torch.tensor([10.0, -20.0, 60.0]), 1.3, 50.0, (41, 29))
     cameras, mesh = cameras.to("cpu", torch.float64), soup()
     places = camera_space(mesh, cameras)
     truth = cover(places, mesh.faces, cameras, "reference")
     assert 0.2 < (truth >= 0).double().mean() < 1 and len(truth.unique()) > 20
     assert torch.equal(cover(places, mesh.faces, cameras, backend), truth)
-    behind = (places[..., 2][:, mesh.faces].amin(-1) < coverage.NEAR).any(0)
+    behind = (places[..., 2][:, mesh.faces].amin(-1) < raster.NEAR).any(0)
     assert (
-        behind.any()
-        and not torch.isin(truth[0], (places[0, :, 2][mesh.faces].amin(-1) < coverage.NEAR).nonzero()).any()
+        behind.any() and not torch.isin(truth[0], (places[0, :, 2][mesh.faces].amin(-1) < raster.NEAR).nonzero()).any()
     )
 
 
