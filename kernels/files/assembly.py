@@ -30,6 +30,10 @@ _UNIT = np.clip(np.arange(256) / 255, OPACITY_MARGIN, 1 - OPACITY_MARGIN)
 LOGIT_OF_BYTE = np.log(_UNIT / (1 - _UNIT)).astype(np.float32)
 
 
+class NegativeScale(ValueError):
+    """A linear scale below 0; it may be a logarithm."""
+
+
 @dataclass
 class Rows:
     """Some Gaussians as a file holds them, views where possible; of scales and opacities, either form."""
@@ -126,7 +130,9 @@ def _store_scales(rows: Rows, logs: Array, name: str) -> None:
             scales = np.ascontiguousarray(rows.scales[:, axis])
             smallest = scales.min()
             if smallest < 0:
-                raise ValueError(f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it again.")
+                raise NegativeScale(
+                    f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it again."
+                )
             logs[:, axis] = np.log(scales)
     if np.isneginf(logs.min()):
         logs[np.isneginf(logs)] = -LOG_SCALE_LIMIT

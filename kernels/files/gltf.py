@@ -54,7 +54,7 @@ class Accessor:
         values: Array = np.ndarray(shape, self.kind, data, strides=strides)
         if self.normalized and self.kind.kind in "iu":
             return np.maximum(values / np.float32(np.iinfo(self.kind).max), -1, dtype=np.float32)
-        return values.astype(np.float32)
+        return values.astype(np.float32, copy=False)
 
 
 def open_glb(path: str | os.PathLike[str], name: str) -> Glb:

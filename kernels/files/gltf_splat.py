@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from ..gaussians.cloud import SH_C0, Gaussians
-from .assembly import STRETCH, Array, Rows, arrays, assemble, opacity_bytes, quantised
+from .assembly import STRETCH, Array, NegativeScale, Rows, arrays, assemble, opacity_bytes, quantised
 from .atomic import atomic_write
 from .frame import placed
 from .gltf import BIN_CHUNK, JSON_CHUNK, MAGIC, Accessor, Glb, accessor, bad, get, open_glb, placements
@@ -186,11 +187,8 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
     counts = sorted({plane.count for plane in (means, scales, quats, opacities, *harmonics)})
     if len(counts) > 1:
         raise bad(glb.name, f"its attributes have {counts[0]} to {counts[-1]} rows; all must have the same")
-    logarithmic = any(
-        scales.read(glb, start, min(start + STRETCH, counts[0])).min() < 0 for start in range(0, counts[0], STRETCH)
-    )
 
-    def decode(start: int, stop: int) -> Rows:
+    def decode(start: int, stop: int, logarithmic: bool = False) -> Rows:
         sizes = scales.read(glb, start, stop)
         return Rows(
             means=means.read(glb, start, stop),
@@ -202,4 +200,7 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
             opacities=opacities.read(glb, start, stop)[:, 0],
         )
 
-    return assemble(counts[0], len(harmonics), decode, glb.name, turned=False)
+    try:
+        return assemble(counts[0], len(harmonics), decode, glb.name, turned=False)
+    except NegativeScale:
+        return assemble(counts[0], len(harmonics), partial(decode, logarithmic=True), glb.name, turned=False)

@@ -102,6 +102,7 @@ def test_threads_and_stretches_give_the_same_cloud(tmp_path, format, monkeypatch
         assert torch.equal(value, whole.tensors()[key]), key
 
 
+@pytest.mark.filterwarnings("error")  # numpy's about 0 / 0, which casts to whole numbers hide
 @pytest.mark.parametrize("format", FORMATS)
 def test_extremes_stay_finite(tmp_path, format):
     cloud = object_cloud(count=3, degree=0).map(lambda value: value[:1].repeat(3, *[1] * (value.dim() - 1)))
@@ -169,10 +170,10 @@ def test_splat_bytes_are_as_the_viewer_reads_them(tmp_path):
 
 def test_far_positions_get_fewer_fractional_bits_in_spz(tmp_path):
     cloud = object_cloud(count=2)
-    cloud.means[1] = torch.tensor([1e5, -3.0, 7.0])
+    cloud.means[1] = torch.tensor([2e5, -3.0, 7.0])
     path = saved(cloud, "spz", tmp_path)
-    assert gzip.decompress(path.read_bytes())[13] == 6
-    torch.testing.assert_close(load_gaussians(path).means, cloud.means, atol=2**-7, rtol=0)
+    assert gzip.decompress(path.read_bytes())[13] == 5
+    torch.testing.assert_close(load_gaussians(path).means, cloud.means, atol=2**-6, rtol=0)
     cloud.means[1] = 1e9
     with pytest.raises(ValueError, match=r"reach 1e\+09 units .* Save as ply"):
         saved(cloud, "spz", tmp_path)
@@ -359,6 +360,7 @@ def glb_change(change):
         (lambda t, p, e: t["accessors"][3].update(count=10**15), "1000000000000000 rows"),
         (lambda t, p, e: t["accessors"][3].update(count=59), "59 to 60 rows"),
         (lambda t, p, e: t["bufferViews"][2].update(byteOffset=-4), "'byteOffset' is -4"),
+        (lambda t, p, e: t["bufferViews"][2].update(byteOffset=10**6), "that does not fit"),
         (lambda t, p, e: p.update(extensions={}), "holds no Gaussian splats .* may be a mesh"),
     ],
 )
