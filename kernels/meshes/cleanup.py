@@ -66,12 +66,18 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams are closed."""
+    """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams are closed.
+
+    The order of vertices and faces stays; faces that collapse are dropped.
+    """
     places, number, count = torch.unique(mesh.vertices, dim=0, return_inverse=True, return_counts=True)
+    index = torch.arange(len(number), device=number.device)
+    first = torch.full_like(count, len(number)).scatter_reduce(0, number, index, "amin")
+    order = first.argsort()  # as they came, not as they were sorted
     colors = torch.zeros_like(places).index_add_(0, number, mesh.colors.to(places)) / count[:, None]
-    faces = number[mesh.faces]
+    faces = order.argsort()[number][mesh.faces]
     a, b, c = faces.unbind(1)
-    return Mesh(places, faces[(a != b) & (b != c) & (c != a)], colors)
+    return Mesh(places[order], faces[(a != b) & (b != c) & (c != a)], colors[order])
 
 
 def _compact(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:

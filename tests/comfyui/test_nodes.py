@@ -17,6 +17,7 @@ from tiny_prior import write_tiny_prior
 PACK = "Distill3D_"
 OWN_TYPES = {"DISTILL3D_PRIOR", "DISTILL3D_PROMPTS", "DISTILL3D_CAMERAS", "DISTILL3D_GAUSSIANS", "DISTILL3D_LOSS"}
 MESH_FILE = "FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D"
+SPLAT_FILE = "FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY"
 LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss")
 fresh_seed = itertools.count(1000).__next__  # for runs that ComfyUI must not answer from its cache
 
@@ -132,7 +133,7 @@ class TestDeclarations:
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
-        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_PLY,FILE_3D", MESH_FILE}
+        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_GLB", SPLAT_FILE, MESH_FILE}
         assert {kind for info in pack.values() for kind in info["output"]} <= OWN_TYPES | native
 
 

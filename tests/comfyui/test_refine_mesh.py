@@ -21,7 +21,7 @@ def graph(comfyui, object_info, quickstart_prompt):
     base = prompts.set_values(base, "Distill3D_InitGaussians", **solid)
     still = {"steps": 1, "views": 2, "lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
     base = prompts.set_values(base, "Distill3D_Optimize", **still)
-    base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32)
+    base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32, texture_size=0)
     (export,) = prompts.of_type(base, "Distill3D_ExportMesh")
     kinds = {"prior": "LoadDiffusionPrior", "prompts": "ViewPrompts", "cameras": "OrbitCameras", "loss": "VDMLoss"}
     links = {name: [prompts.of_type(base, f"Distill3D_{kind}")[0], 0] for name, kind in kinds.items()}

@@ -111,6 +111,7 @@ def test_welding_closes_the_seams_of_a_texture_and_drops_what_collapses():
     assert len(closed.vertices) == len(whole.vertices) and (edges_of(closed.faces)[1] >= 0).all()
     assert closed.volume == pytest.approx(whole.volume, rel=1e-6)
     torch.testing.assert_close(closed.colors, whole.colors)
+    assert torch.equal(weld(whole).vertices, whole.vertices) and torch.equal(weld(whole).faces, whole.faces)
     point = replace(whole, faces=torch.cat([whole.faces, torch.tensor([[0, 0, 1]])]))
     assert len(weld(point).faces) == len(whole.faces)
 
