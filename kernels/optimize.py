@@ -21,11 +21,10 @@ from .priors.base import Prior
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
-from .settings import OptimizeSettings, background_range
+from .settings import OptimizeSettings, background_range, draw_backgrounds
 from .training import TrainingState, fresh_state, random_streams
 
 PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
-UNTRAINED_GRAYS = (0.3, 0.7)
 
 
 @dataclass(frozen=True)
@@ -176,15 +175,8 @@ class _Run:
 
     def _backgrounds(self) -> Tensor:
         """One colour per view, [V,3]."""
-        views, kind = self.settings.views, self.settings.background
-        if kind == "auto":
-            kind = "random gray" if self.grays else "random"
-        draws = torch.rand(views, 3, generator=self.streams["background"])
-        if kind == "random gray":
-            low, high = self.grays or UNTRAINED_GRAYS
-            draws = low + (high - low) * draws[:, :1].expand(views, 3)
-        elif kind != "random":
-            draws = torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])
+        settings, stream = self.settings, self.streams["background"]
+        draws = draw_backgrounds(settings.background, self.grays, settings.views, stream)
         return sent(draws, self.device).to(self.cloud.means.dtype)
 
     def _views(self, sampled: Cameras, cameras: Cameras) -> Views:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
+from torch import Tensor
+
 from .gaussians.densify import Densify
 from .gaussians.rasterize import check_backend
 from .priors.base import Prior
@@ -13,6 +16,7 @@ from .schedules import LearningRates
 
 BACKGROUNDS = ("auto", "random", "random gray", "gray", "white", "black")
 SEED_MAX = 2**64 - 1
+UNTRAINED_GRAYS = (0.3, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +70,16 @@ def background_range(prior: Prior) -> tuple[float, float] | None:
     if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high <= 1):
         raise ValueError(f"Prior {prior.name!r} has background {given}; expected greys within 0..1, low before high.")
     return float(low), float(high)
+
+
+def draw_backgrounds(kind: str, grays: tuple[float, float] | None, views: int, generator: torch.Generator) -> Tensor:
+    """One colour per view [V,3], of a ``kind`` in BACKGROUNDS; ``grays`` as `background_range` gives them."""
+    if kind == "auto":
+        kind = "random gray" if grays else "random"
+    draws = torch.rand(views, 3, generator=generator)
+    if kind == "random gray":
+        low, high = grays or UNTRAINED_GRAYS
+        return low + (high - low) * draws[:, :1].expand(views, 3)
+    if kind == "random":
+        return draws
+    return torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])

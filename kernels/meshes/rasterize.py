@@ -33,13 +33,19 @@ class MeshRendering:
 
 
 def render_mesh(
-    mesh: Mesh, cameras: Cameras, background: Tensor | float = 0.5, backend: str = "auto", antialias: bool = True
+    mesh: Mesh,
+    cameras: Cameras,
+    background: Tensor | float = 0.5,
+    backend: str = "auto",
+    antialias: bool = True,
+    edges: tuple[Tensor, Tensor] | None = None,
 ) -> MeshRendering:
     """Render the mesh, unlit and from both sides, from every camera.
 
     ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``backend`` finds the triangles: one of
-    `coverage.BACKENDS`. Triangles that reach behind a camera are left out. Raises ValueError for tensors, backgrounds,
-    devices or backend names that do not fit together.
+    `coverage.BACKENDS`. ``edges``: what `edges_of` says of the faces, where it is known already. Triangles that reach
+    behind a camera are left out. Raises ValueError for tensors, backgrounds, devices or backend names that do not fit
+    together.
     """
     if cameras.viewmats.device != mesh.vertices.device:
         raise ValueError(
@@ -69,7 +75,9 @@ def render_mesh(
     normal = spread(torch.nn.functional.normalize(mixed(mesh.vertex_normals[shown]), dim=-1))
     if antialias:
         shown_at = torch.where(face >= 0, depth.detach()[..., 0], torch.inf)
-        blended = smooth_silhouettes(torch.cat([color, alpha], -1), shown_at, places, mesh, cameras)
+        blended = smooth_silhouettes(
+            torch.cat([color, alpha], -1), shown_at, places, edges or edges_of(mesh.faces), mesh, cameras
+        )
         color, alpha = blended[..., :3], blended[..., 3:]
     return MeshRendering(color, alpha, depth, normal)
 
@@ -104,7 +112,9 @@ def edges_of(faces: Tensor) -> tuple[Tensor, Tensor]:
     return edges, torch.stack([first, torch.where(count == 2, last, -1)], -1)
 
 
-def smooth_silhouettes(picture: Tensor, depth: Tensor, places: Tensor, mesh: Mesh, cameras: Cameras) -> Tensor:
+def smooth_silhouettes(
+    picture: Tensor, depth: Tensor, places: Tensor, known: tuple[Tensor, Tensor], mesh: Mesh, cameras: Cameras
+) -> Tensor:
     """[V,H,W,C] with neighbouring pixels blended where a silhouette passes between their centres.
 
     Silhouettes are the edges between a face that shows its front and one that shows its back. Where one crosses the
@@ -112,7 +122,7 @@ def smooth_silhouettes(picture: Tensor, depth: Tensor, places: Tensor, mesh: Mes
     the nearer surface reaches, and by that share one of the two takes of the other. Edges are followed, not the faces
     that pixels show: those may be smaller than a pixel. depth [V,H,W] (inf: nothing), places [V,M,3] in camera space.
     """
-    edges, beside = edges_of(mesh.faces)
+    edges, beside = known
     with torch.no_grad():
         corners = places[:, mesh.faces]  # [V,F,3,3]
         front = (corners[..., 0, :] * torch.linalg.cross(corners[..., 1, :], corners[..., 2, :])).sum(-1) > 0  # [V,F]

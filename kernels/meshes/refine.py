@@ -17,13 +17,12 @@ from ..gaussians.cameras import Cameras, CameraSampler
 from ..losses.base import Loss, Views
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
-from ..settings import BACKGROUNDS, SEED_MAX, background_range
+from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
 from .mesh import Mesh
 from .rasterize import MeshRendering, edges_of, render_mesh
 
 JUDGED = ("color", "normal")
-UNTRAINED_GRAYS = (0.3, 0.7)
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,9 @@ class _Run:
         cameras = sampled.to(self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
         vertices = self.smoothing(params["vertices"])
-        seen = render_mesh(Mesh(vertices, self.faces, params["colors"]), cameras, self._backgrounds())
+        grays = draw_backgrounds(settings.background, self.grays, settings.views, self.streams["background"])
+        now = Mesh(vertices, self.faces, params["colors"])
+        seen = render_mesh(now, cameras, grays.to(self.device), edges=(self.edges, self.beside))
         latents = self.prior.encode(self._picture(seen).permute(0, 3, 1, 2))
         value, logs = self.loss(latents, self._views(sampled, cameras, number), self.streams["noise"])
         extra = self._penalties(vertices)
@@ -165,18 +166,6 @@ class _Run:
         if self.settings.judged == "color":
             return seen.color
         return seen.color + seen.alpha * (0.5 + 0.5 * seen.normal - seen.color)
-
-    def _backgrounds(self) -> Tensor:
-        kind, views = self.settings.background, self.settings.views
-        if kind == "auto":
-            kind = "random gray" if self.grays else "random"
-        draws = torch.rand(views, 3, generator=self.streams["background"])
-        if kind == "random gray":
-            low, high = self.grays or UNTRAINED_GRAYS
-            draws = low + (high - low) * draws[:, :1].expand(views, 3)
-        elif kind != "random":
-            draws = torch.full((views, 3), {"gray": 0.5, "white": 1.0, "black": 0.0}[kind])
-        return draws.to(self.device)
 
     def _views(self, sampled: Cameras, cameras: Cameras, number: int) -> Views:
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill3d.kernels.gaussians.cameras import OrbitSampler, turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.densify import Densify
+from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
@@ -240,6 +240,16 @@ def test_of_anchored_gaussians_only_the_colours_move_and_none_goes_or_doubles(de
         same = torch.equal(getattr(end, name)[end.anchored], value[:20])
         assert same == (name != "sh"), name
     assert not torch.equal(end.means[~end.anchored][:30], start.means[20:])
+
+
+def test_anchored_gaussians_do_not_double_however_hard_they_pull():
+    cloud = replace(haze(), anchored=torch.arange(50) < 20)
+    pull = torch.where(cloud.anchored, 9.0, 1.0)
+    moments = {name: (torch.zeros_like(v), torch.zeros_like(v)) for name, v in cloud.tensors().items()}
+    strategy = replace(GROWTH, grow_share=0.4, bounds=9.0, split_scale=9.0)
+    seen = {"gradient": pull, "views": torch.ones(50)}
+    grown, _ = densify_and_prune(strategy, cloud, seen, moments, torch.Generator().manual_seed(0))
+    assert len(grown) == 70 and int(grown.anchored.sum()) == 20
 
 
 def test_without_densification_the_number_of_gaussians_stays():
