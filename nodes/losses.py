@@ -169,9 +169,9 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "pull",
                     0.0,
-                    "Share of SDS's direction, with the run's fixed noise, that is added. Where no picture of the "
-                    "prior varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. Our "
-                    "addition, at no further evaluation.",
+                    "Share of the direction to the picture that the flow arrives at. Where no picture of the prior "
+                    "varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. The embedded "
+                    "prior wants 3. Our addition, at no further evaluation.",
                     high=100.0,
                     step=0.1,
                     optional=True,

@@ -43,7 +43,7 @@ def cds(
     pull: float = 0.0,
 ) -> Tensor:
     """CDS direction e_t - e_next (Consistent3D, compute_grad_consistency of its official code), without c(t), and
-    pull (e_t - noise), which is ours.
+    pull (z0 - picture) / sigma, which is ours.
 
     latents [B,C,h,w]; t > t_next [B] steps; noise [C,h,w] or [B,C,h,w], the same for the whole run; guidance in the
     standard form, one for all or [B,1,1,1]. Returns d loss / d latents [B,C,h,w]. Works in the variance-exploding
@@ -54,8 +54,9 @@ def cds(
     (1 - s)(e_u,t - e_u,next) out. That vanishes with the gap between the levels, but no faster than the direction.
 
     pull: along what no picture of the prior varies in, haze for one, both estimates agree and nothing moves (a prior
-    that knows one picture gives exactly zero). The pull is SDS's direction with the run's own noise, at no further
-    evaluation: it leads back from there. 0 is the paper's loss.
+    that knows one picture gives exactly zero). The pull leads back from there, to the picture that the flow arrives at:
+    the clean estimate at z_next, at no further evaluation. With the estimate at z_t in its place it would be SDS's
+    direction with the run's noise. 0 is the paper's loss.
     """
 
     def estimates(z: Tensor, step: Tensor, conditionings: list[Conditioning]) -> list[Tensor]:
@@ -70,8 +71,9 @@ def cds(
         (e_c,) = estimates(z_next, t_next, [text])
     else:
         e_c, e_u = estimates(z_next, t_next, [text, negative])
-    direction = e - guided(e_c, e_u, guidance)
-    return direction + pull * (e - noise) if pull else direction
+    e_next = guided(e_c, e_u, guidance)
+    picture = z_next - sigma_next * e_next
+    return e - e_next + pull * (latents.detach() - picture) / sigma if pull else e - e_next
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class CDS:
     weighting: str = "uniform"  # c(t): "uniform" (coarse) | "1-abar" (refine, texture)
     weight: float = 1.0  # factor on the gradient, a sum over latent elements and a mean over views; the code's is 1
     noise_groups: int = 1  # equal sectors of azimuth, the first around the front, each with its own fixed noise
-    pull: float = 0.0  # share of SDS's direction with the run's noise, which clears haze (ours; the paper's is 0)
+    pull: float = 0.0  # share of the direction to the picture the flow arrives at: clears haze (ours; the paper's is 0)
     shared_unconditional: bool = False  # one for both levels: a quarter cheaper, another and longer direction (ours)
 
     name: ClassVar[str] = "CDS"

@@ -28,10 +28,10 @@ LEAST_CAPTIONS = 5  # a standard error from fewer says little
 # Arguments of quality.py besides the files; for each there is a file in sweeps/.
 EXPERIMENTS = {
     "losses": "--prompts 32 --seeds 2 --steps 400",
-    "designs": "--prompts 16 --seeds 2 --steps 400",
-    "dca": "--prompts 16 --seeds 2 --steps 400",
-    "psi": "--prompts 16 --seeds 2 --steps 400",
-    "speed": "--prompts 6 --seeds 1 --steps 100",  # one process, so that nothing else is on the device
+    "designs": "--prompts 12 --seeds 1 --steps 400",
+    "dca": "--prompts 12 --seeds 1 --steps 400",
+    "psi": "--prompts 12 --seeds 1 --steps 400",
+    "speed": "--prompts 5 --seeds 1 --steps 60",  # one process, so that nothing else is on the device
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
 SDS, CDS, VDM, VSD = (("default", loss) for loss in ("sds", "cds", "vdm", "vsd"))

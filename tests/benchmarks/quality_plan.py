@@ -24,12 +24,12 @@ from distill3d.kernels.toybox.evaluate import held_out_captions
 
 # What suits the embedded prior; workflows/quickstart.json is a shorter variation. The papers' values are in README.
 LOSSES: dict[str, Any] = {
-    "vdm": VDM(guidance=4.0, refine_guidance=2.0),
+    "vdm": VDM(guidance=4.0, refine_guidance=1.5, shared_t=False, weight=2.0),
     "cds": CDS(
-        t_end=100, t_min=100, perturb=300, guidance_start=10.0, guidance_end=1.0, weighting="1-abar", weight=3.0,
-        noise_groups=360, pull=1.0,
+        t_end=300, t_min=300, perturb=300, guidance_start=4.0, guidance_end=1.0, weighting="1-abar", weight=2.0,
+        noise_groups=360, pull=3.0,
     ),
-    "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200),
+    "sds": SDS(guidance=4.0, weighting="sigma/alpha", t_min=100),
     "csd": CSD(guidance=20.0),
     "nfsd": NFSD(guidance=20.0),
     "ism": ISM(guidance=7.5, t_min=200),
@@ -45,9 +45,9 @@ SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0
 class Init:
     """Arguments of `random_ball`; world units."""
 
-    count: int = 4000
+    count: int = 20_000
     radius: float = 0.6
-    scale: float = 0.03
+    scale: float = 0.013
     opacity_logit: float = -4.0
     color_noise: float = 0.1
     sh_degree: int = 0

@@ -32,6 +32,8 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
+from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.optimize import DivergedError, optimize
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.captured import capture
@@ -44,8 +46,8 @@ from distill3d.kernels.toybox.scenes import render_scene
 
 # A scene's ground and sky are large and even: high noise levels tell nothing of where they meet.
 SCENE_LOSSES = LOSSES | {
-    "vdm": replace(LOSSES["vdm"], guidance=6.0, t_max_start=850, refine_guidance=3.0, refine_t_min=200),
-    "sds": replace(LOSSES["sds"], t_max_start=850),
+    "vdm": VDM(guidance=6.0, t_max_start=850, refine_guidance=3.0, refine_t_min=200),
+    "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200, t_max_start=850),
 }
 INWARD, OUTWARD = 24, 12
 SHEET = (0, 6, 12, 18, 24, 27, 30, 33)  # of the measured cameras: four from around, four from the middle

@@ -68,15 +68,18 @@ def test_direction_is_the_difference_of_denoised_latents():
     clean_next, _ = denoised(z + (SCHEDULE.ratio(t_next) - SCHEDULE.ratio(t)) * e, t_next)
     torch.testing.assert_close(-direction, (clean - clean_next) / SCHEDULE.ratio(t_next))
 
+    pulled = cds(prior, latents, t, t_next, noise, rows.text, rows.negative, guidance, pull=0.5)
+    torch.testing.assert_close(pulled - direction, 0.5 * (latents - clean_next) / SCHEDULE.ratio(t))
 
-def test_the_pull_is_sds_with_the_runs_noise_and_moves_what_cds_leaves():
+
+def test_the_pull_leads_to_the_picture_where_cds_leaves_all_as_it_is():
     prior = gaussian_prior(0.0, 2.0)  # knows one picture
     latents, noise, alone = pair(prior, 600, 400)
     rows = views(prior, 2)
     t, t_next = torch.full((2,), 600), torch.full((2,), 400)
     pulled = cds(prior, latents, t, t_next, noise, rows.text, rows.negative, 1.0, pull=0.5)
     assert alone.abs().max() < 1e-10
-    torch.testing.assert_close(pulled, 0.5 * (latents - 2.0) / SCHEDULE.ratio(t))  # e - noise, towards the picture
+    torch.testing.assert_close(pulled, 0.5 * (latents - 2.0) / SCHEDULE.ratio(t))
 
 
 @pytest.mark.parametrize("other", [2.0, -1.0])
