@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.kernels.files import assembly
+from distill3d.kernels.files import assembly, spz_streams
 from distill3d.kernels.files.formats import FORMATS, format_of, load_gaussians, may_hold_gaussians
 from distill3d.kernels.files.frame import placed
 from distill3d.kernels.files.glb import save_glb
@@ -207,7 +207,7 @@ def test_older_spz_versions_are_read(tmp_path):
         (spz_bytes(5, bytes(4), bytes(9)), "is SPZ version 5; versions 1 to 4 can be read"),
         (spz_bytes(3, bytes(4), bytes(9), degree=9), "SH degree is 9"),
         (spz_bytes(3, bytes(4), bytes(9), bits=40), "40 fractional bits"),
-        (spz_bytes(3, bytes(3), bytes(9)), "is cut off: 36 bytes were announced, 35 came"),
+        (spz_bytes(3, bytes(3), bytes(9)), "is cut off: 4 more bytes of quats were announced, 3 came"),
         (spz_bytes(3, bytes(4), bytes(9))[:-1], "is cut off"),
         (spz_bytes(3, bytes(4), bytes(9))[:-8] + bytes(8), "is a damaged SPZ"),  # the checksum
         (b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 9, 32), "9 streams"),
@@ -225,6 +225,26 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     (tmp_path / "a.spz").write_bytes(gzip.compress(head + bytes(10_000_000)))
     with pytest.raises(ValueError, match=r"announces 400000000 Gaussians .* but is only \d+ bytes long"):
         load_gaussians(tmp_path / "a.spz")
+
+
+@pytest.mark.parametrize("name", ["zlib", "isal.isal_zlib"])
+def test_either_inflater_reads_an_spz_and_names_what_is_wrong(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(spz_streams, "inflate", pytest.importorskip(name))
+    cloud = object_cloud(count=20_000, degree=1)
+    path = saved(cloud, "spz", tmp_path)
+    content = path.read_bytes()
+    back = load_gaussians(path)
+    torch.testing.assert_close(back.means, cloud.means, atol=2e-4, rtol=0)
+    torch.testing.assert_close(back.sh[:, 1:], cloud.sh[:, 1:], atol=5e-3, rtol=0)
+    for damaged, message in (
+        (content[: len(content) // 2], "more bytes of .* were announced"),
+        (content[:-1], "its end is missing"),
+        (content[:-8] + bytes(8), "damaged"),  # the checksum
+        (content[:5000] + bytes(2000) + content[7000:], "damaged"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"object\.spz.*" + message):
+            load_gaussians(path)
 
 
 def test_version_4_without_zstandard_names_the_cure(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import available
 
-PACKED = ["compressed ply", "splat"]
+PACKED = ["compressed ply", "splat", "spz"]
 
 pytestmark = pytest.mark.skipif(not available("numba"), reason="needs numba")
 
