@@ -4,7 +4,11 @@ One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: pos
 colour and logarithmic scale as bytes, rotation as its three smallest parts in 32 bits, harmonics as bytes,
 coefficient by coefficient RGB. Version 1 has half-precision positions, 1 and 2 rotations as the three bytes xyz.
 Version 4 has no gzip: a plain header, a table of sizes, one Zstandard stream per plane (needs the package zstandard).
-Axes: SPZ names none that its readers keep to; ComfyUI's viewer and Spark show it Y down, as in `ply`.
+
+Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names others. PlayCanvas'
+tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y down, as in `ply`, and know no
+extension. So ours is Y down and says so (RDF), which is right for all of them. A file that does not say is read as
+Y down, as ComfyUI shows it, but one of version 4, which ComfyUI does not read, by SPZ's text.
 
 What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to 3.2 % and clamped to
 4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to -0.44..1.44, rotations to about 1e-3, harmonics to
@@ -39,10 +43,11 @@ from .assembly import (
     threads,
 )
 from .atomic import atomic_write
-from .frame import SH_SIGNS
+from .frame import SH_SIGNS, mirrored, to_file_frame
 from .smallest_three import pack, split
-from .spz_streams import HEADER, MAGIC, Planes, open_spz
+from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
 
+UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
 _MAGNITUDES = np.arange(512) / 511 / np.sqrt(2)
@@ -70,7 +75,7 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
         )
     header = np.zeros(1, HEADER)
     header["magic"], header["version"], header["count"] = MAGIC, 3, len(gaussians)
-    header["degree"], header["bits"] = gaussians.sh_degree, bits
+    header["degree"], header["bits"], header["flags"] = gaussians.sh_degree, bits, EXTENDED
     planes = {
         "means": lambda v: _fixed_point(v, bits),
         "opacity_logits": opacity_bytes,
@@ -85,7 +90,7 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
         for key, encode in passes:
             for start in range(0, len(gaussians), STRETCH):
                 file.write(squeeze.compress(encode(cloud[key][start : start + STRETCH]).tobytes()))
-        file.write(squeeze.flush())
+        file.write(squeeze.compress(axes_record("RDF")) + squeeze.flush())
 
 
 def load_spz(path: str | os.PathLike[str]) -> Gaussians:
@@ -111,11 +116,14 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
                         waiting.append(pool.submit(decoders[key], data, start, stop))
                     else:
                         decoders[key](data, start, stop)
-            planes.finish()
+            axes = planes.finish()
             for future in waiting:
                 future.result()
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
-    return cloud.check(name) if planes.version == 1 else cloud  # only half-precision positions can be NaN
+    if planes.version == 1:
+        cloud.check(name)  # half-precision positions can be NaN
+    axes = axes or (UNNAMED if planes.version < 4 else UNNAMED_4)
+    return cloud if axes == "RDF" else mirrored(to_file_frame(cloud), *(1 if a in "RUB" else -1 for a in axes))
 
 
 def _decoders(planes: Planes, out: dict[str, Array]) -> dict[str, Decoder]:

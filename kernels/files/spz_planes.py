@@ -24,7 +24,8 @@ def fixed_point(data: Array, step: np.float32, means: Array) -> None:
 
 def halves(data: Array, means: Array) -> None:
     """Positions of version 1: bytes [n,6], three half-precision numbers."""
-    np.multiply(np.ascontiguousarray(data).view("<f2"), np.array([1, -1, -1], np.float32), out=means)
+    with np.errstate(invalid="ignore"):  # a NaN is for the check of the cloud
+        np.multiply(np.ascontiguousarray(data).view("<f2"), np.array([1, -1, -1], np.float32), out=means)
 
 
 def looked_up(data: Array, table: Array, values: Array) -> None:

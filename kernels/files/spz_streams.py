@@ -37,6 +37,11 @@ VERSION_4_HEADER = 32
 # What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third; bombs to a thousandth.
 SMALL, RATIO = 1 << 22, 100
 PIECE = 1 << 16  # bytes of a file at a time
+EXTENDED, LEVELS = 0x02, 0x80  # flags: records of extensions follow; before them, Spark's levels of detail
+LEVELS_BYTES = 6  # per Gaussian
+EXTENSIONS_LIMIT = 1 << 16  # bytes
+AXES_EXTENSION = 0xADBE0003  # SPZ_ADOBE_coordinate_system, one number: which of these, from 1 on
+AXES = ("LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF")  # where x, y and z point: RUB is right, up, back
 
 
 @dataclass
@@ -70,9 +75,10 @@ class Planes:
         """The next bytes [length], which belong to that plane. Raises ValueError where there are fewer."""
         return self.source.read(plane, length)
 
-    def finish(self) -> None:
-        """Raises ValueError unless the file ends as it should."""
-        self.source.finish()
+    def finish(self) -> str:
+        """Where the file's axes point, one of `AXES`, "" if it does not say. Raises ValueError for a damaged end."""
+        records = self.source.extensions()
+        return _axes(records, self.name) if self.header["flags"] & EXTENDED else ""
 
 
 @contextmanager
@@ -93,7 +99,7 @@ def open_spz(path: str | os.PathLike[str], name: str) -> Iterator[Planes]:
         if zipped != (header["version"] < 4):
             raise damaged(name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream")
         file.seek(0)
-        source = Gzip(file, name) if zipped else Zstandard(file, name, size, header, sizes)
+        source = Gzip(file, name, header) if zipped else Zstandard(file, name, size, header, sizes)
         yield Planes(name, header, sizes, source)
 
 
@@ -122,8 +128,9 @@ def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
 class Gzip:
     """Versions 1 to 3: one stream after the header, plane after plane."""
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, header: Array) -> None:
         self.file, self.name = file, name
+        self.levels = int(header["count"]) * LEVELS_BYTES if header["flags"] & LEVELS else 0
         self.stream = inflate.decompressobj(31)
         self.read("header", HEADER.itemsize)
 
@@ -136,10 +143,16 @@ class Gzip:
             )
         return np.frombuffer(data, np.uint8)
 
-    def finish(self) -> None:
-        # Read on to the checksum; a byte that still comes belongs to an extension, which is left out.
-        if not self._up_to(1) and not self.stream.eof:
+    def extensions(self) -> bytes:
+        """What follows the planes, which are only known to be sound once the checksum at the very end agrees."""
+        if self.levels:
+            self.read("levels of detail", self.levels)
+        rest = self._up_to(EXTENSIONS_LIMIT)
+        if self._up_to(1):
+            raise damaged(self.name, f"more than {EXTENSIONS_LIMIT} bytes follow its Gaussians")
+        if not self.stream.eof:
             raise ValueError(f"{self.name} is cut off: its end is missing. Copy the file again.")
+        return rest
 
     def _up_to(self, length: int) -> bytes:
         parts, missing = [], length
@@ -175,6 +188,8 @@ class Zstandard:
         begin = table + 16 * len(wanted)
         if header["streams"] != len(wanted) or table < VERSION_4_HEADER or begin > size:
             raise damaged(name, f"{header['streams']} streams, their table at byte {table}")
+        file.seek(VERSION_4_HEADER)
+        self.records = file.read(min(table - VERSION_4_HEADER, EXTENSIONS_LIMIT))
         file.seek(table)
         entries = np.frombuffer(file.read(16 * len(wanted)), "<u8").reshape(-1, 2)
         self.places = {}
@@ -202,8 +217,9 @@ class Zstandard:
             raise damaged(self.name, f"a stream ends {len(view)} bytes early")
         return data
 
-    def finish(self) -> None:
-        """Every stream has been checked."""
+    def extensions(self) -> bytes:
+        """What lies between the header and the table."""
+        return self.records
 
 
 @dataclass
@@ -217,6 +233,27 @@ class Part:
         data = self.file.read(min(size, self.left))
         self.left -= len(data)
         return data
+
+
+def _axes(records: bytes, name: str) -> str:
+    """The axes that these records of extensions name, each a type, a length and so many bytes."""
+    while len(records) >= 8:
+        kind, length = (int(number) for number in np.frombuffer(records, "<u4", 2))
+        if kind == AXES_EXTENSION and length == 4 and len(records) >= 12:
+            code = int.from_bytes(records[8:12], "little")
+            if not 1 <= code <= len(AXES):
+                raise ValueError(
+                    f"{name} has axes of kind {code}, Z up or unknown; 1 to {len(AXES)} are read. Export "
+                    "it with the axes RUB (right, up, back)."
+                )
+            return AXES[code - 1]
+        records = records[8 + length :]
+    return ""
+
+
+def axes_record(axes: str) -> bytes:
+    """The record that names them."""
+    return np.array([AXES_EXTENSION, 4, 1 + AXES.index(axes)], "<u4").tobytes()
 
 
 def damaged(name: str, what: str) -> ValueError:

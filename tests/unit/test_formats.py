@@ -247,6 +247,43 @@ def test_either_inflater_reads_an_spz_and_names_what_is_wrong(tmp_path, monkeypa
             load_gaussians(path)
 
 
+def with_axes(content, code, flags=2):
+    """An SPZ whose extension names the axes of that code, after one that nobody knows."""
+    raw = gzip.decompress(content)
+    assert raw[14] == 2 and raw[-12:] == struct.pack("<III", 0xADBE0003, 4, 6)  # ours say: right, down, front
+    records = struct.pack("<II3s", 0x12340001, 3, b"abc") + struct.pack("<III", 0xADBE0003, 4, code)
+    return gzip.compress(raw[:14] + bytes([flags]) + raw[15:-12] + records)
+
+
+@pytest.mark.parametrize(("code", "axes"), list(enumerate("LDB RDB LUB RUB LDF RDF LUF RUF".split(), 1)))
+def test_an_spz_is_read_by_the_axes_it_names(tmp_path, code, axes):
+    cloud = object_cloud(degree=3)
+    path = saved(cloud, "spz", tmp_path)
+    path.write_bytes(with_axes(path.read_bytes(), code))
+    back = load_gaussians(path)
+    # The file's numbers are ours seen from right, down, front.
+    flips = torch.tensor([1.0 if a == b else -1.0 for a, b in zip(axes, "RDF", strict=True)])
+    torch.testing.assert_close(back.means, cloud.means * flips, atol=2e-4, rtol=0)
+    turned = flips[:, None] * covariance(cloud) * flips
+    torch.testing.assert_close(covariance(back), turned, atol=4e-3, rtol=0.02)
+    seen = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    before = torch.einsum("dk,nkc->dnc", sh_basis(seen, 3), cloud.sh)
+    after = torch.einsum("dk,nkc->dnc", sh_basis(seen * flips, 3), back.sh)
+    torch.testing.assert_close(after, before, atol=0.04, rtol=0)
+
+
+def test_an_spz_that_names_no_axes_is_y_down_and_one_with_z_up_is_refused(tmp_path):
+    cloud = object_cloud()
+    path = saved(cloud, "spz", tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(with_axes(content, 4, flags=0))  # without its flag an extension says nothing
+    torch.testing.assert_close(load_gaussians(path).means, cloud.means, atol=2e-4, rtol=0)
+    for code in (0, 9, 1 << 31):
+        path.write_bytes(with_axes(content, code))
+        with pytest.raises(ValueError, match=rf"object\.spz has axes of kind {code}, .* Export it with the axes RUB"):
+            load_gaussians(path)
+
+
 def test_version_4_without_zstandard_names_the_cure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
     (tmp_path / "a.spz").write_bytes(b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 5, 32) + bytes(12))
