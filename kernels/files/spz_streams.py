@@ -35,7 +35,7 @@ HEADER = np.dtype(
 SH_TERMS = (1, 4, 9, 16, 25)  # by degree
 VERSION_4_HEADER = 32
 # What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third; bombs to a thousandth.
-SMALL, RATIO = 1 << 22, 100
+SMALL, RATIO = 1 << 21, 100
 PIECE = 1 << 16  # bytes of a file at a time
 EXTENDED, LEVELS = 0x02, 0x80  # flags: records of extensions follow; before them, Spark's levels of detail
 LEVELS_BYTES = 6  # per Gaussian
@@ -215,6 +215,7 @@ class Zstandard:
             raise damaged(self.name, str(error)) from None
         if view:
             raise damaged(self.name, f"a stream ends {len(view)} bytes early")
+        data.flags.writeable = False  # as what comes from gzip, for which the decoders are compiled
         return data
 
     def extensions(self) -> bytes:
