@@ -222,3 +222,11 @@ def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, cou
     finally:
         tracemalloc.stop()
     assert peak < limit << 20
+
+
+@pytest.mark.parametrize("json", [b"[" * 500_000, b'{"a":' * 200_000, b'{"nodes":[' + b"{}," * 500_000 + b"{}]}"])
+def test_json_bombs_are_refused_soon(tmp_path, json):
+    json += b" " * (-len(json) % 4)
+    path = tmp_path / "bomb.glb"
+    path.write_bytes(struct.pack("<4sIIII", b"glTF", 2, 20 + len(json), len(json), 0x4E4F534A) + json)
+    assert not check(path, set())
