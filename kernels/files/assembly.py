@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ from .frame import SH_SIGNS, to_file_frame
 Array = np.ndarray[Any, Any]
 
 STRETCH = 8192  # Gaussians decoded at a time, a whole number of compressed PLY's chunks
+FILLED = 8  # times as many where compiled code leaves nothing between
+WORTH_COMPILING = 100_000  # Gaussians; numba's import takes about half a second
 LOG_SCALE_LIMIT = 20.0  # exp(20) is half a billion world units: the file held something else, or garbage
 LOGIT_LIMIT = 20.0  # an opacity of exactly 0 or 1
 OPACITY_MARGIN = 1e-6  # keeps the logit of an opacity of exactly 0 or 1 finite
@@ -48,31 +51,38 @@ class Rows:
     opacities: Array | None = None  # [n] 0..1
 
 
-def assemble(count: int, terms: int, decode: Callable[[int, int], Rows], name: str, turned: bool = True) -> Gaussians:
+def assemble(
+    count: int,
+    terms: int,
+    decode: Callable[[int, int], Rows],
+    name: str,
+    turned: bool = True,
+    fill: Callable[[int, int, dict[str, Array]], bool] | None = None,
+) -> Gaussians:
     """The cloud of ``count`` Gaussians with ``terms`` harmonics that ``decode(start, stop)`` gives piece by piece.
 
     ``turned``: the rows are in the frame of splat files (Y down), else in our own. Infinite logits, scales of 0 and
     zero quaternions become finite. Raises ValueError naming the file for NaNs, infinities and absurd scales; what
     ``decode`` raises passes through. ``decode`` runs in several threads.
+
+    ``fill(start, stop, out)`` is a faster way: it fills the cloud's arrays, and returns False where something is not
+    as usual, which is then decoded and judged as without it.
     """
-    out = {
-        "means": np.empty((count, 3), np.float32),
-        "log_scales": np.empty((count, 3), np.float32),
-        "quats": np.empty((count, 4), np.float32),
-        "opacity_logits": np.empty(count, np.float32),
-        "sh": np.empty((count, terms, 3), np.float32),
-    }
+    out = empty(count, terms)
+    length = STRETCH * (FILLED if fill else 1)
 
     def stretch(start: int) -> bool:
-        stop = min(start + STRETCH, count)
+        stop = min(start + length, count)
         part = {key: value[start:stop] for key, value in out.items()}
+        if fill and fill(start, stop, part):
+            return True
         with np.errstate(all="ignore"):  # what comes out infinite or NaN is found by the check
             _store(decode(start, stop), part, turned, name)
             # A sum is finite only if every value is; one that merely overflows costs the thorough check.
             return all(np.isfinite(value.sum()) for value in part.values())
 
-    starts = range(0, count, STRETCH)
-    workers = min(torch.get_num_threads(), os.cpu_count() or 1, len(starts))
+    starts = range(0, count, length)
+    workers = min(threads(), len(starts))
     if workers > 1:
         with ThreadPoolExecutor(workers) as pool:
             finite = all(list(pool.map(stretch, starts)))
@@ -80,6 +90,31 @@ def assemble(count: int, terms: int, decode: Callable[[int, int], Rows], name: s
         finite = all([stretch(start) for start in starts])
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
     return cloud if finite else cloud.check(name)
+
+
+def empty(count: int, terms: int) -> dict[str, Array]:
+    """The arrays of a cloud, to be filled."""
+    shapes = {"means": (count, 3), "log_scales": (count, 3), "quats": (count, 4), "opacity_logits": (count,)}
+    return {key: np.empty(shape, np.float32) for key, shape in (shapes | {"sh": (count, terms, 3)}).items()}
+
+
+def threads() -> int:
+    """How many threads decode."""
+    return min(torch.get_num_threads(), os.cpu_count() or 1)
+
+
+def compiled_decoders(count: int) -> Any:
+    """The module `numba_decode`, or None where numba is missing or too few Gaussians to be worth its import."""
+    return _compiled() if count >= WORTH_COMPILING else None
+
+
+@lru_cache(maxsize=1)
+def _compiled() -> Any:
+    try:
+        from . import numba_decode
+    except Exception:  # numba that does not fit its numpy raises more than ImportError
+        return None
+    return numba_decode
 
 
 def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:

@@ -19,11 +19,13 @@ import numpy as np
 
 from ..gaussians.cloud import SH_C0, Gaussians
 from .assembly import (
+    LOGIT_OF_BYTE,
     STRETCH,
     Array,
     Rows,
     arrays,
     assemble,
+    compiled_decoders,
     logits_of_bytes,
     opacity_bytes,
     quantised,
@@ -31,6 +33,7 @@ from .assembly import (
     scaled,
 )
 from .atomic import atomic_write
+from .frame import SH_SIGNS
 from .ply_header import Header, cut_off, read_header
 from .smallest_three import join, pack, split, unpack
 
@@ -42,6 +45,7 @@ SHIFTS_COLOR = ((24, 255), (16, 255), (8, 255))
 REST_COUNTS = (0, 9, 24, 45)
 # Bytes 0 and 255 stand for the ends themselves, as PlayCanvas reads them, the others for the middles of their steps.
 _SH_UNIT = np.concatenate([[0], (np.arange(1, 255) + 0.5) / 256, [1]])
+ROTATION_OF_CODE = scaled(np.arange(1024), 2**0.5 / 1023, -(0.5**0.5))
 SH_OF_BYTE = ((_SH_UNIT - 0.5) * 8).astype(np.float32)
 
 
@@ -104,26 +108,44 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
             boxes[2][1] / np.float32(SH_C0),
         )  # as harmonics
 
-    def decode(start: int, stop: int) -> Rows:
+    def vertices(start: int, stop: int) -> Array:
         size = word_type.itemsize
-        rows = read_stretch(path, begins["vertex"] + start * size, (stop - start) * size, name).view(word_type)
+        return read_stretch(path, begins["vertex"] + start * size, (stop - start) * size, name)
+
+    def rest_bytes(start: int, stop: int) -> Array:
+        return read_stretch(path, begins["sh"] + start * rest, (stop - start) * rest, name)
+
+    def decode(start: int, stop: int) -> Rows:
+        rows = vertices(start, stop).view(word_type)
         position, rotation, scale, color = (np.ascontiguousarray(rows[word]) for word in WORDS)
         here = slice(start // CHUNK, -(-stop // CHUNK))
         harmonics = None
         if rest:
-            data = read_stretch(path, begins["sh"] + start * rest, (stop - start) * rest, name)
-            harmonics = SH_OF_BYTE.take(data, mode="clip").reshape(stop - start, 3, -1).transpose(0, 2, 1)
+            harmonics = SH_OF_BYTE.take(rest_bytes(start, stop), mode="clip").reshape(stop - start, 3, -1)
         largest, *codes = unpack(rotation)
         return Rows(
             means=_unboxed(position, boxes[0], here, SHIFTS_11_10_11),
             log_scales=_unboxed(scale, boxes[1], here, SHIFTS_11_10_11),
-            quats=np.stack(join(largest, *(scaled(code, 2**0.5 / 1023, -(0.5**0.5)) for code in codes))).T,
+            quats=np.stack(join(largest, *(ROTATION_OF_CODE.take(code, mode="clip") for code in codes))).T,
             opacity_logits=logits_of_bytes(color & np.uint32(255)),
             dc=_unboxed(color, boxes[2], here, SHIFTS_COLOR),
-            rest=harmonics,
+            rest=None if harmonics is None else harmonics.transpose(0, 2, 1),
         )
 
-    return assemble(count, 1 + rest // 3, decode, name)
+    places = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
+    fast = compiled_decoders(count) if not any(at % 4 for at in [*places, word_type.itemsize]) else None
+    if fast is None:
+        return assemble(count, 1 + rest // 3, decode, name)
+    at, table = tuple(place // 4 for place in places), _steps(boxes)
+
+    def fill(start: int, stop: int, out: dict[str, Array]) -> bool:
+        words = vertices(start, stop).view("<u4").reshape(stop - start, -1)
+        if rest:
+            signs = np.array(SH_SIGNS, np.float32)
+            fast.harmonics(rest_bytes(start, stop).reshape(-1, rest), SH_OF_BYTE, signs, True, out["sh"])
+        return fast.compressed(words, at, table[start // CHUNK :], ROTATION_OF_CODE, LOGIT_OF_BYTE, tuple(out.values()))
+
+    return assemble(count, 1 + rest // 3, decode, name, fill=fill)
 
 
 def morton_order(means: Array) -> Array:
@@ -180,6 +202,16 @@ def _ends(rows: Array, axes: tuple[str, ...]) -> tuple[Array, Array]:
         return np.zeros((3, len(rows)), np.float32), np.ones((3, len(rows)), np.float32)
     low, high = (np.stack([rows[f"{end}_{axis}"] for axis in axes]) for end in ("min", "max"))
     return low.astype(np.float32), (high - low).astype(np.float32)
+
+
+def _steps(boxes: list[tuple[Array, Array]]) -> Array:
+    """[chunks,18]: least values and the size of a code's step, of positions, scales and colours."""
+    tops = [[np.float32(1 / top) for _, top in fields] for fields in (SHIFTS_11_10_11, SHIFTS_11_10_11, SHIFTS_COLOR)]
+    with np.errstate(all="ignore"):
+        steps = [extent * np.array(top)[:, None] for (_, extent), top in zip(boxes, tops, strict=True)]
+    return np.ascontiguousarray(
+        np.concatenate([v for (low, _), step in zip(boxes, steps, strict=True) for v in (low, step)]).T
+    )
 
 
 def _boxed(values: Array, boxes: Array, fields: tuple[tuple[int, int], ...]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from ..gaussians.sh import sh_basis
 # Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z), its own inverse.
 # Every real spherical harmonic is even or odd in (y, z), so it only changes sign. Order as in 3DGS, degrees 0 to 3.
 SH_SIGNS = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
+
+SH_ODD = ("", "y", "z", "x", "xy", "yz", "", "xz", "", "y", "xyz", "y", "z", "x", "z", "x")  # the axes each is odd in
 
 
 def to_file_frame(gaussians: Gaussians) -> Gaussians:
@@ -31,6 +34,19 @@ def _turned(gaussians: Gaussians, quats: torch.Tensor) -> Gaussians:
     signs = torch.tensor(SH_SIGNS[: gaussians.sh.shape[1]]).to(gaussians.sh)
     means = gaussians.means * torch.tensor([1.0, -1.0, -1.0]).to(gaussians.means)
     return replace(gaussians, means=means, quats=quats, sh=gaussians.sh * signs[:, None], training=None)
+
+
+def mirrored(gaussians: Gaussians, x: int, y: int, z: int) -> Gaussians:
+    """The cloud with those axes turned round whose sign is -1; the other hand is no matter to an ellipsoid."""
+    odd = {"x": x, "y": y, "z": z}
+    signs = torch.tensor([math.prod(odd[axis] for axis in term) for term in SH_ODD[: gaussians.sh.shape[1]]])
+    return replace(
+        gaussians,
+        means=gaussians.means * torch.tensor([x, y, z]).to(gaussians.means),
+        quats=gaussians.quats * torch.tensor([1, y * z, x * z, x * y]).to(gaussians.quats),  # of S R S
+        sh=gaussians.sh * signs.to(gaussians.sh)[:, None],
+        training=None,
+    )
 
 
 def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") -> Gaussians:

@@ -17,6 +17,7 @@ from .assembly import Array, read_stretch
 MAGIC = b"glTF"
 JSON_CHUNK, BIN_CHUNK = 0x4E4F534A, 0x004E4942
 JSON_LIMIT = 1 << 24  # bytes; a splat's has about 5,000, a large scene's a few millions
+NODES_LIMIT = 50_000
 COMPONENTS = {5120: "i1", 5121: "u1", 5122: "<i2", 5123: "<u2", 5126: "<f4"}
 WIDTHS = {"SCALAR": 1, "VEC2": 2, "VEC3": 3, "VEC4": 4}
 
@@ -121,9 +122,11 @@ def accessor(glb: Glb, index: int, width: int) -> Accessor:
 
 def placements(glb: Glb) -> list[tuple[int, Array]]:
     """Mesh index and matrix [4,4] to the world of every node with a mesh. Raises ValueError for a tangled tree."""
-    nodes = get(glb, glb.tree, "nodes", list, [])
+    nodes, still = get(glb, glb.tree, "nodes", list, []), np.eye(4)
+    if len(nodes) > NODES_LIMIT:
+        raise bad(glb.name, f"it has {len(nodes)} nodes; {NODES_LIMIT} are read")
     children = {child for node in nodes if isinstance(node, dict) for child in _children(glb, node)}
-    waiting = [(index, np.eye(4)) for index in range(len(nodes)) if index not in children]
+    waiting = [(index, still) for index in range(len(nodes)) if index not in children]
     found, seen = [], set()
     while waiting:
         index, above = waiting.pop()

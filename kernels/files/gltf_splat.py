@@ -1,8 +1,8 @@
 """Gaussian clouds as binary glTF with KHR_gaussian_splatting: Y up as our world, everything float32, nothing lost.
 
 A primitive of points with POSITION, COLOR_0 (linear RGBA bytes, for viewers that know points only) and, prefixed with
-the extension's name, ROTATION (xyzw), SCALE, OPACITY (0..1) and SH_DEGREE_d_COEF_k (RGB each). SCALE is linear, as
-three.js and PlayCanvas read it; drafts of the extension had logarithms.
+the extension's name, ROTATION (xyzw), SCALE, OPACITY (0..1) and SH_DEGREE_d_COEF_k (RGB each). SCALE is linear and
+never negative, says the ratified extension; drafts of it had logarithms. Harmonics are 3DGS's, colours sRGB.
 """
 
 from __future__ import annotations
@@ -96,13 +96,13 @@ def load_gltf_splat(path: str | os.PathLike[str]) -> Gaussians:
     if total * LEAST_BYTES > glb.length:
         raise bad(name, f"its {len(found)} primitives announce {total} Gaussians in {glb.length} bytes")
     clouds = [placed(_cloud(glb, primitive), matrix, name) for primitive, matrix in found]
+    if len(clouds) == 1:
+        return clouds[0]
     terms = max(cloud.sh.shape[1] for cloud in clouds)
     padded = [
         cloud.map(lambda v: torch.nn.functional.pad(v, (0, 0, 0, terms - v.shape[1])) if v.dim() == 3 else v)
         for cloud in clouds
     ]
-    if len(padded) == 1:
-        return padded[0]
     return Gaussians(**{key: torch.cat([cloud.tensors()[key] for cloud in padded]) for key in padded[0].tensors()})
 
 

@@ -4,7 +4,11 @@ One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: pos
 colour and logarithmic scale as bytes, rotation as its three smallest parts in 32 bits, harmonics as bytes,
 coefficient by coefficient RGB. Version 1 has half-precision positions, 1 and 2 rotations as the three bytes xyz.
 Version 4 has no gzip: a plain header, a table of sizes, one Zstandard stream per plane (needs the package zstandard).
-Axes: SPZ names none that its readers keep to; ComfyUI's viewer and Spark show it Y down, as in `ply`.
+
+Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names others. PlayCanvas'
+tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y down, as in `ply`, and know no
+extension. So ours is Y down and says so (RDF), which is right for all of them. A file that does not say is read as
+Y down, as ComfyUI shows it, but one of version 4, which ComfyUI does not read, by SPZ's text.
 
 What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to 3.2 % and clamped to
 4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to -0.44..1.44, rotations to about 1e-3, harmonics to
@@ -15,20 +19,44 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..gaussians.cloud import Gaussians
-from .assembly import STRETCH, Array, Rows, arrays, assemble, logits_of_bytes, opacity_bytes, quantised, scaled
+from . import spz_planes
+from .assembly import (
+    FILLED,
+    LOGIT_OF_BYTE,
+    STRETCH,
+    Array,
+    arrays,
+    compiled_decoders,
+    empty,
+    opacity_bytes,
+    quantised,
+    scaled,
+    threads,
+)
 from .atomic import atomic_write
-from .smallest_three import join, pack, split, unpack
-from .spz_streams import HEADER, MAGIC, SH_TERMS, read_planes
+from .frame import SH_SIGNS, mirrored, to_file_frame
+from .smallest_three import pack, split
+from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
 
+UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
 _MAGNITUDES = np.arange(512) / 511 / np.sqrt(2)
 ROTATION_OF_CODE = np.concatenate([_MAGNITUDES, -_MAGNITUDES]).astype(np.float32)  # bit 9 is the sign
+COLOR_OF_BYTE = scaled(np.arange(256), 1 / (0.15 * 255), -0.5 / 0.15)
+SCALE_OF_BYTE = scaled(np.arange(256), 1 / 16, -10)
+SH_OF_BYTE = scaled(np.arange(256), 1 / 128, -1)
+
+Decoder = Callable[[Array, int, int], None]
 
 
 def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
@@ -47,7 +75,7 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
         )
     header = np.zeros(1, HEADER)
     header["magic"], header["version"], header["count"] = MAGIC, 3, len(gaussians)
-    header["degree"], header["bits"] = gaussians.sh_degree, bits
+    header["degree"], header["bits"], header["flags"] = gaussians.sh_degree, bits, EXTENDED
     planes = {
         "means": lambda v: _fixed_point(v, bits),
         "opacity_logits": opacity_bytes,
@@ -62,7 +90,7 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
         for key, encode in passes:
             for start in range(0, len(gaussians), STRETCH):
                 file.write(squeeze.compress(encode(cloud[key][start : start + STRETCH]).tobytes()))
-        file.write(squeeze.flush())
+        file.write(squeeze.compress(axes_record("RDF")) + squeeze.flush())
 
 
 def load_spz(path: str | os.PathLike[str]) -> Gaussians:
@@ -72,27 +100,58 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
     damaged, more announced than its size allows, or version 4 without the package zstandard.
     """
     name = Path(path).name
-    header, planes = read_planes(path, name)
-    version, count = int(header["version"]), int(header["count"])
-    stored = SH_TERMS[int(header["degree"])] - 1
-    terms = 1 + min(stored, 15)
-    step = np.float32(2.0 ** -int(header["bits"]))
+    with open_spz(path, name) as planes:
+        count, workers = planes.count, threads()
+        out = empty(count, min(planes.terms, 16))
+        decoders = _decoders(planes, out)
+        length = STRETCH * FILLED
+        # Unpacking cannot be shared out, but what has been unpacked is decoded meanwhile.
+        with ThreadPoolExecutor(workers) as pool:
+            waiting = []
+            for key, size in planes.sizes.items():
+                for start in range(0, count if size else 0, length):
+                    stop = min(start + length, count)
+                    data = planes.read(key, (stop - start) * size).reshape(stop - start, size)
+                    if workers > 1 and count > length:
+                        waiting.append(pool.submit(decoders[key], data, start, stop))
+                    else:
+                        decoders[key](data, start, stop)
+            axes = planes.finish()
+            for future in waiting:
+                future.result()
+    cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
+    if planes.version == 1:
+        cloud.check(name)  # half-precision positions can be NaN
+    axes = axes or (UNNAMED if planes.version < 4 else UNNAMED_4)
+    return cloud if axes == "RDF" else mirrored(to_file_frame(cloud), *(1 if a in "RUB" else -1 for a in axes))
 
-    def decode(start: int, stop: int) -> Rows:
-        here = slice(start, stop)
-        parts = {key: plane.reshape(count, -1)[here] if plane.size else plane for key, plane in planes.items()}
-        means = _halves(parts["means"]) if version == 1 else _floats(parts["means"], step)
-        harmonics = parts["sh"].reshape(stop - start, stored, 3)[:, : terms - 1] if terms > 1 else None
-        return Rows(
-            means=means,
-            log_scales=scaled(parts["scales"], 1 / 16, -10),
-            quats=_of_xyz(parts["quats"]) if version < 3 else _of_words(parts["quats"]),
-            opacity_logits=logits_of_bytes(parts["opacities"][:, 0]),
-            dc=scaled(parts["colors"], 1 / (0.15 * 255), -0.5 / 0.15),
-            rest=None if harmonics is None else scaled(harmonics, 1 / 128, -1),
-        )
 
-    return assemble(count, terms, decode, name)
+def _decoders(planes: Planes, out: dict[str, Array]) -> dict[str, Decoder]:
+    """By plane, what decodes Gaussians ``start`` to ``stop`` of it from their bytes [n,size] into ``out``."""
+    fast: Any = compiled_decoders(planes.count) or spz_planes
+    step, signs = np.float32(2.0**-planes.bits), np.array(SH_SIGNS, np.float32)
+    logits, colors = out["opacity_logits"][:, None], out["sh"][:, 0]
+
+    def means(data: Array, start: int, stop: int) -> None:
+        if planes.version == 1:
+            spz_planes.halves(data, out["means"][start:stop])
+        else:
+            fast.fixed_point(data, step, out["means"][start:stop])
+
+    def quats(data: Array, start: int, stop: int) -> None:
+        if planes.version < 3:
+            spz_planes.first_three(data, out["quats"][start:stop])
+        else:
+            fast.smallest_three(data.view("<u4")[:, 0], ROTATION_OF_CODE, out["quats"][start:stop])
+
+    return {
+        "means": means,
+        "opacities": lambda data, start, stop: fast.looked_up(data, LOGIT_OF_BYTE, logits[start:stop]),
+        "colors": lambda data, start, stop: fast.looked_up(data, COLOR_OF_BYTE, colors[start:stop]),
+        "scales": lambda data, start, stop: fast.looked_up(data, SCALE_OF_BYTE, out["log_scales"][start:stop]),
+        "quats": quats,
+        "sh": lambda data, start, stop: fast.harmonics(data, SH_OF_BYTE, signs, False, out["sh"][start:stop]),
+    }
 
 
 def _fixed_point(means: Array, bits: int) -> Array:
@@ -101,32 +160,7 @@ def _fixed_point(means: Array, bits: int) -> Array:
     return np.ascontiguousarray(numbers.reshape(-1).view(np.uint8).reshape(-1, 4)[:, :3])
 
 
-def _floats(data: Array, step: np.float32) -> Array:
-    flat = np.append(data.reshape(-1), np.uint8(0))  # the last number's word reaches one byte further
-    words: Array = np.ndarray((len(data), 3), "<i4", flat, strides=(9, 3))
-    numbers = words.astype(np.int32)
-    numbers <<= 8  # the upper byte is the next number's
-    numbers >>= 8
-    return numbers * step
-
-
-def _halves(data: Array) -> Array:
-    return np.ascontiguousarray(data).view("<f2").astype(np.float32)
-
-
 def _packed(quats: Array) -> Array:
     largest, others = split(quats[:, [1, 2, 3, 0]])  # the file's order is xyzw
     codes = quantised(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(others < 0, 512, 0)
     return pack(largest, codes).astype("<u4")
-
-
-def _of_words(data: Array) -> Array:
-    largest, *codes = unpack(np.ascontiguousarray(data).view("<u4")[:, 0])
-    x, y, z, w = join(largest, *(ROTATION_OF_CODE.take(code, mode="clip") for code in codes))
-    return np.stack((w, x, y, z)).T
-
-
-def _of_xyz(data: Array) -> Array:
-    x, y, z = scaled(data, 1 / 127.5, -1).T
-    w = np.sqrt(np.maximum(1 - x * x - y * y - z * z, 0))
-    return np.stack((w, x, y, z)).T

@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import os
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from .assembly import Array
+
+try:  # unpacks about twice as fast
+    from isal import isal_zlib
+
+    inflate: Any = isal_zlib
+except ImportError:
+    inflate = zlib
 
 MAGIC = 0x5053474E  # "NGSP"
 HEADER = np.dtype(
@@ -24,11 +35,55 @@ HEADER = np.dtype(
 SH_TERMS = (1, 4, 9, 16, 25)  # by degree
 VERSION_4_HEADER = 32
 # What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third; bombs to a thousandth.
-SMALL, RATIO = 1 << 22, 100
+SMALL, RATIO = 1 << 21, 100
+PIECE = 1 << 16  # bytes of a file at a time
+EXTENDED, LEVELS = 0x02, 0x80  # flags: records of extensions follow; before them, Spark's levels of detail
+LEVELS_BYTES = 6  # per Gaussian
+EXTENSIONS_LIMIT = 1 << 16  # bytes
+AXES_EXTENSION = 0xADBE0003  # SPZ_ADOBE_coordinate_system, one number: which of these, from 1 on
+AXES = ("LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF")  # where x, y and z point: RUB is right, up, back
 
 
-def read_planes(path: str | os.PathLike[str], name: str) -> tuple[Array, dict[str, Array]]:
-    """The header and the planes' bytes by name. Raises ValueError for everything that is wrong with the file."""
+@dataclass
+class Planes:
+    """An opened file: what its header says, and its planes' bytes, to be read one after the other."""
+
+    name: str
+    header: Any
+    sizes: dict[str, int]  # bytes per Gaussian by plane, in file order
+    source: Gzip | Zstandard
+
+    @property
+    def version(self) -> int:
+        return int(self.header["version"])
+
+    @property
+    def count(self) -> int:
+        return int(self.header["count"])
+
+    @property
+    def bits(self) -> int:
+        """Fractional bits of positions."""
+        return int(self.header["bits"])
+
+    @property
+    def terms(self) -> int:
+        """Harmonics per colour, the constant one included."""
+        return SH_TERMS[int(self.header["degree"])]
+
+    def read(self, plane: str, length: int) -> Array:
+        """The next bytes [length], which belong to that plane. Raises ValueError where there are fewer."""
+        return self.source.read(plane, length)
+
+    def finish(self) -> str:
+        """Where the file's axes point, one of `AXES`, "" if it does not say. Raises ValueError for a damaged end."""
+        records = self.source.extensions()
+        return _axes(records, self.name) if self.header["flags"] & EXTENDED else ""
+
+
+@contextmanager
+def open_spz(path: str | os.PathLike[str], name: str) -> Iterator[Planes]:
+    """The header and the planes. Raises ValueError for everything that is wrong with the file."""
     size = os.path.getsize(path)
     with open(path, "rb") as file:
         start = file.read(min(size, 1 << 12))
@@ -36,32 +91,27 @@ def read_planes(path: str | os.PathLike[str], name: str) -> tuple[Array, dict[st
         try:
             head = zlib.decompressobj(31).decompress(start, HEADER.itemsize) if zipped else start[: HEADER.itemsize]
         except zlib.error as error:
-            raise _damaged(name, str(error)) from None
+            raise damaged(name, str(error)) from None
         if len(head) < HEADER.itemsize or int.from_bytes(head[:4], "little") != MAGIC:
             raise ValueError(f"{name} is not an SPZ file: it does not begin with NGSP. Choose another file.")
         header = np.frombuffer(head, HEADER)[0]
         sizes = _sizes(header, name, size)
         if zipped != (header["version"] < 4):
-            raise _damaged(name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream")
+            raise damaged(name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream")
         file.seek(0)
-        # At most the size seen above: a file that grows meanwhile cannot make this bigger.
-        data = file.read(size)
-    raw = _gunzip(data, HEADER.itemsize + sum(sizes.values()), name) if zipped else _unpack_4(data, header, sizes, name)
-    planes, begin = {}, len(raw) - sum(sizes.values())
-    for key, length in sizes.items():
-        planes[key] = raw[begin : begin + length]
-        begin += length
-    return header, planes
+        source = Gzip(file, name, header) if zipped else Zstandard(file, name, size, header, sizes)
+        yield Planes(name, header, sizes, source)
 
 
 def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
+    """Bytes per Gaussian of every plane, after every check that the header allows."""
     version, count, degree = int(header["version"]), int(header["count"]), int(header["degree"])
     if not 1 <= version <= 4:
         raise ValueError(f"{name} is SPZ version {version}; versions 1 to 4 can be read. Export it as version 3.")
     if degree >= len(SH_TERMS):
-        raise _damaged(name, f"its SH degree is {degree}, the greatest is 4")
+        raise damaged(name, f"its SH degree is {degree}, the greatest is 4")
     if header["bits"] > 23:
-        raise _damaged(name, f"its positions have {header['bits']} fractional bits of 24")
+        raise damaged(name, f"its positions have {header['bits']} fractional bits of 24")
     if count == 0:
         raise ValueError(f"{name} holds 0 Gaussians; at least 1 is needed. Choose another file.")
     per = {"means": 6 if version == 1 else 9, "opacities": 1, "colors": 3, "scales": 3}
@@ -72,54 +122,140 @@ def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
             f"{name} announces {count} Gaussians ({total} bytes), but is only {file_size} bytes long: it is cut off or "
             f"damaged. Copy or export the file again."
         )
-    return {key: count * size for key, size in per.items()}
+    return per
 
 
-def _gunzip(data: bytes, length: int, name: str) -> Array:
-    stream = zlib.decompressobj(31)
-    try:
-        raw = stream.decompress(data, length)
-        # Read on to the checksum; a byte that still comes belongs to an extension, which is left out.
-        complete = stream.eof or bool(stream.decompress(stream.unconsumed_tail, 1)) or stream.eof
-    except zlib.error as error:
-        raise _damaged(name, str(error)) from None
-    if len(raw) < length or not complete:
-        raise ValueError(f"{name} is cut off: {length} bytes were announced, {len(raw)} came. Copy the file again.")
-    return np.frombuffer(raw, np.uint8)
+class Gzip:
+    """Versions 1 to 3: one stream after the header, plane after plane."""
 
+    def __init__(self, file: BinaryIO, name: str, header: Array) -> None:
+        self.file, self.name = file, name
+        self.levels = int(header["count"]) * LEVELS_BYTES if header["flags"] & LEVELS else 0
+        self.stream = inflate.decompressobj(31)
+        self.read("header", HEADER.itemsize)
 
-def _unpack_4(data: bytes, header: Array, sizes: dict[str, int], name: str) -> Array:
-    try:
-        import zstandard
-    except ImportError:
-        raise ValueError(
-            f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install zstandard. "
-            "Or export it as version 3."
-        ) from None
-    wanted = [length for length in sizes.values() if length]  # empty planes are left out
-    table = int.from_bytes(data[16:20], "little")
-    begin = table + 16 * len(wanted)
-    if header["streams"] != len(wanted) or table < VERSION_4_HEADER or begin > len(data):
-        raise _damaged(name, f"{header['streams']} streams, their table at byte {table}")
-    entries = np.frombuffer(data, "<u8", 2 * len(wanted), table).reshape(-1, 2)
-    raw = bytearray(sum(wanted))
-    at, unpacker = 0, zstandard.ZstdDecompressor(max_window_size=1 << 27)
-    for (packed, plain), length in zip(entries, wanted, strict=True):
-        end = begin + int(packed)
-        if plain != length or end > len(data):
-            raise _damaged(name, f"a stream of {packed} bytes for {plain} where {length} are needed")
+    def read(self, plane: str, length: int) -> Array:
+        data = self._up_to(length)
+        if len(data) < length:
+            raise ValueError(
+                f"{self.name} is cut off: {length} more bytes of {plane} were announced, {len(data)} came. Copy the "
+                "file again."
+            )
+        return np.frombuffer(data, np.uint8)
+
+    def extensions(self) -> bytes:
+        """What follows the planes, which are only known to be sound once the checksum at the very end agrees."""
+        if self.levels:
+            self.read("levels of detail", self.levels)
+        rest = self._up_to(EXTENSIONS_LIMIT)
+        if self._up_to(1):
+            raise damaged(self.name, f"more than {EXTENSIONS_LIMIT} bytes follow its Gaussians")
+        if not self.stream.eof:
+            raise ValueError(f"{self.name} is cut off: its end is missing. Copy the file again.")
+        return rest
+
+    def _up_to(self, length: int) -> bytes:
+        parts, missing = [], length
         try:
-            with unpacker.stream_reader(data[begin:end]) as stream:
-                view = memoryview(raw)[at : at + length]
-                while view and (got := stream.readinto(view)):
-                    view = view[got:]
-        except zstandard.ZstdError as error:
-            raise _damaged(name, str(error)) from None
+            while missing and not self.stream.eof:
+                packed = self.stream.unconsumed_tail or self.file.read(PIECE)
+                part = self.stream.decompress(packed, min(missing, 2 * PIECE))
+                if not part and not packed:
+                    break
+                parts.append(part)
+                missing -= len(part)
+        except (zlib.error, inflate.error) as error:
+            raise damaged(self.name, str(error)) from None
+        return b"".join(parts)
+
+
+class Zstandard:
+    """Version 4: a stream for every plane that is not empty, after a table of their sizes."""
+
+    def __init__(self, file: BinaryIO, name: str, size: int, header: Array, per: dict[str, int]) -> None:
+        self.file, self.name, self.plane = file, name, ""
+        self.stream: Any = None
+        try:
+            import zstandard
+        except ImportError:
+            raise ValueError(
+                f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install zstandard. "
+                "Or export it as version 3."
+            ) from None
+        self.zstandard = zstandard
+        wanted = {key: int(header["count"]) * each for key, each in per.items() if each}  # empty planes are left out
+        table = int.from_bytes(file.read(20)[16:], "little")
+        begin = table + 16 * len(wanted)
+        if header["streams"] != len(wanted) or table < VERSION_4_HEADER or begin > size:
+            raise damaged(name, f"{header['streams']} streams, their table at byte {table}")
+        file.seek(VERSION_4_HEADER)
+        self.records = file.read(min(table - VERSION_4_HEADER, EXTENSIONS_LIMIT))
+        file.seek(table)
+        entries = np.frombuffer(file.read(16 * len(wanted)), "<u8").reshape(-1, 2)
+        self.places = {}
+        for (packed, plain), (key, length) in zip(entries, wanted.items(), strict=True):
+            if plain != length or begin + int(packed) > size:
+                raise damaged(name, f"a stream of {packed} bytes for {plain} where {length} are needed")
+            self.places[key] = (begin, int(packed))
+            begin += int(packed)
+
+    def read(self, plane: str, length: int) -> Array:
+        try:
+            if plane != self.plane:
+                begin, packed = self.places[plane]
+                self.file.seek(begin)
+                unpacker: Any = self.zstandard.ZstdDecompressor(max_window_size=1 << 27)
+                self.plane = plane
+                self.stream = unpacker.stream_reader(Part(self.file, packed), read_size=PIECE, closefd=False)
+            data = np.empty(length, np.uint8)
+            view = memoryview(data)  # type: ignore[arg-type]
+            while view and (got := self.stream.readinto(view)):
+                view = view[got:]
+        except self.zstandard.ZstdError as error:
+            raise damaged(self.name, str(error)) from None
         if view:
-            raise _damaged(name, f"a stream ends {len(view)} bytes early")
-        begin, at = end, at + length
-    return np.frombuffer(raw, np.uint8)
+            raise damaged(self.name, f"a stream ends {len(view)} bytes early")
+        data.flags.writeable = False  # as what comes from gzip, for which the decoders are compiled
+        return data
+
+    def extensions(self) -> bytes:
+        """What lies between the header and the table."""
+        return self.records
 
 
-def _damaged(name: str, what: str) -> ValueError:
+@dataclass
+class Part:
+    """The next ``left`` bytes of a file, as a file."""
+
+    file: BinaryIO
+    left: int
+
+    def read(self, size: int) -> bytes:
+        data = self.file.read(min(size, self.left))
+        self.left -= len(data)
+        return data
+
+
+def _axes(records: bytes, name: str) -> str:
+    """The axes that these records of extensions name, each a type, a length and so many bytes."""
+    while len(records) >= 8:
+        kind, length = (int(number) for number in np.frombuffer(records, "<u4", 2))
+        if kind == AXES_EXTENSION and length == 4 and len(records) >= 12:
+            code = int.from_bytes(records[8:12], "little")
+            if not 1 <= code <= len(AXES):
+                raise ValueError(
+                    f"{name} has axes of kind {code}, Z up or unknown; 1 to {len(AXES)} are read. Export "
+                    "it with the axes RUB (right, up, back)."
+                )
+            return AXES[code - 1]
+        records = records[8 + length :]
+    return ""
+
+
+def axes_record(axes: str) -> bytes:
+    """The record that names them."""
+    return np.array([AXES_EXTENSION, 4, 1 + AXES.index(axes)], "<u4").tobytes()
+
+
+def damaged(name: str, what: str) -> ValueError:
     return ValueError(f"{name} is a damaged SPZ: {what}. Copy or export the file again.")

@@ -4,7 +4,8 @@
 
 Per format: a file of random Gaussians is written, then np.fromfile and the loader take turns, round by round, so that
 a busy machine slows both; the fastest rounds count. "Warm" files are in the page cache, the harder comparison; "cold"
-ones were put out of it (Linux only) and come from the disk. Of SPZ, most of which is decompression, that alone too.
+ones were put out of it (Linux only) and come from the disk. "Plain" is the loader without numba and isal. Of SPZ, most
+of which is decompression, that alone too. First of all, what no loader can go below: writing the cloud's numbers once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from distill3d.kernels.files import assembly, spz_streams
 from distill3d.kernels.files.formats import FORMATS
 from distill3d.kernels.gaussians.cloud import Gaussians
 
@@ -54,6 +56,24 @@ def forget(path: Path) -> None:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
+def plainly(function: Callable[[], object]) -> object:
+    """What the function gives where neither numba nor isal is installed."""
+    least, inflate = assembly.WORTH_COMPILING, spz_streams.inflate
+    assembly.WORTH_COMPILING, spz_streams.inflate = 1 << 62, zlib
+    try:
+        return function()
+    finally:
+        assembly.WORTH_COMPILING, spz_streams.inflate = least, inflate
+
+
+def unpack(path: Path) -> None:
+    """Decompress an SPZ as its loader does, and do nothing with it."""
+    with spz_streams.open_spz(path, path.name) as planes:
+        for key, size in planes.sizes.items():
+            for start in range(0, planes.count, 65536):
+                planes.read(key, min(65536, planes.count - start) * size)
+
+
 def compare(actions: dict[str, Callable[[], object]], rounds: int, before: Callable[[], None]) -> dict[str, float]:
     """Milliseconds of the fastest round of every action."""
     times: dict[str, list[float]] = {key: [] for key in actions}
@@ -71,11 +91,14 @@ def measure(format: str, cloud: Gaussians, folder: Path, rounds: int) -> dict:
     actions: dict[str, Callable[[], object]] = {
         "read_ms": lambda: np.fromfile(path, np.uint8),
         "load_ms": lambda: kind.load(path),
+        "plain_ms": lambda: plainly(lambda: kind.load(path)),
     }
     if format == "spz":
-        actions["unpack_ms"] = lambda: zlib.decompress(path.read_bytes(), 31)
+        actions["unpack_ms"] = lambda: unpack(path)
+    kind.load(path)  # compiles
     result: dict = {"bytes": path.stat().st_size, "save_s": round(save, 2)}
     result |= compare(actions, rounds, lambda: None)
+    result["plain_ratio"] = round(result["plain_ms"] / result["read_ms"], 2)
     result["ratio"] = round(result["load_ms"] / result["read_ms"], 2)
     if "unpack_ms" in result:
         result["unpack_ratio"] = round(result["unpack_ms"] / result["read_ms"], 2)
@@ -110,11 +133,16 @@ def main() -> None:
         "machine": platform.machine(),
         "count": options.count,
         "degree": options.degree,
+        "numba": assembly.compiled_decoders(1 << 30) is not None,
+        "inflate": spz_streams.inflate.__name__,
         "formats": {},
     }
     if hasattr(os, "getloadavg"):
         result["load_before"] = round(os.getloadavg()[0], 1)  # of others: a busy machine's ratios scatter
     cloud = random_cloud(options.count, options.degree)
+    ones = [(value.shape, value.numpy().dtype) for value in cloud.tensors().values()]
+    floor = {"write_ms": lambda: [np.ones(shape, kind) for shape, kind in ones]}
+    result |= compare(floor, options.rounds, lambda: None)
     print(f"{'format':16} {'MB':>7} {'save s':>7} {'read ms':>8} {'load ms':>8} {'ratio':>6} {'cold ratio':>10}")
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for format in options.formats:

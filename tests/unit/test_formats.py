@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from distill3d.kernels.files import assembly
+from distill3d.kernels.files import assembly, spz_streams
 from distill3d.kernels.files.formats import FORMATS, format_of, load_gaussians, may_hold_gaussians
 from distill3d.kernels.files.frame import placed
 from distill3d.kernels.files.glb import save_glb
@@ -207,7 +207,7 @@ def test_older_spz_versions_are_read(tmp_path):
         (spz_bytes(5, bytes(4), bytes(9)), "is SPZ version 5; versions 1 to 4 can be read"),
         (spz_bytes(3, bytes(4), bytes(9), degree=9), "SH degree is 9"),
         (spz_bytes(3, bytes(4), bytes(9), bits=40), "40 fractional bits"),
-        (spz_bytes(3, bytes(3), bytes(9)), "is cut off: 36 bytes were announced, 35 came"),
+        (spz_bytes(3, bytes(3), bytes(9)), "is cut off: 4 more bytes of quats were announced, 3 came"),
         (spz_bytes(3, bytes(4), bytes(9))[:-1], "is cut off"),
         (spz_bytes(3, bytes(4), bytes(9))[:-8] + bytes(8), "is a damaged SPZ"),  # the checksum
         (b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 9, 32), "9 streams"),
@@ -225,6 +225,63 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     (tmp_path / "a.spz").write_bytes(gzip.compress(head + bytes(10_000_000)))
     with pytest.raises(ValueError, match=r"announces 400000000 Gaussians .* but is only \d+ bytes long"):
         load_gaussians(tmp_path / "a.spz")
+
+
+@pytest.mark.parametrize("name", ["zlib", "isal.isal_zlib"])
+def test_either_inflater_reads_an_spz_and_names_what_is_wrong(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(spz_streams, "inflate", pytest.importorskip(name))
+    cloud = object_cloud(count=20_000, degree=1)
+    path = saved(cloud, "spz", tmp_path)
+    content = path.read_bytes()
+    back = load_gaussians(path)
+    torch.testing.assert_close(back.means, cloud.means, atol=2e-4, rtol=0)
+    torch.testing.assert_close(back.sh[:, 1:], cloud.sh[:, 1:], atol=5e-3, rtol=0)
+    for damaged, message in (
+        (content[: len(content) // 2], "more bytes of .* were announced"),
+        (content[:-1], "its end is missing"),
+        (content[:-8] + bytes(8), "damaged"),  # the checksum
+        (content[:5000] + bytes(2000) + content[7000:], "damaged"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"object\.spz.*" + message):
+            load_gaussians(path)
+
+
+def with_axes(content, code, flags=2):
+    """An SPZ whose extension names the axes of that code, after one that nobody knows."""
+    raw = gzip.decompress(content)
+    assert raw[14] == 2 and raw[-12:] == struct.pack("<III", 0xADBE0003, 4, 6)  # ours say: right, down, front
+    records = struct.pack("<II3s", 0x12340001, 3, b"abc") + struct.pack("<III", 0xADBE0003, 4, code)
+    return gzip.compress(raw[:14] + bytes([flags]) + raw[15:-12] + records)
+
+
+@pytest.mark.parametrize(("code", "axes"), list(enumerate("LDB RDB LUB RUB LDF RDF LUF RUF".split(), 1)))
+def test_an_spz_is_read_by_the_axes_it_names(tmp_path, code, axes):
+    cloud = object_cloud(degree=3)
+    path = saved(cloud, "spz", tmp_path)
+    path.write_bytes(with_axes(path.read_bytes(), code))
+    back = load_gaussians(path)
+    # The file's numbers are ours seen from right, down, front.
+    flips = torch.tensor([1.0 if a == b else -1.0 for a, b in zip(axes, "RDF", strict=True)])
+    torch.testing.assert_close(back.means, cloud.means * flips, atol=2e-4, rtol=0)
+    turned = flips[:, None] * covariance(cloud) * flips
+    torch.testing.assert_close(covariance(back), turned, atol=4e-3, rtol=0.02)
+    seen = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    before = torch.einsum("dk,nkc->dnc", sh_basis(seen, 3), cloud.sh)
+    after = torch.einsum("dk,nkc->dnc", sh_basis(seen * flips, 3), back.sh)
+    torch.testing.assert_close(after, before, atol=0.04, rtol=0)
+
+
+def test_an_spz_that_names_no_axes_is_y_down_and_one_with_z_up_is_refused(tmp_path):
+    cloud = object_cloud()
+    path = saved(cloud, "spz", tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(with_axes(content, 4, flags=0))  # without its flag an extension says nothing
+    torch.testing.assert_close(load_gaussians(path).means, cloud.means, atol=2e-4, rtol=0)
+    for code in (0, 9, 1 << 31):
+        path.write_bytes(with_axes(content, code))
+        with pytest.raises(ValueError, match=rf"object\.spz has axes of kind {code}, .* Export it with the axes RUB"):
+            load_gaussians(path)
 
 
 def test_version_4_without_zstandard_names_the_cure(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import random
 import re
 import struct
@@ -12,14 +13,19 @@ import tracemalloc
 import pytest
 import torch
 
+from distill3d.kernels.files import assembly
 from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.gaussians.cloud import Gaussians
+from distill3d.kernels.gaussians.rasterize import available
 
+NUMBA = pytest.mark.skipif(not available("numba"), reason="needs numba")
 MUTATIONS = 2000
 MEMORY_LIMIT = 8 << 20  # bytes, for files of some thousand bytes; what their headers may announce is beyond any memory
 SECONDS_LIMIT = 2.0  # for one file
-KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word")
+KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word", "float")
 HUGE = (0, 1, 255, 257, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 400_000_000, 10**17, 10**30)
+ODD = (float("nan"), float("inf"), float("-inf"), 3e38, -1.0, 0.0, -0.0, 1e-45, 1e9)
+ANYTHING = (None, True, -1, 0, 7, 1.5, 1e308, 10**400, "", "POSITION", [], [[]], {}, {"POSITION": {}}, [0, -1], *HUGE)
 
 
 def small_cloud(degree):
@@ -44,10 +50,7 @@ def mutated(content, header, rng):
     data = bytearray(content)
     for _ in range(rng.randint(1, 3)):
         end = min(header, len(data)) if rng.random() < 0.67 else len(data)
-        at, kind = (
-            rng.randrange(max(1, end)),
-            rng.choice(("flip", "change", "delete", "insert", "cut", "number", "word")),
-        )
+        at, kind = rng.randrange(max(1, end)), rng.choice(KINDS)
         if not data:
             break
         if kind == "flip":
@@ -62,12 +65,63 @@ def mutated(content, header, rng):
             del data[rng.randrange(len(data)) :]
         elif kind == "word":  # a count or size in binary headers
             data[at // 4 * 4 : at // 4 * 4 + 4] = struct.pack("<I", rng.choice(HUGE) & 0xFFFFFFFF)
+        elif kind == "float":
+            at = min(header + at // 4 * 4, max(0, len(data) - 4))
+            data[at : at + 4] = struct.pack("<f", rng.choice(ODD))
         else:  # a number in textual ones
             numbers = list(re.finditer(rb"\d+", bytes(data[:header])))
             if numbers:
                 found = rng.choice(numbers)
                 data[found.start() : found.end()] = rng.choice((b"", b"-")) + str(rng.choice(HUGE)).encode()
     return bytes(data)
+
+
+def places_in(tree):
+    """Every holder and key of a JSON tree."""
+    found, waiting = [], [tree]
+    while waiting:
+        holder = waiting.pop()
+        for key in holder if isinstance(holder, dict) else range(len(holder)):
+            found.append((holder, key))
+            if isinstance(holder[key], (dict, list)):
+                waiting.append(holder[key])
+    return found
+
+
+def mutated_glb(content, rng):
+    """A .glb whose JSON is sound but says something else, or whose chunks are."""
+    length = int.from_bytes(content[12:16], "little")
+    tree, binary = json.loads(content[20 : 20 + length]), content[28 + length :]
+    for _ in range(rng.randint(1, 3)):
+        places = places_in(tree)
+        holder, key = rng.choice(places)
+        kind = rng.random()
+        if kind < 0.2:
+            del holder[key]
+        elif kind < 0.4:
+            other, name = rng.choice(places)
+            holder[key] = json.loads(json.dumps(other[name] if name in other or isinstance(other, list) else None))
+        elif kind < 0.5 and isinstance(holder, list):
+            holder[key:key] = holder[key : key + 1] * rng.randint(1, 3)
+        elif isinstance(holder[key], (int, float)) and kind < 0.8:
+            holder[key] += rng.choice((-1, 1, 4, -4, 256))
+        else:
+            holder[key] = rng.choice(ANYTHING)
+        if not tree:
+            break
+    text = json.dumps(tree).encode()
+    chunks = [(0x4E4F534A, text + b" " * (-len(text) % 4)), (0x004E4942, binary)]
+    kind = rng.random()
+    if kind < 0.05:
+        chunks.reverse()
+    elif kind < 0.1:
+        chunks.insert(rng.randrange(3), rng.choice(chunks))
+    elif kind < 0.15:
+        chunks.insert(rng.randrange(3), (rng.randrange(1 << 32), rng.randbytes(rng.randrange(64))))
+    elif kind < 0.2:
+        chunks.pop()
+    body = b"".join(struct.pack("<II", len(data), code) + data for code, data in chunks)
+    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
 
 
 def version_4(content):
@@ -102,9 +156,14 @@ def check(path, seen):
     return True
 
 
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=NUMBA)])
 @pytest.mark.parametrize("format", [*FORMATS, "spz 4"])
-def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, format):
-    rng = random.Random(format)
+def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, monkeypatch, format, compiled):
+    if compiled:
+        if format in ("ply", "glb"):
+            pytest.skip("nothing of it is compiled")
+        monkeypatch.setattr(assembly, "WORTH_COMPILING", 0)
+    rng = random.Random(f"{format} {compiled}")
     kind = FORMATS[format.removesuffix(" 4")]
     path = tmp_path / f"damaged.{kind.extension}"
     originals = []
@@ -112,13 +171,16 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, format):
         kind.save(small_cloud(degree), path)
         content = path.read_bytes()
         originals.append(version_4(content) if format == "spz 4" else content)
-    load_gaussians(path)  # imports and tables, which the memory below should not count
+    path.write_bytes(originals[-1])
+    load_gaussians(path)  # imports, tables and compiling, which time and memory below should not count
     loaded, seen = 0, set()
     tracemalloc.start()
     try:
         for _ in range(MUTATIONS):
             original = rng.choice(originals)
-            if format == "spz" and rng.random() < 0.7:  # else nearly all would fail the checksum
+            if format == "glb" and rng.random() < 0.5:
+                path.write_bytes(mutated_glb(original, rng))
+            elif format == "spz" and rng.random() < 0.7:  # else nearly all would fail the checksum
                 raw = gzip.decompress(original)
                 path.write_bytes(gzip.compress(mutated(raw, 16, rng), 1))
             else:
@@ -134,6 +196,20 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, format):
     assert len(seen) >= (2 if format == "splat" else 6), seen
 
 
+@pytest.mark.parametrize("format", [*FORMATS, "spz 4"])
+def test_a_file_cut_off_anywhere_says_so(tmp_path, format):
+    kind = FORMATS[format.removesuffix(" 4")]
+    path = tmp_path / f"cut.{kind.extension}"
+    kind.save(small_cloud(1), path)
+    content = version_4(path.read_bytes()) if format == "spz 4" else path.read_bytes()
+    for length in range(len(content)):
+        path.write_bytes(content[:length])
+        if format == "splat" and length and length % 32 == 0:
+            assert check(path, set())  # a whole number of Gaussians, and nothing says that there were more
+        else:
+            assert not check(path, set()), length
+
+
 @pytest.mark.parametrize(("count", "limit"), [(1, 1), (200_000, 32), (3_000_000, 1), ((1 << 32) - 1, 1)])
 def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, count, limit):
     path = tmp_path / "bomb.spz"
@@ -146,3 +222,11 @@ def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, cou
     finally:
         tracemalloc.stop()
     assert peak < limit << 20
+
+
+@pytest.mark.parametrize("json", [b"[" * 500_000, b'{"a":' * 200_000, b'{"nodes":[' + b"{}," * 500_000 + b"{}]}"])
+def test_json_bombs_are_refused_soon(tmp_path, json):
+    json += b" " * (-len(json) % 4)
+    path = tmp_path / "bomb.glb"
+    path.write_bytes(struct.pack("<4sIIII", b"glTF", 2, 20 + len(json), len(json), 0x4E4F534A) + json)
+    assert not check(path, set())
