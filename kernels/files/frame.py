@@ -9,10 +9,13 @@ import torch
 
 from ..gaussians.cloud import Gaussians
 from ..gaussians.sh import sh_basis
+from ..meshes.placing import fitting, upright
 
 # Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z), its own inverse.
 # Every real spherical harmonic is even or odd in (y, z), so it only changes sign. Order as in 3DGS, degrees 0 to 3.
 SH_SIGNS = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
+
+FAINT = 0.05  # opacity; what is fainter does not count for a cloud's size
 
 
 def to_file_frame(gaussians: Gaussians) -> Gaussians:
@@ -64,6 +67,24 @@ def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") ->
         training=None,
     )
     return moved.check(name)
+
+
+def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) -> Gaussians:
+    """The cloud turned about Y by ``turn`` degrees of azimuth; with a ``size`` also moved and scaled, so that the
+    longest side of the box around the middles of all that can be seen is that many world units around the origin.
+
+    Training state and anchors are dropped, unless there is nothing to do.
+    """
+    matrix = np.eye(4)
+    if turn:
+        matrix[:3, :3] = upright(torch.eye(3, dtype=torch.float64), turn=turn).T.numpy()
+    if size is not None:
+        seen = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
+        turned = gaussians.means[seen].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
+        middle, factor = fitting(turned, size)
+        matrix[:3, :3] *= factor
+        matrix[:3, 3] = -factor * middle.numpy()
+    return placed(gaussians, matrix)
 
 
 def _harmonic_rotation(rotation: torch.Tensor, degree: int) -> torch.Tensor:
