@@ -9,6 +9,7 @@ from .cameras import OrbitCameras, SceneCameras
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
 from .gaussians import InitGaussians, InitScene
+from .init_shapes import InitMesh, InitSplat
 from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
@@ -19,6 +20,7 @@ from .render import RenderViews
 from .score import ScoreViews
 from .shap_e import InitShapE
 from .toybox import ToyboxTruth
+from .types import HAS_SPLAT
 from .vdm import VDMLoss
 
 
@@ -30,6 +32,8 @@ class Distill3D(ComfyExtension):
             OrbitCameras,
             SceneCameras,
             InitGaussians,
+            InitMesh,
+            *([InitSplat] if HAS_SPLAT else []),
             InitShapE,
             InitScene,
             CDSLoss,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -140,6 +141,11 @@ def roots() -> dict[str, Path]:
 
 def saved_files() -> list[str]:
     """Names of all files that could hold Gaussians, newest first."""
+    return files_where(lambda path: path.suffix.lower() == TRAINING or may_hold_gaussians(path))
+
+
+def files_where(accepted: Callable[[Path], bool]) -> list[str]:
+    """Names of all files below `roots` that ``accepted`` says yes to, newest first; hidden ones are left out."""
     found = []
     for label, root in roots().items():
         for folder, _, names in os.walk(root):
@@ -148,12 +154,12 @@ def saved_files() -> list[str]:
                 if name.startswith("."):
                     continue
                 with suppress(OSError):  # gone since it was listed
-                    if path.suffix.lower() == TRAINING or may_hold_gaussians(path):
+                    if accepted(path):
                         found.append((-path.stat().st_mtime, f"{label}/{path.relative_to(root).as_posix()}"))
     return [name for _, name in sorted(found)]
 
 
-def located(file: str) -> Path:
+def located(file: str, suffixes: tuple[str, ...] = (*SUFFIXES, TRAINING), kind: str = "splat file") -> Path:
     """The path behind a name in the list. Raises ValueError where there is none, or it leads elsewhere."""
     for label, root in roots().items():
         if file.startswith(label + "/"):
@@ -163,8 +169,9 @@ def located(file: str) -> Path:
         raise ValueError(f"file {file!r} is not below output/ or input/3d/; choose one from the list.")
     if not path.is_relative_to(root.resolve()):
         raise ValueError(f"file {file!r} leads out of {label}/; choose one from the list.")
-    if path.suffix.lower() not in (*SUFFIXES, TRAINING):
-        raise ValueError(f"file {file!r} is none of {', '.join(SUFFIXES)} and {TRAINING}; choose a splat file.")
+    if path.suffix.lower() not in suffixes:
+        known = f"{', '.join(suffixes[:-1])} and {suffixes[-1]}"
+        raise ValueError(f"file {file!r} is none of {known}; choose a {kind}.")
     if not path.is_file():
         raise ValueError(f"file {file!r} does not exist (any more); press R to refresh the list and choose another.")
     return path

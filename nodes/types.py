@@ -57,6 +57,13 @@ def mesh_from_native(mesh: Any) -> Mesh:
 
     A texture's colours are taken at the vertices. Raises ValueError for a batch of several meshes and for a bad one.
     """
+    with torch.inference_mode(False):
+        own = textured_from_native(mesh)
+        return weld(Mesh(own.vertices, own.faces, own.colors))
+
+
+def textured_from_native(mesh: Any) -> Mesh:
+    """The same with its seams and its texture."""
     parts = {name: getattr(mesh, name, None) for name in ("vertices", "faces", "vertex_colors", "uvs", "texture")}
     batched = mesh.vertices.dim() == 3
     if batched and len(mesh.vertices) != 1:
@@ -64,11 +71,11 @@ def mesh_from_native(mesh: Any) -> Mesh:
     with torch.inference_mode(False):
         own = {k: (v[0] if batched else v).detach().cpu().clone() for k, v in parts.items() if v is not None}
         vertices, faces = own["vertices"].float(), own["faces"].long()
+        colors, uvs, texture = torch.full_like(vertices, 0.5), None, None
+        if "texture" in own and "uvs" in own:
+            uvs, texture = own["uvs"].float(), own["texture"][..., :3].float()
+            grid, picture = 2 * uvs - 1, texture.permute(2, 0, 1)
+            colors = torch.nn.functional.grid_sample(picture[None], grid[None, None], align_corners=False)[0, :, 0].T
         if "vertex_colors" in own:
             colors = own["vertex_colors"][:, :3].float()
-        elif "texture" in own and "uvs" in own:
-            grid, picture = 2 * own["uvs"].float() - 1, own["texture"][..., :3].float().permute(2, 0, 1)
-            colors = torch.nn.functional.grid_sample(picture[None], grid[None, None], align_corners=False)[0, :, 0].T
-        else:
-            colors = torch.full_like(vertices, 0.5)
-        return weld(Mesh(vertices, faces, colors).check())
+        return Mesh(vertices, faces, colors, uvs, texture).check()

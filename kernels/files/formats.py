@@ -35,6 +35,7 @@ FORMATS = {
     "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
 }
 SUFFIXES = tuple(dict.fromkeys(f".{format.kind}" for format in FORMATS.values()))
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # of meshes and point clouds that `mesh.load_shape` reads
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -67,3 +68,15 @@ def may_hold_gaussians(path: str | os.PathLike[str]) -> bool:
     """Whether a file chooser should offer it: a splat file by its extension; of .glb only those with splats."""
     suffix = Path(path).suffix.lower()
     return suffix in SUFFIXES and (suffix != ".glb" or is_gltf_splat(path))
+
+
+def may_hold_mesh(path: str | os.PathLike[str]) -> bool:
+    """The same for meshes and point clouds: by the extension; of .glb and .ply only those without splats."""
+    suffix = Path(path).suffix.lower()
+    if suffix == ".glb":
+        return not is_gltf_splat(path)
+    if suffix == ".ply":
+        with open(path, "rb") as file:
+            header = file.read(HEADER_LIMIT).partition(b"end_header")[0]
+        return b" scale_0" not in header and b" packed_position" not in header
+    return suffix in MESH_SUFFIXES

@@ -10,12 +10,14 @@ import torch
 
 from ..gaussians.cloud import Gaussians
 from ..gaussians.sh import sh_basis
+from ..meshes.placing import fitting, upright
 
 # Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z), its own inverse.
-# Every real spherical harmonic is even or odd in (y, z), so it only changes sign. Order as in 3DGS, degrees 0 to 3.
-SH_SIGNS = (1, -1, -1, 1, -1, 1, 1, -1, 1, -1, 1, -1, -1, 1, -1, 1)
-
-SH_ODD = ("", "y", "z", "x", "xy", "yz", "", "xz", "", "y", "xyz", "y", "z", "x", "z", "x")  # the axes each is odd in
+# Every real spherical harmonic is even or odd along each axis, so mirroring only changes signs. These are the axes that
+# each is odd in; order as in 3DGS, degrees 0 to 3.
+SH_ODD = ("", "y", "z", "x", "xy", "yz", "", "xz", "", "y", "xyz", "y", "z", "x", "z", "x")
+SH_SIGNS = tuple((-1) ** (term.count("y") + term.count("z")) for term in SH_ODD)  # what the turn does
+FAINT = 0.05  # opacity; what is fainter does not count for a cloud's size
 
 
 def to_file_frame(gaussians: Gaussians) -> Gaussians:
@@ -31,20 +33,30 @@ def from_file_frame(gaussians: Gaussians) -> Gaussians:
 
 
 def _turned(gaussians: Gaussians, quats: torch.Tensor) -> Gaussians:
-    signs = torch.tensor(SH_SIGNS[: gaussians.sh.shape[1]]).to(gaussians.sh)
-    means = gaussians.means * torch.tensor([1.0, -1.0, -1.0]).to(gaussians.means)
-    return replace(gaussians, means=means, quats=quats, sh=gaussians.sh * signs[:, None], training=None)
+    signs = torch.tensor([1, -1, -1])
+    return replace(
+        gaussians,
+        means=gaussians.means * signs.to(gaussians.means),
+        quats=quats,
+        sh=_flipped(gaussians.sh, *signs.tolist()),
+        training=None,
+    )
+
+
+def _flipped(sh: torch.Tensor, x: int, y: int, z: int) -> torch.Tensor:
+    """Coefficients [N,K,3] after those axes whose sign is -1 were turned round."""
+    odd = {"x": x, "y": y, "z": z}
+    signs = torch.tensor([math.prod(odd[axis] for axis in term) for term in SH_ODD[: sh.shape[1]]])
+    return sh * signs.to(sh)[:, None]
 
 
 def mirrored(gaussians: Gaussians, x: int, y: int, z: int) -> Gaussians:
     """The cloud with those axes turned round whose sign is -1; the other hand is no matter to an ellipsoid."""
-    odd = {"x": x, "y": y, "z": z}
-    signs = torch.tensor([math.prod(odd[axis] for axis in term) for term in SH_ODD[: gaussians.sh.shape[1]]])
     return replace(
         gaussians,
         means=gaussians.means * torch.tensor([x, y, z]).to(gaussians.means),
         quats=gaussians.quats * torch.tensor([1, y * z, x * z, x * y]).to(gaussians.quats),  # of S R S
-        sh=gaussians.sh * signs.to(gaussians.sh)[:, None],
+        sh=_flipped(gaussians.sh, x, y, z),
         training=None,
     )
 
@@ -80,6 +92,24 @@ def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") ->
         training=None,
     )
     return moved.check(name)
+
+
+def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) -> Gaussians:
+    """The cloud turned about Y by ``turn`` degrees of azimuth; with a ``size`` also moved and scaled, so that the
+    longest side of the box around the middles of all that can be seen is that many world units around the origin.
+
+    Training state and anchors are dropped, unless there is nothing to do.
+    """
+    matrix = np.eye(4)
+    if turn:
+        matrix[:3, :3] = upright(torch.eye(3, dtype=torch.float64), turn=turn).T.numpy()
+    if size is not None:
+        seen = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
+        turned = gaussians.means[seen].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
+        middle, factor = fitting(turned, size)
+        matrix[:3, :3] *= factor
+        matrix[:3, 3] = -factor * middle.numpy()
+    return placed(gaussians, matrix)
 
 
 def _harmonic_rotation(rotation: torch.Tensor, degree: int) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Mesh files of any common kind as one `Mesh` with sRGB vertex colours."""
+"""Mesh files and point clouds of any common kind, as `Mesh` and `Points` with sRGB colours."""
 
 from __future__ import annotations
 
@@ -9,20 +9,39 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
+from torch import Tensor
 
-from ..meshes.mesh import Mesh
-from .glb import linear_to_srgb
+from ..meshes.mesh import Mesh, Points
+from ..meshes.sample import texels
+from .formats import MESH_SUFFIXES
+from .glb import linear_to_srgb, srgb_to_linear
 
-SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl", ".off")
+SUFFIXES = (*MESH_SUFFIXES, ".off")
 GREY = 0.5
 
 
 def load_mesh(path: str | os.PathLike[str]) -> Mesh:
-    """Read a mesh; all objects of a scene as one, in place.
+    """Read a mesh; all objects of a scene as one, in place, with colours at the vertices.
 
-    Colours come from the vertices, else from the texture at the vertices, else from the material, else grey; those of
-    glTF files are turned from linear to sRGB. Raises ValueError naming the file for unknown kinds, damaged files and
-    files without triangles.
+    Raises ValueError as `load_shape` does, and for a point cloud.
+    """
+    parts = load_shape(path)
+    if isinstance(parts, Points):
+        raise ValueError(f"{Path(path).name} holds no triangles; it is a point cloud. Choose a mesh.")
+    faces, offset = [], 0
+    for part in parts:
+        faces.append(part.faces + offset)
+        offset += len(part.vertices)
+    vertices, colors = (torch.cat([getattr(part, key) for part in parts]) for key in ("vertices", "colors"))
+    return Mesh(vertices, torch.cat(faces), colors).check(Path(path).name)
+
+
+def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
+    """Read a mesh, its objects as parts in place with their textures; or a point cloud, where there are no triangles.
+
+    Colours come from the texture where there is one, else from the vertices, else from the material, else they are
+    grey; those of glTF files are turned from linear to sRGB. In the file's own axes. Raises ValueError naming the file
+    for unknown kinds, damaged files, Gaussian splats and files without triangles or points.
     """
     name = Path(path).name
     suffix = Path(path).suffix.lower()
@@ -31,43 +50,65 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist. Choose another file.")
     try:
-        parts = _parts(trimesh.load(str(path), process=False), linear=suffix in (".glb", ".gltf"))
+        placed = _placed(trimesh.load(str(path), process=False))
+        linear = suffix in (".glb", ".gltf")
+        meshes = [
+            _mesh(part, at, linear) for at, part in placed if isinstance(part, trimesh.Trimesh) and len(part.faces)
+        ]
+        clouds = [(at, part) for at, part in placed if isinstance(part, trimesh.PointCloud) and len(part.vertices)]
+        points = [] if meshes else [_points(part, at, linear) for at, part in clouds]
     except Exception as error:  # the many parsers behind it raise whatever they meet
         raise ValueError(f"{name} cannot be read as a mesh ({type(error).__name__}: {error}).") from error
-    if not parts:
-        raise ValueError(f"{name} holds no triangles; it may be a point cloud or splat. Choose a mesh.")
-    faces, offset = [], 0
-    for part in parts:
-        faces.append(part.faces + offset)
-        offset += len(part.vertices)
-    vertices, colors = (torch.cat([getattr(part, key) for part in parts]) for key in ("vertices", "colors"))
-    return Mesh(vertices, torch.cat(faces), colors).check(name)
+    if meshes:
+        return [mesh.check(name) for mesh in meshes]
+    if any("scale_0" in _columns(part) for _, part in clouds):
+        raise ValueError(f"{name} holds Gaussian splats, not a mesh. Read it with Load Gaussians.")
+    if not points:
+        raise ValueError(f"{name} holds no triangles and no points. Choose a mesh or a point cloud.")
+    normals = [part.normals for part in points if part.normals is not None]
+    return Points(
+        torch.cat([part.points for part in points]),
+        torch.cat([part.colors for part in points]),
+        torch.cat(normals) if len(normals) == len(points) else None,
+    )
 
 
-def _parts(loaded: Any, linear: bool) -> list[Mesh]:
+def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
+    """Every object with the matrix [4,4] that places it."""
     if not isinstance(loaded, trimesh.Scene):
-        placed = [(np.eye(4), loaded)]
-    else:  # not Scene.dump: its copies lose the colours of meshes that also have a material
-        nodes = [loaded.graph.get(node) for node in loaded.graph.nodes_geometry]
-        placed = [(matrix, loaded.geometry[key]) for matrix, key in nodes]
-    parts = []
-    for matrix, part in placed:
-        if isinstance(part, trimesh.Trimesh) and len(part.faces):
-            vertices = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
-            mirrored = np.linalg.det(matrix[:3, :3]) < 0
-            faces = np.asarray(part.faces, np.int64)[:, :: -1 if mirrored else 1]
-            parts.append(
-                Mesh(
-                    torch.from_numpy(vertices).float(),
-                    torch.from_numpy(np.ascontiguousarray(faces)),
-                    _colors(part, linear),
-                )
-            )
-    return parts
+        return [(np.eye(4), loaded)]
+    # Not Scene.dump: its copies lose the colours of meshes that also have a material.
+    nodes = [loaded.graph.get(node) for node in loaded.graph.nodes_geometry]
+    return [(matrix, loaded.geometry[key]) for matrix, key in nodes]
 
 
-def _colors(part: Any, linear: bool) -> torch.Tensor:
-    """[M,3] sRGB 0..1."""
+def _mesh(part: Any, matrix: np.ndarray, linear: bool) -> Mesh:
+    vertices = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
+    mirrored = np.linalg.det(matrix[:3, :3]) < 0
+    faces = np.asarray(part.faces, np.int64)[:, :: -1 if mirrored else 1]
+    texture, uvs = _texture(part, linear)
+    colors = _colors(part, linear) if texture is None or uvs is None else texels(texture, uvs)
+    return Mesh(
+        torch.from_numpy(vertices).float(), torch.from_numpy(np.ascontiguousarray(faces)), colors, uvs, texture
+    )  # fmt: skip
+
+
+def _texture(part: Any, linear: bool) -> tuple[Tensor | None, Tensor | None]:
+    """The picture [H,W,3] sRGB and the coordinates [M,2] as in `Mesh`, or None twice."""
+    material, uv = getattr(part.visual, "material", None), getattr(part.visual, "uv", None)
+    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    if image is None or uv is None or len(uv) != len(part.vertices):
+        return None, None
+    texture = _unit(np.asarray(image.convert("RGB")))
+    factor = getattr(material, "baseColorFactor", None)
+    if linear and factor is not None and (tint := _unit(factor)).min() < 1:
+        texture = linear_to_srgb(srgb_to_linear(texture) * tint)  # as glTF says
+    u, v = np.asarray(uv, np.float32).T
+    return texture, torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
+
+
+def _colors(part: Any, linear: bool) -> Tensor:
+    """[M,3] sRGB 0..1 of a part without texture."""
     visual, count = part.visual, len(part.vertices)
     encode = linear_to_srgb if linear else lambda value: value
     attribute = visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
@@ -77,14 +118,31 @@ def _colors(part: Any, linear: bool) -> torch.Tensor:
         return encode(_unit(attribute))
     material = getattr(visual, "material", None)
     if material is not None:
-        image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
-        if image is not None and visual.uv is not None and len(visual.uv) == count:
-            return _unit(trimesh.visual.color.uv_to_color(visual.uv, image))
         return encode(_unit(np.asarray(material.main_color)[None])).expand(count, 3).clone()
     return torch.full((count, 3), GREY)
 
 
-def _unit(colors: Any) -> torch.Tensor:
+def _points(part: Any, matrix: np.ndarray, linear: bool) -> Points:
+    places = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
+    colors = torch.full((len(places), 3), GREY)
+    if part.colors is not None and len(part.colors) == len(places):
+        colors = linear_to_srgb(_unit(part.colors)) if linear else _unit(part.colors)
+    columns, normals = _columns(part), None
+    if {"nx", "ny", "nz"} <= set(columns):
+        turned = np.stack([np.ravel(columns[key]) for key in ("nx", "ny", "nz")], -1) @ np.linalg.inv(matrix[:3, :3])
+        lengths = np.linalg.norm(turned, axis=-1, keepdims=True)
+        if len(turned) == len(places) and (lengths > 1e-6).all():  # splat trainers write zeros
+            normals = torch.from_numpy(turned / lengths).float()
+    return Points(torch.from_numpy(places).float(), colors, normals)
+
+
+def _columns(part: Any) -> dict[str, Any]:
+    """The columns of a PLY's vertices by name; empty for other files."""
+    data = part.metadata.get("_ply_raw", {}).get("vertex", {}).get("data", {})
+    return data if isinstance(data, dict) else {name: data[name] for name in data.dtype.names}
+
+
+def _unit(colors: Any) -> Tensor:
     """Any colour array as float 0..1 [...,3]: whole numbers span their type's range."""
     values = np.asarray(colors)[..., :3]
     top = np.iinfo(values.dtype).max if values.dtype.kind in "iu" else 1

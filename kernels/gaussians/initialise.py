@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..meshes.mesh import Mesh
+from ..meshes.mesh import Mesh, Points
+from ..meshes.placing import fitting, upright
+from ..meshes.sample import sample
 from .cloud import SH_C0, Gaussians
 
 SCALE_LIMITS = (1e-4, 0.1)  # world units, for scales taken from the distance between points
@@ -81,48 +84,57 @@ def from_points(
 
 
 def from_mesh(
-    mesh: Mesh | str | os.PathLike[str],
+    mesh: Mesh | Sequence[Mesh],
     count: int = 4000,
     generator: torch.Generator | None = None,
     size: float | None = 1.0,
     opacity_logit: float = 1.0,
     sh_degree: int = 0,
 ) -> Gaussians:
-    """``count`` flat Gaussians spread evenly over the surface of a mesh (or mesh file), in its colours.
+    """``count`` flat Gaussians spread evenly over the surface of a mesh, or of the parts of one, in its colours.
 
     The mesh is moved and scaled so that its longest side is ``size`` world units around the origin, or taken as it is
-    if size is None. Without a generator: seed 0. Raises ValueError for a mesh without area and unreadable files.
+    if size is None. Colours come from the texture where there is one (`sample`). Without a generator: seed 0. Raises
+    ValueError for a mesh without area.
     """
     _check_count(count)
-    if isinstance(mesh, str | os.PathLike):
-        from ..files.mesh import load_mesh  # trimesh takes a while to import
-
-        mesh = load_mesh(mesh)
-    mesh.check()
-    generator = generator or torch.Generator().manual_seed(0)
-    vertices = mesh.vertices.detach().float()
+    parts = [part.check() for part in ([mesh] if isinstance(mesh, Mesh) else mesh)]
     if size is not None:
-        low, high = vertices.amin(0), vertices.amax(0)
-        vertices = (vertices - (low + high) / 2) * (size / (high - low).amax().clamp_min(1e-20))
-    corners = vertices[mesh.faces]  # [F,3,3]
-    crosses = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
-    areas = 0.5 * crosses.norm(dim=-1).double()
-    total = float(areas.sum())
-    if not total > 0:
-        raise ValueError("The mesh has no area: all its triangles are points or lines. Choose another mesh.")
-
-    draws = torch.rand(count, 3, generator=generator, device=generator.device).to(vertices)
-    # One sample in each of ``count`` equal shares of the area: even, where independent draws would clump.
-    shares = (torch.arange(count, device=vertices.device) + draws[:, 0].double()) / count * total
-    faces = torch.searchsorted(areas.cumsum(0), shares).clamp_max(len(areas) - 1)
-    root = draws[:, 1].sqrt()
-    weights = torch.stack([1 - root, root * (1 - draws[:, 2]), root * draws[:, 2]], -1)  # uniform in the triangle
-    points = (weights[..., None] * corners[faces]).sum(1)
-    colors = (weights[..., None] * mesh.colors.to(vertices)[mesh.faces[faces]]).sum(1)
-    normals = torch.nn.functional.normalize(crosses[faces], dim=-1)
+        middle, factor = fitting(torch.cat([part.vertices.detach().float() for part in parts]), size)
+        parts = [replace(part, vertices=(part.vertices.float() - middle) * factor) for part in parts]
+    spread = sample(parts, count, generator or torch.Generator().manual_seed(0))
     # 0.7 of the spacing: neighbours meet at about 0.8 of their peak, so the surface has no holes.
-    scale = 0.7 * (total / count) ** 0.5
-    return from_points(points, colors, normals, scale, opacity_logit, sh_degree)
+    scale = 0.7 * (spread.area / count) ** 0.5
+    return from_points(spread.points, spread.colors, spread.normals, scale, opacity_logit, sh_degree)
+
+
+def from_shape(
+    shape: Sequence[Mesh] | Points,
+    count: int = 4000,
+    generator: torch.Generator | None = None,
+    size: float | None = 1.0,
+    up_axis: str = "Y",
+    turn: float = 0.0,
+    opacity_logit: float = 1.0,
+) -> Gaussians:
+    """Gaussians on what `load_shape` reads: `from_mesh` of meshes, `from_points` of a point cloud.
+
+    It is set `upright` first, by ``up_axis`` and ``turn``. Of a cloud of more than ``count`` points so many are drawn,
+    one of fewer is taken whole. Raises ValueError as these functions do.
+    """
+    generator = generator or torch.Generator().manual_seed(0)
+    if not isinstance(shape, Points):
+        parts = [replace(part, vertices=upright(part.vertices, up_axis, turn)) for part in shape]
+        return from_mesh(parts, count, generator, size, opacity_logit)
+    _check_count(count)
+    points = upright(shape.points.float(), up_axis, turn)
+    normals = None if shape.normals is None else upright(shape.normals, up_axis, turn)
+    if size is not None:
+        middle, factor = fitting(points, size)
+        points = (points - middle) * factor
+    chosen = torch.randperm(len(points), generator=generator)[:count].sort().values.to(points.device)
+    few = None if normals is None else normals[chosen]
+    return from_points(points[chosen], shape.colors[chosen], few, opacity_logit=opacity_logit)
 
 
 def _cloud(

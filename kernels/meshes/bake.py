@@ -84,6 +84,11 @@ def fill(points: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
     return colors.clamp(0, 1)
 
 
+def before_edges(depth: Tensor) -> Tensor:
+    """The least depth [V,H,W] of a pixel and its neighbours: beside an edge pictures mix what is before and behind."""
+    return -torch.nn.functional.max_pool2d(-depth[:, None], 3, 1, 1)[:, 0]
+
+
 def _sample(image: Tensor, grid: Tensor, mode: str) -> Tensor:
     """[C,H,W] at the M points of the grid [1,1,M,2] -> [M,C]; 0 outside."""
     return torch.nn.functional.grid_sample(image[None], grid, mode, align_corners=False)[0, :, 0].T

@@ -65,3 +65,12 @@ class Mesh:
             _, place = torch.unique(self.vertices, dim=0, return_inverse=True)
             total = torch.zeros_like(total).index_add(0, place, total)[place]
         return torch.nn.functional.normalize(total, dim=-1)
+
+
+@dataclass(frozen=True)
+class Points:
+    """A point cloud; same world as `Mesh`."""
+
+    points: Tensor  # [N,3] world units
+    colors: Tensor  # [N,3] sRGB 0..1
+    normals: Tensor | None = None  # [N,3] unit length

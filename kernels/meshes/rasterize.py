@@ -82,6 +82,22 @@ def render_mesh(
     return MeshRendering(color, alpha, depth, normal)
 
 
+@torch.no_grad()
+def depth_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str = "auto") -> Tensor:
+    """The depth [V,H,W] of what is in front, along the optical axis, world units; inf where there is nothing.
+
+    vertices [M,3] world units, faces [F,3]; ``backend`` as for `render_mesh`.
+    """
+    matrices = cameras.viewmats.to(vertices)
+    places = vertices @ matrices[:, :3, :3].transpose(1, 2) + matrices[:, None, :3, 3]
+    face = cover(places, faces, cameras, backend)
+    views, rows, columns = (face >= 0).nonzero(as_tuple=True)
+    corners = places[views[:, None], faces[face[views, rows, columns]]]
+    weights = barycentric(pixel_rays(cameras, views, rows, columns).to(vertices), corners)
+    depth = vertices.new_full(face.shape, torch.inf)
+    return depth.index_put((views, rows, columns), (weights * corners[..., 2]).sum(1))
+
+
 def pixel_rays(cameras: Cameras, views: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """Directions [P,3] in camera space, z = 1, through the centres of pixels given by index [P]."""
     matrix = cameras.intrinsics[views]

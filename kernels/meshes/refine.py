@@ -6,10 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix, identity
-from scipy.sparse.linalg import splu
 from torch import Tensor
 
 from ..adam import adam, all_finite
@@ -21,6 +18,7 @@ from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
 from .mesh import Mesh
 from .rasterize import MeshRendering, edges_of, render_mesh
+from .smoothing import Smoothing
 
 JUDGED = ("color", "normal")
 
@@ -197,41 +195,3 @@ def normal_consistency(vertices: Tensor, faces: Tensor, beside: Tensor) -> Tenso
     normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
     pairs = beside[beside[:, 1] >= 0]
     return (1 - (normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(-1)).mean()
-
-
-class Smoothing:
-    """x = (1 + s L)^-1 u with the mesh's Laplacian L: a step on u moves neighbours together, so that a silhouette's
-    pull bends the surface instead of tearing single vertices out of it (Nicolet, Jacobson and Jakob 2021, "Large Steps
-    in Inverse Rendering of Geometry"). edges [E,2], M vertices."""
-
-    def __init__(self, edges: Tensor, count: int, strength: float) -> None:
-        i, j = edges.cpu().numpy().T
-        ones = np.ones(len(i))
-        adjacency = coo_matrix((np.r_[ones, ones], (np.r_[i, j], np.r_[j, i])), (count, count)).tocsc()
-        degree = np.asarray(adjacency.sum(1)).ravel()
-        graph = coo_matrix((degree, (np.arange(count), np.arange(count))), (count, count)).tocsc() - adjacency
-        self.matrix = (identity(count, format="csc") + strength * graph).tocsc()
-        self.solver = splu(self.matrix) if strength > 0 else None
-
-    def roughened(self, x: Tensor) -> Tensor:
-        """u [M,3] whose smoothed version is ``x``."""
-        return torch.from_numpy(self.matrix @ x.detach().cpu().double().numpy()).to(x)
-
-    def __call__(self, u: Tensor) -> Tensor:
-        """x [M,3], differentiable."""
-        return u if self.solver is None else _Solve.apply(u, self.solver)
-
-
-class _Solve(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, u: Tensor, solver: Any) -> Tensor:
-        ctx.solver = solver
-        return _solved(u, solver)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # the matrix is symmetric
-        return _solved(gradient, ctx.solver), None
-
-
-def _solved(u: Tensor, solver: Any) -> Tensor:
-    return torch.from_numpy(solver.solve(u.detach().cpu().double().numpy())).to(u)

@@ -19,9 +19,10 @@ from torch import Tensor
 from ..gaussians.cameras import Cameras, sphere
 from ..gaussians.cloud import SH_C0, Gaussians
 from ..gaussians.rasterize import render
-from .bake import bake_colors
+from .bake import bake_colors, before_edges
 from .cleanup import decimate, largest_components, taubin
 from .mesh import Mesh
+from .rasterize import depth_of
 from .tsdf import FREE, blur, fuse
 
 SOLID = 0.95  # opacity, for the depth, of the cloud's typical Gaussian
@@ -30,6 +31,7 @@ NEARER = 0.75  # standard deviations from a Gaussian's centre to the surface; me
 PIXELS = 4  # per standard deviation; a finer picture shows nothing more
 ENLARGE = 1.2  # factor on the scales, for the depth
 TRUNCATION = 3  # voxels; less leaves steps, more inflates thin parts
+SEEN = 2  # voxels behind the mesh's depth at which a vertex still counts as seen
 STRAY = 4.0  # in units of the cloud's root mean square radius; what lies further out is ignored
 FOV = 40.0  # degrees
 VIEWS_AT_ONCE = 8
@@ -95,7 +97,9 @@ def extract_surface(
             vertices, triangles = decimate(vertices, triangles, faces)
         mesh = Mesh(vertices, triangles, torch.zeros_like(vertices))
         places, normals = vertices.to(cloud.device), mesh.vertex_normals.to(cloud.device)
-        colors = bake_colors(places, normals, cameras, color, alpha, depth, TRUNCATION * voxel, alpha_min)
+        # Not the depth that was fused: a soft cloud's lies up to a few voxels off the surface that all views agree on.
+        front = before_edges(depth_of(places, triangles.to(cloud.device), cameras))
+        colors = bake_colors(places, normals, cameras, color, alpha, front, SEEN * voxel, alpha_min)
     return replace(mesh, colors=colors.cpu())
 
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from ..gaussians.cameras import sphere
 from ..gaussians.cloud import Gaussians
 from ..gaussians.rasterize import render
-from .bake import fill, gather
+from .bake import before_edges, fill, gather
 from .mesh import Mesh
-from .raster import cover, first_seen
+from .raster import cover
+from .rasterize import depth_of
 from .surface import FOV, VIEWS_AT_ONCE, nearby
 from .unwrap import unwrap
 
@@ -109,13 +110,8 @@ def _look(
     for start in range(0, views, VIEWS_AT_ONCE):
         batch = cameras[start : start + VIEWS_AT_ONCE]
         seen = render(cloud, batch, 0.0, backend, depth=False)
-        depth = _before_edges(first_seen(mesh.vertices, mesh.faces, batch)[2])
+        depth = before_edges(depth_of(mesh.vertices, mesh.faces, batch))
         more = gather(points, normals, batch, seen.color, seen.alpha[..., 0], depth, TOLERANCE * radius, alpha_min)
         sums += more[0]
         weights += more[1]
     return sums, weights
-
-
-def _before_edges(depth: Tensor) -> Tensor:
-    """The least depth [V,H,W] of a pixel and its neighbours: beside an edge pictures mix what is before and behind."""
-    return -torch.nn.functional.max_pool2d(-depth[:, None], 3, 1, 1)[:, 0]

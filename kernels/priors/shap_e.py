@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..meshes.mesh import Mesh
+from ..meshes.placing import upright
 from .diffusers_prior import check_folder, read_json
 
 PIPELINE = "ShapEPipeline"
@@ -84,9 +83,9 @@ def shap_e_mesh(
     """What Shap-E makes of the prompt: on the CPU, Y up, front +Z, in Shap-E's own size (within a cube of side 2).
 
     guidance in the standard form; steps of Heun's method, which calls the denoiser 2 * steps - 1 times; the defaults
-    are those of OpenAI's example. turn: see `upright`. ``on_call`` (calls done, calls in all) is called throughout,
-    also while the mesh is made, and may raise to end the work. Raises ValueError for a prompt that is too long and for
-    an empty mesh.
+    are those of OpenAI's example. turn: degrees of azimuth about the vertical. ``on_call`` (calls done, calls in all)
+    is called throughout, also while the mesh is made, and may raise to end the work. Raises ValueError for a prompt
+    that is too long and for an empty mesh.
     """
     from ..files.glb import linear_to_srgb  # trimesh takes a while to import
 
@@ -117,19 +116,10 @@ def shap_e_mesh(
             hook.remove()
     made = output.images[0]
     linear = torch.stack([made.vertex_channels[channel] for channel in "RGB"], -1)
-    vertices = upright(made.verts.float().cpu(), turn)
+    # The turntable of the pipeline's renderer (diffusers, create_pan_cameras) has Z up and begins at -Y with +X on its
+    # right; that side is taken as the front. Shap-E itself promises none: objects face as its training data did.
+    vertices = upright(made.verts.float().cpu(), "Z", turn)
     return Mesh(vertices, made.faces.cpu(), linear_to_srgb(linear.float().cpu())).check("Shap-E's mesh")
-
-
-def upright(points: Tensor, turn: float = 0.0) -> Tensor:
-    """[...,3] from Shap-E's axes (Z up) to Y up, front +Z, then turned about Y by ``turn`` degrees of azimuth.
-
-    The turntable of the pipeline's renderer (diffusers, create_pan_cameras) has Z up and begins at -Y with +X on its
-    right; that side is taken as the front. Shap-E itself promises none: objects face as its training data did.
-    """
-    x, up, toward = points[..., 0], points[..., 2], -points[..., 1]
-    cos, sin = math.cos(math.radians(turn)), math.sin(math.radians(turn))
-    return torch.stack([cos * x + sin * toward, up, cos * toward - sin * x], -1)
 
 
 def _check_length(tokenizer: Any, prompt: str) -> None:

@@ -42,7 +42,10 @@ from quality_statistics import SHOWN, summary, table
 
 
 def work(options: argparse.Namespace, index: int, take: Callable[[], Task | None], put: Callable[[Any], None]) -> None:
-    """One worker: load the prior once, then object after object; reports (row or None, strips, message)."""
+    """One worker: load the prior once, then object after object; reports (row or None, strips, message).
+
+    ``options.bench``: what makes an object of a task, where it is not this script's `Bench`.
+    """
     device = options.device
     if device == "cuda":
         device = f"cuda:{index % max(1, torch.cuda.device_count())}"
@@ -50,7 +53,7 @@ def work(options: argparse.Namespace, index: int, take: Callable[[], Task | None
     if options.threads or device != "cpu" or options.jobs > 1:
         torch.set_num_threads(max(1, threads))
     try:
-        bench = Bench(options, device)
+        bench = getattr(options, "bench", Bench)(options, device)
         while (task := take()) is not None:
             try:
                 put((*bench.run(task), f"{task.key}"))

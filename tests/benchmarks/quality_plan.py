@@ -163,13 +163,20 @@ def plan(options: argparse.Namespace) -> list[Task]:
         for loss in config.get("losses", options.losses.split(",")):
             steps = config.get("steps", options.steps)
             setups.append((config["name"], loss, build(loss, steps, options.backend, common | config.get("set", {}))))
+    captions, prior = captions_of(options), weights_of(options)
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    return [Task(n, k, c, s, setup, prior) for s in seeds for c in captions for n, k, setup in setups]
+
+
+def captions_of(options: argparse.Namespace) -> list[Caption]:
     if options.captions:
-        captions = [parse(text) for text in options.captions.split(";") if text.strip()]
-    else:
-        captions = held_out_captions(options.prompts, options.caption_seed)
+        return [parse(text) for text in options.captions.split(";") if text.strip()]
+    return held_out_captions(options.prompts, options.caption_seed)
+
+
+def weights_of(options: argparse.Namespace) -> str:
+    """A fingerprint of the prior's weights."""
     weights = sorted(options.prior.glob("*/*.safetensors"))
     if not weights:
         raise ValueError(f"--prior {options.prior} holds no pipeline with safetensors weights.")
-    prior = hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)).hexdigest()[:12]
-    seeds = range(options.first_seed, options.first_seed + options.seeds)
-    return [Task(n, k, c, s, setup, prior) for s in seeds for c in captions for n, k, setup in setups]
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)).hexdigest()[:12]

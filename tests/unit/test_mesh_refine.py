@@ -11,7 +11,8 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.cleanup import weld
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
-from distill3d.kernels.meshes.refine import RefineSettings, Smoothing, laplacian, normal_consistency, refine_mesh
+from distill3d.kernels.meshes.refine import RefineSettings, laplacian, normal_consistency, refine_mesh
+from distill3d.kernels.meshes.smoothing import Smoothing, chebyshev
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
 
@@ -128,6 +129,20 @@ def test_smoothing_keeps_a_resting_mesh_and_spreads_a_pull():
     inputs = u[:6].double()
     small = Smoothing(torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]), 6, 2.0)
     assert torch.autograd.gradcheck(small, inputs.requires_grad_())
+
+
+@pytest.mark.parametrize("strength", [0.1, 10.0, 1000.0])
+def test_the_iteration_of_other_devices_agrees_with_the_direct_solution(strength):
+    mesh = ball(rounds=3)
+    smoothing = Smoothing(edges_of(mesh.faces)[0], len(mesh.vertices), strength)
+    pull = torch.randn(len(mesh.vertices), 3, generator=torch.Generator().manual_seed(0))
+    exact, found = smoothing.solve(pull), chebyshev(smoothing.matrix, pull, smoothing.largest)
+    assert (found - exact).norm() < 3e-6 * exact.norm()
+    exact = mesh.vertices
+    found = chebyshev(smoothing.matrix, smoothing.roughened(exact), smoothing.largest)
+    torch.testing.assert_close(found, exact, atol=2e-5, rtol=0)
+    spectrum = torch.linalg.eigvalsh(smoothing.matrix.to_dense().double())
+    assert spectrum[0] > 1 - 1e-3 and spectrum[-1] <= smoothing.largest * (1 + 1e-6)
 
 
 def test_penalties_are_zero_on_what_is_flat_and_grow_with_a_spike():

@@ -15,7 +15,8 @@ from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.initialise import from_mesh
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.priors.shap_e import is_shap_e, load_shap_e, shap_e_mesh, upright
+from distill3d.kernels.meshes.placing import upright
+from distill3d.kernels.priors.shap_e import is_shap_e, load_shap_e, shap_e_mesh
 
 GRID = 40
 RED, GREEN, BLUE, GRAY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.9), (0.5, 0.5, 0.5)
@@ -187,11 +188,11 @@ class TestAxes:
 
     def test_a_turn_moves_the_front_counter_clockwise(self):
         front, top = torch.tensor([0.0, -1, 0]), torch.tensor([0.0, 0, 1])
-        torch.testing.assert_close(upright(front), torch.tensor([0.0, 0, 1]))
-        torch.testing.assert_close(upright(top, 90), torch.tensor([0.0, 1, 0]))
-        torch.testing.assert_close(upright(front, 90), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(upright(front, "Z"), torch.tensor([0.0, 0, 1]))
+        torch.testing.assert_close(upright(top, "Z", 90), torch.tensor([0.0, 1, 0]))
+        torch.testing.assert_close(upright(front, "Z", 90), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
         camera = orbit(30.0, 0.0, 2.0)  # azimuth 30 sees what was turned by 30
-        torch.testing.assert_close(upright(front, 30), camera.positions[0] / 2, atol=1e-6, rtol=0)
+        torch.testing.assert_close(upright(front, "Z", 30), camera.positions[0] / 2, atol=1e-6, rtol=0)
 
 
 def test_the_stand_in_for_marching_cubes_cuts_where_the_field_is_zero():

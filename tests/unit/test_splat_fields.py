@@ -1,12 +1,16 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from plyfile import PlyData
 
+from distill3d.kernels.files.frame import settled
 from distill3d.kernels.files.ply import save_ply
 from distill3d.kernels.files.splat import from_splat_fields, to_splat_fields
 from distill3d.kernels.gaussians.cloud import Gaussians
+from distill3d.kernels.gaussians.projection import rotations
+from distill3d.kernels.meshes.placing import upright
 
 
 def random_cloud(count=20, degree=1):
@@ -82,3 +86,25 @@ def test_bad_fields_are_named(change, message):
 def test_a_batch_that_is_not_there_is_named():
     with pytest.raises(ValueError, match="holds 1 clouds; there is none at index 1"):
         from_splat_fields(to_splat_fields(random_cloud()), batch=1)
+
+
+def test_a_splat_settles_as_its_middles_turn_and_fill_the_cube_and_is_left_alone_by_default():
+    cloud = random_cloud(200)
+    assert settled(cloud) is cloud
+    faint = torch.tensor([True, *[False] * 199])
+    cloud = replace(
+        cloud,
+        means=torch.where(faint[:, None], 100.0, cloud.means),  # a stray nobody sees
+        opacity_logits=torch.where(faint, -9.0, 2.0),
+    )
+    moved = settled(cloud, 1.0, 90.0)
+    seen = moved.means[1:]
+    low, high = seen.amin(0), seen.amax(0)
+    torch.testing.assert_close((high - low).amax(), torch.tensor(1.0), atol=1e-5, rtol=0)
+    torch.testing.assert_close(low + high, torch.zeros(3), atol=1e-5, rtol=0)
+    factor = float((moved.scales / cloud.scales).mean())
+    turned = upright(cloud.means, turn=90.0)[1:] * factor
+    torch.testing.assert_close(seen - seen.mean(0), turned - turned.mean(0), atol=1e-5, rtol=0)
+    covariance = rotations(moved.quats) @ torch.diag_embed(moved.scales) / factor
+    rotated = upright((rotations(cloud.quats) @ torch.diag_embed(cloud.scales)).mT, turn=90.0).mT
+    torch.testing.assert_close(covariance @ covariance.mT, rotated @ rotated.mT, atol=1e-5, rtol=1e-4)

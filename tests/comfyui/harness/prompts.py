@@ -14,9 +14,10 @@ NODES = {
         "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
-        "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene",
+        "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat",
     )
 }  # fmt: skip
+WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
 NOT_EXECUTED = {"Note", "MarkdownNote"}
