@@ -54,7 +54,7 @@ def extract_surface(
 
     ``resolution``: grid points along the longest side. ``views``: renders all around, of ``image_size`` pixels (0: one
     or two per grid point, as fine as the Gaussians are). ``alpha_min``: a pixel more opaque than this shows the
-    object (half of the highest opacity, where the whole cloud is fainter).
+    object, but never more than half of the highest opacity.
     ``smoothing``: rounds of Taubin smoothing. ``faces``: about so many triangles (0: all; needs
     fast-simplification). ``component_share``: pieces with less than this share of the largest one's area are dropped.
     Raises ValueError for settings out of range and for a cloud that shows no surface.

@@ -42,7 +42,7 @@ def add_texture(
 
     ``mesh``: of `extract_surface`, in the world of the cloud. ``size``: texels, 64..4096. ``views``: pictures from all
     around, of ``image_size`` pixels (0: half of ``size``, within 256..1024). ``alpha_min``: a pixel more opaque than
-    this shows the object (half of the highest opacity, where the whole cloud is fainter). Works on the cloud's
+    this shows the object, but never more than half of the highest opacity. Works on the cloud's
     device. Raises ValueError for settings out of range and if the package xatlas is missing.
     """
     for name, value, low, high in (
