@@ -30,7 +30,7 @@ EXPERIMENTS = {
     "losses": "--prompts 32 --seeds 2 --steps 400",
     "designs": "--prompts 12 --seeds 1 --steps 400",
     "dca": "--prompts 12 --seeds 1 --steps 400",
-    "psi": "--prompts 12 --seeds 1 --steps 400",
+    "psi": "--prompts 6 --seeds 1 --steps 400",
     "speed": "--prompts 5 --seeds 1 --steps 60",  # one process, so that nothing else is on the device
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition

@@ -52,7 +52,17 @@ OBJECTS = {
     "duck": "a yellow duck",
     "car": "a green car with white stripes",
     "teapot": "a purple teapot",
-    "house": "a orange house",
+    "house": "an orange house",
+    "table": "a white table",
+    "airplane": "a pink airplane",
+    "torus": "a red torus with cyan dots",
+    "snowman": "a black snowman with red stripes",
+    "rocket": "a yellow rocket with blue checks",
+    "lamp": "a brown lamp",
+    "sofa": "a green sofa with red dots",
+    "tree": "a gray tree with white checks",
+    "castle": "a red castle",
+    "windmill": "a brown windmill",
 }
 RATES = {"means": 2e-4, "log_scales": 5e-3, "quats": 2e-3, "opacity_logits": 2e-2, "sh": 1e-2}
 GREY = 0.5
