@@ -43,7 +43,8 @@ class RefineMesh(io.ComfyNode):
             display_name="Refine Mesh",
             category="Distill3D",
             description="Let any loss of the pack go on with a mesh: its vertices (geometry), its colours (texture) or "
-            "both move for some steps, its triangles stay. Consistent3D's second and third stage. Writes a GLB.",
+            "both move for some steps, its triangles stay. Consistent3D's second and third stage. Writes a GLB. Of a "
+            "mesh with a texture the texture learns.",
             search_aliases=["mesh refinement", "geometry stage", "texture stage", "dmtet", "fantasia3d"],
             is_output_node=True,
             inputs=[
@@ -76,7 +77,7 @@ class RefineMesh(io.ComfyNode):
                 ),
                 _number(
                     "lr_colors", 1.0, 0.005,
-                    "Learning rate of the colours, 0..1 per step; falls to a tenth. 0: geometry alone.",
+                    "Learning rate of the colours or the texture, 0..1 per step; falls to a tenth. 0: geometry alone.",
                     advanced=False,
                 ),
                 _number(
@@ -137,7 +138,7 @@ class RefineMesh(io.ComfyNode):
         image_size: int,
         **fields: Any,
     ) -> io.NodeOutput:
-        from ..kernels.files.glb import save_glb  # here, because trimesh takes seconds to import
+        from ..kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
 
         settings = RefineSettings(image_size=image_size or None, **fields)
         start, file = types.mesh_from_native(mesh), next_output(filename_prefix, "glb")
@@ -155,7 +156,7 @@ class RefineMesh(io.ComfyNode):
         def keep(part: Mesh) -> None:
             path = next_output(PARTIALS, "glb").path
             try:
-                save_glb(part.vertices, part.faces, part.colors, path)
+                write_glb(part, path)
             except (OSError, ValueError) as error:
                 logging.warning("Distill3D: the mesh so far could not be saved: %s", error)
             else:
@@ -165,7 +166,7 @@ class RefineMesh(io.ComfyNode):
             check_prompts(prompts, model)
             result = refine_mesh(start, loss, model, prompts, cameras, steps, settings, on_step, keep)
             pictures = turn(result, cameras, size, PREVIEW_VIEWS)
-        save_glb(result.vertices, result.faces, result.colors, file.path)
+        write_glb(result, file.path)
         glb = Types.File3D(str(file.path), "glb")
         return io.NodeOutput(glb, types.native_mesh(result), image(pictures), ui={"3d": [file.result]})
 

@@ -53,13 +53,14 @@ def native_mesh(mesh: Mesh) -> Any:
 
 
 def mesh_from_native(mesh: Any) -> Mesh:
-    """A MESH of ComfyUI as the kernels' own, on the CPU, its seams closed; grey where it has no colours.
+    """A MESH of ComfyUI as the kernels' own, on the CPU; grey where it has no colours.
 
-    A texture's colours are taken at the vertices. Raises ValueError for a batch of several meshes and for a bad one.
+    With a texture it is as it came, seams included; else vertices at one place become one. Raises ValueError for a
+    batch of several meshes and for a bad one.
     """
     with torch.inference_mode(False):
         own = textured_from_native(mesh)
-        return weld(Mesh(own.vertices, own.faces, own.colors))
+        return weld(own) if own.texture is None else own
 
 
 def textured_from_native(mesh: Any) -> Mesh:

@@ -65,19 +65,26 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
     return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
 
 
+def same_places(vertices: Tensor) -> tuple[Tensor, Tensor]:
+    """The number of its place for each vertex [M], in the order they come, and the first vertex of each place [W]."""
+    _, number = torch.unique(vertices, dim=0, return_inverse=True)
+    index, count = torch.arange(len(number), device=number.device), int(number.max()) + 1 if len(number) else 0
+    first = torch.full_like(index[:count], len(number)).scatter_reduce(0, number, index, "amin")
+    order = first.argsort()  # as they came, not as they were sorted
+    return order.argsort()[number], first[order]
+
+
 def weld(mesh: Mesh) -> Mesh:
     """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams are closed.
 
     The order of vertices and faces stays; faces that collapse are dropped.
     """
-    places, number, count = torch.unique(mesh.vertices, dim=0, return_inverse=True, return_counts=True)
-    index = torch.arange(len(number), device=number.device)
-    first = torch.full_like(count, len(number)).scatter_reduce(0, number, index, "amin")
-    order = first.argsort()  # as they came, not as they were sorted
-    colors = torch.zeros_like(places).index_add_(0, number, mesh.colors.to(places)) / count[:, None]
-    faces = order.argsort()[number][mesh.faces]
+    place, first = same_places(mesh.vertices)
+    count = torch.bincount(place, minlength=len(first))
+    vertices, faces = mesh.vertices[first], place[mesh.faces]
+    colors = torch.zeros_like(vertices).index_add_(0, place, mesh.colors.to(vertices)) / count[:, None]
     a, b, c = faces.unbind(1)
-    return Mesh(places[order], faces[(a != b) & (b != c) & (c != a)], colors[order])
+    return Mesh(vertices, faces[(a != b) & (b != c) & (c != a)], colors)
 
 
 def _compact(vertices: Tensor, faces: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,13 +18,14 @@ from ..gaussians.rasterize import background_rows
 from .coverage import cover
 from .mesh import Mesh
 from .raster import NEAR
+from .texels import texels
 
 SLACK = 0.02  # share of the distance by which depths may differ and still be one surface
 
 
 @dataclass(frozen=True)
 class MeshRendering:
-    """V pictures of a mesh, differentiable with respect to its vertices and colours."""
+    """V pictures of a mesh, differentiable with respect to its vertices and its colours or texture."""
 
     color: Tensor  # [V,H,W,3] composited on the background, silhouettes antialiased
     alpha: Tensor  # [V,H,W,1] 0..1, antialiased
@@ -40,7 +41,7 @@ def render_mesh(
     antialias: bool = True,
     edges: tuple[Tensor, Tensor] | None = None,
 ) -> MeshRendering:
-    """Render the mesh, unlit and from both sides, from every camera.
+    """Render the mesh, unlit and from both sides, from every camera; in the colours of its texture where it has one.
 
     ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``backend`` finds the triangles: one of
     `coverage.BACKENDS`. ``edges``: what `edges_of` says of the faces, where it is known already. Triangles that reach
@@ -70,7 +71,11 @@ def render_mesh(
         return (weights[..., None] * attribute).sum(1)
 
     alpha = spread(torch.ones_like(weights[:, :1]))
-    color = spread(mixed(mesh.colors[shown])) + (1 - alpha) * backdrop
+    if mesh.texture is None or mesh.uvs is None:
+        paint = mixed(mesh.colors[shown])
+    else:
+        paint = texels(mesh.texture, mixed(mesh.uvs[shown]))
+    color = spread(paint) + (1 - alpha) * backdrop
     depth = spread(mixed(places[views[:, None], shown])[:, 2:])
     normal = spread(torch.nn.functional.normalize(mixed(mesh.vertex_normals[shown]), dim=-1))
     if antialias:

@@ -1,4 +1,4 @@
-"""Mesh refinement: the loop of `optimize` on the vertices and colours of a mesh (Consistent3D's later stages)."""
+"""Mesh refinement: the loop of `optimize` on a mesh's vertices and colours or texture (Consistent3D's later stages)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
+from .cleanup import same_places
 from .mesh import Mesh
 from .rasterize import MeshRendering, edges_of, render_mesh
 from .smoothing import Smoothing
+from .texels import halved, level_of_detail
 
 JUDGED = ("color", "normal")
 
@@ -28,7 +30,7 @@ class RefineSettings:
     """Settings of `refine_mesh`. A learning rate of 0 freezes its part: geometry alone, or texture alone."""
 
     lr_vertices: float = 0.003  # world units per step at first; falls to a tenth
-    lr_colors: float = 0.01  # sRGB per step at first; falls to a tenth
+    lr_colors: float = 0.01  # of the colours or the texture, sRGB per step at first; falls to a tenth
     smoothness: float = 10.0  # vertices move together within about its square root in edges (Nicolet et al. 2021)
     lambda_laplacian: float = (
         0.0  # squared distance of vertices from their neighbours' mean, in edge lengths (C3D: 100)
@@ -80,7 +82,10 @@ def refine_mesh(
     on_step: Callable[[RefineProgress], None] | None = None,
     on_partial: Callable[[Mesh], None] | None = None,
 ) -> Mesh:
-    """The mesh after ``steps`` steps of the loss on its renders; faces stay as they are.
+    """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay as they are.
+
+    A texture learns in place of the vertices' colours, seen at the level of detail of the renders; its
+    seams stay closed.
 
     Pure from outside, on the prior's device; the result is detached and where the mesh was. ``on_step`` may raise to
     end the run; then, as after any error, ``on_partial`` gets the mesh so far. Steps whose loss or gradient is not
@@ -117,12 +122,19 @@ class _Run:
         self.start, self.prior, self.sampler, self.size = mesh, prior, cameras, size
         self.steps, self.settings, self.device = steps, settings, torch.device(prior.device)
         self.prompts, self.grays = prompts.to(self.device), background_range(prior)
-        self.faces = mesh.faces.detach().to(self.device, copy=True)
-        vertices, colors = (v.detach().float().to(self.device, copy=True) for v in (mesh.vertices, mesh.colors))
+        self.paint = "colors" if mesh.texture is None else "texture"
+        own = mesh.map(lambda value: value.detach().to(self.device, copy=True))
+        own = replace(own, vertices=own.vertices.float(), colors=own.colors.float())
+        self.own, index = own, torch.arange(len(own.vertices), device=self.device)
+        # What moves are places: a texture's seams have several vertices at one.
+        self.place, first = (index, index) if own.uvs is None else same_places(own.vertices)
+        self.faces, places = self.place[own.faces], own.vertices[first]
         self.edges, self.beside = edges_of(self.faces)
-        self.smoothing = Smoothing(self.edges, len(vertices), settings.smoothness)
-        self.params = {"vertices": self.smoothing.roughened(vertices), "colors": colors}
-        self.length = (vertices[self.edges[:, 0]] - vertices[self.edges[:, 1]]).norm(dim=-1).mean()
+        self.lines = first[self.edges]  # the edges by the mesh's own vertices
+        self.smoothing = Smoothing(self.edges, len(places), settings.smoothness)
+        self.params = {"vertices": self.smoothing.roughened(places), self.paint: getattr(own, self.paint).float()}
+        self.length = (places[self.edges[:, 0]] - places[self.edges[:, 1]]).norm(dim=-1).mean()
+        self.level: int | None = None  # of detail of the texture; the first cameras decide
         zeros = {name: torch.zeros_like(value) for name, value in self.params.items()}
         self.first, self.second = zeros, dict(zeros)
         self.updates = torch.zeros((), dtype=torch.int64, device=self.device)
@@ -132,27 +144,31 @@ class _Run:
 
     def mesh(self) -> Mesh:
         with torch.no_grad():
-            vertices = self.smoothing(self.params["vertices"]).to(self.start.vertices)
-        colors = self.params["colors"].clamp(0, 1).to(self.start.colors)
-        return replace(self.start, vertices=vertices, colors=colors)
+            vertices = self.smoothing(self.params["vertices"])[self.place].to(self.start.vertices)
+        paint = self.params[self.paint].clamp(0, 1).to(getattr(self.start, self.paint))
+        return replace(self.start, vertices=vertices, **{self.paint: paint})
 
     def step(self, number: int) -> dict[str, Tensor]:
         settings = self.settings
         sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
         cameras = sampled.to(self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
-        vertices = self.smoothing(params["vertices"])
+        places = self.smoothing(params["vertices"])
         grays = draw_backgrounds(settings.background, self.grays, settings.views, self.streams["background"])
-        now = Mesh(vertices, self.faces, params["colors"])
-        seen = render_mesh(now, cameras, grays.to(self.device), edges=(self.edges, self.beside))
+        now = replace(self.own, vertices=places[self.place], **{self.paint: params[self.paint]})
+        if now.texture is not None:
+            if self.level is None:
+                self.level = level_of_detail(self.start, sampled.to(self.start.vertices.device))
+            now = replace(now, texture=halved(now.texture, self.level))
+        seen = render_mesh(now, cameras, grays.to(self.device), edges=(self.lines, self.beside))
         latents = self.prior.encode(self._picture(seen).permute(0, 3, 1, 2))
         value, logs = self.loss(latents, self._views(sampled, cameras, number), self.streams["noise"])
-        extra = self._penalties(vertices)
+        extra = self._penalties(places)
         total = value + sum(extra.values())
         gradients = torch.autograd.grad(total, [*params.values()], allow_unused=True, materialize_grads=True)
         by_name = dict(zip(params, gradients, strict=True))
         fall = 0.1 ** (number / max(self.steps - 1, 1))
-        rates: dict[str, Any] = {"vertices": settings.lr_vertices * fall, "colors": settings.lr_colors * fall}
+        rates: dict[str, Any] = {"vertices": settings.lr_vertices * fall, self.paint: settings.lr_colors * fall}
         accept = all_finite([total.detach(), *by_name.values()])
         self.params, self.first, self.second, self.updates = adam(
             self.params, by_name, self.first, self.second, self.updates, rates, accept

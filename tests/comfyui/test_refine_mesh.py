@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import trimesh
 from harness import prompts
 from tiny_prior import write_tiny_prior
 
@@ -59,3 +61,19 @@ def test_geometry_and_texture_are_refined_in_turn_and_what_is_frozen_stays(comfy
     assert (paint.colors - shape.colors).abs().max() > 0.05
     assert run.progress("paint")[-1] == (2, 2)
     assert len([file for file in run.files if file["node"] == "paint seen"]) == 8
+
+
+def test_a_texture_learns_and_stays_a_texture(comfyui, graph):
+    prompt, export = graph(paint=("", {"lr_vertices": 0.0, "lr_colors": 0.2}))
+    prompt = prompts.set_values(prompt, "Distill3D_ExportMesh", resolution=32, texture_size=128)
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+
+    def picture(id):
+        (file,) = (f for f in run.files if f["node"] == id and f["filename"].endswith(".glb"))
+        (mesh,) = trimesh.load(comfyui.output / file["subfolder"] / file["filename"]).geometry.values()
+        return np.asarray(mesh.visual.material.baseColorTexture.convert("RGB"), float) / 255
+
+    before, after = picture(export), picture("paint")
+    assert before.shape == after.shape == (128, 128, 3)
+    assert abs(after - before).max() > 0.05

@@ -180,3 +180,30 @@ def test_wrong_steps_and_meshes_are_named():
         refine(ball(), ball(), steps=0)
     with pytest.raises(ValueError, match="NaN or infinite"):
         refine(replace(ball(), vertices=torch.full((162, 3), torch.nan)), ball())
+
+
+def textured(mesh, size=128, color=0.5):
+    """The mesh laid out on a texture of one grey, every triangle with vertices of its own."""
+    corners = mesh.vertices[mesh.faces].view(-1, 3)
+    longitude, height = torch.atan2(corners[:, 0], corners[:, 2]) / (2 * torch.pi), corners[:, 1] / 0.8
+    uvs = (0.5 + torch.stack([longitude, -height], -1)).clamp(0, 1)
+    faces = torch.arange(len(corners)).view(-1, 3)
+    return Mesh(corners, faces, torch.full_like(corners, color), uvs, torch.full((size, size, 3), color))
+
+
+def test_a_texture_takes_the_colours_at_every_texel_that_pictures_show():
+    end = refine(textured(ball()), ball(), steps=80, lr_vertices=0.0, lr_colors=0.03)
+    assert end.texture.shape == (128, 128, 3) and torch.equal(end.uvs, textured(ball()).uvs)
+    middle = end.texture[40:88]  # not the poles, which few cameras see
+    torch.testing.assert_close(middle.mean((0, 1)), torch.tensor([0.9, 0.2, 0.1]), atol=0.08, rtol=0)
+    assert (middle - 0.5).abs().amax(-1).min() > 0.1  # no texel was passed over
+    assert torch.equal(end.colors, textured(ball()).colors)
+
+
+def test_the_seams_of_a_texture_stay_closed_while_the_shape_moves():
+    start = textured(ball(0.33), color=0.9)
+    loose = refine(start, ball(), steps=20, lr_vertices=0.01, lr_colors=0.0)
+    assert (edges_of(weld(loose).faces)[1] >= 0).all() and len(weld(loose).vertices) == len(ball().vertices)
+    assert (loose.vertices - start.vertices).norm(dim=-1).mean() > 0.005 and torch.equal(loose.texture, start.texture)
+    ends = [refine(mesh, ball(), steps=2, lr_vertices=0.01, lr_colors=0.0) for mesh in (start, weld(start))]
+    torch.testing.assert_close(weld(ends[0]).vertices, ends[1].vertices, atol=1e-4, rtol=0)
