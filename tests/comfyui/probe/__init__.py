@@ -1,0 +1,16 @@
+"""A second node pack for the tests: tiny models in ComfyUI's own classes, and a look at what a prior makes of them.
+
+It runs inside the server, hence under ComfyUI's inference mode and from weights that were loaded there.
+"""
+
+from __future__ import annotations
+
+from .look import ProbeDirect, ProbePrior, ProbePrompts
+from .models import ProbeModel
+
+NODE_CLASS_MAPPINGS = {
+    "ProbeModel": ProbeModel,
+    "ProbePrior": ProbePrior,
+    "ProbePrompts": ProbePrompts,
+    "ProbeDirect": ProbeDirect,
+}
