@@ -169,3 +169,15 @@ class ManagedComfyPrior:
             finally:
                 prior.options = {}
                 model.cleanup()
+
+
+def managed(model: Any, clip: Any, vae: Any, name: str = "") -> ManagedComfyPrior:
+    """What a prior's socket carries, made of the values of ComfyUI's sockets.
+
+    Raises ValueError for parts that are missing or do not make one prior.
+    """
+    for part, value in (("model", model), ("clip", clip), ("vae", vae)):
+        if value is None:
+            raise ValueError(f"{part} is empty: the file that was loaded holds none. Link one from another loader.")
+    with autograd():
+        return ManagedComfyPrior(ComfyPrior(model, clip, vae, name))

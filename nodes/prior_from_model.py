@@ -7,8 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from . import types
-from .comfy_prior import ComfyPrior, ManagedComfyPrior
-from .memory import autograd
+from .comfy_prior import managed
 
 
 class DiffusionPriorFromModel(io.ComfyNode):
@@ -40,8 +39,4 @@ class DiffusionPriorFromModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: Any, clip: Any, vae: Any) -> io.NodeOutput:
-        for name, value in (("model", model), ("clip", clip), ("vae", vae)):
-            if value is None:
-                raise ValueError(f"{name} is empty: the file that was loaded holds none. Link one from another loader.")
-        with autograd():
-            return io.NodeOutput(ManagedComfyPrior(ComfyPrior(model, clip, vae)))
+        return io.NodeOutput(managed(model, clip, vae))

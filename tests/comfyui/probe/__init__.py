@@ -5,12 +5,7 @@ It runs inside the server, hence under ComfyUI's inference mode and from weights
 
 from __future__ import annotations
 
-from .look import ProbeDirect, ProbePrior, ProbePrompts
+from .look import ProbeDirect, ProbePrior, ProbePrompts, ProbeSave
 from .models import ProbeModel
 
-NODE_CLASS_MAPPINGS = {
-    "ProbeModel": ProbeModel,
-    "ProbePrior": ProbePrior,
-    "ProbePrompts": ProbePrompts,
-    "ProbeDirect": ProbeDirect,
-}
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave)}

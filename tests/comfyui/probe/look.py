@@ -105,3 +105,24 @@ class ProbePrompts:
 
     def look(self, prompts):
         return {}
+
+
+class ProbeSave:
+    """A checkpoint file of the parts, in half precision."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sockets = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",)}
+        return {"required": {**sockets, "file": ("STRING", {"default": ""})}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    def save(self, model, clip, vae, file):
+        import comfy.sd
+        from safetensors.torch import load_file, save_file
+
+        comfy.sd.save_checkpoint(file, model, clip, vae)
+        save_file({name: value.half() for name, value in load_file(file).items()}, file)
+        return {}
