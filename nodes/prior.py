@@ -81,18 +81,18 @@ def load_checkpoint(model: str, choice: str) -> ManagedComfyPrior:
     embeddings = folder_paths.get_folder_paths("embeddings")
     try:
         loaded = comfy.sd.load_checkpoint_guess_config(file, embedding_directory=embeddings, model_options=options)
-        parts = loaded[:3]
+        denoiser, clip, vae = loaded[:3]
     except RuntimeError as error:
         raise ValueError(
             f"checkpoint {model!r}: ComfyUI does not recognise it ({str(error).strip()}). Checkpoints of Stable "
             "Diffusion 1.x, 2.x and SDXL can be loaded, with their text encoder and VAE inside."
         ) from error
-    if missing := [name for name, part in zip(("model", "text encoder"), parts, strict=False) if part is None]:
+    if missing := [name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None]:
         raise ValueError(
             f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with ComfyUI's nodes and link "
             "them to Diffusion Prior from Model."
         )
-    return managed(*parts, name=Path(model).stem)
+    return managed(denoiser, clip, vae, Path(model).stem)
 
 
 def checkpoints() -> list[str]:

@@ -74,6 +74,27 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
+def test_the_embedded_priors_weights_answer_alike_through_both_loaders(probing, info):
+    prompt = {
+        "toybox": node(info, "ProbeToybox"),
+        "source": node(info, "ProbeModel", family="sd15"),
+        "prior": {
+            "class_type": "Distill3D_DiffusionPriorFromModel",
+            "inputs": {"model": ["toybox", 0], "clip": ["toybox", 1], "vae": ["source", 2]},
+        },
+        "embedded": node(info, "LoadDiffusionPrior", model="toybox (embedded)", precision="fp32"),
+        "said": asked_of("prior"),
+        "expected": asked_of("embedded"),
+    }
+    outputs = succeeded(probing.run(prompt)).history["outputs"]
+    ours, expected = (json.loads(outputs[id]["said"][0]) for id in ("said", "expected"))
+    close(ours["ratio"], expected["ratio"])
+    for row in (0, 2):  # the text between them is weighted, which only ComfyUI's text encoders know
+        close(ours["embeddings"][row], expected["embeddings"][row], 1e-4)
+        for mine, theirs in zip(ours["noise"], expected["noise"], strict=True):
+            close(mine[row], theirs[row], 1e-4)
+
+
 def test_what_other_nodes_did_to_the_model_counts(probing, info):
     plain = said(probing, looked(parts(info, family="sd15")))[0]
     (probing.base / "models" / "loras").mkdir(exist_ok=True)
@@ -137,25 +158,50 @@ def test_a_text_encoder_of_another_family_is_refused(probing, info):
     assert "clip makes 1024 values per token, but model reads 768" in run.error
 
 
-@pytest.mark.parametrize(
-    "loss", ["VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss"]
-)
-def test_a_whole_run_moves_the_gaussians_and_repeats_itself(probing, info, loss):
-    prompt = parts(info, family="sd15") | {
+LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss")
+
+
+def run_of(info, losses, steps, **inputs):
+    """API form of one Optimize per loss on the probe's model, saved under the loss's name, and the start."""
+    prompt = parts(info, **inputs) | {
         "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a (red:1.2) mug", perp_neg=1.0),
         "cameras": node(info, "OrbitCameras"),
         "start": node(info, "InitGaussians", count=300, scale=0.04, opacity=0.12),
-        "loss": node(info, loss),
-        "optimize": optimize(info, "start", image_size=64, steps=2),
-        "again": optimize(info, "start", image_size=64, steps=2, preview_every=0),
     }
-    for id in ("start", "optimize", "again"):
+    for loss in losses:
+        prompt[f"{loss} settings"] = node(info, loss)
+        links = {"loss": [f"{loss} settings", 0], "image_size": 64, "steps": steps}
+        prompt[loss] = optimize(info, "start", **links)
+    for id in ("start", *losses):
         prompt[f"save {id}"] = node(info, "SaveGaussians", gaussians=[id, 0], filename_prefix=f"model/{id}")
+    return prompt
+
+
+def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
+    prompt = run_of(info, LOSSES, 2, family="sd15")
+    first = succeeded(probing.run(prompt))
+    for loss in LOSSES:
+        prompt[loss]["inputs"]["preview_every"] = 0  # otherwise the same, so that ComfyUI runs it again
+    again = succeeded(probing.run(prompt))
+    start = columns(saved(probing, first, "save start"))
+    for loss in LOSSES:
+        one, two = (saved(probing, run, f"save {loss}") for run in (first, again))
+        assert np.isfinite(columns(one)).all(), loss
+        assert not np.array_equal(columns(one), start), loss
+        assert one.read_bytes() == two.read_bytes(), loss
+
+
+@pytest.mark.parametrize("family", ["sd20", "sdxl"])
+def test_every_loss_runs_with_the_other_families(probing, info, family):
+    prompt = run_of(info, LOSSES, 1, family=family)
+    if family == "sd20":
+        prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction")
+        prompt["prior"]["inputs"]["model"] = ["v", 0]
     run = succeeded(probing.run(prompt))
-    start, first, again = (saved(probing, run, f"save {id}") for id in ("start", "optimize", "again"))
-    assert np.isfinite(columns(first)).all()
-    assert not np.array_equal(columns(first), columns(start))
-    assert first.read_bytes() == again.read_bytes()
+    start = columns(saved(probing, run, "save start"))
+    for loss in LOSSES:
+        cloud = columns(saved(probing, run, f"save {loss}"))
+        assert np.isfinite(cloud).all() and not np.array_equal(cloud, start), loss
 
 
 def test_vsd_says_that_it_cannot_train_such_a_model(probing, info):

@@ -7,5 +7,8 @@ from __future__ import annotations
 
 from .look import ProbeDirect, ProbePrior, ProbePrompts, ProbeSave
 from .models import ProbeModel
+from .toybox import ProbeToybox
 
-NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave)}
+NODE_CLASS_MAPPINGS = {
+    kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave, ProbeToybox)
+}
