@@ -14,13 +14,16 @@ from safetensors.torch import save_file
 from test_nodes import columns, node, optimize, saved, succeeded
 
 
-@pytest.fixture(scope="module")
-def probing(tmp_path_factory):
+def probing_server(folder, version=environment.MAIN):
     """A ComfyUI with this pack and the probe."""
-    folder = tmp_path_factory.mktemp("probing")
     (folder / "base" / "custom_nodes").mkdir(parents=True)
     link(ROOT / "tests" / "comfyui" / "probe", folder / "base" / "custom_nodes" / "probe")
-    with Server(environment.tree(), folder / "base", folder / "comfyui.log") as server:
+    return Server(environment.tree(version), folder / "base", folder / "comfyui.log")
+
+
+@pytest.fixture(scope="module")
+def probing(tmp_path_factory):
+    with probing_server(tmp_path_factory.mktemp("probing")) as server:
         yield server
 
 
@@ -72,6 +75,15 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
     assert prior["size"] == [{"sd15": 512, "sd20": 512, "sdxl": 1024}[family], 8, 4]
     first, again, other = map(np.array, prior["samples"])
     assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("version", [version for version in environment.SDISTS if version != environment.MAIN])
+def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
+    with probing_server(tmp_path, version) as server:
+        prior, direct = said(server, looked(parts(server.object_info(), family="sd15")))
+    for name in ("noise", "embeddings", "latents", "images"):
+        close(prior[name], direct[name])
+    assert prior["gradient"][1] and prior["gradient"][0] > 0
 
 
 def test_the_embedded_priors_weights_answer_alike_through_both_loaders(probing, info):
