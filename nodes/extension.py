@@ -14,6 +14,7 @@ from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
 from .prior import LoadDiffusionPrior
+from .prior_from_model import DiffusionPriorFromModel
 from .prompts import ViewPromptsNode
 from .refine import RefineMesh
 from .render import RenderViews
@@ -28,6 +29,7 @@ class Distill3D(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadDiffusionPrior,
+            DiffusionPriorFromModel,
             ViewPromptsNode,
             OrbitCameras,
             SceneCameras,

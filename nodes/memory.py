@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import comfy.model_management
@@ -45,6 +45,10 @@ class ManagedPrior:
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )
+
+    def reading(self) -> AbstractContextManager[DiffusersPrior]:
+        """The prior ready to embed texts."""
+        return self.loaded()
 
     @contextmanager
     def loaded(self, scratch: int = 0) -> Iterator[DiffusersPrior]:

@@ -6,12 +6,14 @@ import os
 from pathlib import Path
 
 import comfy.model_management
+import comfy.sd
 import folder_paths
 from comfy_api.latest import io
 
 from ..kernels.priors.diffusers_prior import load_diffusers
 from . import types
-from .memory import ManagedPrior, autograd, weights_dtype
+from .comfy_prior import ManagedComfyPrior, managed
+from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
 
 EMBEDDED = "toybox (embedded)"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "models" / "toybox"
@@ -25,8 +27,9 @@ class LoadDiffusionPrior(io.ComfyNode):
             display_name="Load Diffusion Prior",
             category="Distill3D",
             description="The 2D diffusion model that judges the renderings. The embedded one ships with the pack, runs "
-            "on a CPU and knows the toybox: everyday objects in plain colours. For anything else put a Stable "
-            "Diffusion 1.x or 2.x folder in diffusers format into ComfyUI's models/diffusers.",
+            "on a CPU and knows the toybox: everyday objects in plain colours. For anything else put a checkpoint of "
+            "Stable Diffusion 1.x, 2.x or SDXL into ComfyUI's models/checkpoints, or a Stable Diffusion folder in "
+            "diffusers format into models/diffusers.",
             search_aliases=[
                 "stable diffusion",
                 "diffusers",
@@ -38,18 +41,19 @@ class LoadDiffusionPrior(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[EMBEDDED, *folders()],
+                    options=[EMBEDDED, *folders(), *checkpoints()],
                     default=EMBEDDED,
-                    tooltip="The embedded prior, or a diffusers folder below models/diffusers (with "
-                    "model_index.json and .safetensors weights). Consistent3D: Stable Diffusion 2.1-base at 512 px; "
-                    "DreamMapping: a Stable Diffusion.",
+                    tooltip="The embedded prior, a diffusers folder below models/diffusers (with model_index.json and "
+                    ".safetensors weights), or a .safetensors file below models/checkpoints. Consistent3D: Stable "
+                    "Diffusion 2.1-base at 512 px; DreamMapping: a Stable Diffusion.",
                 ),
                 io.Combo.Input(
                     "precision",
                     options=["auto", "fp32", "fp16", "bf16"],
                     default="auto",
                     advanced=True,
-                    tooltip="Number format of the weights. auto: fp16 where the GPU is fast at it, else fp32. "
+                    tooltip="Number format of the weights. auto: fp16 where the GPU is fast at it, else fp32; of a "
+                    "checkpoint what ComfyUI chooses. "
                     "Papers: fp16. Latents and gradients stay fp32.",
                 ),
             ],
@@ -61,10 +65,39 @@ class LoadDiffusionPrior(io.ComfyNode):
         return io.NodeOutput(load(model, precision))
 
 
-def load(model: str, choice: str) -> ManagedPrior:
+def load(model: str, choice: str) -> ManagedPrior | ManagedComfyPrior:
+    if model in checkpoints():
+        return load_checkpoint(model, choice)
     dtype = weights_dtype(choice, comfy.model_management.get_torch_device())
     with autograd():  # else the weights would be inference tensors, through which no gradient passes
         return ManagedPrior(load_diffusers(path(model), device="cpu", dtype=dtype))
+
+
+def load_checkpoint(model: str, choice: str) -> ManagedComfyPrior:
+    """The prior in a file below models/checkpoints, by ComfyUI's own loader. Raises ValueError, with the reason, for
+    a file that is none."""
+    file = folder_paths.get_full_path_or_raise("checkpoints", model)
+    options = {} if choice == "auto" else {"dtype": PRECISIONS[choice]}
+    embeddings = folder_paths.get_folder_paths("embeddings")
+    try:
+        loaded = comfy.sd.load_checkpoint_guess_config(file, embedding_directory=embeddings, model_options=options)
+        denoiser, clip, vae = loaded[:3]
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint {model!r}: ComfyUI does not recognise it ({str(error).strip()}). Checkpoints of Stable "
+            "Diffusion 1.x, 2.x and SDXL can be loaded, with their text encoder and VAE inside."
+        ) from error
+    if missing := [name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None]:
+        raise ValueError(
+            f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with ComfyUI's nodes and link "
+            "them to Diffusion Prior from Model."
+        )
+    return managed(denoiser, clip, vae, Path(model).stem)
+
+
+def checkpoints() -> list[str]:
+    """Checkpoint files below ComfyUI's models/checkpoints, by their relative names; pickled ones are left out."""
+    return [name for name in folder_paths.get_filename_list("checkpoints") if name.endswith((".safetensors", ".sft"))]
 
 
 def folders() -> list[str]:
@@ -87,6 +120,7 @@ def path(model: str) -> Path:
         if model in folders() and (root / model / "model_index.json").is_file():
             return root / model
     raise ValueError(
-        f"model {model!r} is not a diffusers folder below {' or '.join(map(str, roots))}. "
-        "Put it there (it must hold model_index.json), then refresh the node list with R."
+        f"model {model!r} is neither a diffusers folder below {' or '.join(map(str, roots))} nor a .safetensors file "
+        "below models/checkpoints. Put it there (a folder must hold model_index.json), then refresh the node list "
+        "with R."
     )

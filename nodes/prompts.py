@@ -106,6 +106,6 @@ class ViewPromptsNode(io.ComfyNode):
 
     @classmethod
     def execute(cls, prior: ManagedPrior, **inputs: Any) -> io.NodeOutput:
-        with prior.loaded() as model:
+        with prior.reading() as model:
             prompts = view_prompts(model, **inputs)
         return io.NodeOutput(prompts.to("cpu"))  # what ComfyUI caches must not hold on to the GPU's memory

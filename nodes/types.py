@@ -13,7 +13,7 @@ from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.meshes.cleanup import weld
 from ..kernels.meshes.mesh import Mesh
 
-Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior
+Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior or a comfy_prior.ManagedComfyPrior
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
 Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.gaussians.cameras.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU

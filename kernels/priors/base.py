@@ -10,6 +10,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+ABAR_MIN = 1e-6  # keeps sigma/alpha finite where a schedule ends in pure noise
 PREDICTIONS = ("epsilon", "v_prediction", "flow")  # what a network may put out; see noise_from_output
 
 
@@ -106,6 +107,12 @@ class NoiseSchedule:
         """Stable Diffusion's schedule: betas linear in their square root."""
         roots = torch.linspace(beta_start**0.5, beta_end**0.5, steps, dtype=torch.float64)
         return NoiseSchedule(torch.cumprod(1 - roots**2, 0).float())
+
+    @staticmethod
+    def from_ratios(ratios: Tensor) -> NoiseSchedule:
+        """The schedule whose noise levels sigma/alpha are ``ratios`` [T], rising; infinite ones are cut to 1000."""
+        abar = 1 / (1 + ratios.double().square())
+        return NoiseSchedule(abar.clamp(min=ABAR_MIN).float())
 
     def __len__(self) -> int:
         return self.alphas_cumprod.shape[0]
@@ -236,6 +243,11 @@ def flow_input(z_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tenso
 def clean_from_noise(z_t: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     """The clean latent that a noise estimate implies, (z_t - sigma e) / alpha."""
     return (z_t - sigma * noise) / alpha
+
+
+def noise_from_clean(z_t: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """The noise estimate that an estimate of the clean latent implies, (z_t - alpha x0) / sigma."""
+    return (z_t - alpha * clean) / sigma
 
 
 def check_multiple(size: int, multiple: int, name: str) -> None:

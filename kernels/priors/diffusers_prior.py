@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import perp_neg
-from .base import PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .base import ABAR_MIN, PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
@@ -84,7 +84,7 @@ class DiffusersPrior:
         """Move all weights, in place, and return self; they stay ordinary tensors under inference mode too."""
         with torch.inference_mode(False):
             for module in self._modules():
-                _make_ordinary(module)
+                make_ordinary(module)
                 module.to(device)
             self.schedule = self.schedule.to(device)
         return self
@@ -206,8 +206,7 @@ def load_diffusers(
         vae = load(AutoencoderKL, "vae", torch_dtype=vae_dtype, **spare)
         text_encoder = load(CLIPTextModel, "text_encoder").to(dtype)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        # The floor keeps sigma/alpha finite where a schedule ends in pure noise.
-        abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=1e-6)
+        abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=ABAR_MIN)
         card = read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
         name = folder.resolve().name
         prior = DiffusersPrior(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
@@ -270,7 +269,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
 
 
-def _make_ordinary(module: nn.Module) -> None:
+def make_ordinary(module: nn.Module) -> None:
     """Replace inference tensors among a module's weights, which another node's move may have left there."""
     for child in module.modules():
         for key, value in list(child.named_parameters(recurse=False)):

@@ -11,6 +11,7 @@ from distill3d.kernels.priors.base import (
     check_words,
     clean_from_noise,
     flow_input,
+    noise_from_clean,
     noise_from_output,
 )
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, LinearEncoder, Mixture
@@ -44,6 +45,26 @@ def test_conversions_recover_noise_and_clean_latent(prediction):
     torch.testing.assert_close(clean_from_noise(z_t, found, alpha, sigma), clean)
     z, r = flow_input(z_t, alpha, sigma)
     torch.testing.assert_close(z, (1 - r) * clean + r * noise)
+
+
+def test_a_schedule_from_its_ratios_is_the_same_one_and_stays_finite():
+    steps = torch.arange(1000)
+    again = NoiseSchedule.from_ratios(SCHEDULE.ratio(steps).flatten())
+    torch.testing.assert_close(again.alpha(steps), SCHEDULE.alpha(steps).float())
+    torch.testing.assert_close(again.sigma(steps), SCHEDULE.sigma(steps).float())
+    flow = torch.arange(1, 1001, dtype=torch.float64) / 1000  # a flow model's times: the last has no clean latent left
+    ratios = NoiseSchedule.from_ratios(flow / (1 - flow)).ratio(steps).flatten()
+    torch.testing.assert_close(ratios[:-1], (flow / (1 - flow))[:-1].float(), rtol=1e-3, atol=1e-4)
+    assert torch.isfinite(ratios).all()
+
+
+def test_a_clean_latent_and_the_noise_imply_each_other():
+    t = torch.tensor([10, 500, 990])
+    alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    clean, noise = normal(7, 3, 1, 4, 4).double(), normal(8, 3, 1, 4, 4).double()
+    z_t = alpha * clean + sigma * noise
+    torch.testing.assert_close(noise_from_clean(z_t, clean, alpha, sigma), noise)
+    torch.testing.assert_close(clean_from_noise(z_t, noise_from_clean(z_t, clean, alpha, sigma), alpha, sigma), clean)
 
 
 def test_unknown_prediction_is_refused():

@@ -11,7 +11,8 @@ WORKFLOWS = ROOT / "workflows"
 NODES = {
     f"Distill3D_{name}"
     for name in (
-        "LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE", "CDSLoss", "VDMLoss",
+        "LoadDiffusionPrior", "DiffusionPriorFromModel", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE",
+        "CDSLoss", "VDMLoss",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat",

@@ -1,0 +1,14 @@
+"""A second node pack for the tests: tiny models in ComfyUI's own classes, and a look at what a prior makes of them.
+
+It runs inside the server, hence under ComfyUI's inference mode and from weights that were loaded there.
+"""
+
+from __future__ import annotations
+
+from .look import ProbeDirect, ProbePrior, ProbePrompts, ProbeSave
+from .models import ProbeModel
+from .toybox import ProbeToybox
+
+NODE_CLASS_MAPPINGS = {
+    kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave, ProbeToybox)
+}

@@ -1,0 +1,128 @@
+"""What a prior answers, beside what ComfyUI's own model, text encoder and VAE answer when called directly."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+
+TEXTS = ["a red mug, side view", "a (blue:1.3) chair", ""]
+STEPS = (40, 500, 900)
+
+
+def asked(latent_channels, side=8):
+    generator = torch.Generator().manual_seed(4)
+    return torch.randn(3, latent_channels, side, side, generator=generator), torch.tensor(STEPS)
+
+
+class ProbePrior:
+    """What the prior of any loader says, as numbers: noise estimates, latents, and the encoder's gradients."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"prior": ("DISTILL3D_PRIOR",)}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, prior):
+        with prior.loaded() as model:
+            z_t, t = asked(model.latent_channels)
+            text, null = model.embed(TEXTS), model.embed([""] * 3)
+            pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+            latents = model.encode(pixels)
+            (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
+            said = {
+                "noise": [noise.tolist() for noise in model.predict(z_t, t, [text, null])],
+                "needs_grad": [noise.requires_grad for noise in model.predict(z_t, t, [text])],
+                "embeddings": text.embeddings.tolist(),
+                "latents": latents.tolist(),
+                "samples": [model.encode(pixels, torch.Generator().manual_seed(seed)).tolist() for seed in (6, 6, 7)],
+                "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
+                "images": model.decode(latents.detach()).tolist(),
+                "size": [model.image_size, model.downscale, model.latent_channels],
+                "ratio": model.schedule.ratio(torch.arange(1000)).flatten().tolist(),
+            }
+        return {"ui": {"said": [json.dumps(said)]}}
+
+
+class ProbeDirect:
+    """The same from ComfyUI's network called with a latent and a time, without its samplers, and from its VAE."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "v": ("BOOLEAN", {"default": False})}
+        }
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, model, clip, vae, v):
+        import comfy.model_management
+
+        rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in TEXTS]
+        comfy.model_management.load_models_gpu([model])
+        inner = model.model
+        z_t, t = asked(4)
+        abar = 1 / (1 + model.get_model_object("model_sampling").sigmas[t].double() ** 2)
+        alpha, sigma = abar.sqrt().float()[:, None, None, None], (1 - abar).sqrt().float()[:, None, None, None]
+        noise = []
+        for chosen in (rows, [rows[2]] * 3):
+            context = torch.cat([embedding for embedding, _ in chosen])
+            more = {}
+            if inner.adm_channels:
+                from comfy.ldm.modules.diffusionmodules.openaimodel import timestep_embedding
+
+                # SDXL's order: height, width of the original, crop, height, width of the target
+                sizes = timestep_embedding(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024]), 256).flatten()
+                more["y"] = torch.cat([torch.cat([pooled for _, pooled in chosen]), sizes.expand(3, -1)], 1)
+            output = inner.diffusion_model(z_t, t.float(), context=context, **more)
+            noise.append((sigma * z_t + alpha * output if v else output).tolist())
+        pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+        latents = inner.process_latent_in(vae.encode(pixels.movedim(1, -1)))
+        said = {
+            "noise": noise,
+            "embeddings": torch.cat([embedding for embedding, _ in rows]).tolist(),
+            "latents": latents.tolist(),
+            "images": vae.decode(inner.process_latent_out(latents)).movedim(-1, 1).tolist(),
+        }
+        return {"ui": {"said": [json.dumps(said)]}}
+
+
+class ProbePrompts:
+    """Asks for prompts and does nothing with them."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"prompts": ("DISTILL3D_PROMPTS",)}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, prompts):
+        return {}
+
+
+class ProbeSave:
+    """A checkpoint file of the parts, in half precision."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sockets = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",)}
+        return {"required": {**sockets, "file": ("STRING", {"default": ""})}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    def save(self, model, clip, vae, file):
+        import comfy.sd
+        from safetensors.torch import load_file, save_file
+
+        comfy.sd.save_checkpoint(file, model, clip, vae)
+        save_file({name: value.half() for name, value in load_file(file).items()}, file)
+        return {}

@@ -1,0 +1,105 @@
+"""Random models of the true layouts, but shallow: made as ComfyUI's loaders make theirs."""
+
+from __future__ import annotations
+
+import comfy.latent_formats
+import comfy.model_management
+import comfy.model_patcher
+import comfy.sd
+import comfy.supported_models
+import comfy.utils
+import torch
+from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+SHALLOW = {"num_hidden_layers": 3, "intermediate_size": 64}
+UNETS = {
+    "sd15": {"context_dim": 768, "num_heads": 8, "num_head_channels": -1, "use_linear_in_transformer": False},
+    "sd20": {"context_dim": 1024, "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True},
+    "sdxl": {
+        "context_dim": 2048, "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True,
+        "adm_in_channels": 2816, "num_classes": "sequential",
+    },
+}  # fmt: skip
+COMMON = {
+    "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "num_res_blocks": [1, 1],
+    "channel_mult": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
+    "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False, "use_temporal_attention": False,
+}  # fmt: skip
+
+
+class ProbeModel:
+    """MODEL, CLIP and VAE of a family with random weights; ``channels`` beyond 4 are an inpainting model's."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        whole = {"default": False}
+        return {
+            "required": {
+                "family": (list(UNETS),),
+                "channels": ("INT", {"default": 4}),
+                "latent_channels": ("INT", {"default": 4}),
+                "whole": ("BOOLEAN", whole),
+            }
+        }
+
+    RETURN_TYPES = ("MODEL", "CLIP", "VAE")
+    FUNCTION = "make"
+
+    def make(self, family, channels, latent_channels, whole):
+        return unet(family, channels), clip(family, whole), vae(latent_channels, whole)
+
+
+def filled(state, seed):
+    """Weights of a sensible size for every tensor of ``state``: networks stay neither silent nor wild."""
+    generator = torch.Generator().manual_seed(seed)
+    made = {}
+    for name, tensor in state.items():
+        noise = torch.randn(tensor.shape, generator=generator)
+        if tensor.dim() > 1:
+            made[name] = noise / tensor[0].numel() ** 0.5
+        elif not tensor.dtype.is_floating_point:
+            made[name] = tensor
+        else:
+            made[name] = 0.1 * noise + (1.0 if name.endswith("weight") else 0.0)
+    return made
+
+
+def unet(family, channels):
+    config = COMMON | UNETS[family] | {"in_channels": channels}
+    net = UNetModel(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    state = filled(net.state_dict(), 1)
+    if family != "sdxl":
+        return comfy.sd.load_diffusion_model_state_dict(state)
+    # a shallow SDXL is none that ComfyUI's detection knows: the rest of its loader, by hand
+    known = comfy.supported_models.SDXL(config)
+    known.set_inference_dtype(torch.float32, None)
+    model = known.get_model(state, "")
+    model.load_model_weights(state, "")
+    device = comfy.model_management.get_torch_device()
+    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+
+
+def clip(family, whole):
+    known = {
+        "sd15": comfy.supported_models.SD15,
+        "sd20": comfy.supported_models.SD20,
+        "sdxl": comfy.supported_models.SDXL,
+    }
+    target = known[family]({}).clip_target()
+    options = {} if whole else {f"clip_{letter}_model_config": SHALLOW for letter in "lgh"}
+    made = comfy.sd.CLIP(target, model_options=options)
+    made.cond_stage_model.load_state_dict(filled(made.cond_stage_model.state_dict(), 2))
+    return made
+
+
+def vae(latent_channels, whole):
+    config = {
+        "double_z": True, "z_channels": latent_channels, "resolution": 256, "in_channels": 3, "out_ch": 3,
+        "ch": 128 if whole else 32, "ch_mult": [1, 2, 4, 4] if whole else [1, 1, 1, 1],
+        "num_res_blocks": 2 if whole else 1, "attn_resolutions": [], "dropout": 0.0,
+    }  # fmt: skip
+    parameters = {"ddconfig": config, "embed_dim": latent_channels}
+    made = comfy.sd.VAE(sd=filled(AutoencoderKL(**parameters).state_dict(), 3), config={"params": parameters})
+    made.latent_channels = latent_channels
+    return made

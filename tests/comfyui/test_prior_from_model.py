@@ -1,0 +1,253 @@
+"""ComfyUI's MODEL, CLIP and VAE as a prior: the same numbers as ComfyUI's own networks, and whole runs with it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from harness import environment
+from harness.environment import ROOT
+from harness.server import Server, link
+from safetensors.torch import save_file
+from test_nodes import columns, node, optimize, saved, succeeded
+
+
+def probing_server(folder, version=environment.MAIN):
+    """A ComfyUI with this pack and the probe."""
+    (folder / "base" / "custom_nodes").mkdir(parents=True)
+    link(ROOT / "tests" / "comfyui" / "probe", folder / "base" / "custom_nodes" / "probe")
+    return Server(environment.tree(version), folder / "base", folder / "comfyui.log")
+
+
+@pytest.fixture(scope="module")
+def probing(tmp_path_factory):
+    with probing_server(tmp_path_factory.mktemp("probing")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def info(probing):
+    return probing.object_info()
+
+
+def parts(info, source="source", **inputs):
+    """API form of the probe's model and the prior made of it."""
+    links = {"model": [source, 0], "clip": [source, 1], "vae": [source, 2]}
+    return {
+        "source": node(info, "ProbeModel", **inputs),
+        "prior": {"class_type": "Distill3D_DiffusionPriorFromModel", "inputs": links},
+    }
+
+
+def asked_of(prior):
+    return {"class_type": "ProbePrior", "inputs": {"prior": [prior, 0]}}
+
+
+def looked(prompt):
+    """The prompt with the prior looked at, and the parts that it was made of."""
+    links = {name: prompt["prior"]["inputs"][name] for name in ("model", "clip", "vae")}
+    return prompt | {
+        "said": asked_of("prior"),
+        "direct": {"class_type": "ProbeDirect", "inputs": {**links, "v": False}},
+    }
+
+
+def said(probing, prompt):
+    outputs = succeeded(probing.run(prompt)).history["outputs"]
+    return [json.loads(outputs[id]["said"][0]) for id in ("said", "direct")]
+
+
+def close(a, b, tolerance=1e-5):
+    np.testing.assert_allclose(np.array(a), np.array(b), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("family", ["sd15", "sd20", "sdxl"])
+def test_answers_are_those_of_the_networks_called_directly(probing, info, family):
+    prior, direct = said(probing, looked(parts(info, family=family)))
+    for name in ("noise", "embeddings", "latents", "images"):
+        close(prior[name], direct[name])
+    assert not any(prior["needs_grad"])
+    assert np.std(prior["noise"]) > 0.1
+    total, finite = prior["gradient"]
+    assert finite and total > 0
+    assert prior["size"] == [{"sd15": 512, "sd20": 512, "sdxl": 1024}[family], 8, 4]
+    first, again, other = map(np.array, prior["samples"])
+    assert np.array_equal(first, again) and not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("version", [version for version in environment.SDISTS if version != environment.MAIN])
+def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
+    with probing_server(tmp_path, version) as server:
+        prior, direct = said(server, looked(parts(server.object_info(), family="sd15")))
+    for name in ("noise", "embeddings", "latents", "images"):
+        close(prior[name], direct[name])
+    assert prior["gradient"][1] and prior["gradient"][0] > 0
+
+
+def test_the_embedded_priors_weights_answer_alike_through_both_loaders(probing, info):
+    prompt = {
+        "toybox": node(info, "ProbeToybox"),
+        "source": node(info, "ProbeModel", family="sd15"),
+        "prior": {
+            "class_type": "Distill3D_DiffusionPriorFromModel",
+            "inputs": {"model": ["toybox", 0], "clip": ["toybox", 1], "vae": ["source", 2]},
+        },
+        "embedded": node(info, "LoadDiffusionPrior", model="toybox (embedded)", precision="fp32"),
+        "said": asked_of("prior"),
+        "expected": asked_of("embedded"),
+    }
+    outputs = succeeded(probing.run(prompt)).history["outputs"]
+    ours, expected = (json.loads(outputs[id]["said"][0]) for id in ("said", "expected"))
+    close(ours["ratio"], expected["ratio"])
+    for row in (0, 2):  # the text between them is weighted, which only ComfyUI's text encoders know
+        close(ours["embeddings"][row], expected["embeddings"][row], 1e-4)
+        for mine, theirs in zip(ours["noise"], expected["noise"], strict=True):
+            close(mine[row], theirs[row], 1e-4)
+
+
+def test_what_other_nodes_did_to_the_model_counts(probing, info):
+    plain = said(probing, looked(parts(info, family="sd15")))[0]
+    (probing.base / "models" / "loras").mkdir(exist_ok=True)
+    save_file(lora(), probing.base / "models" / "loras" / "tiny.safetensors")
+    prompt = parts(info, family="sd15")
+    prompt["lora"] = {
+        "class_type": "LoraLoader",
+        "inputs": {
+            "model": ["source", 0],
+            "clip": ["source", 1],
+            "lora_name": "tiny.safetensors",
+            "strength_model": 1.0,
+            "strength_clip": 1.0,
+        },
+    }
+    prompt["prior"]["inputs"] |= {"model": ["lora", 0], "clip": ["lora", 1]}
+    patched, direct = said(probing, looked(prompt))
+    for name in ("noise", "embeddings"):
+        close(patched[name], direct[name])
+        assert np.abs(np.array(patched[name]) - np.array(plain[name])).max() > 0.01
+    assert patched["latents"] == plain["latents"]
+    again = said(probing, looked(parts(info, family="sd15")))[0]  # without it the model is as it was
+    close(again["noise"], plain["noise"])
+
+
+def test_v_prediction_and_its_schedule_come_from_the_models_sampling(probing, info):
+    prompt = parts(info, family="sd20")
+    prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction", zsnr=True)
+    prompt["prior"]["inputs"]["model"] = ["v", 0]
+    prompt = looked(prompt)
+    prompt["direct"]["inputs"]["v"] = True
+    prior, direct = said(probing, prompt)
+    close(prior["noise"], direct["noise"])
+    assert prior["size"][0] == 768
+    assert prior["ratio"][-1] == pytest.approx(1000, rel=1e-3)  # where ComfyUI's own is 4519
+    assert np.all(np.diff(prior["ratio"]) >= 0)
+
+
+@pytest.mark.parametrize(
+    ("source", "sampling", "message"),
+    [
+        ({"channels": 9}, None, "model takes 9 channels per latent, 5 of them a mask or picture"),
+        ({"latent_channels": 16}, None, "vae makes 16 channels per latent, but model reads 4"),
+        ({}, "lcm", "model is sampled by ModelSamplingDiscreteDistilled and LCM"),
+    ],
+)
+def test_parts_that_make_no_prior_are_refused_with_the_reason(probing, info, source, sampling, message):
+    prompt = parts(info, family="sd15", **source)
+    if sampling:
+        prompt["other"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling=sampling)
+        prompt["prior"]["inputs"]["model"] = ["other", 0]
+    run = probing.run(prompt | {"said": asked_of("prior")})
+    assert run.status == "error"
+    assert run.error.startswith("Distill3D_DiffusionPriorFromModel") and message in run.error
+
+
+def test_a_text_encoder_of_another_family_is_refused(probing, info):
+    prompt = parts(info, family="sd15") | {"other": node(info, "ProbeModel", family="sd20")}
+    prompt["prior"]["inputs"]["clip"] = ["other", 1]
+    run = probing.run(prompt | {"said": asked_of("prior")})
+    assert "clip makes 1024 values per token, but model reads 768" in run.error
+
+
+LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss")
+
+
+def run_of(info, losses, steps, **inputs):
+    """API form of one Optimize per loss on the probe's model, saved under the loss's name, and the start."""
+    prompt = parts(info, **inputs) | {
+        "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a (red:1.2) mug", perp_neg=1.0),
+        "cameras": node(info, "OrbitCameras"),
+        "start": node(info, "InitGaussians", count=300, scale=0.04, opacity=0.12),
+    }
+    for loss in losses:
+        prompt[f"{loss} settings"] = node(info, loss)
+        links = {"loss": [f"{loss} settings", 0], "image_size": 64, "steps": steps}
+        prompt[loss] = optimize(info, "start", **links)
+    for id in ("start", *losses):
+        prompt[f"save {id}"] = node(info, "SaveGaussians", gaussians=[id, 0], filename_prefix=f"model/{id}")
+    return prompt
+
+
+def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
+    prompt = run_of(info, LOSSES, 2, family="sd15")
+    first = succeeded(probing.run(prompt))
+    for loss in LOSSES:
+        prompt[loss]["inputs"]["preview_every"] = 0  # otherwise the same, so that ComfyUI runs it again
+    again = succeeded(probing.run(prompt))
+    start = columns(saved(probing, first, "save start"))
+    for loss in LOSSES:
+        one, two = (saved(probing, run, f"save {loss}") for run in (first, again))
+        assert np.isfinite(columns(one)).all(), loss
+        assert not np.array_equal(columns(one), start), loss
+        assert one.read_bytes() == two.read_bytes(), loss
+
+
+@pytest.mark.parametrize("family", ["sd20", "sdxl"])
+def test_every_loss_runs_with_the_other_families(probing, info, family):
+    prompt = run_of(info, LOSSES, 1, family=family)
+    if family == "sd20":
+        prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction")
+        prompt["prior"]["inputs"]["model"] = ["v", 0]
+    run = succeeded(probing.run(prompt))
+    start = columns(saved(probing, run, "save start"))
+    for loss in LOSSES:
+        cloud = columns(saved(probing, run, f"save {loss}"))
+        assert np.isfinite(cloud).all() and not np.array_equal(cloud, start), loss
+
+
+def test_vsd_says_that_it_cannot_train_such_a_model(probing, info):
+    prompt = parts(info, family="sd15") | {
+        "prompts": node(info, "ViewPrompts", prior=["prior", 0]),
+        "cameras": node(info, "OrbitCameras"),
+        "start": node(info, "InitGaussians", count=100),
+        "loss": node(info, "VSDLoss"),
+        "optimize": optimize(info, "start", image_size=64),
+        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="model/vsd"),
+    }
+    run = probing.run(prompt)
+    assert "has no network that could be trained on the renders" in run.error
+
+
+def test_long_texts_are_refused_not_cut(probing, info):
+    prompt = parts(info, family="sd15")
+    prompt["prompts"] = node(info, "ViewPrompts", prior=["prior", 0], prompt="a red mug " * 40)
+    prompt["show"] = {"class_type": "ProbePrompts", "inputs": {"prompts": ["prompts", 0]}}
+    run = probing.run(prompt)
+    assert run.status == "error" and "fills 2 blocks of the text encoder's tokens" in run.error
+
+
+def lora():
+    """A LoRA of rank 2 on one projection of the U-Net and one of the text encoder, in ComfyUI's and kohya's names."""
+    generator = torch.Generator().manual_seed(8)
+    unet, text = (
+        "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v",
+        "lora_te_text_model_encoder_layers_0_mlp_fc2",
+    )
+    shapes = {unet: (320, 768), text: (768, 64)}
+    return {
+        f"{name}.lora_{way}.weight": torch.randn((shape[0], 2) if way == "up" else (2, shape[1]), generator=generator)
+        / 4
+        for name, shape in shapes.items()
+        for way in ("up", "down")
+    }
