@@ -68,7 +68,7 @@ class CDSLoss(io.ComfyNode):
                     "guidance_start",
                     -1.0,
                     "Guidance scale at the start, standard form s = w + 1. -1: the preset's. Paper's code: coarse and "
-                    "refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants about 10.",
+                    "refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants about 4.",
                     low=-1.0,
                     advanced=False,
                 ),
@@ -76,7 +76,7 @@ class CDSLoss(io.ComfyNode):
                     "guidance_end",
                     -1.0,
                     "Guidance scale at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
-                    "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants 1 to 3.",
+                    "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants 1.",
                     low=-1.0,
                     advanced=False,
                 ),
@@ -170,8 +170,9 @@ class CDSLoss(io.ComfyNode):
                     "pull",
                     0.0,
                     "Share of the direction to the picture that the flow arrives at. Where no picture of the prior "
-                    "varies, as in haze, CDS alone does not move; this leads back. 0: the paper's loss. The embedded "
-                    "prior wants 3. Our addition, at no further evaluation.",
+                    "varies, as in haze, CDS alone does not move; this leads back. The more, the more the loss is SDS "
+                    "with a fixed noise. 0: the paper's loss. The embedded prior wants 3. Our addition, at no further "
+                    "evaluation.",
                     high=100.0,
                     step=0.1,
                     optional=True,
@@ -219,7 +220,7 @@ class SDSLoss(io.ComfyNode):
                     "guidance",
                     SDS().guidance,
                     "Guidance scale, standard form s = w + 1. DreamFusion: 101 (w = 100), and lower washes out. The "
-                    "embedded prior wants about 6, with weighting sigma/alpha and t_min 200.",
+                    "embedded prior wants about 4, with weighting sigma/alpha and t_min 100.",
                     advanced=False,
                 ),
                 number_input(

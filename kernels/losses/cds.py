@@ -55,8 +55,8 @@ def cds(
 
     pull: along what no picture of the prior varies in, haze for one, both estimates agree and nothing moves (a prior
     that knows one picture gives exactly zero). The pull leads back from there, to the picture that the flow arrives at:
-    the clean estimate at z_next, at no further evaluation. With the estimate at z_t in its place it would be SDS's
-    direction with the run's noise. 0 is the paper's loss.
+    the clean estimate at z_next, at no further evaluation. The sum is (1 - pull sigma_next / sigma) CDS + pull SDS, SDS
+    with the run's noise: from a pull of 1 on mostly SDS. 0 is the paper's loss.
     """
 
     def estimates(z: Tensor, step: Tensor, conditionings: list[Conditioning]) -> list[Tensor]:

@@ -83,7 +83,7 @@ def rows_of(values, **more):
 def test_claims_are_judged_on_the_rows_of_their_experiment():
     claims = script("claims")
     rows = rows_of([0.5, 0.6, 0.7] * 2) + rows_of(
-        [0.6, 0.71, 0.8] * 2, loss="cds", consistency=0.9, consistency_fresh=0.2
+        [0.6, 0.71, 0.8] * 2, loss="cds", config="without pull", consistency=0.9, consistency_fresh=0.2
     )
     lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
     found = {line.split(" | ")[1]: line for line in lines[2:]}

@@ -70,6 +70,8 @@ def test_direction_is_the_difference_of_denoised_latents():
 
     pulled = cds(prior, latents, t, t_next, noise, rows.text, rows.negative, guidance, pull=0.5)
     torch.testing.assert_close(pulled - direction, 0.5 * (latents - clean_next) / SCHEDULE.ratio(t))
+    share = 1 - 0.5 * SCHEDULE.ratio(t_next) / SCHEDULE.ratio(t)
+    torch.testing.assert_close(pulled, share * direction + 0.5 * (e - noise))  # e - noise: SDS
 
 
 def test_the_pull_leads_to_the_picture_where_cds_leaves_all_as_it_is():
