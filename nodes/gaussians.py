@@ -31,8 +31,9 @@ class InitGaussians(io.ComfyNode):
                     default=4000,
                     min=1,
                     max=1_000_000,
-                    tooltip="Number of Gaussians. With the embedded prior 4,000 for short runs, 20,000 of scale 0.013 from some 250 steps on; LucidDreamer starts from "
-                    "about 100,000 at 512 px (20,000 with densification is a lighter start).",
+                    tooltip="Number of Gaussians. With the embedded prior 4,000 for short runs, 20,000 of scale 0.013 "
+                    "from some 250 steps on; LucidDreamer starts from about 100,000 at 512 px (20,000 with "
+                    "densification is a lighter start).",
                 ),
                 io.Float.Input(
                     "radius",

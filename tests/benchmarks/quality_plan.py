@@ -22,7 +22,8 @@ from distill3d.kernels.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
 
-# What suits the embedded prior; workflows/compare_losses.json has the same; quickstart.json is made for few steps. The papers' values are in README.
+# What suits the embedded prior; workflows/compare_losses.json has the same, quickstart.json is made for few steps. The
+# papers' values are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(guidance=4.0, refine_guidance=1.5, shared_t=False, weight=2.0),
     "cds": CDS(
