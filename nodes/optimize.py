@@ -171,7 +171,7 @@ class Optimize(io.ComfyNode):
                     min=0,
                     max=100_000,
                     advanced=True,
-                    tooltip="Steps between live previews on the node; 0 shows none.",
+                    tooltip="Steps between ComfyUI's small previews, where no page shows the viewer; 0 none.",
                 ),
                 io.Int.Input(
                     "autosave_every",
