@@ -8,6 +8,7 @@ it can draw. Packing never takes more than `SHARE` of a run's time.
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 from typing import Any
 
@@ -100,14 +101,18 @@ class Live:
         self.losses.add(progress.loss)
         self.about = {"step": progress.step, "steps": progress.steps, "seconds": round(progress.seconds, 3)}
         if self._wanted and self._spent + self._last <= SHARE * progress.seconds:
-            self._picture(progress)
+            self._wanted = False
+            try:
+                self._picture(progress)
+            except (RuntimeError, ValueError, NotImplementedError) as error:  # hours of work do not end for a picture
+                logging.warning("Distill3D: no picture of step %d: %s", progress.step, error)
         return self.stopped
 
     def _picture(self, progress: Progress) -> None:
         self.losses.read()  # waits for the device, which is the step's time and not the picture's
         start = time.perf_counter()
         self.message = pack(progress.look(), LIMIT, **self.told())
-        self.step_shown, self._wanted = progress.step, False
+        self.step_shown = progress.step
         self._tell("frame", step=progress.step)
         self._last = time.perf_counter() - start
         self._spent += self._last

@@ -89,9 +89,9 @@ def focus(cloud: Gaussians) -> tuple[Tensor, Tensor]:
     if cloud.anchored is not None:
         seen = seen & ~cloud.anchored
     means = cloud.means[seen] if bool(seen.any()) else cloud.means
-    centre = means.median(0).values
+    centre = means.sort(0).values[len(means) // 2]  # sorting is there on every device, kthvalue is not
     distance = (means - centre).norm(dim=1)
-    return centre, distance.kthvalue(max(1, math.ceil(0.95 * len(distance)))).values
+    return centre, distance.sort().values[math.ceil(0.95 * len(distance)) - 1]
 
 
 def _thinned(gaussians: Gaussians, limit: int) -> Gaussians:

@@ -71,6 +71,16 @@ def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_ste
     assert sum(spent) < live.SHARE * 2.0 + max(spent)
 
 
+def test_a_picture_that_fails_does_not_end_the_run(live, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(live, "pack", fails)
+    run = live.Live(100)
+    run.ask(0)
+    assert run.step(progress(1, 1.0)) is False and run.message is None
+
+
 def test_a_wish_to_stop_ends_the_run_after_the_step_it_is_at(live):
     run = live.Live(100)
     assert run.step(progress(1, 1.0)) is False
