@@ -130,6 +130,11 @@ app.registerExtension({
 
   setup() {
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
+    // The page takes two fingers anywhere for its own, before the viewer hears of them; pointer events remain.
+    for (const name of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+      const act = (event) => event.target.closest?.(".distill3d .view") && event.stopPropagation();
+      window.addEventListener(name, act, { capture: true, passive: true });
+    }
     api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
     api.addEventListener("distill3d.frame", ({ detail }) => {
       const panel = panelOf(detail.node, detail.workflow);
