@@ -2,7 +2,7 @@
 
 const FRONT = { azimuth: 0.5, elevation: 0.3 }; // radians: front, one side and the top are in view
 const SPEED = 0.008; // radians per pixel
-export const FIELD = (40 * Math.PI) / 180; // of view, vertical: that of the training cameras
+export const FIELD = (40 * Math.PI) / 180; // of view, along the shorter side: that of the training cameras
 
 export class Orbit {
   constructor() {
@@ -31,7 +31,7 @@ export class Orbit {
     this.elevation = Math.min(Math.max(this.elevation + down * SPEED, -1.5), 1.5);
   }
 
-  /** Moves by shares of the picture's height. */
+  /** Moves by shares of the picture's shorter side. */
   move(right, down) {
     const size = 2 * this.distance * Math.tan(FIELD / 2);
     const [sa, ca, se, ce] = [Math.sin(this.azimuth), Math.cos(this.azimuth), Math.sin(this.elevation), Math.cos(this.elevation)];
@@ -81,8 +81,9 @@ export function steer(element, orbit, changed) {
     const after = middle();
     const [dx, dy] = [after.x - before.x, after.y - before.y];
     if (pointers.size > 1 || event.buttons & 6 || event.shiftKey) {
-      const height = element.getBoundingClientRect().height || 1; // the graph's zoom included
-      orbit.move(dx / height, dy / height);
+      const box = element.getBoundingClientRect(); // the graph's zoom included
+      const side = Math.min(box.width, box.height) || 1;
+      orbit.move(dx / side, dy / side);
       if (before.spread && after.spread) orbit.zoom(before.spread / after.spread);
     } else {
       orbit.turn(dx, dy);

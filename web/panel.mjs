@@ -9,8 +9,8 @@ const PROPERTIES = { background: "distill3d background", turn: "distill3d turnta
 
 export const STYLE = `
 .distill3d { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0;
-  box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
-.distill3d .view { position: relative; flex: 1 1 0; min-height: 120px; border-radius: 6px; overflow: hidden; }
+  container-type: inline-size; box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
+.distill3d .view { position: relative; flex: 1 1 0; min-height: 120px; max-height: 100cqw; border-radius: 6px; overflow: hidden; }
 .distill3d .view canvas { position: absolute; inset: 0; width: 100%; height: 100%; display: block; cursor: grab;
   touch-action: none; outline: none; }
 .distill3d .view canvas:active { cursor: grabbing; }

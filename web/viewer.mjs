@@ -151,7 +151,7 @@ export class Viewer {
     if (this.camera && canvas.width === width && canvas.height === height) return;
     // gsplat.js reads the focal length only when it begins with a camera, and also gives it its size then.
     this.camera = new Camera();
-    this.camera.data.fx = this.camera.data.fy = height / (2 * Math.tan(FIELD / 2));
+    this.camera.data.fx = this.camera.data.fy = Math.min(width, height) / (2 * Math.tan(FIELD / 2));
     canvas.width = width;
     canvas.height = height;
     this.building = true;
