@@ -125,16 +125,29 @@ async function restore() {
   }
 }
 
+/** The page takes wheel and two fingers anywhere for its graph, before the viewer would hear of them. */
+function keepForViewer() {
+  const within = (event) => event.target.closest?.(".distill3d .view canvas");
+  for (const name of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+    const act = (event) => within(event) && event.stopPropagation(); // pointer events remain
+    window.addEventListener(name, act, { capture: true, passive: true });
+  }
+  const turned = (event) => {
+    const canvas = within(event);
+    if (!canvas) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    canvas.dispatchEvent(new CustomEvent("distill3d.wheel", { detail: event.deltaY }));
+  };
+  window.addEventListener("wheel", turned, { capture: true, passive: false });
+}
+
 app.registerExtension({
   name: "Distill3D.viewer",
 
   setup() {
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
-    // The page takes two fingers anywhere for its own, before the viewer hears of them; pointer events remain.
-    for (const name of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
-      const act = (event) => event.target.closest?.(".distill3d .view") && event.stopPropagation();
-      window.addEventListener(name, act, { capture: true, passive: true });
-    }
+    keepForViewer();
     api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
     api.addEventListener("distill3d.frame", ({ detail }) => {
       const panel = panelOf(detail.node, detail.workflow);

@@ -96,9 +96,8 @@ export function steer(element, orbit, changed) {
       pointers.delete(event.pointerId);
     });
   }
-  on("wheel", (event) => {
-    stop(event);
-    orbit.zoom(Math.exp(Math.min(Math.max(event.deltaY, -200), 200) * 0.0015));
+  on("distill3d.wheel", ({ detail }) => {
+    orbit.zoom(Math.exp(Math.min(Math.max(detail, -200), 200) * 0.0015));
     changed();
   });
   on("dblclick", (event) => {

@@ -39,7 +39,6 @@ export class Panel {
     this.element = make("div", { className: "distill3d" });
     this.view = make("div", { className: "view" });
     const canvas = make("canvas", { tabIndex: -1 });
-    canvas.dataset.captureWheel = "true";
     this.hint = make("div", { className: "hint", textContent: hint(stop) });
     this.view.append(canvas, this.hint);
     this.turn = button("Turntable", "Turn the object round and round", () => this.set("turn", !this.get("turn")));
@@ -70,7 +69,7 @@ export class Panel {
       this.hint.textContent = "This browser has no WebGL 2, so the cloud cannot be shown here.";
     }
     // The graph must not drag nodes, or zoom, by what happens here.
-    for (const name of ["pointerdown", "pointerup", "pointermove", "wheel", "dblclick"]) {
+    for (const name of ["pointerdown", "pointerup", "pointermove", "dblclick"]) {
       this.row.addEventListener(name, (event) => event.stopPropagation());
     }
     this.applied();
