@@ -47,7 +47,7 @@ def object(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Style, types, unit tests, and the tests against real ComfyUI servers; arguments go to the last two."""
+    """Style, types, unit tests, and the tests against real ComfyUI servers and in a browser; arguments go to these."""
     setup(session)
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
@@ -55,3 +55,4 @@ def tests(session: nox.Session) -> None:
     # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a package it uses.
     run(session, "pytest", "tests/unit", *session.posargs)
     run(session, "pytest", "tests/comfyui", *session.posargs)
+    run(session, "pytest", "tests/browser", *session.posargs)  # skips itself where there is no browser

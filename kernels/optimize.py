@@ -41,6 +41,7 @@ class Progress:
     # These two describe the moment they are called at, which should be inside on_step:
     cloud: Callable[[], Gaussians]  # what `optimize` would return now
     preview: Callable[[], Tensor]  # [H,W,3] 0..1, CPU: the cloud from the front, a little from above and the side
+    look: Callable[[], Gaussians]  # the cloud where it is, on the device and without training state: costs nothing
 
 
 class DivergedError(RuntimeError):
@@ -60,7 +61,7 @@ def optimize(
     cameras: CameraSampler,
     steps: int,
     settings: OptimizeSettings | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[Progress], bool | None] | None = None,
     on_partial: Callable[[Gaussians], None] | None = None,
 ) -> Gaussians:
     """Distil the prior's idea of the prompt into the cloud, for ``steps`` steps.
@@ -70,8 +71,9 @@ def optimize(
     300 more are the same as 600. Runs on the prior's device; the result is detached, on the cloud's device, with its
     training state. Works under torch.inference_mode().
 
-    ``on_step`` is called after every step and may raise to end the run. Whatever ends it early, BaseExceptions
-    included, ``on_partial`` gets the cloud so far before the exception goes on.
+    ``on_step`` is called after every step. A true answer ends the run there in good order, with the cloud so far as its
+    result. It may also raise: whatever exception ends the run, BaseExceptions included, ``on_partial`` gets the cloud
+    so far before it goes on.
     Raises ValueError for inputs that do not fit, before any work; DivergedError with the last good cloud once more
     than ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the cloud
     and its moments as they are and are counted.
@@ -81,8 +83,8 @@ def optimize(
         try:
             for _ in range(steps):
                 logs = run.step()
-                if on_step is not None:
-                    on_step(run.progress(logs))
+                if on_step is not None and on_step(run.progress(logs)):
+                    break
         except BaseException as error:
             if on_partial is not None:
                 on_partial(error.cloud if isinstance(error, DivergedError) else run.result())
@@ -258,6 +260,7 @@ class _Run:
             preview_due=every > 0 and (self.taken % every == 0 or self.taken == self.steps),
             cloud=self.result,
             preview=self.preview,
+            look=lambda: self.cloud,
         )
 
     def preview(self) -> Tensor:

@@ -13,11 +13,13 @@ from .init_shapes import InitMesh, InitSplat
 from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
+from .preview import PreviewGaussians
 from .prior import LoadDiffusionPrior
 from .prior_from_model import DiffusionPriorFromModel
 from .prompts import ViewPromptsNode
 from .refine import RefineMesh
 from .render import RenderViews
+from .routes import add_routes
 from .score import ScoreViews
 from .shap_e import InitShapE
 from .toybox import ToyboxTruth
@@ -26,6 +28,9 @@ from .vdm import VDMLoss
 
 
 class Distill3D(ComfyExtension):
+    async def on_load(self) -> None:
+        add_routes()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
             LoadDiffusionPrior,
@@ -49,6 +54,7 @@ class Distill3D(ComfyExtension):
             SCTDLoss,
             CombineLosses,
             Optimize,
+            PreviewGaussians,
             RenderViews,
             ScoreViews,
             InspectGuidance,

@@ -20,6 +20,7 @@ from ..kernels.settings import BACKGROUNDS, OptimizeSettings
 from . import types
 from .memory import ManagedPrior
 from .pictures import image
+from .preview import shown
 from .render import rendered
 from .validation import undeclared
 from .watch import Watch
@@ -79,7 +80,9 @@ class Optimize(io.ComfyNode):
             category="Distill3D",
             description="Move the Gaussians until their renderings look to the prior like the prompt. Chain "
             "several: each goes on where the last one stopped, and changing one runs only it and what follows. "
-            "Cancel any time: the cloud so far is saved in output/distill3d/partial.",
+            "Stop and keep ends it early and lets the graph go on; Cancel stops everything, and the cloud so far is "
+            "saved in output/distill3d/partial.",
+            hidden=[io.Hidden.extra_pnginfo],
             search_aliases=["train", "text to 3d", "score distillation", "fit", "dreamfusion", "sampler"],
             inputs=[
                 types.Prior.Input("prior", tooltip="The 2D diffusion model that judges the renderings."),
@@ -168,7 +171,7 @@ class Optimize(io.ComfyNode):
                     min=0,
                     max=100_000,
                     advanced=True,
-                    tooltip="Steps between live previews on the node; 0 shows none.",
+                    tooltip="Steps between ComfyUI's small previews, where no page shows the viewer; 0 none.",
                 ),
                 io.Int.Input(
                     "autosave_every",
@@ -319,14 +322,15 @@ class Optimize(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = optimize_settings(image_size=image_size or None, **fields)
         start = replace(gaussians, training=None) if restart_schedule else gaussians
-        watch = Watch(steps, autosave_every)
+        watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)))
         size = image_size or prior.prior.image_size
         with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
                 result = optimize(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)
                 pictures = turn(result, cameras, size)
-        return io.NodeOutput(result, pictures)
+                ui = shown(result, **watch.live.told())
+        return io.NodeOutput(result, pictures, ui=ui)
 
 
 def optimize_settings(
@@ -358,6 +362,11 @@ def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
             f"prompts hold embeddings of {tuple(found[1:])} values, but prior {prior.name!r} reads "
             f"{tuple(expected[1:])}: another prior embedded them. Link View Prompts and Optimize to the same prior."
         )
+
+
+def workflow_id(extra_pnginfo: dict[str, Any] | None) -> str | None:
+    """The id of the graph on the page that queued the prompt; None for prompts from elsewhere."""
+    return ((extra_pnginfo or {}).get("workflow") or {}).get("id")
 
 
 def turn(cloud: Gaussians, cameras: CameraSampler, size: int) -> torch.Tensor:

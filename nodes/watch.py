@@ -14,6 +14,7 @@ from ..kernels.files.ply import save_ply
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.optimize import Progress
 from ..kernels.training import save_training
+from .live import Live
 from .outputs import next_output, shown
 from .pictures import picture
 
@@ -22,34 +23,41 @@ AUTOSAVES, PARTIALS = "distill3d/autosave/gaussians", "distill3d/partial/gaussia
 
 
 class Watch:
-    """The callbacks of one run: progress bar, live preview, interrupt, autosave, partial result."""
+    """The callbacks of one run: progress bar, live preview, interrupt, Stop and keep, autosave, partial result."""
 
-    def __init__(self, steps: int, autosave_every: int) -> None:
+    def __init__(self, steps: int, autosave_every: int, workflow: str | None = None) -> None:
         self.bar = comfy.utils.ProgressBar(steps)
+        self.live = Live(steps, workflow)
         self.autosave_every = autosave_every
         self.autosave: Path | None = None
         self.partial: Path | None = None
 
-    def step(self, progress: Progress) -> None:
-        """After every step; raises ComfyUI's interrupt, a BaseException, when the user has asked for it."""
+    def step(self, progress: Progress) -> bool:
+        """After every step: whether to stop and keep. Raises ComfyUI's interrupt, a BaseException, at a cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
+        stop = self.live.step(progress)
         preview = None
-        if progress.preview_due:
+        if progress.preview_due and not self.live.watched:  # the viewer shows the same, and better
             preview = ("JPEG", picture(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
             _tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
         if self.autosave_every and progress.done % self.autosave_every == 0 and progress.step < progress.steps:
             self.autosave = _saved(progress.cloud(), AUTOSAVES, self.autosave) or self.autosave
+        if stop:
+            logging.info("Distill3D: stopped at step %d of %d; the cloud is kept.", progress.step, progress.steps)
+        return stop
 
     def keep(self, cloud: Gaussians) -> None:
         """Save what an ended run leaves behind."""
         self.partial = _saved(cloud, PARTIALS)
 
     def __enter__(self) -> Watch:
+        self.live.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The run is over: drop the autosave unless it is all there is, and say where a partial result went."""
+        self.live.__exit__()
         if self.autosave is not None and (error is None or self.partial is not None):
             for path in (self.autosave, self.autosave.with_suffix(".safetensors")):
                 path.unlink(missing_ok=True)

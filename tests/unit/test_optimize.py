@@ -497,6 +497,22 @@ def test_progress_says_where_the_run_is_and_hands_out_snapshots():
     assert_same(run(clouds[1], 3, schedule_steps=7), result)
 
 
+def test_a_true_answer_ends_the_run_with_the_cloud_so_far_which_can_go_on():
+    kept: list[Gaussians] = []
+    seen: list[int] = []
+
+    def on_step(progress: Progress) -> bool:
+        seen.append(progress.step)
+        assert progress.look().training is None
+        assert torch.equal(progress.look().means, progress.cloud().means)
+        return progress.step == 2
+
+    stopped = run(haze(), 5, schedule_steps=5, on_step=on_step, on_partial=kept.append)
+    assert seen == [1, 2] and not kept
+    assert_same(stopped, run(haze(), 2, schedule_steps=5))
+    assert_same(run(stopped, 3, schedule_steps=5), run(haze(), 5, schedule_steps=5))
+
+
 def test_the_loss_is_told_the_step_over_all_calls_and_the_schedules_length():
     seen: list[tuple[int, int]] = []
 

@@ -1,0 +1,52 @@
+"""What pages ask the server for: the running cloud, and to stop and keep it."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from server import PromptServer
+
+from .live import RUNS
+
+RUNNING, STOP = "/distill3d/live", "/distill3d/stop"
+
+
+def add_routes() -> None:
+    """Once, when ComfyUI loads the pack; without a server (in tools that only list nodes) there is nothing to do."""
+    server = getattr(PromptServer, "instance", None)
+    if server is None:
+        return
+    routes = server.routes
+
+    @routes.get(RUNNING)
+    async def running(request: web.Request) -> web.Response:
+        """The nodes that run now: {node id: {node, prompt, workflow, steps}}."""
+        return web.json_response({node: run.name() for node, run in list(RUNS.items())})
+
+    @routes.get(RUNNING + "/{node}")
+    async def picture(request: web.Request) -> web.Response:
+        """The cloud later than step ?after=, in the format of `kernels.files.compact`.
+
+        204: none later yet, an event "distill3d.frame" will tell. 404: the node does not run.
+        """
+        run = RUNS.get(request.match_info["node"])
+        if run is None:
+            return web.Response(status=404)
+        try:
+            after = int(request.query.get("after", "0"))
+        except ValueError:
+            return web.Response(status=400, text="after: expected a step, a whole number.")
+        message = run.ask(after)
+        if message is None:
+            return web.Response(status=204)
+        return web.Response(
+            body=message, content_type="application/octet-stream", headers={"Cache-Control": "no-store"}
+        )
+
+    @routes.post(STOP + "/{node}")
+    async def stop(request: web.Request) -> web.Response:
+        """End the node after the step it is at, in good order. 404: it does not run."""
+        run = RUNS.get(request.match_info["node"])
+        if run is None:
+            return web.Response(status=404)
+        run.stopped = True
+        return web.json_response(run.name())

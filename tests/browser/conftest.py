@@ -1,0 +1,95 @@
+"""A headless Chromium at a real ComfyUI; skipped where node, npm or Chromium are missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "comfyui"))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser draws in software and needs the other cores
+
+from harness import environment, prompts  # noqa: E402
+from harness.server import Server  # noqa: E402
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+def pytest_configure() -> None:
+    """Being terminated ends the tests like Ctrl-C: in order, so that no server stays behind."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def browser() -> str:
+    """The program; `DISTILL3D_CHROMIUM` names another one."""
+    found = os.environ.get("DISTILL3D_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip("no Chromium here (Debian: apt install chromium)")
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here")
+    if not HERE.joinpath("node_modules", "playwright-core").exists():
+        command = [shutil.which("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"]
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"npm could not install playwright-core: {done.stderr[-300:]}")
+    return found
+
+
+@pytest.fixture(scope="session")
+def comfyui(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("comfyui")
+    with Server(environment.tree(), folder / "base", folder / "comfyui.log") as server:
+        server.post("/settings", {"Comfy.TutorialCompleted": True})  # no dialog over the graph
+        yield server
+
+
+@pytest.fixture(scope="session")
+def play(browser: str, comfyui: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """A function that plays scenario.mjs with a workflow and returns what it tells, with its folder."""
+
+    def played(name: str, workflow: dict, **settings) -> dict:
+        folder = Path(os.environ.get("DISTILL3D_SCREENSHOTS") or tmp_path_factory.mktemp(name))
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.joinpath("workflow.json").write_text(json.dumps(workflow))
+        file = folder / "settings.json"
+        fixed = {"name": name, "url": comfyui.url, "browser": browser, "folder": str(folder)}
+        file.write_text(json.dumps(fixed | {"workflow": str(folder / "workflow.json")} | settings))
+        done = subprocess.run(["node", HERE / "scenario.mjs", file], capture_output=True, text=True, timeout=560)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return json.loads(done.stdout.splitlines()[-1]) | {"folder": folder}
+
+    return played
+
+
+@pytest.fixture(scope="session")
+def workflow() -> dict:
+    """The quickstart, small, and without core's two 3D previews: drawn in software they would take all the time."""
+    graph = prompts.read("quickstart")
+    changes = {
+        # by place: steps, views; then image_size and preview_every
+        "Distill3D_Optimize": {0: 2000, 1: 1, 7: 64},
+        "Distill3D_InitGaussians": {0: 1500, 4: 0.05, 5: 0.5},
+        "Distill3D_ExportMesh": {1: 32},
+        "Distill3D_RenderViews": {0: 3, 1: 64},
+    }
+    for node in graph["nodes"]:
+        for place, value in changes.get(node["type"], {}).items():
+            node["widgets_values"][place] = value
+    dropped = {node["id"] for node in graph["nodes"] if node["type"] == "Preview3D"}
+    links = {link[0] for link in graph["links"] if link[3] in dropped}
+    graph["nodes"] = [node for node in graph["nodes"] if node["id"] not in dropped]
+    graph["links"] = [link for link in graph["links"] if link[0] not in links]
+    for node in graph["nodes"]:
+        for output in node["outputs"]:
+            output["links"] = [link for link in output.get("links") or [] if link not in links]
+    return graph

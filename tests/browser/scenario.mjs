@@ -1,0 +1,78 @@
+// What a person does with the quickstart, told as JSON: node scenario.mjs settings.json, result on the last line.
+
+import { readFileSync } from "node:fs";
+import { Page } from "./page.mjs";
+
+const settings = JSON.parse(readFileSync(process.argv[2], "utf8"));
+const { name, optimize, nodes2 } = settings;
+const pictures = {};
+const facts = {};
+const p = await Page.open(settings);
+const shoot = async (what) => (pictures[what] = await p.picture(`${name}-${what}`));
+
+try {
+  await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
+  await p.open_workflow(settings.workflow);
+  facts.values = await p.page.evaluate(
+    ([id]) => {
+      const values = window.app.graph.getNodeById(id).serialize().widgets_values;
+      return [values, window.app.graph.serialize().nodes.find((node) => node.id === id).widgets_values];
+    },
+    [optimize],
+  );
+  facts.prompt = (await p.page.evaluate(() => window.app.graphToPrompt())).output[String(optimize)].inputs;
+  facts.panels = await p.page.locator(".distill3d").count();
+  await p.look_at(optimize);
+  await p.run();
+  facts.first = await p.until_step(1);
+  await p.settle();
+  await shoot("first");
+  facts.later = await p.until_step(facts.first + 8);
+  await p.settle();
+  await shoot("later");
+  await p.whole(`${name}-running`);
+  await p.press("Stop and keep");
+  facts.end = await p.end();
+  await p.settle();
+  facts.kept = await p.panel().locator(".facts").innerText();
+  facts.stop_enabled = await p.panel().getByRole("button", { name: "Stop and keep" }).isEnabled();
+  await shoot("kept");
+  await shoot("kept-again");
+  const moves = {
+    orbit: () => p.drag(90, 40),
+    pan: () => p.drag(60, 0, { button: "right" }),
+    zoom: () => p.wheel(-400),
+    touch: () => p.pinch(),
+    reset: () => p.press("Reset"),
+  };
+  const place = () => p.page.evaluate((id) => [...window.app.canvas.ds.offset, window.app.canvas.ds.scale, ...window.app.graph.getNodeById(id).pos], optimize);
+  facts.graph_before = await place();
+  for (const [what, move] of Object.entries(moves)) {
+    await move();
+    await p.settle();
+    await shoot(what);
+  }
+  facts.graph_after = await place();
+  await p.press("Background");
+  await p.settle();
+  await shoot("white");
+  await p.press("Turntable");
+  await p.page.waitForTimeout(1500);
+  await shoot("turned");
+  await p.press("Turntable");
+  await p.page.waitForTimeout(2500); // the workflow is kept for the reload
+  await p.whole(`${name}-kept`);
+
+  await p.load(() => p.page.reload());
+  await p.look_at(optimize);
+  facts.restored = await p.until_step(1);
+  await p.settle();
+  facts.restored_facts = await p.panel().locator(".facts").innerText();
+  await shoot("restored");
+  await p.whole(`${name}-restored`);
+} catch (error) {
+  facts.failure = String(error.stack ?? error);
+  await p.whole(`${name}-failure`);
+}
+await p.browser.close();
+console.log(JSON.stringify({ facts, pictures, told: p.told }));

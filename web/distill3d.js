@@ -1,0 +1,166 @@
+// Distill3D in ComfyUI's page: a viewer in Optimize N Steps and in Preview Gaussians.
+
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { Panel, STYLE } from "./panel.mjs";
+
+const OPTIMIZE = "Distill3D_Optimize";
+const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
+const HEIGHT = 420; // graph units, the least of the widget
+const WIDTH = 360;
+const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
+const HISTORY = 20; // prompts to look through for results
+
+const panels = new Map(); // by node
+const root = () => app.rootGraph ?? app.graph;
+
+/** The node behind an id of the server's, which for one in a subgraph is "outer:inner". */
+function nodeOf(id) {
+  let graph = root();
+  const parts = String(id).split(":");
+  for (const part of parts.slice(0, -1)) graph = graph?.getNodeById(Number(part))?.subgraph;
+  return graph?.getNodeById(Number(parts.at(-1)));
+}
+
+/** The panel of the server's node, if the graph on the page is the one that was queued. */
+function panelOf(id, workflow) {
+  const here = root()?.id;
+  if (workflow && here && workflow !== here) return undefined;
+  return panels.get(nodeOf(id));
+}
+
+function addPanel(node) {
+  const stop = node.comfyClass === OPTIMIZE && (() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }));
+  const panel = new Panel(node, stop || undefined);
+  panels.set(node, panel);
+  const widget = node.addDOMWidget("viewer", "distill3d_viewer", panel.element, {
+    serialize: false, // not in prompts
+    hideOnZoom: false,
+    getMinHeight: () => HEIGHT,
+  });
+  widget.serialize = false; // nor in saved workflows
+  toFront(node);
+  node.setSize?.([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
+  chain(node, "onExecuted", (output) => showFile(panel, output?.distill3d?.[0]));
+  chain(node, "onConfigure", () => panel.applied());
+  chain(node, "onRemoved", () => {
+    panels.delete(node);
+    panel.dispose();
+  });
+}
+
+/** Moves the last widget, the viewer, above the others: below them it would be out of sight. */
+function toFront(node) {
+  node.widgets.unshift(node.widgets.pop());
+  chain(node, "onSerialize", (saved) => {
+    // Values are saved by place, with a gap for a widget that is not saved, but read without one.
+    if (saved.widgets_values?.length === node.widgets.length) saved.widgets_values.shift();
+  });
+}
+
+function chain(node, name, act) {
+  const before = node[name];
+  node[name] = function (...values) {
+    const result = before?.apply(this, values);
+    act(...values);
+    return result;
+  };
+}
+
+/** Shows the cloud that a finished node left. */
+async function showFile(panel, record) {
+  if (!record || panel.file === record.filename) return;
+  panel.file = record.filename;
+  const { filename, subfolder, type } = record;
+  const answer = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
+  if (answer.ok) panel.show(await answer.arrayBuffer());
+  else panel.file = undefined; // ComfyUI empties its temp folder when it starts
+}
+
+/** Asks for pictures of a running node, one at a time, for as long as there are new ones. */
+async function follow(panel) {
+  panel.again = true;
+  if (panel.asking || !panel.viewer) return;
+  panel.asking = true;
+  try {
+    while (panel.again && panel.running && panels.get(panel.node) === panel) {
+      panel.again = false;
+      const answer = await api.fetchApi(`/distill3d/live/${panel.id}?after=${panel.step}`);
+      if (answer.status === 404) break;
+      if (answer.status === 200) {
+        panel.show(await answer.arrayBuffer());
+        await new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 30));
+        panel.again = true; // asks for the next, which is not there yet, or for one that has come meanwhile
+      }
+    }
+  } finally {
+    panel.asking = false;
+  }
+  clearTimeout(panel.timer);
+  if (panel.running) panel.timer = setTimeout(() => follow(panel), PATIENCE);
+}
+
+function begin(id, workflow) {
+  const panel = panelOf(id, workflow);
+  if (!panel) return;
+  panel.id = id;
+  panel.file = undefined;
+  panel.started();
+  follow(panel);
+}
+
+/** After the page or a workflow was loaded: joins what runs, and shows what ran last. */
+async function restore() {
+  if (!panels.size) return;
+  const running = await (await api.fetchApi("/distill3d/live")).json();
+  for (const [id, run] of Object.entries(running)) begin(id, run.workflow);
+  const entries = Object.values(await (await api.fetchApi(`/history?max_items=${HISTORY}`)).json());
+  for (const { prompt, outputs } of entries.sort((a, b) => b.prompt[0] - a.prompt[0])) {
+    const workflow = prompt[3]?.extra_pnginfo?.workflow?.id;
+    for (const [id, output] of Object.entries(outputs ?? {})) {
+      const panel = panelOf(id, workflow);
+      const same = panel && prompt[2]?.[id]?.class_type === panel.node.comfyClass;
+      if (same && output?.distill3d && !panel.file && !panel.running) await showFile(panel, output.distill3d[0]);
+    }
+  }
+}
+
+/** The page takes wheel and two fingers anywhere for its graph, before the viewer would hear of them. */
+function keepForViewer() {
+  const within = (event) => event.target.closest?.(".distill3d .view canvas");
+  for (const name of ["touchstart", "touchmove", "touchend", "touchcancel"]) {
+    const act = (event) => within(event) && event.stopPropagation(); // pointer events remain
+    window.addEventListener(name, act, { capture: true, passive: true });
+  }
+  const turned = (event) => {
+    const canvas = within(event);
+    if (!canvas) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+    canvas.dispatchEvent(new CustomEvent("distill3d.wheel", { detail: event.deltaY }));
+  };
+  window.addEventListener("wheel", turned, { capture: true, passive: false });
+}
+
+app.registerExtension({
+  name: "Distill3D.viewer",
+
+  setup() {
+    document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
+    keepForViewer();
+    api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
+    api.addEventListener("distill3d.frame", ({ detail }) => {
+      const panel = panelOf(detail.node, detail.workflow);
+      if (panel?.running) follow(panel);
+    });
+    api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail.node, detail.workflow)?.ended());
+  },
+
+  nodeCreated(node) {
+    if (KINDS.includes(node.comfyClass)) addPanel(node);
+  },
+
+  afterConfigureGraph() {
+    restore().catch((error) => console.warn("Distill3D: earlier results could not be shown again:", error));
+  },
+});

@@ -1,0 +1,196 @@
+// The widget: a viewer, its buttons, and what the run says about itself.
+
+import { decode } from "./message.mjs";
+import { Viewer } from "./viewer.mjs";
+
+const CHECKS = "repeating-conic-gradient(#777 0 25%, #999 0 50%) 0 0 / 24px 24px";
+const BACKGROUNDS = { grey: "#808080", white: "#ffffff", black: "#000000", checks: CHECKS };
+const PROPERTIES = { background: "distill3d background", turn: "distill3d turntable" }; // saved with the workflow
+
+export const STYLE = `
+.distill3d { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0;
+  container-type: inline-size; box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
+.distill3d .view { position: relative; flex: 1 1 0; min-height: 120px; max-height: 100cqw; border-radius: 6px; overflow: hidden; }
+.distill3d .view canvas { position: absolute; inset: 0; width: 100%; height: 100%; display: block; cursor: grab;
+  touch-action: none; outline: none; }
+.distill3d .view canvas:active { cursor: grabbing; }
+.distill3d .hint { position: absolute; inset: 0; display: flex; align-items: center; justify-content: center;
+  padding: 16px; text-align: center; color: #222; pointer-events: none; }
+.distill3d .row { display: flex; gap: 4px; align-items: center; flex-wrap: wrap; }
+.distill3d button { font: inherit; color: inherit; background: var(--comfy-input-bg, #333);
+  border: 1px solid var(--border-color, #555); border-radius: 5px; padding: 3px 7px; cursor: pointer; }
+.distill3d button:hover:not(:disabled) { filter: brightness(1.25); }
+.distill3d button.on { border-color: #6ea8fe; color: #9cc4ff; }
+.distill3d button.stop { margin-left: auto; }
+.distill3d button.stop:not(:disabled) { background: #7a3b12; border-color: #c2702f; color: #fff; }
+.distill3d button:disabled { opacity: 0.45; cursor: default; }
+.distill3d .facts { min-height: 2.7em; font-variant-numeric: tabular-nums; }
+.distill3d .facts div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
+.distill3d .curve { height: 44px; width: 100%; display: block; flex: none; }
+.distill3d .curve polyline { fill: none; stroke: #6ea8fe; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
+.distill3d .curve line { stroke: var(--border-color, #555); vector-effect: non-scaling-stroke; }
+`;
+
+export class Panel {
+  /** `node`: of the graph. `stop`: called by Stop and keep; without it there is no such button, nor a curve. */
+  constructor(node, stop) {
+    this.node = node;
+    this.step = 0; // that is shown
+    this.element = make("div", { className: "distill3d" });
+    this.view = make("div", { className: "view" });
+    const canvas = make("canvas", { tabIndex: -1 });
+    this.hint = make("div", { className: "hint", textContent: hint(stop) });
+    this.view.append(canvas, this.hint);
+    this.turn = button("Turntable", "Turn the object round and round", () => this.set("turn", !this.get("turn")));
+    this.ground = button("Background", "Grey, white, black, or checks where nothing is", () => this.nextBackground());
+    this.home = button("Reset", "Look from the front again (or double-click)", () => this.reset());
+    this.row = make("div", { className: "row" });
+    this.row.append(this.turn, this.ground, this.home);
+    this.facts = make("div", { className: "facts" });
+    this.element.append(this.view, this.row, this.facts);
+    if (stop) {
+      const tip = "End this node after the step it is at and let the graph go on with the cloud so far";
+      this.stop = button("Stop and keep", tip, () => {
+        this.stop.disabled = true;
+        stop();
+      });
+      this.stop.className = "stop";
+      this.stop.disabled = true;
+      this.row.append(this.stop);
+      this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+      this.curve.setAttribute("class", "curve");
+      this.curve.setAttribute("viewBox", "0 0 100 100");
+      this.curve.setAttribute("preserveAspectRatio", "none");
+      this.element.append(this.curve);
+    }
+    if (Viewer.supported) {
+      this.viewer = new Viewer(canvas);
+    } else {
+      this.hint.textContent = "This browser has no WebGL 2, so the cloud cannot be shown here.";
+    }
+    // The graph must not drag nodes, or zoom, by what happens here.
+    for (const name of ["pointerdown", "pointerup", "pointermove", "dblclick"]) {
+      this.row.addEventListener(name, (event) => event.stopPropagation());
+    }
+    this.applied();
+  }
+
+  get(name) {
+    return this.node.properties?.[PROPERTIES[name]];
+  }
+
+  set(name, value) {
+    this.node.properties ??= {};
+    this.node.properties[PROPERTIES[name]] = value;
+    this.applied();
+  }
+
+  /** Brings the view in line with the node's properties. */
+  applied() {
+    const turning = Boolean(this.get("turn"));
+    this.turn.classList.toggle("on", turning);
+    this.viewer?.turn(turning);
+    this.view.style.background = BACKGROUNDS[this.get("background")] ?? BACKGROUNDS.grey;
+  }
+
+  nextBackground() {
+    const names = Object.keys(BACKGROUNDS);
+    this.set("background", names[(names.indexOf(this.get("background") ?? "grey") + 1) % names.length]);
+  }
+
+  reset() {
+    this.viewer?.orbit.reset();
+    this.viewer?.wake();
+  }
+
+  started() {
+    this.running = true;
+    this.step = 0;
+    if (this.stop) this.stop.disabled = false;
+    this.say(["starting ..."]);
+  }
+
+  ended() {
+    this.running = false;
+    if (this.stop) this.stop.disabled = true;
+    if (this.about) this.tell(this.about);
+    else this.say([]);
+  }
+
+  /** Shows a message of the server's. */
+  show(buffer) {
+    const cloud = decode(buffer);
+    this.hint.style.display = "none";
+    this.step = cloud.about.step ?? 0;
+    this.viewer?.show(cloud);
+    this.tell(cloud.about);
+  }
+
+  tell(about) {
+    this.about = about;
+    Object.assign(this.element.dataset, { step: about.step ?? 0, shown: about.shown });
+    this.say(facts(about, this.running));
+    if (this.curve) draw(this.curve, about.losses ?? []);
+  }
+
+  say(lines) {
+    this.facts.replaceChildren(...lines.map((line) => make("div", { textContent: line, title: line })));
+  }
+
+  dispose() {
+    this.viewer?.dispose();
+  }
+}
+
+/** What a message says, in a line or two. */
+function facts(about, running) {
+  const count = about.count.toLocaleString("en");
+  const thinned = about.shown < about.count ? ` (${about.shown.toLocaleString("en")} drawn)` : "";
+  const cloud = `${count} Gaussian${about.count === 1 ? "" : "s"}${thinned}`;
+  if (!about.step) return [cloud];
+  const pace = about.seconds / about.step;
+  const loss = about.losses?.filter((value) => value !== null).at(-1);
+  const left = running ? `${duration(pace * (about.steps - about.step))} left` : `took ${duration(about.seconds)}`;
+  return [
+    `step ${about.step} of ${about.steps}${about.stopped && !running ? ", stopped and kept" : ""} · ${left}`,
+    [cloud, `${duration(pace)} a step`, ...(loss === undefined ? [] : [`loss ${loss.toPrecision(3)}`])].join(" · "),
+  ];
+}
+
+function duration(seconds) {
+  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
+  if (seconds < 10) return `${seconds.toFixed(1)} s`;
+  if (seconds < 90) return `${Math.round(seconds)} s`;
+  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
+  return `${(seconds / 3600).toFixed(1)} h`;
+}
+
+function draw(svg, losses) {
+  const values = losses.filter((value) => value !== null);
+  const [low, high] = [Math.min(...values), Math.max(...values)];
+  const points = losses.map((value, i) => {
+    if (value === null) return "";
+    const x = losses.length > 1 ? (100 * i) / (losses.length - 1) : 0;
+    return `${x.toFixed(2)},${(96 - (92 * (value - low)) / (high - low || 1)).toFixed(2)}`;
+  });
+  svg.innerHTML =
+    '<line x1="0" y1="99" x2="100" y2="99"/>' +
+    (values.length > 1 ? `<polyline points="${points.join(" ")}"/><title>loss ${low} to ${high}</title>` : "");
+}
+
+function hint(stop) {
+  return stop ? "The cloud grows here while this node runs." : "Run the graph to see the cloud here.";
+}
+
+function make(tag, properties) {
+  return Object.assign(document.createElement(tag), properties);
+}
+
+function button(text, title, act) {
+  const made = make("button", { type: "button", textContent: text, title });
+  made.addEventListener("click", (event) => {
+    event.stopPropagation();
+    act();
+  });
+  return made;
+}
