@@ -110,6 +110,34 @@ def gaussian_prior(kind=AdaptableMixture):
     return kind({"a mug": mixture, "": mixture}, SCHEDULE)
 
 
+class Watched(AdaptableMixture):
+    """Keeps every picture that a loss hands to the prior or to the learner."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.inputs = []
+
+    def predict(self, z_t, t, conditionings):
+        self.inputs.append(z_t)
+        return super().predict(z_t, t, conditionings)
+
+    def adapter(self, rank):
+        learner = super().adapter(rank)
+        predict, error = learner.predict, learner.error
+        learner.predict = lambda weights, z_t, *rest: self.inputs.append(z_t) or predict(weights, z_t, *rest)
+        learner.error = lambda weights, z0, *rest: self.inputs.append(z0) or error(weights, z0, *rest)
+        return learner
+
+
+def test_no_gradient_passes_the_denoiser_or_the_learner():
+    prior = gaussian_prior(Watched)
+    latents = normal(1, 2, *SHAPE).requires_grad_()
+    value, logs = VSD().start(prior, SHAPE, seeded())(latents, views(prior), seeded(1))
+    value.backward()
+    assert len(prior.inputs) == 3 and not any(z.requires_grad for z in prior.inputs)
+    assert latents.grad.abs().sum() > 0 and not any(log.requires_grad for log in logs.values())
+
+
 def test_it_stands_still_where_renders_are_distributed_as_the_prior_has_it():
     prior = gaussian_prior()
     run = VSD(lora_lr=0.0, weighting="one").start(prior, SHAPE, seeded())
