@@ -176,6 +176,17 @@ def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(desi
     assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
 
 
+@pytest.mark.parametrize("design", DESIGNS)
+def test_only_the_noisy_design_answers_anew_to_new_noise(design):
+    degradation, generator = Degradation(design, widths=(16, 16)), seeded()
+    parameters = degradation.initial(2, generator, CPU)
+    parameters = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()}
+    clean, t = torch.randn(1, 2, 8, 8, generator=generator), torch.tensor([500])
+    one, same, other = (degradation.apply(parameters, clean, t, 1000, seeded(k)) for k in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert torch.equal(one, other) == (design != "nonlinear_noise")
+
+
 @pytest.mark.parametrize("design", ["nonlinear", "linear"])
 def test_the_map_depends_on_the_timestep(design):
     degradation = Degradation(design, widths=(16, 16))
