@@ -159,6 +159,18 @@ def test_the_learner_finds_the_renders_distribution():
     assert learned["lora.log_variance"].exp().sqrt().item() == pytest.approx(0.8, abs=0.1)
 
 
+def test_weights_that_nothing_pulls_at_decay_as_adamws_default_has_it():
+    class Content(GaussianLearner):
+        def error(self, weights, z0, noise, t, text):
+            return 0 * super().error(weights, z0, noise, t, text)
+
+    prior = gaussian_prior()
+    prior.adapter = lambda rank: Content(SCHEDULE, *prior.learned)
+    run = VSD(lora_lr=0.5).start(prior, SHAPE, seeded())
+    advance(run, prior, seeded(1), 0, 2)
+    assert run.state()["lora.mean"].item() == pytest.approx(2.0 * (1 - 0.5 * 0.01) ** 2)
+
+
 def test_a_prior_without_a_network_is_refused():
     with pytest.raises(ValueError, match="VSD Loss: prior 'gaussian mixture' has no network that could be trained"):
         VSD().start(gaussian_prior(GaussianMixturePrior), SHAPE, seeded())
