@@ -130,6 +130,11 @@ def test_lower_level_follows_the_official_schedule(settings, steps, levels):
     assert {k: settings.t_next(k / steps) for k in levels} == levels
 
 
+def test_lower_level_comes_down_no_further_than_its_floor():
+    settings = CDS(t_start=700, t_end=20, t_min=200)
+    assert [settings.t_next(progress) for progress in (0, 0.25, 0.64, 1)] == [700, 360, 200, 200]
+
+
 @pytest.mark.parametrize(
     ("settings", "guidance", "window", "weighting"),
     [

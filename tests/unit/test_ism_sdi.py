@@ -97,6 +97,15 @@ def test_ism_below_its_gap_begins_at_the_render():
     torch.testing.assert_close(direction, ism(prior, z0, start, t, text, null, null, 7.5))
 
 
+def test_ism_inverts_the_render_with_the_null_text():
+    prior, z0 = gaussian_prior(other=-1.0), normal(6, 2, *SHAPE)
+    direction, _ = gradient(ISM(t_min=480, t_max_start=480, t_max_end=480, weighting="one"), prior, z0)
+    s, t = torch.tensor([400, 400]), torch.tensor([480, 480])
+    text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
+    z_s = inverted(SCHEDULE, z0, s, 200, 2, lambda z, at: estimates(prior, z, at, [null])[0])
+    torch.testing.assert_close(direction, ism(prior, z_s, s, t, text, null, null, 7.5))
+
+
 def test_ism_draws_nothing_but_its_steps():
     prior, z0 = gaussian_prior(other=-1.0), normal(6, 2, *SHAPE)
     fixed = ISM(t_min=400, t_max_start=400, t_max_end=400)

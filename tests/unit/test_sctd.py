@@ -67,6 +67,19 @@ def test_the_consistency_part_is_the_closed_forms_round_trip_for_gaussian_data()
     torch.testing.assert_close(consistency, SCHEDULE.alpha(LEVELS[0]) * (back - (z_e - mu)))
 
 
+def test_the_way_back_is_guided_from_t_and_the_null_texts_from_s():
+    prior = gaussian_prior(other=-1.0)
+    z_e, consistency, _ = parts(prior)
+    text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
+    (e, s, t), (low, middle, high) = LEVELS, (SCHEDULE.ratio(level) for level in LEVELS)
+    z = z_e + (middle - low) * estimates(prior, z_e, e, [null])[0]
+    z = z + (high - middle) * estimates(prior, z, s, [null])[0]
+    e_c, e_u = estimates(prior, z, t, [text, null])
+    z = z + (middle - high) * (e_u + 7.5 * (e_c - e_u))
+    z = z + (low - middle) * estimates(prior, z, s, [null])[0]
+    torch.testing.assert_close(consistency, SCHEDULE.alpha(e) * (z - z_e))
+
+
 def test_consistency_contracts_to_the_mean_when_descended():
     """Both parts of one network point away from the mean where z_e lies above it, so descending them leads there."""
     prior = gaussian_prior()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from distill3d.kernels.losses.base import Views, cleaned, guided, inject
-from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.cds import CDS, cds
 from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
@@ -88,32 +88,43 @@ def test_injected_gradient_reaches_the_image_as_the_encoders_transpose():
     assert gradient.grad is None
 
 
-class NetworkPrior(GaussianMixturePrior):
-    """The mixture's exact network behind a weight that could be trained, and a record of what reached it."""
+class RecordingPrior(GaussianMixturePrior):
+    """Keeps what it is asked about as the loss hands it over, before the prior itself goes without gradients."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
-        self.weight = torch.ones((), dtype=torch.float64, requires_grad=True)
         self.inputs = []
 
-    def _network(self, z_t, alpha, sigma, conditioning):
+    def predict(self, z_t, t, conditionings):
         self.inputs.append(z_t)
-        return self.weight * super()._network(z_t, alpha, sigma, conditioning)
+        return super().predict(z_t, t, conditionings)
 
 
 OTHERS = [CSD(), NFSD(), ISM(), SDI(), SCTD()]
+LOSSES = {loss.name: loss for loss in (SDS(), CDS(), VDM(), *OTHERS)} | {"VDM's second part": VDM(refine_from=0.0)}
 
 
-@pytest.mark.parametrize("loss", [SDS(), CDS(), VDM(), *OTHERS], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_no_gradient_passes_the_denoiser(loss):
-    prior = gaussian_prior(NetworkPrior, other=0.0)
+    prior = gaussian_prior(RecordingPrior, other=0.0)
     latents = normal(9, 2, *SHAPE).requires_grad_()
     value, logs = loss.start(prior, SHAPE, seeded())(latents.float(), views(prior, 2), seeded())
     value.backward()
     assert prior.inputs and not any(z.requires_grad for z in prior.inputs)
-    assert prior.weight.grad is None
     assert latents.grad.abs().sum() > 0
     assert all(log.shape == () and not log.requires_grad for log in logs.values())
+
+
+def test_the_bare_directions_take_latents_that_want_a_gradient_and_pass_none_on():
+    prior, t = gaussian_prior(RecordingPrior, other=0.0), torch.tensor([600, 600])
+    latents, noise, rows = normal(9, 2, *SHAPE).requires_grad_(), normal(2, 2, *SHAPE), views(prior, 2)
+    texts = rows.text, rows.negative, 7.5
+    directions = [
+        sds(prior, latents, t, noise, *texts),
+        cds(prior, latents, t, t - 100, noise, *texts),
+        cds(prior, latents, t, t - 100, noise, *texts, pull=0.5),
+    ]
+    assert len(prior.inputs) == 5 and not any(z.requires_grad for z in [*prior.inputs, *directions])
 
 
 @pytest.mark.parametrize(

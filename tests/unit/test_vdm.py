@@ -176,6 +176,17 @@ def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(desi
     assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
 
 
+@pytest.mark.parametrize("design", DESIGNS)
+def test_only_the_noisy_design_answers_anew_to_new_noise(design):
+    degradation, generator = Degradation(design, widths=(16, 16)), seeded()
+    parameters = degradation.initial(2, generator, CPU)
+    parameters = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()}
+    clean, t = torch.randn(1, 2, 8, 8, generator=generator), torch.tensor([500])
+    one, same, other = (degradation.apply(parameters, clean, t, 1000, seeded(k)) for k in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert torch.equal(one, other) == (design != "nonlinear_noise")
+
+
 @pytest.mark.parametrize("design", ["nonlinear", "linear"])
 def test_the_map_depends_on_the_timestep(design):
     degradation = Degradation(design, widths=(16, 16))
@@ -224,6 +235,36 @@ def test_a_resumed_run_continues_bit_for_bit(design):
     assert torch.equal(generator.get_state(), drawn)
     assert torch.equal(advance(resumed, generator, 3, 6), expected)
     assert all(torch.equal(value, resumed.state()[key]) for key, value in run.state().items())
+
+
+@pytest.mark.parametrize(("step", "lr"), [(0, 0.03), (5, 0.02), (10, 0.01)])
+def test_the_maps_learning_rate_anneals_over_the_run(step, lr):
+    prior = gaussian_prior()
+    settings = VDM(degradation=Degradation("linear"), psi_lr=0.03, psi_lr_end=0.01, refine_from=1)
+    run = settings.start(prior, SHAPE, seeded())
+    run(normal(9, 2, *SHAPE).float(), views(prior, 2, step, 10), seeded(1))
+    # Adam's first step is as long as the learning rate, and the map begins at zero
+    assert run.state()["psi.shift"].abs().max().item() == pytest.approx(lr, rel=1e-3)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_rescaling_brings_what_is_imagined_to_the_spread_of_the_render(share):
+    prior, t = gaussian_prior(variance=4.0, other=-1.0), torch.tensor([400, 400])
+    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "refine_from": 1, "psi_lr": 0.0}
+    latents = (0.1 * normal(6, 2, *SHAPE)).float().requires_grad_()
+    run = VDM(guidance=2, x0_rescale=share, **fixed).start(prior, SHAPE, seeded())
+    value, _ = run(latents, views(prior, 2), seeded(1))
+
+    z0, alpha, sigma = latents.detach(), SCHEDULE.alpha(t), SCHEDULE.sigma(t)
+    z_t = alpha * z0 + sigma * torch.randn(2, *SHAPE, generator=after_one_draw(seeded(1)))
+    rows = views(prior, 2)
+    x0_c, x0_u = (
+        x0 * (1 - share + share * z0.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True))
+        for x0 in (clean_from_noise(z_t, e, alpha, sigma) for e in prior.predict(z_t, t, [rows.text, rows.negative]))
+    )
+    # the map is the identity, so only the classifier part is there
+    wanted = (x0_u - x0_c).float()
+    torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], wanted, rtol=1e-3, atol=1e-4)
 
 
 def test_starting_under_inference_mode_leaves_the_network_trainable():
@@ -327,6 +368,23 @@ def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     assert all(torch.equal(value, before[key]) for key, value in run.state().items())
     _, more = run(latents, views(prior, 2, 4, 10), seeded(1))
     assert "psi_loss" in more
+
+
+@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506)])
+def test_the_second_parts_steps_come_down_over_that_part_to_200_above_the_lowest(step, highest):
+    prior = gaussian_prior()
+    settings = VDM(refine_from=0.5, refine_steps=1, refine_t_min=300, refine_t_max=800, shared_t=False)
+    run = settings.start(prior, SHAPE, seeded())
+    _, logs = run(torch.zeros(400, *SHAPE), views(prior, 400, step, 100), seeded(1))
+    assert logs["t"].item() == pytest.approx((300 + highest) / 2, abs=20)
+
+
+def test_a_second_part_from_the_very_end_never_comes():
+    prior = gaussian_prior()
+    run = VDM(refine_from=1, degradation=Degradation("linear")).start(prior, SHAPE, seeded())
+    for step in (99, 100, 120):  # a run may go on beyond its schedule
+        _, logs = run(normal(8, 1, *SHAPE).float(), views(prior, 1, step), seeded(1))
+        assert "psi_loss" in logs
 
 
 def after_one_draw(generator):

@@ -110,6 +110,34 @@ def gaussian_prior(kind=AdaptableMixture):
     return kind({"a mug": mixture, "": mixture}, SCHEDULE)
 
 
+class Watched(AdaptableMixture):
+    """Keeps every picture that a loss hands to the prior or to the learner."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.inputs = []
+
+    def predict(self, z_t, t, conditionings):
+        self.inputs.append(z_t)
+        return super().predict(z_t, t, conditionings)
+
+    def adapter(self, rank):
+        learner = super().adapter(rank)
+        predict, error = learner.predict, learner.error
+        learner.predict = lambda weights, z_t, *rest: self.inputs.append(z_t) or predict(weights, z_t, *rest)
+        learner.error = lambda weights, z0, *rest: self.inputs.append(z0) or error(weights, z0, *rest)
+        return learner
+
+
+def test_no_gradient_passes_the_denoiser_or_the_learner():
+    prior = gaussian_prior(Watched)
+    latents = normal(1, 2, *SHAPE).requires_grad_()
+    value, logs = VSD().start(prior, SHAPE, seeded())(latents, views(prior), seeded(1))
+    value.backward()
+    assert len(prior.inputs) == 3 and not any(z.requires_grad for z in prior.inputs)
+    assert latents.grad.abs().sum() > 0 and not any(log.requires_grad for log in logs.values())
+
+
 def test_it_stands_still_where_renders_are_distributed_as_the_prior_has_it():
     prior = gaussian_prior()
     run = VSD(lora_lr=0.0, weighting="one").start(prior, SHAPE, seeded())
@@ -129,6 +157,18 @@ def test_the_learner_finds_the_renders_distribution():
     learned = run.state()
     assert learned["lora.mean"].item() == pytest.approx(-1.0, abs=0.1)
     assert learned["lora.log_variance"].exp().sqrt().item() == pytest.approx(0.8, abs=0.1)
+
+
+def test_weights_that_nothing_pulls_at_decay_as_adamws_default_has_it():
+    class Content(GaussianLearner):
+        def error(self, weights, z0, noise, t, text):
+            return 0 * super().error(weights, z0, noise, t, text)
+
+    prior = gaussian_prior()
+    prior.adapter = lambda rank: Content(SCHEDULE, *prior.learned)
+    run = VSD(lora_lr=0.5).start(prior, SHAPE, seeded())
+    advance(run, prior, seeded(1), 0, 2)
+    assert run.state()["lora.mean"].item() == pytest.approx(2.0 * (1 - 0.5 * 0.01) ** 2)
 
 
 def test_a_prior_without_a_network_is_refused():
