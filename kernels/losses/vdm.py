@@ -183,7 +183,7 @@ class _Run:
     psi: AdamState
 
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.settings.refine_from <= views.progress < 1:
+        if self.settings.refine_from < 1 and views.progress >= self.settings.refine_from:
             return self._refine(latents, views, generator)
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)

@@ -370,7 +370,7 @@ def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     assert "psi_loss" in more
 
 
-@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506)])
+@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506), (130, 500)])  # 130: beyond the schedule
 def test_the_second_parts_steps_come_down_over_that_part_to_200_above_the_lowest(step, highest):
     prior = gaussian_prior()
     settings = VDM(refine_from=0.5, refine_steps=1, refine_t_min=300, refine_t_max=800, shared_t=False)
