@@ -105,7 +105,7 @@ export class Panel {
 
   started() {
     this.running = true;
-    this.step = 0;
+    this.step = this.element.dataset.step = 0;
     if (this.stop) this.stop.disabled = false;
     this.say(["starting ..."]);
   }

@@ -74,6 +74,8 @@ export class Page {
       });
     });
     await this.page.getByRole("button", { name: /^Run$/ }).first().click();
+    // Until then the panel may show the result of an earlier run.
+    await this.page.locator(".distill3d button.stop:enabled").first().waitFor({ timeout: 120_000 });
   }
 
   /** How the run ended. */
