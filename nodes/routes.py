@@ -26,11 +26,12 @@ def add_routes() -> None:
     async def picture(request: web.Request) -> web.Response:
         """The cloud later than step ?after=, in the format of `kernels.files.compact`.
 
-        204: none later yet, an event "distill3d.frame" will tell. 404: the node does not run.
+        204: none later yet, an event "distill3d.frame" will tell; or the node does not run (any more: pages ask while
+        a run ends, and browsers call a 404 an error).
         """
         run = RUNS.get(request.match_info["node"])
         if run is None:
-            return web.Response(status=404)
+            return web.Response(status=204)
         try:
             after = int(request.query.get("after", "0"))
         except ValueError:

@@ -86,7 +86,6 @@ async function follow(panel) {
     while (panel.again && panel.running && panels.get(panel.node) === panel) {
       panel.again = false;
       const answer = await api.fetchApi(`/distill3d/live/${panel.id}?after=${panel.step}`);
-      if (answer.status === 404) break;
       if (answer.status === 200) {
         panel.show(await answer.arrayBuffer());
         await new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 30));
