@@ -12,6 +12,7 @@ from ..kernels.files.splat import to_splat_fields
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.meshes.cleanup import weld
 from ..kernels.meshes.mesh import Mesh
+from ..kernels.meshes.texels import texels
 
 Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior or a comfy_prior.ManagedComfyPrior
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
@@ -75,8 +76,7 @@ def textured_from_native(mesh: Any) -> Mesh:
         colors, uvs, texture = torch.full_like(vertices, 0.5), None, None
         if "texture" in own and "uvs" in own:
             uvs, texture = own["uvs"].float(), own["texture"][..., :3].float()
-            grid, picture = 2 * uvs - 1, texture.permute(2, 0, 1)
-            colors = torch.nn.functional.grid_sample(picture[None], grid[None, None], align_corners=False)[0, :, 0].T
+            colors = texels(texture, uvs)
         if "vertex_colors" in own:
             colors = own["vertex_colors"][:, :3].float()
         return Mesh(vertices, faces, colors, uvs, texture).check()

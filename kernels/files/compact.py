@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from ..gaussians.cloud import SH_C0, Gaussians
-from .frame import from_file_frame, to_file_frame
+from .frame import FAINT, from_file_frame, to_file_frame
 
 MARK = b"D3D1"
 ROW = 17  # bytes of a Gaussian
 LOG_SPAN = 10.0  # of scales: what is e^10 times smaller than the largest cannot be seen beside it
-FAINT = 0.05  # opacity; what is fainter does not count for where a camera should look
 
 
 def pack(gaussians: Gaussians, limit: int, **extra: Any) -> bytes:

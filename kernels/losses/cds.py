@@ -25,6 +25,7 @@ from .base import (
     inject,
     restored,
 )
+from .ode import estimates, ode_step
 from .schedule import annealed
 
 CDS_WEIGHTINGS = ("uniform", "1-abar")
@@ -58,19 +59,15 @@ def cds(
     the clean estimate at z_next, at no further evaluation. The sum is (1 - pull sigma_next / sigma) CDS + pull SDS, SDS
     with the run's noise: from a pull of 1 on mostly SDS. 0 is the paper's loss.
     """
-
-    def estimates(z: Tensor, step: Tensor, conditionings: list[Conditioning]) -> list[Tensor]:
-        return prior.predict(prior.schedule.alpha(step) * z, step, conditionings)
-
     sigma, sigma_next = prior.schedule.ratio(t), prior.schedule.ratio(t_next)
     z = latents.detach() + sigma * noise
-    e_c, e_u = estimates(z, t, [text, negative])
+    e_c, e_u = estimates(prior, z, t, [text, negative])
     e = guided(e_c, e_u, guidance)
-    z_next = z + (sigma_next - sigma) * e  # one Euler step down the ODE
+    z_next = ode_step(prior.schedule, z, e, t, t_next)
     if shared_unconditional:
-        (e_c,) = estimates(z_next, t_next, [text])
+        (e_c,) = estimates(prior, z_next, t_next, [text])
     else:
-        e_c, e_u = estimates(z_next, t_next, [text, negative])
+        e_c, e_u = estimates(prior, z_next, t_next, [text, negative])
     e_next = guided(e_c, e_u, guidance)
     picture = z_next - sigma_next * e_next
     return e - e_next + pull * (latents.detach() - picture) / sigma if pull else e - e_next
