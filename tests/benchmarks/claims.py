@@ -27,20 +27,24 @@ HERE = Path("tests/benchmarks")
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
 # Arguments of quality.py besides the files; for each there is a file in sweeps/.
 EXPERIMENTS = {
-    "losses": "--prompts 32 --seeds 2 --steps 400",
-    "designs": "--prompts 12 --seeds 1 --steps 400",
-    "dca": "--prompts 12 --seeds 1 --steps 400",
-    "psi": "--prompts 6 --seeds 1 --steps 400",
+    "losses": "--prompts 32 --seeds 2 --steps 800",
+    "designs": "--prompts 24 --seeds 1 --steps 400",
+    "dca": "--prompts 24 --seeds 1 --steps 400",
+    "psi": "--prompts 24 --seeds 1 --steps 400",
+    "views": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "speed": "--prompts 5 --seeds 1 --steps 60",  # one process, so that nothing else is on the device
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
 PLAIN = ("without pull", "cds")  # the paper's direction; "default" adds pull, which is mostly SDS's with a fixed noise
-SDS, CDS, VDM, VSD = (("default", loss) for loss in ("sds", "cds", "vdm", "vsd"))
+SDS, CDS, VDM = (("default", loss) for loss in ("sds", "cds", "vdm"))
+ETA_1 = ("eta 1 throughout", "vdm")
+SHORT_SDS, SHORT_CDS, SHORT_VDM, SHORT_VSD = (("400 steps", loss) for loss in ("sds", "cds", "vdm", "vsd"))
 NAMES = {
     "iou": "IoU", "psnr": "PSNR, dB", "consistency": "agreement of neighbouring gradients, cosine",
     "contrast_distance": "contrast, distance of the ratio from 1", "saturation": "saturation ratio",
     "saturation_distance": "saturation, distance of the ratio from 1", "seconds_per_step": "seconds per step",
     "evaluations_per_step": "rows through the denoiser per step", "r_precision_all": "R-precision among all captions",
+    "janus": "Janus rate",
 }  # fmt: skip
 COLUMNS = (
     ("iou", "IoU", 3), ("psnr", "PSNR, dB", 1), ("false_alpha", "false alpha", 3), ("saturation", "saturation", 2),
@@ -85,25 +89,28 @@ class Claim:
 
 
 CLAIMS = (
-    Claim("Consistent3D", "CDS gives better geometry than SDS", "losses", "iou", PLAIN, SDS),
-    Claim("Consistent3D", "CDS gives better texture than SDS", "losses", "psnr", PLAIN, SDS),
+    Claim("Consistent3D", "CDS gives better geometry than SDS", "losses", "iou", PLAIN, SHORT_SDS),
+    Claim("Consistent3D", "CDS gives better texture than SDS", "losses", "psnr", PLAIN, SHORT_SDS),
     *(
-        Claim("Consistent3D", "the same of CDS with pull (ours)", "losses", measure, CDS, SDS)
+        Claim("Consistent3D", f"the same of CDS with pull (ours), {steps} steps", "losses", measure, first, second)
+        for steps, first, second in ((800, CDS, SDS), (400, SHORT_CDS, SHORT_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
-    Claim("Consistent3D", "CDS guides more consistently than SDS", "losses", "consistency", PLAIN, SDS),
+    Claim("Consistent3D", "CDS guides more consistently than SDS", "losses", "consistency", PLAIN, SHORT_SDS),
     Claim(
         "Consistent3D", "its fixed noise is why: CDS against CDS with fresh noise", "losses", "consistency", PLAIN,
         PLAIN, against="consistency_fresh",
     ),
-    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "psnr", ALONE, SDS),
-    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_distance", ALONE, SDS, larger=False),
+    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "psnr", ALONE, SHORT_SDS),
+    Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_distance", ALONE, SHORT_SDS, larger=False),
     *(
-        Claim("DreamMapping", "the same with the second part (ours)", "losses", measure, VDM, SDS)
+        Claim("DreamMapping", f"the same with the second part (ours), {steps} steps", "losses", measure, first, second)
+        for steps, first, second in ((800, VDM, SDS), (400, SHORT_VDM, SHORT_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     Claim(
-        "DreamMapping", "the same with the second part (ours)", "losses", "contrast_distance", VDM, SDS, larger=False
+        "DreamMapping", "the same with the second part (ours), 800 steps", "losses", "contrast_distance", VDM, SDS,
+        larger=False,
     ),
     *(
         Claim(
@@ -122,11 +129,25 @@ CLAIMS = (
         ("linear increasing", "vdm"), ("constant 1", "vdm"), larger=False,
     ),
     Claim(
-        "DreamMapping", "VDM is faster than VSD with a LoRA", "speed", "seconds_per_step", ALONE, VSD, larger=False
+        "DreamMapping", "the same in the whole recipe: falling eta against eta 1", "losses", "saturation_distance",
+        VDM, ETA_1, larger=False,
+    ),
+    *(
+        Claim("DreamMapping", "falling eta against eta 1, whole recipe", "losses", measure, VDM, ETA_1)
+        for measure in ("iou", "psnr")
+    ),
+    *(
+        Claim("(views)", f"{name} against plain view words", "views", measure, (name, "sds"), ("view words", "sds"))
+        for name in ("no view words", "interpolated", "Perp-Neg 1")
+        for measure in ("iou", "janus")
     ),
     Claim(
-        "DreamMapping", "VDM needs fewer denoiser evaluations than VSD", "losses", "evaluations_per_step", ALONE, VSD,
+        "DreamMapping", "VDM is faster than VSD with a LoRA", "speed", "seconds_per_step", ALONE, ("default", "vsd"),
         larger=False,
+    ),
+    Claim(
+        "DreamMapping", "VDM needs fewer denoiser evaluations than VSD", "losses", "evaluations_per_step", ALONE,
+        SHORT_VSD, larger=False,
     ),
 )  # fmt: skip
 

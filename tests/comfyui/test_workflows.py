@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import plyfile
@@ -11,6 +15,7 @@ import pytest
 from harness import prompts
 from harness.environment import child_environment
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
 
 
@@ -50,6 +55,30 @@ def test_stages_of_consistent3d_move_what_they_say(comfyui, quickstart, object_i
     assert np.array_equal(columns(refined, *geometry), columns(painted, *geometry))
     assert not np.array_equal(columns(coarse, *geometry), columns(refined, *geometry))
     assert not np.array_equal(columns(refined, *colors), columns(painted, *colors))
+
+
+def test_compare_losses_has_the_settings_that_were_measured(object_info):
+    """The benchmark's config "400 steps", field by field."""
+    sys.path.insert(0, str(BENCHMARKS))
+    plan = importlib.import_module("quality_plan")
+    configs = json.loads((BENCHMARKS / "sweeps" / "losses.json").read_text())
+    changes = next(config["set"] for config in configs if config["name"] == "400 steps")
+    prompt = prompts.api_form(prompts.read("compare_losses"), object_info)
+
+    def inputs(kind):
+        return prompt[prompts.of_type(prompt, kind)[0]]["inputs"]
+
+    for loss in ("sds", "cds", "vdm"):
+        wanted = asdict(plan.build(loss, 400, "auto", changes).loss)
+        given = inputs(f"Distill3D_{loss.upper()}Loss")
+        shared = {name: value for name, value in given.items() if name in wanted and name != "degradation"}
+        assert len(shared) > 8
+        for name, value in shared.items():
+            if value not in (-1, "from preset"):  # those are the coarse preset's, which are the defaults
+                assert value == wanted[name], (loss, name)
+    start, loop = inputs("Distill3D_InitGaussians"), inputs("Distill3D_Optimize")
+    assert (start["count"], start["scale"]) == (plan.Init().count, plan.Init().scale)
+    assert (loop["densify"], loop["lambda_opacity"], loop["lambda_gamut"]) == (False, 1500.0, 20.0)
 
 
 @pytest.mark.parametrize("name", NAMES)
