@@ -76,7 +76,7 @@ class RefineMesh(io.ComfyNode):
                     advanced=False,
                 ),
                 _number(
-                    "lr_colors", 1.0, 0.005,
+                    "lr_colors", 1.0, 0.001,
                     "Learning rate of the colours or the texture, 0..1 per step; falls to a tenth. 0: geometry alone.",
                     advanced=False,
                 ),

@@ -29,8 +29,8 @@ JUDGED = ("color", "normal")
 class RefineSettings:
     """Settings of `refine_mesh`. A learning rate of 0 freezes its part: geometry alone, or texture alone."""
 
-    lr_vertices: float = 0.003  # world units per step at first; falls to a tenth
-    lr_colors: float = 0.01  # of the colours or the texture, sRGB per step at first; falls to a tenth
+    lr_vertices: float = 0.001  # world units per step at first; falls to a tenth
+    lr_colors: float = 0.003  # of the colours or the texture, sRGB per step at first; falls to a tenth
     smoothness: float = 10.0  # vertices move together within about its square root in edges (Nicolet et al. 2021)
     lambda_laplacian: float = (
         0.0  # squared distance of vertices from their neighbours' mean, in edge lengths (C3D: 100)

@@ -1,6 +1,6 @@
 """Distils held-out scenes and scores them against the truth; prints a line per scene and one JSON object last.
 
-    python tests/benchmarks/scene.py --device cuda --loss vdm --scenes 6 --steps 600 --json scene.json --sheet scene.png
+    python tests/benchmarks/scene.py --device cuda --loss cds --scenes 6 --steps 600 --json scene.json --sheet scene.png
 
 A scene starts from `scene_cloud` and follows the prior (--prior); its pair of toys was never trained on. PSNR is over
 24 inward and 12 outward cameras that no training step uses. ``--loss truth`` instead pulls the renders to the true
@@ -46,6 +46,7 @@ from distill3d.kernels.toybox.scenes import render_scene
 
 # A scene's ground and sky are large and even: high noise levels tell nothing of where they meet.
 SCENE_LOSSES = LOSSES | {
+    "cds": replace(LOSSES["cds"], guidance_end=1.0),
     "vdm": VDM(guidance=6.0, t_max_start=850, refine_guidance=3.0, refine_t_min=200),
     "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200, t_max_start=850),
 }
@@ -141,7 +142,7 @@ def save_sheet(file: Path, rows: list[tuple[str, Tensor, Tensor]]) -> None:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--loss", default="vdm", choices=[*SCENE_LOSSES, "truth"])
+    parser.add_argument("--loss", default="cds", choices=[*SCENE_LOSSES, "truth"])
     parser.add_argument("--scenes", type=int, default=6, help="held-out scenes")
     parser.add_argument("--caption-seed", type=int, default=0)
     parser.add_argument("--captions", help="these instead, divided by semicolons")
