@@ -57,7 +57,7 @@ def timestep_inputs(defaults: TimestepLoss, weighting: str, highest: str = "Luci
             options=list(SHAPES),
             default=defaults.t_anneal,
             advanced=True,
-            tooltip="How the highest timestep moves; constant keeps t_max_start. LucidDreamer, SDI: linear.",
+            tooltip="How the highest noise level moves; constant keeps t_max_start. LucidDreamer, SDI: linear.",
         ),
         io.Float.Input(
             "t_anneal_share",
@@ -66,7 +66,7 @@ def timestep_inputs(defaults: TimestepLoss, weighting: str, highest: str = "Luci
             max=1.0,
             step=0.05,
             advanced=True,
-            tooltip="Share of the run, 0..1, over which the highest timestep moves. LucidDreamer: 0.3.",
+            tooltip="Share of the run, 0..1, over which the highest noise level moves. LucidDreamer: 0.3.",
         ),
         number_input("clip", defaults.clip, CLIP, high=1e6),
     ]
