@@ -1,14 +1,16 @@
-"""Translations: served by ComfyUI, English as the nodes say it themselves, Chinese whole and of the same numbers."""
+"""Translations and help: served by ComfyUI, as the nodes say it themselves, Chinese whole and of the same numbers."""
 
 from __future__ import annotations
 
 import json
 import re
+import urllib.request
 
 import pytest
-from harness import locales
+from harness import help_pages, locales
 
 LANGUAGES = ("en", "zh")
+SCRIPT = "python tests/comfyui/write_texts.py"
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
 SAME_IN_CHINESE = {"CLIP", "VAE", "SPLAT", "Perp-Neg", "IoU", "PSNR", "R-precision", "GLB"}
 
@@ -41,7 +43,23 @@ def pairs(expected):
 
 @pytest.mark.parametrize("name", ["nodeDefs", "main"])
 def test_english_is_what_the_nodes_say(expected, name):
-    assert read("en", name) == expected[name], "run python tests/comfyui/harness/locales.py"
+    assert read("en", name) == expected[name], f"run {SCRIPT}"
+
+
+def test_tables_of_the_help_pages_are_what_the_nodes_say(object_info):
+    for page in help_pages.FOLDER.glob("*.md"):
+        text = page.read_text(encoding="utf-8")
+        assert text == help_pages.whole(text, object_info[page.stem]), f"{page.name}: run {SCRIPT}"
+
+
+def test_server_serves_help_pages_and_their_pictures(comfyui):
+    """Where the page asks for them: /extensions/<pack>/docs/<node id>.md, and pictures beside that."""
+    for file in help_pages.FOLDER.rglob("*.*"):
+        path = file.relative_to(help_pages.FOLDER).as_posix()
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
+            f"{comfyui.url}/extensions/distill3d/docs/{path}"
+        ) as answer:
+            assert answer.read() == file.read_bytes()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -1,18 +1,6 @@
-"""What locales/en holds, from the nodes' own schemas; running this file writes it.
-
-``python tests/comfyui/harness/locales.py`` in the environment that environment.py sets up, after a change of a name or
-tooltip. locales/zh is written by hand.
-"""
+"""locales/en: what ComfyUI's page shows of the nodes, from their own schemas. locales/zh is written by hand."""
 
 from __future__ import annotations
-
-import json
-import sys
-import tempfile
-from pathlib import Path
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from harness.environment import ROOT
 
@@ -49,20 +37,3 @@ def _node(info: dict) -> dict:
         "inputs": inputs,
         **({"outputs": outputs} if outputs else {}),
     }
-
-
-def main() -> None:
-    from harness import environment
-    from harness.server import Server
-
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder)
-        with Server(environment.tree(), base, base / "comfyui.log") as server:
-            files = english(server.object_info())
-    for name, content in files.items():
-        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-        FOLDER.joinpath("en", f"{name}.json").write_text(text, encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()
