@@ -15,8 +15,8 @@ PRESET, VDM, OPTIMIZE = "Distill3D_QualityPreset", "Distill3D_VDMLoss", "Distill
 INIT, MESH = "Distill3D_InitGaussians", "Distill3D_ExportMesh"
 # Where each of the preset's numbers belongs.
 GOES_TO = {
-    "steps": OPTIMIZE, "count": INIT, "scale": INIT, "weight": VDM, "shared_t": VDM, "refine_steps": VDM,
-    "refine_guidance": VDM, "lambda_opacity": OPTIMIZE, "resolution": MESH, "texture_size": MESH,
+    "steps": OPTIMIZE, "views": OPTIMIZE, "count": INIT, "scale": INIT, "weight": VDM, "shared_t": VDM,
+    "refine_steps": VDM, "refine_guidance": VDM, "lambda_opacity": OPTIMIZE, "resolution": MESH, "texture_size": MESH,
 }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ def test_standard_is_the_quickstart(blueprint, presets, object_info):
 
 def test_high_has_the_settings_that_were_measured(presets):
     assert {name: json.loads(value.lower()) for name, value in presets["high"].items()} == {
-        "steps": 400, "count": 20_000, "scale": 0.013, "weight": 2.0, "shared_t": False, "refine_steps": 3,
+        "steps": 400, "views": 4, "count": 20_000, "scale": 0.013, "weight": 2.0, "shared_t": False, "refine_steps": 3,
         "refine_guidance": 1.5, "lambda_opacity": 1500.0, "resolution": 128, "texture_size": 1024,
     }  # fmt: skip
 
@@ -124,7 +124,8 @@ def test_high_has_the_settings_that_were_measured(presets):
 def test_it_runs_to_the_end_and_leaves_a_mesh_and_a_splat(comfyui, blueprint, object_info, quality):
     prompt = prompts.reduced(prompts.api_form(blueprint, object_info), steps=3)
     prompt = prompts.set_values(prompt, PRESET, quality=quality)
-    prompt = prompts.set_values(prompt, OPTIMIZE, views=2, seed=77)
+    prompt = prompts.set_values(prompt, OPTIMIZE, seed=77)
+    of_kind(prompt, OPTIMIZE)["views"] = 2
     # Opaque from the start: three steps are too few for a surface. A coarse mesh, as elsewhere in the tests.
     prompt = prompts.set_values(prompt, INIT, opacity=0.9)
     of_kind(prompt, MESH)["resolution"] = 32
