@@ -15,7 +15,7 @@ from ..kernels.losses.sctd import SCTD
 from ..kernels.losses.sdi import SDI
 from ..kernels.losses.timestep import TimestepLoss
 from ..kernels.losses.vsd import VSD
-from .losses import CATEGORY, checked, loss_output, number_input, steps_input
+from .losses import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
 from .validation import validate
 
 
@@ -23,7 +23,10 @@ def plain_inputs(defaults: TimestepLoss, guidance: str) -> list[io.Input]:
     """What a newcomer sees: guidance, explained by ``guidance``, and weight."""
     return [
         number_input(
-            "guidance", defaults.guidance, f"Guidance scale, standard form s = w + 1. {guidance}", advanced=False
+            "guidance",
+            defaults.guidance,
+            f"Guidance: how strongly the text pulls, standard form s = w + 1. {guidance}",
+            advanced=False,
         ),
         number_input(
             "weight",
@@ -44,17 +47,17 @@ def timestep_inputs(defaults: TimestepLoss, weighting: str, highest: str = "Luci
             options=list(WEIGHTINGS),
             default=defaults.weighting,
             advanced=True,
-            tooltip=f"Weight w(t) of a timestep; sigma/alpha puts the gradient into units of the latent. {weighting}",
+            tooltip=f"{WEIGHTS} {weighting}",
         ),
-        steps_input("t_min", defaults.t_min, "Lowest timestep, 0..999. Papers: 20. Embedded prior: 20 to 200."),
-        steps_input("t_max_start", defaults.t_max_start, "Highest timestep at the start, 0..999. Papers: 980."),
-        steps_input("t_max_end", defaults.t_max_end, f"Highest timestep at the end, 0..999. {highest}"),
+        steps_input("t_min", defaults.t_min, f"Lowest {LEVEL}. Papers: 20. Embedded prior: 20 to 200."),
+        steps_input("t_max_start", defaults.t_max_start, f"Highest {LEVEL}, at the start. Papers: 980."),
+        steps_input("t_max_end", defaults.t_max_end, f"Highest noise level at the end, timestep. {highest}"),
         io.Combo.Input(
             "t_anneal",
             options=list(SHAPES),
             default=defaults.t_anneal,
             advanced=True,
-            tooltip="How the highest timestep moves; constant keeps t_max_start. LucidDreamer, SDI: linear.",
+            tooltip="How the highest noise level moves; constant keeps t_max_start. LucidDreamer, SDI: linear.",
         ),
         io.Float.Input(
             "t_anneal_share",
@@ -63,11 +66,9 @@ def timestep_inputs(defaults: TimestepLoss, weighting: str, highest: str = "Luci
             max=1.0,
             step=0.05,
             advanced=True,
-            tooltip="Share of the run, 0..1, over which the highest timestep moves. LucidDreamer: 0.3.",
+            tooltip="Share of the run, 0..1, over which the highest noise level moves. LucidDreamer: 0.3.",
         ),
-        number_input(
-            "clip", defaults.clip, "Every value of the gradient is clamped to this, latent units; 0 never.", high=1e6
-        ),
+        number_input("clip", defaults.clip, CLIP, high=1e6),
     ]
 
 

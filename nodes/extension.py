@@ -13,6 +13,7 @@ from .init_shapes import InitMesh, InitSplat
 from .inspect import InspectGuidance
 from .losses import CDSLoss, CombineLosses, SDSLoss
 from .optimize import Optimize
+from .preset import QualityPreset
 from .preview import PreviewGaussians
 from .prior import LoadDiffusionPrior
 from .prior_from_model import DiffusionPriorFromModel
@@ -53,6 +54,7 @@ class Distill3D(ComfyExtension):
             SDILoss,
             SCTDLoss,
             CombineLosses,
+            QualityPreset,
             Optimize,
             PreviewGaussians,
             RenderViews,

@@ -17,6 +17,16 @@ from .validation import validate
 CATEGORY = "Distill3D/losses"
 STAGES = {"coarse": CDS.coarse, "refine": CDS.refine, "texture": CDS.texture}
 FROM_STAGE = (-1, "from preset")
+# What several losses say in the same words.
+LEVEL = "noise level that pictures are given, timestep 0 (clean) to 999 (pure noise)"
+WEIGHTS = (
+    "How much a noise level t counts, w(t): 1-abar the most at high noise, one all alike, sigma/alpha so that the "
+    "gradient is a difference of pictures (as latents)."
+)
+CLIP = (
+    "No value of the gradient may be larger than this, in units of the latent (the small picture that the prior "
+    "works on, values about -4..4); 0 never."
+)
 
 
 def loss_output() -> io.Output:
@@ -53,8 +63,9 @@ class CDSLoss(io.ComfyNode):
             display_name="CDS Loss",
             category=CATEGORY,
             description="Consistency Distillation Sampling (Consistent3D, CVPR 2024), after the paper's official "
-            "code: one fixed noise, and the less noisy of two neighbouring points on the deterministic flow guides "
-            "the noisier one. Needs the whole schedule: a run that stops early stays noisy.",
+            "code. A render is made noisy by one noise that stays the same for the whole run, the prior takes a step "
+            "from there towards a clean picture, and what it sees there guides what it saw before. Needs the whole "
+            "schedule: a run that stops early stays noisy.",
             search_aliases=["consistent3d", "consistency distillation sampling", "score distillation", "ode"],
             inputs=[
                 io.Combo.Input(
@@ -67,15 +78,16 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "guidance_start",
                     -1.0,
-                    "Guidance scale at the start, standard form s = w + 1. -1: the preset's. Paper's code: coarse and "
-                    "refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants about 4.",
+                    "Guidance at the start: how strongly the text pulls, standard form s = w + 1. -1: the preset's. "
+                    "Paper's code: coarse and refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants "
+                    "about 4.",
                     low=-1.0,
                     advanced=False,
                 ),
                 number_input(
                     "guidance_end",
                     -1.0,
-                    "Guidance scale at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
+                    "Guidance at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
                     "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants 1.",
                     low=-1.0,
                     advanced=False,
@@ -92,27 +104,30 @@ class CDSLoss(io.ComfyNode):
                 steps_input(
                     "t_start",
                     -1,
-                    "Noise level t_next at the start, timestep 0..999; falls to t_end with the square root of the "
-                    "progress. -1: the preset's. Paper: coarse 700, refine 300, texture 500.",
+                    "Lower noise level t_next at the start, timestep 0 (clean) to 999 (pure noise); falls to t_end "
+                    "with the square root of the progress. -1: the preset's. Paper: coarse 700, refine 300, texture "
+                    "500.",
                     low=-1,
                 ),
                 steps_input(
                     "t_end",
                     -1,
-                    "Noise level t_next at the end, timestep 0..999. The result keeps noise of about this level. "
+                    "Lower noise level t_next at the end. The result keeps noise of about this level. "
                     "-1: the preset's. Paper: coarse 100, refine and texture 20.",
                     low=-1,
                 ),
                 steps_input(
                     "t_min",
                     -1,
-                    "Floor of t_next, timestep. -1: the preset's. Paper: coarse 100, refine and texture 20.",
+                    "Floor of the lower noise level t_next, timestep. -1: the preset's. Paper: coarse 100, refine "
+                    "and texture 20.",
                     low=-1,
                 ),
                 steps_input(
                     "t_max",
                     -1,
-                    "Ceiling of t, timestep. -1: the preset's. Paper: coarse and texture 980, refine 500.",
+                    "Ceiling of the upper noise level t, timestep. -1: the preset's. Paper: coarse and texture 980, "
+                    "refine 500.",
                     low=-1,
                 ),
                 steps_input(
@@ -128,14 +143,14 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "clip_start",
                     -1.0,
-                    "Every value of the gradient is clamped to this at the start, latent units; 0 never (both). -1: "
-                    "the preset's. Paper: 2.",
+                    "No value of the gradient may be larger than this at the start, in units of the latent; 0 in "
+                    "both: no limit. -1: the preset's. Paper: 2.",
                     low=-1.0,
                 ),
                 number_input(
                     "clip_end",
                     -1.0,
-                    "And to this at the end, linear in between. -1: the preset's. Paper: 8.",
+                    "The same limit at the end, linear in between. -1: the preset's. Paper: 8.",
                     low=-1.0,
                 ),
                 io.Combo.Input(
@@ -143,8 +158,8 @@ class CDSLoss(io.ComfyNode):
                     options=["from preset", *CDS_WEIGHTINGS],
                     default="from preset",
                     advanced=True,
-                    tooltip="Weight c(t) of a timestep: uniform (paper's coarse stage) or 1-abar, the noise's share "
-                    "of the variance (refine, texture).",
+                    tooltip="How much a noise level t counts, c(t): uniform all alike (the paper's coarse stage), "
+                    "1-abar the most at high noise (refine, texture).",
                 ),
                 io.Int.Input(
                     "noise_groups",
@@ -212,15 +227,15 @@ class SDSLoss(io.ComfyNode):
             node_id="Distill3D_SDSLoss",
             display_name="SDS Loss",
             category=CATEGORY,
-            description="Score Distillation Sampling (DreamFusion 2022), the baseline: noise a render, ask the "
-            "prior for that noise, descend the difference.",
+            description="Score Distillation Sampling (DreamFusion 2022), the baseline: add noise to a render, ask the "
+            "prior which noise it sees given the prompt, and move the object by the difference.",
             search_aliases=["dreamfusion", "score distillation sampling", "baseline"],
             inputs=[
                 number_input(
                     "guidance",
                     SDS().guidance,
-                    "Guidance scale, standard form s = w + 1. DreamFusion: 101 (w = 100), and lower washes out. The "
-                    "embedded prior wants about 4, with weighting sigma/alpha and t_min 100.",
+                    "Guidance: how strongly the text pulls, standard form s = w + 1. DreamFusion: 101 (w = 100), and "
+                    "lower washes out. The embedded prior wants about 4, with weighting sigma/alpha and t_min 100.",
                     advanced=False,
                 ),
                 number_input(
@@ -231,20 +246,19 @@ class SDSLoss(io.ComfyNode):
                     options=list(WEIGHTINGS),
                     default=WEIGHTINGS[0],
                     advanced=True,
-                    tooltip="Weight w(t) of a timestep. DreamFusion: 1-abar. LucidDreamer: sigma/alpha, which puts the "
-                    "gradient into units of the latent.",
+                    tooltip=f"{WEIGHTS} DreamFusion: 1-abar. LucidDreamer: sigma/alpha.",
                 ),
-                steps_input("t_min", 20, "Lowest timestep, 0..999. DreamFusion: 20."),
-                steps_input("t_max_start", 980, "Highest timestep at the start, 0..999. DreamFusion: 980."),
+                steps_input("t_min", 20, f"Lowest {LEVEL}. DreamFusion: 20."),
+                steps_input("t_max_start", 980, f"Highest {LEVEL}, at the start. DreamFusion: 980."),
                 steps_input(
-                    "t_max_end", 500, "Highest timestep at the end, 0..999. DreamFusion: 980; LucidDreamer: 500."
+                    "t_max_end", 500, "Highest noise level at the end, timestep. DreamFusion: 980; LucidDreamer: 500."
                 ),
                 io.Combo.Input(
                     "t_anneal",
                     options=list(SHAPES),
                     default="linear",
                     advanced=True,
-                    tooltip="How the highest timestep moves. constant keeps t_max_start (DreamFusion); "
+                    tooltip="How the highest noise level moves. constant keeps t_max_start (DreamFusion); "
                     "LucidDreamer: linear.",
                 ),
                 io.Float.Input(
@@ -254,11 +268,9 @@ class SDSLoss(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Share of the run, 0..1, over which the highest timestep moves. LucidDreamer: 0.3.",
+                    tooltip="Share of the run, 0..1, over which the highest noise level moves. LucidDreamer: 0.3.",
                 ),
-                number_input(
-                    "clip", 0.0, "Every value of the gradient is clamped to this, latent units; 0 never.", high=1e6
-                ),
+                number_input("clip", 0.0, CLIP, high=1e6),
             ],
             outputs=[loss_output()],
         )

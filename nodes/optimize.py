@@ -31,7 +31,7 @@ PREVIEW_VIEWS = 8
 ENCODER_BYTES = 3500  # per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
 
 
-def _rate(group: str, unit: str, papers: str) -> io.Float.Input:
+def _rate(group: str, what: str, unit: str, papers: str) -> io.Float.Input:
     id = f"lr_{group}"
     return io.Float.Input(
         id,
@@ -41,7 +41,8 @@ def _rate(group: str, unit: str, papers: str) -> io.Float.Input:
         step=0.00001,
         round=0.0000001,
         advanced=True,
-        tooltip=f"Learning rate of the {group}, {unit}; 0 freezes them. LucidDreamer, 5000 steps: {papers}.",
+        tooltip=f"How fast the {what} change: learning rate of the {group}, {unit}; 0 freezes them. LucidDreamer, 5000 "
+        f"steps: {papers}.",
     )
 
 
@@ -182,7 +183,7 @@ class Optimize(io.ComfyNode):
                     tooltip="Steps between autosaves to output/distill3d/autosave, for when ComfyUI is killed; 0 "
                     "never. A run that ends in order removes its own.",
                 ),
-                _rate("means", "world units per step", "5.6e-4, falling to 5.6e-6"),
+                _rate("means", "places", "world units per step", "5.6e-4, falling to 5.6e-6"),
                 io.Float.Input(
                     "final_means",
                     default=DEFAULTS.final_means,
@@ -194,16 +195,19 @@ class Optimize(io.ComfyNode):
                     tooltip="Share of lr_means left at the schedule's end, 0..1; it falls exponentially. "
                     "LucidDreamer: 0.01.",
                 ),
-                _rate("scales", "natural-log units per step", "5e-3, falling to 1e-3"),
-                _rate("quats", "half radians per step", "1e-3, falling to 2e-4"),
-                _rate("opacities", "logit units per step", "5e-2"),
-                _rate("colors", "0.28 colour units per step", "5e-3, falling to 3e-3"),
+                _rate("scales", "sizes", "natural-log units per step", "5e-3, falling to 1e-3"),
+                _rate("quats", "rotations", "half radians per step", "1e-3, falling to 2e-4"),
+                _rate("opacities", "opacities", "logit units per step", "5e-2"),
+                _rate("colors", "colours", "in units of 0.28 of a colour 0..1, per step", "5e-3, falling to 3e-3"),
                 _penalty(
-                    "lambda_opacity", "Weight of the mean opacity: fades floaters that no view needs. Both papers: 0."
+                    "lambda_opacity",
+                    "Weight of the mean opacity: fades floaters (haze and crumbs around the object) that no view "
+                    "needs. Both papers: 0. Embedded prior: 1500 to 3000.",
                 ),
                 _penalty(
                     "lambda_binary_opacity",
-                    "Weight of 4 o (1 - o), mean over the Gaussians: each solid or gone. Both papers: 0.",
+                    "Weight of 4 o (1 - o), o the opacity, mean over the Gaussians: each becomes solid or goes. Both "
+                    "papers: 0.",
                 ),
                 _penalty(
                     "lambda_scale",
@@ -211,14 +215,16 @@ class Optimize(io.ComfyNode):
                 ),
                 _penalty(
                     "lambda_binary_alpha",
-                    "Weight of 4 a (1 - a), mean over the renders: crisp silhouettes. Both papers: 0.",
+                    "Weight of 4 a (1 - a), a the coverage of a pixel, mean over the renders: crisp silhouettes. "
+                    "Both papers: 0.",
                 ),
                 _penalty(
                     "lambda_tv_color",
                     "Weight of the mean difference between neighbouring pixels: smooth colours. LucidDreamer: 1.",
                 ),
                 _penalty(
-                    "lambda_tv_alpha", "Weight of the same on the renders' alpha: smooth silhouettes. Both papers: 0."
+                    "lambda_tv_alpha",
+                    "Weight of the same of the renders' coverage (alpha): smooth silhouettes. Both papers: 0.",
                 ),
                 _penalty(
                     "lambda_gamut",

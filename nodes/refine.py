@@ -49,9 +49,9 @@ class RefineMesh(io.ComfyNode):
             is_output_node=True,
             inputs=[
                 io.Mesh.Input("mesh", tooltip="The mesh to start from, of Export Mesh or a core node; one at a time."),
-                types.Prior.Input("prior", tooltip="From Load Diffusion Prior."),
+                types.Prior.Input("prior", tooltip="The model that judges the renders, from Load Diffusion Prior."),
                 types.Prompts.Input("prompts", tooltip="From View Prompts, with the same prior."),
-                types.Cameras.Input("cameras", tooltip="From Orbit Cameras."),
+                types.Cameras.Input("cameras", tooltip="Where the training views come from: Orbit Cameras."),
                 types.Loss.Input("loss", tooltip="Any loss; its schedule runs over these steps."),
                 io.String.Input(
                     "filename_prefix",

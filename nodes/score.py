@@ -93,14 +93,23 @@ class ScoreViews(io.ComfyNode):
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All scores, a line each."),
-                io.Float.Output(display_name="iou", tooltip="Overlap of the silhouettes, 0..1; NaN without a truth."),
-                io.Float.Output(display_name="psnr", tooltip="dB against the true pictures; NaN without a truth."),
+                io.Float.Output(
+                    display_name="iou",
+                    tooltip="Overlap of the silhouettes (IoU), 0..1, more is better; NaN without a truth.",
+                ),
+                io.Float.Output(
+                    display_name="psnr",
+                    tooltip="Likeness to the true pictures, dB, more is better; NaN without a truth.",
+                ),
                 io.Float.Output(
                     display_name="r_precision",
                     tooltip="Share of views that fit the prompt best, 0..1: CLIP's with distractors, else the judge's; "
                     "NaN without either.",
                 ),
-                io.Float.Output(display_name="clip_score", tooltip="100 x cosine with the prompt; NaN without CLIP."),
+                io.Float.Output(
+                    display_name="clip_score",
+                    tooltip="100 x cosine of pictures and prompt, more is better; NaN without CLIP.",
+                ),
                 io.Image.Output(display_name="images", tooltip="The views; below each, where there is one, the truth."),
             ],
         )

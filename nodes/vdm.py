@@ -10,7 +10,7 @@ from ..kernels.losses.base import WEIGHTINGS
 from ..kernels.losses.degradation import DESIGNS, Degradation
 from ..kernels.losses.schedule import SHAPES
 from ..kernels.losses.vdm import VDM
-from .losses import CATEGORY, checked, loss_output, number_input, steps_input
+from .losses import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
 from .validation import validate
 
 DEFAULTS = VDM()
@@ -24,17 +24,19 @@ class VDMLoss(io.ComfyNode):
             node_id="Distill3D_VDMLoss",
             display_name="VDM Loss",
             category=CATEGORY,
-            description="Variational Distribution Mapping with Distribution Coefficient Annealing. DreamMapping's "
-            "text and code are not available to this project: this is its own documented derivation from the "
-            "abstract and the figure captions, not a reproduction, and none of the numbers are the authors'. A "
-            "small network M_psi learns during the run how renderings fall short of what the prior imagines.",
+            description="Variational Distribution Mapping (VDM) with Distribution Coefficient Annealing (DCA): a small "
+            "network M_psi learns during the run how renderings fall short of what the prior imagines, and the object "
+            "is led past that. DreamMapping's text and code are not available to this project: this is its own "
+            "documented derivation from the abstract and the figure captions, not a reproduction, and none of the "
+            "numbers are the authors'.",
             search_aliases=["dreammapping", "variational distribution mapping", "dca", "score distillation", "csd"],
             inputs=[
                 number_input(
                     "guidance",
                     DEFAULTS.guidance,
-                    "Guidance scale, standard form s = w + 1. Our derivation: 7.5 (LucidDreamer's and VSD's value, s "
-                    "there too; DreamMapping's is not public). Higher: closer to the words, more saturated.",
+                    "Guidance: how strongly the text pulls, standard form s = w + 1. Our derivation: 7.5 "
+                    "(LucidDreamer's and VSD's value, s there too; DreamMapping's is not public). Higher: closer to "
+                    "the words, more saturated.",
                     advanced=False,
                 ),
                 number_input(
@@ -49,9 +51,9 @@ class VDMLoss(io.ComfyNode):
                     "dca",
                     options=list(SHAPES),
                     default=DEFAULTS.dca,
-                    tooltip="Shape of the coefficient eta over the timestep, from eta_clean at 0 to eta_noisy at "
-                    "999. constant: eta_clean throughout (plain VDM at 1). Our derivation: linear; the paper's "
-                    "function is not public.",
+                    tooltip="How the coefficient eta, the weight of what M_psi has learned, goes over the noise "
+                    "levels: from eta_clean at timestep 0 to eta_noisy at 999. constant: eta_clean throughout (plain "
+                    "VDM at 1). Our derivation: linear; the paper's function is not public.",
                 ),
                 number_input(
                     "eta_clean",
@@ -104,19 +106,19 @@ class VDMLoss(io.ComfyNode):
                     step=0.0001,
                     round=0.0000001,
                     advanced=True,
-                    tooltip="And at the end, linear in between. Our choice: 1e-4.",
+                    tooltip="Its learning rate at the end, linear in between. Our choice: 1e-4.",
                 ),
-                steps_input("t_min", DEFAULTS.t_min, "Lowest timestep, 0..999. LucidDreamer: 20."),
+                steps_input("t_min", DEFAULTS.t_min, f"Lowest {LEVEL}. LucidDreamer: 20."),
+                steps_input("t_max_start", DEFAULTS.t_max_start, f"Highest {LEVEL}, at the start. LucidDreamer: 980."),
                 steps_input(
-                    "t_max_start", DEFAULTS.t_max_start, "Highest timestep at the start, 0..999. LucidDreamer: 980."
+                    "t_max_end", DEFAULTS.t_max_end, "Highest noise level at the end, timestep. LucidDreamer: 500."
                 ),
-                steps_input("t_max_end", DEFAULTS.t_max_end, "Highest timestep at the end, 0..999. LucidDreamer: 500."),
                 io.Combo.Input(
                     "t_anneal",
                     options=list(SHAPES),
                     default=DEFAULTS.t_anneal,
                     advanced=True,
-                    tooltip="How the highest timestep moves; constant keeps t_max_start. LucidDreamer: linear.",
+                    tooltip="How the highest noise level moves; constant keeps t_max_start. LucidDreamer: linear.",
                 ),
                 io.Float.Input(
                     "t_anneal_share",
@@ -125,7 +127,7 @@ class VDMLoss(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     advanced=True,
-                    tooltip="Share of the run, 0..1, over which the highest timestep moves. LucidDreamer: 0.3.",
+                    tooltip="Share of the run, 0..1, over which the highest noise level moves. LucidDreamer: 0.3.",
                 ),
                 io.Boolean.Input(
                     "shared_t",
@@ -139,28 +141,26 @@ class VDMLoss(io.ComfyNode):
                     options=list(WEIGHTINGS),
                     default=DEFAULTS.weighting,
                     advanced=True,
-                    tooltip="Weight w(t) of a timestep. sigma/alpha (LucidDreamer) makes the gradient a difference "
-                    "of latents.",
+                    tooltip=f"{WEIGHTS} LucidDreamer: sigma/alpha.",
                 ),
                 number_input(
                     "x0_clip",
                     DEFAULTS.x0_clip,
-                    "The prior's clean estimates are clamped to this, latent units; 0 never. 5 tames the highest "
-                    "timesteps.",
+                    "No value of the prior's estimates of the clean picture may be larger than this, in units of the "
+                    "latent; 0 never. 5 tames the highest noise levels.",
                     high=1e6,
                 ),
                 number_input(
                     "x0_rescale",
                     DEFAULTS.x0_rescale,
-                    "How far, 0..1, the clean estimates are brought to the spread of the render's latent. Our "
-                    "choice: 0.",
+                    "How far, 0..1, these estimates are brought to the spread of the render's latent. Our choice: 0.",
                     high=1.0,
                     step=0.05,
                 ),
                 number_input(
                     "clip",
                     DEFAULTS.clip,
-                    "Every value of the gradient is clamped to this, latent units; 0 never.",
+                    CLIP,
                     high=1e6,
                 ),
                 io.Float.Input(
@@ -186,13 +186,14 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "refine_guidance",
                     DEFAULTS.refine_guidance,
-                    "Guidance scale of the second part, standard form s = w + 1. 1 halves its cost and loses detail.",
+                    "Guidance of the second part, standard form s = w + 1. 1 halves its cost and loses detail.",
                 ),
-                steps_input("refine_t_min", DEFAULTS.refine_t_min, "Lowest timestep of the second part, 0..999."),
+                steps_input("refine_t_min", DEFAULTS.refine_t_min, "Lowest noise level of the second part, timestep."),
                 steps_input(
                     "refine_t_max",
                     DEFAULTS.refine_t_max,
-                    "Highest timestep, 0..999, where the second part begins; comes down to 200 above refine_t_min.",
+                    "Highest noise level, timestep, where the second part begins; comes down to 200 above "
+                    "refine_t_min.",
                 ),
                 io.Int.Input(
                     "psi_updates",

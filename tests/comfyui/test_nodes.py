@@ -10,7 +10,7 @@ import numpy as np
 import plyfile
 import pytest
 import trimesh
-from harness.prompts import WITH_SPLAT, WORKFLOWS
+from harness.prompts import BLUEPRINTS, WITH_SPLAT, WORKFLOWS
 from harness.server import PromptRefused
 from tiny_prior import write_tiny_prior
 
@@ -133,7 +133,8 @@ class TestDeclarations:
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
-        native = {"STRING", "FLOAT", "IMAGE", "MASK", "MESH", "SPLAT", "FILE_3D_GLB", SPLAT_FILE, MESH_FILE}
+        native = {"STRING", "FLOAT", "INT", "BOOLEAN", "IMAGE", "MASK", "MESH", "SPLAT"}
+        native |= {"FILE_3D_GLB", SPLAT_FILE, MESH_FILE}
         assert {kind for info in pack.values() for kind in info["output"]} <= OWN_TYPES | native
 
 
@@ -514,7 +515,10 @@ def test_optimize_says_how_far_it_is(comfyui, graph):
 
 
 def test_every_node_occurs_in_a_workflow(pack):
-    shown = {node["type"] for file in WORKFLOWS.glob("*.json") for node in json.loads(file.read_text())["nodes"]}
+    files = [*WORKFLOWS.glob("*.json"), *BLUEPRINTS.glob("*.json")]
+    graphs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    graphs += [part for graph in graphs for part in graph.get("definitions", {}).get("subgraphs", [])]
+    shown = {node["type"] for graph in graphs for node in graph["nodes"]}
     assert set(pack) - WITH_SPLAT <= shown  # in a ComfyUI without SPLAT a workflow would miss those
 
 

@@ -1,4 +1,4 @@
-"""The pack in older ComfyUIs: every node is there, and the quickstart leaves its files."""
+"""The pack in older ComfyUIs: every node is there; the quickstart and the blueprint leave their files."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from harness.server import Server
 
 
 @pytest.mark.parametrize("version", [version for version in environment.SDISTS if version != environment.MAIN])
-def test_quickstart_runs_in_an_older_comfyui(tmp_path, version):
+def test_quickstart_and_blueprint_run_in_an_older_comfyui(tmp_path, version):
     with Server(environment.tree(version), tmp_path / "base", tmp_path / "comfyui.log") as server:
         info = server.object_info()
         wanted = prompts.NODES - (set() if "SplatToFile3D" in info else prompts.WITH_SPLAT)
         assert {name for name in info if name.startswith("Distill3D_")} == wanted
-        run = server.run(prompts.reduced(prompts.api_form(prompts.read("quickstart"), info), steps=4))
-        assert run.status == "success", run.error
-        assert run.previews
-        assert plyfile.PlyData.read(io.BytesIO(server.fetch(run, ".ply")))["vertex"].count > 100
-        assert len(trimesh.load(io.BytesIO(server.fetch(run, ".glb")), file_type="glb", force="mesh").faces) > 100
+        offered = {entry["name"] for entry in server.get("/global_subgraphs").values()}
+        assert {file.stem for file in prompts.BLUEPRINTS.iterdir()} <= offered
+        graphs = [prompts.read("quickstart"), *(prompts.read_blueprint(f.stem) for f in prompts.BLUEPRINTS.iterdir())]
+        for graph in graphs:
+            run = server.run(prompts.reduced(prompts.api_form(graph, info), steps=4))
+            assert run.status == "success", run.error
+            assert run.previews
+            assert plyfile.PlyData.read(io.BytesIO(server.fetch(run, ".ply")))["vertex"].count > 100
+            assert len(trimesh.load(io.BytesIO(server.fetch(run, ".glb")), file_type="glb", force="mesh").faces) > 100

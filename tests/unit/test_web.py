@@ -6,9 +6,13 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+from PIL import Image
+
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "web"
 LIBRARY = WEB / "gsplat.mjs"
+WITHOUT_NUMBERS = {"Distill3D_PreviewGaussians", "Distill3D_ScoreViews"}
 
 
 def scripts():
@@ -36,7 +40,52 @@ def test_bundled_library_is_the_pinned_one_with_its_licence():
     assert LIBRARY.stat().st_size < 150_000
 
 
-def test_help_pages_are_of_nodes_that_exist():
+def nodes():
+    """What the page is told of every node: tests/comfyui/test_locales.py holds this file to the nodes themselves."""
+    return json.loads(ROOT.joinpath("locales", "en", "nodeDefs.json").read_text(encoding="utf-8"))
+
+
+def help_page(id):
+    return WEB.joinpath("docs", f"{id}.md").read_text(encoding="utf-8")
+
+
+def test_every_node_has_a_help_page_and_every_help_page_a_node():
     ids = set(re.findall(r'node_id="(\w+)"', "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/*.py"))))
-    pages = {file.stem for file in WEB.glob("docs/*.md")}
-    assert len(pages) > 3 and pages <= ids
+    assert {file.stem for file in WEB.glob("docs/*.md")} == ids == set(nodes())
+
+
+@pytest.mark.parametrize("id", nodes())
+def test_help_page_names_every_input_and_output(id):
+    node, page = nodes()[id], help_page(id)
+    inputs, outputs = node["inputs"], [slot["name"] for slot in node.get("outputs", {}).values()]
+    table = page.partition("\n## Inputs\n")[2]
+    assert all(f"`{name}`" in table for name in (*inputs, *outputs))
+
+
+@pytest.mark.parametrize("id", nodes())
+def test_help_page_begins_with_what_the_node_does_and_says_typical_values(id):
+    page = help_page(id)
+    assert page.startswith(f"# {nodes()[id]['display_name']}\n\n")
+    first = page.split("\n\n")[1]
+    assert len(first) > 80 and not first.startswith(("*", "|", "!"))
+    if "## Typical values" in page:
+        assert "mbedded" in page and "Stable Diffusion" in page
+    else:
+        assert id in WITHOUT_NUMBERS
+
+
+def test_help_pages_show_pictures_that_are_there_and_small():
+    """The help panel looks for them beside the page."""
+    named = {path for id in nodes() for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", help_page(id))}
+    there = {file.relative_to(WEB / "docs").as_posix() for file in WEB.glob("docs/pictures/*")}
+    assert len(named) > 15 and named == there
+    assert sum(WEB.joinpath("docs", path).stat().st_size for path in there) < 600_000
+    for path in there:
+        with Image.open(WEB / "docs" / path) as picture:
+            assert 300 <= picture.width <= 1100, path
+
+
+def test_losses_link_to_their_papers():
+    losses = [id for id in nodes() if id.endswith("Loss")]
+    assert len(losses) == 9
+    assert all("https://arxiv.org/abs/" in help_page(id) for id in losses)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from .environment import ROOT
 
 WORKFLOWS = ROOT / "workflows"
+BLUEPRINTS = ROOT / "subgraphs"
 NODES = {
     f"Distill3D_{name}"
     for name in (
@@ -16,6 +18,7 @@ NODES = {
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
+        "QualityPreset",
     )
 }  # fmt: skip
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
@@ -30,25 +33,28 @@ def read(name: str) -> dict:
     return json.loads(WORKFLOWS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
-def api_form(workflow: dict, object_info: dict) -> dict:
-    """The API form of a UI-form workflow, as the page would queue it.
+def read_blueprint(name: str) -> dict:
+    """A shipped subgraph blueprint, as a workflow in UI form whose one node is the subgraph."""
+    return json.loads(BLUEPRINTS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
-    For plain graphs: raises ValueError for subgraphs, reroutes, bypassed nodes and unknown node types.
+
+def api_form(workflow: dict, object_info: dict) -> dict:
+    """The API form of a UI-form workflow, as the page would queue it; nodes of a subgraph get ids "outer:inner".
+
+    Raises ValueError for what shipped graphs do not have: reroutes, bypassed nodes, unknown node types.
     """
-    links = {link[0]: [str(link[1]), link[2]] for link in workflow["links"]}
     prompt = {}
-    for node in workflow["nodes"]:
+    for id, node, sources in _Graph(workflow).nodes():
         kind, mode = node["type"], node.get("mode", 0)
         if kind in NOT_EXECUTED or mode == MUTED:
             continue
         if mode == BYPASSED:
-            raise ValueError(f"node {node['id']} ({kind}) is bypassed; that is not handled here.")
+            raise ValueError(f"node {id} ({kind}) is bypassed; that is not handled here.")
         if kind not in object_info:
-            raise ValueError(f"node {node['id']} is of type {kind!r}, which the server does not know.")
-        inputs = _widget_values(node, object_info[kind])
-        inputs |= {slot["name"]: links[slot["link"]] for slot in node.get("inputs", []) if slot.get("link") is not None}
+            raise ValueError(f"node {id} is of type {kind!r}, which the server does not know.")
+        inputs = _widget_values(node, object_info[kind]) | sources
         title = node.get("title") or object_info[kind].get("display_name") or kind
-        prompt[str(node["id"])] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
+        prompt[id] = {"class_type": kind, "inputs": inputs, "_meta": {"title": title}}
     for node in prompt.values():  # what a muted node would have given is not there
         node["inputs"] = {
             name: value
@@ -56,6 +62,52 @@ def api_form(workflow: dict, object_info: dict) -> dict:
             if not (_is_link(value) and value[0] not in prompt)
         }  # fmt: skip
     return prompt
+
+
+class _Graph:
+    """A workflow, or a subgraph where a node of its type stands; sources are [node id, output], as in API form."""
+
+    INPUTS, OUTPUTS = -10, -20  # a subgraph's boundary, as node ids in its links
+
+    def __init__(self, graph: dict, subgraphs: dict | None = None, prefix: str = "", given: list | None = None):
+        found = graph.get("definitions", {}).get("subgraphs", [])
+        self.graph, self.prefix, self.given = graph, prefix, given or []
+        self.subgraphs = subgraphs if subgraphs is not None else {part["id"]: part for part in found}
+        self.by_id = {node["id"]: node for node in graph["nodes"]}
+        self.origins, self.outputs = {}, {}
+        for link in graph["links"]:
+            if isinstance(link, dict):  # in subgraphs
+                link = [link[key] for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+            self.origins[link[0]] = (link[1], link[2])
+            if link[3] == self.OUTPUTS:
+                self.outputs[link[4]] = (link[1], link[2])
+
+    def nodes(self) -> Iterator[tuple[str, dict, dict]]:
+        """(id, node, {input: source}) of every node that is no subgraph."""
+        for node in self.graph["nodes"]:
+            if node["type"] in self.subgraphs:
+                yield from self.inside(node).nodes()
+            else:
+                sources = {slot["name"]: self.source(slot.get("link")) for slot in node.get("inputs", [])}
+                found = {name: source for name, source in sources.items() if source is not None}
+                yield f"{self.prefix}{node['id']}", node, found
+
+    def inside(self, node: dict) -> _Graph:
+        if node.get("widgets_values"):
+            raise ValueError(f"subgraph node {node['id']} has values of its own; only those inside it are read here.")
+        given = [self.source(slot.get("link")) for slot in node.get("inputs", [])]
+        return _Graph(self.subgraphs[node["type"]], self.subgraphs, f"{self.prefix}{node['id']}:", given)
+
+    def source(self, link: int | None) -> list | None:
+        return None if link is None else self.at(*self.origins[link])
+
+    def at(self, id: int, slot: int) -> list | None:
+        if id == self.INPUTS:
+            return self.given[slot]
+        if self.by_id[id]["type"] in self.subgraphs:
+            inner = self.inside(self.by_id[id])
+            return inner.at(*inner.outputs[slot])
+        return [f"{self.prefix}{id}", slot]
 
 
 def of_type(prompt: dict, class_type: str) -> list[str]:

@@ -1,0 +1,34 @@
+"""Writes what follows from other files: locales/en, the tables in web/docs, workflows/api.
+
+``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the environment that
+harness/environment.py sets up.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from harness import environment, help_pages, locales, prompts
+from harness.server import Server
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        base = Path(folder)
+        with Server(environment.tree(), base, base / "comfyui.log") as server:
+            info = server.object_info()
+    for name, content in locales.english(info).items():
+        text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+        locales.FOLDER.joinpath("en", f"{name}.json").write_text(text, encoding="utf-8")
+    for page in sorted(help_pages.FOLDER.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(help_pages.whole(text, info[page.stem]), encoding="utf-8")
+    file = prompts.WORKFLOWS / "api" / "quickstart.json"
+    graph = prompts.api_form(prompts.read("quickstart"), info)
+    file.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
