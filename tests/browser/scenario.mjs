@@ -25,10 +25,10 @@ try {
   await p.look_at(optimize);
   await p.run();
   facts.first = await p.until_step(1);
-  await p.settle();
+  await p.page.waitForTimeout(800); // to draw; more of it comes meanwhile
   await shoot("first");
   facts.later = await p.until_step(facts.first + 8);
-  await p.settle();
+  await p.page.waitForTimeout(800);
   await shoot("later");
   await p.whole(`${name}-running`);
   await p.press("Stop and keep");
@@ -38,18 +38,17 @@ try {
   facts.stop_enabled = await p.panel().getByRole("button", { name: "Stop and keep" }).isEnabled();
   await shoot("kept");
   await shoot("kept-again");
-  const moves = {
+  const moves = { // these wait until the view has settled
     orbit: () => p.drag(90, 40),
     pan: () => p.drag(60, 0, { button: "right" }),
     zoom: () => p.wheel(-400),
     touch: () => p.pinch(),
-    reset: () => p.press("Reset"),
+    reset: async () => (await p.press("Reset"), p.settle()),
   };
   const place = () => p.page.evaluate((id) => [...window.app.canvas.ds.offset, window.app.canvas.ds.scale, ...window.app.graph.getNodeById(id).pos], optimize);
   facts.graph_before = await place();
   for (const [what, move] of Object.entries(moves)) {
     await move();
-    await p.settle();
     await shoot(what);
   }
   facts.graph_after = await place();
