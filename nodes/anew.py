@@ -1,7 +1,7 @@
 """Run all steps: a fresh run of a node that was stopped early, which ComfyUI would else answer from its cache.
 
-What was kept stays the node's result, so that whoever changes what follows goes on with the same cloud. Only a page that
-asks here gets all the steps: it says which node and which values, and from then on these have another fingerprint.
+What was kept stays the node's result, so that whoever changes what follows goes on with the same cloud. Only a page
+that asks here gets all the steps: it says which node and which values, and from then on these have another fingerprint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What pages ask the server for: the running cloud, to stop and keep it, and not to take what was kept for the whole."""
+"""What pages ask the server for: the running cloud, to stop and keep it, and all steps in place of what was kept."""
 
 from __future__ import annotations
 

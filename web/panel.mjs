@@ -9,8 +9,8 @@ const PROPERTIES = { background: "distill3d background", turn: "distill3d turnta
 
 export const STYLE = `
 .distill3d { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0;
-  box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
-.distill3d .view { position: relative; flex: 1 1 0; min-height: 120px; border-radius: 6px; overflow: hidden; }
+  container-type: inline-size; box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
+.distill3d .view { position: relative; flex: 1000 1 0; min-height: 120px; border-radius: 6px; overflow: hidden; }
 .distill3d .view canvas { position: absolute; inset: 0; width: 100%; height: 100%; display: block; cursor: grab;
   touch-action: none; outline: none; }
 .distill3d .view canvas:active { cursor: grabbing; }
@@ -28,7 +28,12 @@ export const STYLE = `
 .distill3d .distill3d-message { flex: none; height: auto; max-height: 40%; }
 .distill3d .facts { min-height: 2.7em; font-variant-numeric: tabular-nums; }
 .distill3d .facts div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.distill3d .curve { height: 44px; width: 100%; display: block; flex: none; }
+.distill3d:has(.chart) .view { max-height: 130cqw; } /* the chart takes what is left */
+.distill3d .chart { position: relative; flex: 1 1 44px; min-height: 44px; }
+.distill3d .chart span { position: absolute; left: 2px; font-size: 10px; opacity: 0.7; pointer-events: none; }
+.distill3d .chart .high { top: 0; }
+.distill3d .chart .low { bottom: 2px; }
+.distill3d .curve { position: absolute; inset: 0; height: 100%; width: 100%; display: block; }
 .distill3d .curve polyline { fill: none; stroke: #6ea8fe; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .distill3d .curve line { stroke: var(--border-color, #555); vector-effect: non-scaling-stroke; }
 `;
@@ -68,7 +73,9 @@ export class Panel {
       this.curve.setAttribute("class", "curve");
       this.curve.setAttribute("viewBox", "0 0 100 100");
       this.curve.setAttribute("preserveAspectRatio", "none");
-      this.element.append(this.curve);
+      this.chart = make("div", { className: "chart" });
+      this.chart.append(this.curve, make("span", { className: "high" }), make("span", { className: "low" }));
+      this.element.append(this.chart);
     }
     this.canvas = canvas;
     // The graph must not drag nodes, or zoom, by what happens here.
@@ -150,7 +157,7 @@ export class Panel {
     if (this.partial) lines.push(kept(this.partial));
     if (this.offer()) lines.push("Run goes on with this cloud; Run all steps makes it anew.");
     this.say(lines);
-    if (this.curve) draw(this.curve, about.losses ?? []);
+    if (this.chart) draw(this.chart, about.losses ?? []);
   }
 
   /** Offers the steps that are missing in what was kept, in place of a stop; whether it does. */
@@ -197,7 +204,8 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-function draw(svg, losses) {
+function draw(chart, losses) {
+  const [svg, top, bottom] = chart.children;
   const values = losses.filter((value) => value !== null);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const points = losses.map((value, i) => {
@@ -208,6 +216,7 @@ function draw(svg, losses) {
   svg.innerHTML =
     '<line x1="0" y1="99" x2="100" y2="99"/>' +
     (values.length > 1 ? `<polyline points="${points.join(" ")}"/><title>loss ${low} to ${high}</title>` : "");
+  [top.textContent, bottom.textContent] = values.length > 1 ? [high.toPrecision(3), low.toPrecision(3)] : ["", ""];
 }
 
 function hint(stop) {

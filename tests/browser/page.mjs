@@ -138,7 +138,7 @@ export class Page {
     return this.page.locator(".distill3d").nth(place);
   }
 
-  async run() {
+  async listen_for_end() {
     await this.page.evaluate(() => {
       window.ended = new Promise((done) => {
         for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
@@ -146,7 +146,15 @@ export class Page {
         }
       });
     });
+  }
+
+  async queue() {
+    await this.listen_for_end();
     await this.page.getByRole("button", { name: /^Run$/ }).first().click();
+  }
+
+  async run() {
+    await this.queue();
     // Until then the panel may show the result of an earlier run.
     await this.page.locator(".distill3d button.stop:enabled").first().waitFor({ timeout: 120_000 });
   }
@@ -195,19 +203,21 @@ export class Page {
     await this.settle(place);
   }
 
-  /** Two fingers apart, as the browser tells it of a touch screen. */
-  async pinch(place = 0) {
+  /** Fingers, from and to [x, y] from the viewer's middle, as the browser tells it of a touch screen. */
+  async touch(from, to, place = 0) {
     const box = await this.panel(place).locator(".view canvas").boundingBox();
     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
     const screen = await this.page.context().newCDPSession(this.page);
-    const send = (type, reach) =>
+    const send = (type, fingers) =>
       screen.send("Input.dispatchTouchEvent", {
         type,
-        touchPoints: reach ? [{ x: x - reach, y, id: 0 }, { x: x + reach, y, id: 1 }] : [],
+        touchPoints: fingers.map(([dx, dy], id) => ({ x: x + dx, y: y + dy, id })),
       });
-    await send("touchStart", 30);
-    for (const reach of [35, 45, 55]) await send("touchMove", reach);
-    await send("touchEnd", 0);
+    await send("touchStart", from);
+    for (const share of [0.3, 0.7, 1]) {
+      await send("touchMove", from.map((start, i) => start.map((value, axis) => value + share * (to[i][axis] - value))));
+    }
+    await send("touchEnd", []);
     await this.settle(place);
   }
 

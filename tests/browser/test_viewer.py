@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 
 import pytest
+from harness import prompts
 
 SEEDS = {"classic canvas": 1, "nodes 2.0": 2}  # ComfyUI would answer the second run from its cache
 
@@ -43,12 +45,37 @@ def test_stop_and_keep_ends_the_node_and_the_graph_leaves_its_files(played):
 def test_a_still_view_stays_and_each_way_of_moving_changes_it(played):
     still = played.difference("kept", "kept-again")
     assert still < 0.05
-    order = ["kept", "orbit", "pan", "zoom", "touch", "reset"]
+    order = ["kept", "orbit", "pan", "zoom", "touch", "pinch", "reset"]
     for a, b in itertools.pairwise(order):
         assert played.difference(a, b) > 0.5, (a, b)
     assert played.object_share("zoom") > 1.1 * played.object_share("pan")
     assert played.difference("reset", "kept") < 0.5  # from the front again
     assert played.facts["graph_before"] == played.facts["graph_after"]
+
+
+def test_run_says_how_it_goes_while_it_runs(played):
+    first, second = played.facts["running"].splitlines()[:2]
+    assert re.fullmatch(r"step \d+ of 2000 · [\d.]+ (ms|s|min|h) left", first)
+    assert re.fullmatch(r"1,500 Gaussians · [\d.]+ (ms|s) a step · loss [-\d.e+]+", second)
+    assert len(played.facts["curve"].split()) >= 8
+
+
+def test_viewer_takes_the_room_there_is(played):
+    panel, view, *others = played.facts["heights"]
+    assert abs(panel - view - sum(others)) < 0.05 * panel and view > 0.3 * panel
+
+
+def test_page_loads_little_and_the_renderer_only_when_it_is_needed(played):
+    assert "distill3d.js" in played.facts["loaded"] and "gsplat.mjs" not in played.facts["loaded"]
+    ours = [file for file in prompts.ROOT.joinpath("web").iterdir() if file.suffix in (".js", ".mjs")]
+    assert sum(file.stat().st_size for file in ours) < 1.5e6
+
+
+def test_run_goes_on_with_what_was_kept_and_all_steps_are_made_when_asked_for(played):
+    ended, begun, said = played.facts["again"]
+    assert (ended, begun) == ("execution_success", 0)
+    assert "stopped and kept" in said and "Run all steps" in said
+    assert played.facts["anew"] >= 2 and played.facts["anew_end"] == ["execution_success", 1]
 
 
 def test_background_and_turntable_do_what_they_say(played):
