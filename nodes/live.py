@@ -70,6 +70,7 @@ class Live:
         self.message: bytes | None = None  # the newest picture
         self.step_shown = 0
         self.about: dict[str, Any] = {}
+        self.partial: str | None = None  # where the cloud of a run that did not end well is
         self._wanted = False
         self._asked: float | None = None
         self._spent = self._last = 0.0
@@ -83,7 +84,7 @@ class Live:
     def __exit__(self, *_: object) -> None:
         if self.node is not None and RUNS.get(self.node) is self:
             del RUNS[self.node]
-            self._tell("end")
+            self._tell("end", partial=self.partial)
 
     @property
     def watched(self) -> bool:

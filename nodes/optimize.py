@@ -18,6 +18,7 @@ from ..kernels.priors.base import Prior
 from ..kernels.priors.prompts import ViewPrompts
 from ..kernels.settings import BACKGROUNDS, OptimizeSettings
 from . import types
+from .anew import times_asked
 from .memory import ManagedPrior
 from .pictures import image
 from .preview import shown
@@ -311,6 +312,10 @@ class Optimize(io.ComfyNode):
                 "end the schedule with this node."
             )
         return True if problem is None else problem
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> int:
+        return times_asked(inputs)
 
     @classmethod
     def execute(

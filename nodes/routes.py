@@ -1,13 +1,14 @@
-"""What pages ask the server for: the running cloud, and to stop and keep it."""
+"""What pages ask the server for: the running cloud, to stop and keep it, and all steps in place of what was kept."""
 
 from __future__ import annotations
 
 from aiohttp import web
 from server import PromptServer
 
+from . import anew
 from .live import RUNS
 
-RUNNING, STOP = "/distill3d/live", "/distill3d/stop"
+RUNNING, STOP, ANEW = "/distill3d/live", "/distill3d/stop", "/distill3d/anew"
 
 
 def add_routes() -> None:
@@ -51,3 +52,15 @@ def add_routes() -> None:
             return web.Response(status=404)
         run.stopped = True
         return web.json_response(run.name())
+
+    @routes.post(ANEW + "/{node}")
+    async def run_anew(request: web.Request) -> web.Response:
+        """The body is the node's inputs, as in a prompt: the next prompt with them runs the node, cached or not."""
+        try:
+            inputs = await request.json()
+        except ValueError:
+            inputs = None
+        if not isinstance(inputs, dict):
+            return web.Response(status=400, text="The body must be a JSON object, the node's inputs in a prompt.")
+        anew.ask(request.match_info["node"], inputs)
+        return web.Response(status=204)

@@ -57,6 +57,8 @@ class Watch:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         """The run is over: drop the autosave unless it is all there is, and say where a partial result went."""
+        if error is not None and self.partial is not None:
+            self.live.partial = shown(self.partial)
         self.live.__exit__()
         if self.autosave is not None and (error is None or self.partial is not None):
             for path in (self.autosave, self.autosave.with_suffix(".safetensors")):

@@ -1,7 +1,8 @@
-// Distill3D in ComfyUI's page: a viewer in Optimize N Steps and in Preview Gaussians.
+// Distill3D in ComfyUI's page: a viewer in Optimize N Steps and in Preview Gaussians, and in every node what went wrong.
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
@@ -30,8 +31,8 @@ function panelOf(id, workflow) {
 }
 
 function addPanel(node) {
-  const stop = node.comfyClass === OPTIMIZE && (() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }));
-  const panel = new Panel(node, stop || undefined);
+  const acts = [() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }), () => runAnew(panel)];
+  const panel = new Panel(node, ...(node.comfyClass === OPTIMIZE ? acts : []));
   panels.set(node, panel);
   const widget = node.addDOMWidget("viewer", "distill3d_viewer", panel.element, {
     serialize: false, // not in prompts
@@ -67,27 +68,35 @@ function chain(node, name, act) {
   };
 }
 
+/** Queues the graph so that this node does all its steps, though the server has a cloud of it that was kept. */
+async function runAnew(panel) {
+  const inputs = (await app.graphToPrompt()).output[panel.id]?.inputs;
+  if (!inputs) return; // muted
+  await api.fetchApi(`/distill3d/anew/${panel.id}`, { method: "POST", body: JSON.stringify(inputs) });
+  await app.queuePrompt(0, 1);
+}
+
 /** Shows the cloud that a finished node left. */
 async function showFile(panel, record) {
   if (!record || panel.file === record.filename) return;
   panel.file = record.filename;
   const { filename, subfolder, type } = record;
   const answer = await api.fetchApi(`/view?${new URLSearchParams({ filename, subfolder, type })}`);
-  if (answer.ok) panel.show(await answer.arrayBuffer());
+  if (answer.ok) await panel.show(await answer.arrayBuffer());
   else panel.file = undefined; // ComfyUI empties its temp folder when it starts
 }
 
 /** Asks for pictures of a running node, one at a time, for as long as there are new ones. */
 async function follow(panel) {
   panel.again = true;
-  if (panel.asking || !panel.viewer) return;
+  if (panel.asking) return;
   panel.asking = true;
   try {
     while (panel.again && panel.running && panels.get(panel.node) === panel) {
       panel.again = false;
       const answer = await api.fetchApi(`/distill3d/live/${panel.id}?after=${panel.step}`);
       if (answer.status === 200) {
-        panel.show(await answer.arrayBuffer());
+        await panel.show(await answer.arrayBuffer());
         await new Promise((drawn) => setTimeout(() => requestAnimationFrame(drawn), 30));
         panel.again = true; // asks for the next, which is not there yet, or for one that has come meanwhile
       }
@@ -108,18 +117,48 @@ function begin(id, workflow) {
   follow(panel);
 }
 
+/** Says it in the node of that id; `kind` guards against the node of another graph on the page. */
+function complainIn(id, kind, text) {
+  const node = nodeOf(id);
+  if (node?.comfyClass === kind && kind?.startsWith("Distill3D_")) complain(node, text, panels.get(node)?.message);
+}
+
+/** A prompt is being queued: what was said about the last one is past, and what the server refuses comes soon. */
+function listenForRefusal() {
+  forgetAll();
+  const end = performance.now() + PATIENCE;
+  const look = () => {
+    const refused = Object.entries(app.lastNodeErrors ?? {});
+    for (const [id, about] of refused) complainIn(id, about.class_type, refusals(about));
+    if (!refused.length && performance.now() < end) setTimeout(look, 200);
+  };
+  setTimeout(look, 200);
+}
+
+function failed({ node_id, node_type, exception_message }) {
+  complainIn(node_id, node_type, exception_message ?? "");
+}
+
 /** After the page or a workflow was loaded: joins what runs, and shows what ran last. */
 async function restore() {
-  if (!panels.size) return;
+  const own = root()?._nodes?.some((node) => node.comfyClass?.startsWith("Distill3D_") || node.subgraph);
+  if (!panels.size && !own) return;
   const running = await (await api.fetchApi("/distill3d/live")).json();
   for (const [id, run] of Object.entries(running)) begin(id, run.workflow);
   const entries = Object.values(await (await api.fetchApi(`/history?max_items=${HISTORY}`)).json());
-  for (const { prompt, outputs } of entries.sort((a, b) => b.prompt[0] - a.prompt[0])) {
+  let newest = true;
+  for (const { prompt, outputs, status } of entries.sort((a, b) => b.prompt[0] - a.prompt[0])) {
     const workflow = prompt[3]?.extra_pnginfo?.workflow?.id;
+    if (newest && workflow && workflow === root()?.id) {
+      newest = false;
+      for (const [name, detail] of status?.messages ?? []) if (name === "execution_error") failed(detail);
+    }
     for (const [id, output] of Object.entries(outputs ?? {})) {
       const panel = panelOf(id, workflow);
       const same = panel && prompt[2]?.[id]?.class_type === panel.node.comfyClass;
-      if (same && output?.distill3d && !panel.file && !panel.running) await showFile(panel, output.distill3d[0]);
+      if (!same || !output?.distill3d || panel.file || panel.running) continue;
+      panel.id ??= id;
+      await showFile(panel, output.distill3d[0]);
     }
   }
 }
@@ -145,18 +184,23 @@ app.registerExtension({
   name: "Distill3D.viewer",
 
   setup() {
-    document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE }));
+    document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE + MESSAGE_STYLE }));
     keepForViewer();
     api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
     api.addEventListener("distill3d.frame", ({ detail }) => {
       const panel = panelOf(detail.node, detail.workflow);
       if (panel?.running) follow(panel);
     });
-    api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail.node, detail.workflow)?.ended());
+    api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail.node, detail.workflow)?.ended(detail.partial));
+    api.addEventListener("promptQueueing", listenForRefusal);
+    api.addEventListener("execution_error", ({ detail }) => failed(detail));
   },
 
   nodeCreated(node) {
     if (KINDS.includes(node.comfyClass)) addPanel(node);
+    if (!node.comfyClass?.startsWith("Distill3D_")) return;
+    for (const name of ["onWidgetChanged", "onRemoved"]) chain(node, name, () => forget(node));
+    chain(node, "onSerialize", (saved) => saveWithout(node, saved));
   },
 
   afterConfigureGraph() {

@@ -1,7 +1,7 @@
 // The widget: a viewer, its buttons, and what the run says about itself.
 
 import { decode } from "./message.mjs";
-import { Viewer } from "./viewer.mjs";
+import { messageElement } from "./messages.mjs";
 
 const CHECKS = "repeating-conic-gradient(#777 0 25%, #999 0 50%) 0 0 / 24px 24px";
 const BACKGROUNDS = { grey: "#808080", white: "#ffffff", black: "#000000", checks: CHECKS };
@@ -10,7 +10,7 @@ const PROPERTIES = { background: "distill3d background", turn: "distill3d turnta
 export const STYLE = `
 .distill3d { display: flex; flex-direction: column; gap: 4px; width: 100%; height: 100%; min-height: 0;
   container-type: inline-size; box-sizing: border-box; font: 12px/1.35 system-ui, sans-serif; color: var(--input-text, #ddd); }
-.distill3d .view { position: relative; flex: 1 1 0; min-height: 120px; max-height: 100cqw; border-radius: 6px; overflow: hidden; }
+.distill3d .view { position: relative; flex: 1000 1 0; min-height: 120px; border-radius: 6px; overflow: hidden; }
 .distill3d .view canvas { position: absolute; inset: 0; width: 100%; height: 100%; display: block; cursor: grab;
   touch-action: none; outline: none; }
 .distill3d .view canvas:active { cursor: grabbing; }
@@ -21,19 +21,26 @@ export const STYLE = `
   border: 1px solid var(--border-color, #555); border-radius: 5px; padding: 3px 7px; cursor: pointer; }
 .distill3d button:hover:not(:disabled) { filter: brightness(1.25); }
 .distill3d button.on { border-color: #6ea8fe; color: #9cc4ff; }
-.distill3d button.stop { margin-left: auto; }
+.distill3d button.stop, .distill3d button.anew { margin-left: auto; }
+.distill3d button[hidden] { display: none; }
 .distill3d button.stop:not(:disabled) { background: #7a3b12; border-color: #c2702f; color: #fff; }
 .distill3d button:disabled { opacity: 0.45; cursor: default; }
+.distill3d .distill3d-message { flex: none; height: auto; max-height: 40%; }
 .distill3d .facts { min-height: 2.7em; font-variant-numeric: tabular-nums; }
 .distill3d .facts div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.distill3d .curve { height: 44px; width: 100%; display: block; flex: none; }
+.distill3d:has(.chart) .view { max-height: 130cqw; } /* the chart takes what is left */
+.distill3d .chart { position: relative; flex: 1 1 44px; min-height: 44px; }
+.distill3d .chart span { position: absolute; left: 2px; font-size: 10px; opacity: 0.7; pointer-events: none; }
+.distill3d .chart .high { top: 0; }
+.distill3d .chart .low { bottom: 2px; }
+.distill3d .curve { position: absolute; inset: 0; height: 100%; width: 100%; display: block; }
 .distill3d .curve polyline { fill: none; stroke: #6ea8fe; stroke-width: 1.5; vector-effect: non-scaling-stroke; }
 .distill3d .curve line { stroke: var(--border-color, #555); vector-effect: non-scaling-stroke; }
 `;
 
 export class Panel {
-  /** `node`: of the graph. `stop`: called by Stop and keep; without it there is no such button, nor a curve. */
-  constructor(node, stop) {
+  /** `node`: of the graph. `stop`, `anew`: called by Stop and keep and Run all steps; without them there is no curve. */
+  constructor(node, stop, anew) {
     this.node = node;
     this.step = 0; // that is shown
     this.element = make("div", { className: "distill3d" });
@@ -47,7 +54,8 @@ export class Panel {
     this.row = make("div", { className: "row" });
     this.row.append(this.turn, this.ground, this.home);
     this.facts = make("div", { className: "facts" });
-    this.element.append(this.view, this.row, this.facts);
+    this.message = messageElement();
+    this.element.append(this.view, this.message, this.row, this.facts);
     if (stop) {
       const tip = "End this node after the step it is at and let the graph go on with the cloud so far";
       this.stop = button("Stop and keep", tip, () => {
@@ -56,18 +64,20 @@ export class Panel {
       });
       this.stop.className = "stop";
       this.stop.disabled = true;
-      this.row.append(this.stop);
+      const all = "Run this node anew and to its last step, instead of using the cloud that was kept";
+      this.anew = button("Run all steps", all, anew);
+      this.anew.className = "anew";
+      this.anew.hidden = true;
+      this.row.append(this.stop, this.anew);
       this.curve = document.createElementNS("http://www.w3.org/2000/svg", "svg");
       this.curve.setAttribute("class", "curve");
       this.curve.setAttribute("viewBox", "0 0 100 100");
       this.curve.setAttribute("preserveAspectRatio", "none");
-      this.element.append(this.curve);
+      this.chart = make("div", { className: "chart" });
+      this.chart.append(this.curve, make("span", { className: "high" }), make("span", { className: "low" }));
+      this.element.append(this.chart);
     }
-    if (Viewer.supported) {
-      this.viewer = new Viewer(canvas);
-    } else {
-      this.hint.textContent = "This browser has no WebGL 2, so the cloud cannot be shown here.";
-    }
+    this.canvas = canvas;
     // The graph must not drag nodes, or zoom, by what happens here.
     for (const name of ["pointerdown", "pointerup", "pointermove", "dblclick"]) {
       this.row.addEventListener(name, (event) => event.stopPropagation());
@@ -105,32 +115,56 @@ export class Panel {
 
   started() {
     this.running = true;
+    this.partial = undefined;
     this.step = this.element.dataset.step = 0;
+    this.about = undefined;
     if (this.stop) this.stop.disabled = false;
+    this.offer();
     this.say(["starting ..."]);
   }
 
-  ended() {
+  /** `partial`: where the cloud of a run is that did not end well. */
+  ended(partial) {
     this.running = false;
+    this.partial = partial;
     if (this.stop) this.stop.disabled = true;
     if (this.about) this.tell(this.about);
-    else this.say([]);
+    else this.say(partial ? [kept(partial)] : []);
   }
 
   /** Shows a message of the server's. */
-  show(buffer) {
+  async show(buffer) {
     const cloud = decode(buffer);
-    this.hint.style.display = "none";
     this.step = cloud.about.step ?? 0;
-    this.viewer?.show(cloud);
     this.tell(cloud.about);
+    // Only now, so that the page has nothing to wait for when it loads.
+    const { Viewer } = await import("./viewer.mjs");
+    if (this.disposed) return;
+    if (Viewer.supported) {
+      this.viewer ??= new Viewer(this.canvas);
+      this.viewer.show(cloud);
+      this.applied();
+      this.hint.style.display = "none";
+    } else {
+      this.hint.textContent = "This browser has no WebGL 2, so the cloud cannot be shown here.";
+    }
+    Object.assign(this.element.dataset, { step: this.step, shown: cloud.about.shown });
   }
 
   tell(about) {
     this.about = about;
-    Object.assign(this.element.dataset, { step: about.step ?? 0, shown: about.shown });
-    this.say(facts(about, this.running));
-    if (this.curve) draw(this.curve, about.losses ?? []);
+    const lines = facts(about, this.running);
+    if (this.partial) lines.push(kept(this.partial));
+    if (this.offer()) lines.push("Run goes on with this cloud; Run all steps makes it anew.");
+    this.say(lines);
+    if (this.chart) draw(this.chart, about.losses ?? []);
+  }
+
+  /** Offers the steps that are missing in what was kept, in place of a stop; whether it does. */
+  offer() {
+    const early = Boolean(this.anew && !this.running && this.about?.stopped);
+    if (this.anew) [this.anew.hidden, this.stop.hidden] = [!early, early];
+    return early;
   }
 
   say(lines) {
@@ -138,6 +172,7 @@ export class Panel {
   }
 
   dispose() {
+    this.disposed = true;
     this.viewer?.dispose();
   }
 }
@@ -157,6 +192,10 @@ function facts(about, running) {
   ];
 }
 
+function kept(path) {
+  return `Ended early; the cloud so far is in ${path}`;
+}
+
 function duration(seconds) {
   if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
   if (seconds < 10) return `${seconds.toFixed(1)} s`;
@@ -165,7 +204,8 @@ function duration(seconds) {
   return `${(seconds / 3600).toFixed(1)} h`;
 }
 
-function draw(svg, losses) {
+function draw(chart, losses) {
+  const [svg, top, bottom] = chart.children;
   const values = losses.filter((value) => value !== null);
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const points = losses.map((value, i) => {
@@ -176,6 +216,7 @@ function draw(svg, losses) {
   svg.innerHTML =
     '<line x1="0" y1="99" x2="100" y2="99"/>' +
     (values.length > 1 ? `<polyline points="${points.join(" ")}"/><title>loss ${low} to ${high}</title>` : "");
+  [top.textContent, bottom.textContent] = values.length > 1 ? [high.toPrecision(3), low.toPrecision(3)] : ["", ""];
 }
 
 function hint(stop) {

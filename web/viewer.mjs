@@ -6,6 +6,7 @@ import { FIELD, Orbit, steer } from "./orbit.mjs";
 const CONTEXTS = 6; // browsers keep 8 to 16 WebGL contexts and take the oldest away without asking
 const SETTLE = 700; // ms to go on drawing after a change: gsplat.js sorts in a worker, and is done some pictures later
 const TURN = 0.5; // radians per second
+const REVIVE = 1000; // ms before a context that the browser took is asked for again
 
 const open = new Set(); // viewers with a context, the one drawn least recently first
 
@@ -18,13 +19,24 @@ export class Viewer {
     this.until = 0;
     this.visible = true;
     this.changed = changed;
-    steer(canvas, this.orbit, () => this.wake());
     this.watcher = new IntersectionObserver((seen) => {
       this.visible = seen.at(-1).isIntersecting;
-      this.wake();
+      if (!this.resting) this.wake();
+    });
+    this.sizes = new ResizeObserver(() => this.resting || this.wake());
+    this.listen();
+  }
+
+  listen() {
+    const { canvas } = this;
+    steer(canvas, this.orbit, () => this.wake());
+    canvas.addEventListener("webglcontextlost", (event) => {
+      if (canvas !== this.canvas || !this.renderer) return; // given back by ourselves
+      event.preventDefault();
+      this.release();
+      setTimeout(() => this.wake(), REVIVE);
     });
     this.watcher.observe(canvas);
-    this.sizes = new ResizeObserver(() => this.wake());
     this.sizes.observe(canvas);
   }
 
@@ -47,6 +59,7 @@ export class Viewer {
   }
 
   wake() {
+    this.resting = false;
     this.until = performance.now() + SETTLE;
     if (!this.frame && this.cloud) this.frame = requestAnimationFrame((now) => this.tick(now));
   }
@@ -92,6 +105,7 @@ export class Viewer {
     open.add(this); // now the last
     if (this.renderer) return;
     for (const viewer of open) if (open.size > CONTEXTS) viewer.close();
+    this.canvas.style.backgroundImage = ""; // the still picture
     const background = this.canvas.style.background;
     this.renderer = new WebGLRenderer(this.canvas, []);
     this.canvas.style.background = background;
@@ -99,39 +113,35 @@ export class Viewer {
     this.stale = true;
   }
 
-  /** Gives the WebGL context back. A still picture stays until the viewer is used again. */
+  /** Gives the WebGL context back. A still picture stays until the viewer is used, or has something new to show. */
   close() {
-    open.delete(this);
-    if (!this.renderer) return;
-    const { renderer, canvas } = this;
-    if (this.scene && this.camera) {
-      renderer.render(this.scene, this.camera);
-      const still = new Image();
-      still.src = canvas.toDataURL();
-      still.className = "still";
-      renderer.dispose();
-      this.renderer = undefined;
-      renderer.gl.getExtension("WEBGL_lose_context")?.loseContext();
-      const fresh = canvas.cloneNode(); // a canvas whose context was lost cannot have another
-      this.replace(fresh, still);
+    let still;
+    try {
+      this.renderer.render(this.scene, this.camera);
+      still = this.canvas.toDataURL();
+    } catch {
+      // it cannot draw, and so rests without
     }
+    this.release(still);
+    this.resting = true;
   }
 
-  replace(fresh, still) {
+  /** Does without a context, and with a fresh canvas: one whose context was lost cannot have another. */
+  release(still) {
+    open.delete(this);
     this.watcher.disconnect();
     this.sizes.disconnect();
-    this.canvas.replaceWith(fresh);
-    fresh.style.backgroundImage = `url(${still.src})`;
-    fresh.style.backgroundSize = "100% 100%";
-    this.canvas = fresh;
-    steer(fresh, this.orbit, () => {
-      fresh.style.backgroundImage = "";
-      this.wake();
-    });
-    this.watcher.observe(fresh);
-    this.sizes.observe(fresh);
     cancelAnimationFrame(this.frame);
     this.frame = 0;
+    const { renderer } = this;
+    if (this.scene) renderer?.dispose();
+    this.renderer = this.scene = this.camera = undefined;
+    renderer?.gl.getExtension("WEBGL_lose_context")?.loseContext();
+    const fresh = this.canvas.cloneNode();
+    if (still) fresh.style.background = `url(${still}) 0 0 / 100% 100%`;
+    this.canvas.replaceWith(fresh);
+    this.canvas = fresh;
+    this.listen();
   }
 
   dispose() {

@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent / "comfyui"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser draws in software and needs the other cores
 
 from harness import environment, prompts  # noqa: E402
+from harness.played import Played  # noqa: E402
 from harness.server import Server  # noqa: E402
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -54,19 +55,23 @@ def comfyui(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 @pytest.fixture(scope="session")
-def play(browser: str, comfyui: Server, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
-    """A function that plays scenario.mjs with a workflow and returns what it tells, with its folder."""
+def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Played]:
+    """A function that plays one of the .mjs scenarios at a server and returns what it tells."""
 
-    def played(name: str, workflow: dict, **settings) -> dict:
+    def played(scenario: str, name: str, server: Server, workflow: dict | None = None, **settings) -> Played:
         folder = Path(os.environ.get("DISTILL3D_SCREENSHOTS") or tmp_path_factory.mktemp(name))
         folder.mkdir(parents=True, exist_ok=True)
-        folder.joinpath("workflow.json").write_text(json.dumps(workflow))
-        file = folder / "settings.json"
-        fixed = {"name": name, "url": comfyui.url, "browser": browser, "folder": str(folder)}
-        file.write_text(json.dumps(fixed | {"workflow": str(folder / "workflow.json")} | settings))
-        done = subprocess.run(["node", HERE / "scenario.mjs", file], capture_output=True, text=True, timeout=560)
+        if workflow is not None:
+            settings["workflow"] = str(folder / f"{name}.json")
+            Path(settings["workflow"]).write_text(json.dumps(workflow))
+        file = folder / f"{name}-settings.json"
+        fixed = {"name": name, "url": server.url, "browser": browser, "folder": str(folder)}
+        file.write_text(json.dumps(fixed | settings))
+        done = subprocess.run(["node", HERE / scenario, file], capture_output=True, text=True, timeout=560)
         assert done.returncode == 0, done.stderr[-3000:]
-        return json.loads(done.stdout.splitlines()[-1]) | {"folder": folder}
+        told = json.loads(done.stdout.splitlines()[-1])
+        assert "failure" not in told["facts"], told["facts"]["failure"]
+        return Played(folder=folder, **told)
 
     return played
 

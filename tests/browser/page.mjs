@@ -48,6 +48,79 @@ export class Page {
     await this.page.waitForTimeout(1000);
   }
 
+  /** Opens a workflow of the pack as a newcomer does: by its card in the template browser. */
+  async open_template(name) {
+    await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
+    const before = await this.page.evaluate(() => window.app.graph.id);
+    await this.page.getByTestId(`template-workflow-${name}`).click();
+    await this.replaced(before);
+  }
+
+  /** Lets a file fall on the canvas. */
+  async drop(path) {
+    const before = await this.page.evaluate(() => window.app.graph.id);
+    await this.page.evaluate(
+      ([name, text]) => {
+        const dataTransfer = new DataTransfer();
+        dataTransfer.items.add(new File([text], name, { type: "application/json" }));
+        for (const type of ["dragover", "drop"]) {
+          const event = new DragEvent(type, { dataTransfer, bubbles: true, cancelable: true });
+          document.querySelector("#graph-canvas").dispatchEvent(event);
+        }
+      },
+      [path.split("/").at(-1), readFileSync(path, "utf8")],
+    );
+    await this.replaced(before);
+  }
+
+  /** Until another graph is there and has come to rest. */
+  async replaced(before) {
+    await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 30_000 });
+    await this.page.waitForTimeout(500);
+    await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+    let last;
+    for (let i = 0; i < 20; i++) {
+      await this.page.waitForTimeout(400);
+      const now = JSON.stringify(await this.layout());
+      if (now === last) return;
+      last = now;
+    }
+  }
+
+  /** Where everything is, in graph units: nodes as they are drawn, with their titles, and groups. */
+  async layout() {
+    return this.page.evaluate(() => {
+      const { graph, canvas } = window.app;
+      const drawn = (node) => {
+        const element = document.querySelector(`[data-node-id="${node.id}"]`);
+        if (!element) return [...node.boundingRect];
+        const box = element.getBoundingClientRect();
+        const at = canvas.canvas.getBoundingClientRect();
+        const { scale, offset } = canvas.ds;
+        const [x, y] = [(box.x - at.x) / scale - offset[0], (box.y - at.y) / scale - offset[1]];
+        return [x, y, box.width / scale, box.height / scale].map(Math.round);
+      };
+      const known = (node) => node.type in window.LiteGraph.registered_node_types;
+      return {
+        nodes: graph._nodes.map((node) => ({ id: node.id, title: node.title, known: known(node), box: drawn(node) })),
+        groups: graph._groups.map((group) => ({ title: group.title, box: [...group.pos, ...group.size] })),
+      };
+    });
+  }
+
+  /** Sets widgets: {node type: {widget: value}}. */
+  async set(values) {
+    await this.page.evaluate((values) => {
+      for (const node of window.app.graph._nodes) {
+        for (const [name, value] of Object.entries(values[node.type] ?? {})) {
+          const widget = node.widgets.find((widget) => widget.name === name);
+          widget.value = value;
+          widget.callback?.(value, window.app.canvas, node);
+        }
+      }
+    }, values);
+  }
+
   /** Brings the top of a node to the middle, at a zoom where a graph unit is `scale` pixels. */
   async look_at(id, scale = 1) {
     await this.page.evaluate(([id, scale]) => {
@@ -65,7 +138,7 @@ export class Page {
     return this.page.locator(".distill3d").nth(place);
   }
 
-  async run() {
+  async listen_for_end() {
     await this.page.evaluate(() => {
       window.ended = new Promise((done) => {
         for (const name of ["execution_success", "execution_error", "execution_interrupted"]) {
@@ -73,7 +146,15 @@ export class Page {
         }
       });
     });
+  }
+
+  async queue() {
+    await this.listen_for_end();
     await this.page.getByRole("button", { name: /^Run$/ }).first().click();
+  }
+
+  async run() {
+    await this.queue();
     // Until then the panel may show the result of an earlier run.
     await this.page.locator(".distill3d button.stop:enabled").first().waitFor({ timeout: 120_000 });
   }
@@ -112,38 +193,47 @@ export class Page {
     await this.page.mouse.down({ button });
     await this.page.mouse.move(x + dx, y + dy, { steps: 5 });
     await this.page.mouse.up({ button });
-    await this.settle();
+    await this.settle(place);
   }
 
   async wheel(amount, place = 0) {
     const box = await this.panel(place).locator(".view canvas").boundingBox();
     await this.page.mouse.move(box.x + box.width / 2, box.y + box.height / 2);
     await this.page.mouse.wheel(0, amount);
-    await this.settle();
+    await this.settle(place);
   }
 
-  /** Two fingers apart, as the browser tells it of a touch screen. */
-  async pinch(place = 0) {
+  /** Fingers, from and to [x, y] from the viewer's middle, as the browser tells it of a touch screen. */
+  async touch(from, to, place = 0) {
     const box = await this.panel(place).locator(".view canvas").boundingBox();
     const [x, y] = [box.x + box.width / 2, box.y + box.height / 2];
     const screen = await this.page.context().newCDPSession(this.page);
-    const send = (type, reach) =>
+    const send = (type, fingers) =>
       screen.send("Input.dispatchTouchEvent", {
         type,
-        touchPoints: reach ? [{ x: x - reach, y, id: 0 }, { x: x + reach, y, id: 1 }] : [],
+        touchPoints: fingers.map(([dx, dy], id) => ({ x: x + dx, y: y + dy, id })),
       });
-    await send("touchStart", 30);
-    for (const reach of [35, 45, 55]) await send("touchMove", reach);
-    await send("touchEnd", 0);
-    await this.settle();
+    await send("touchStart", from);
+    for (const share of [0.3, 0.7, 1]) {
+      await send("touchMove", from.map((start, i) => start.map((value, axis) => value + share * (to[i][axis] - value))));
+    }
+    await send("touchEnd", []);
+    await this.settle(place);
   }
 
   async press(text, place = 0) {
     await this.panel(place).getByRole("button", { name: text }).click();
   }
 
-  /** Until what was changed has been drawn and sorted. */
-  async settle() {
-    await this.page.waitForTimeout(1500);
+  /** Until the viewer shows the same for a while: what was changed has been drawn, and sorted by the worker. */
+  async settle(place = 0) {
+    const view = this.panel(place).locator(".view");
+    let before;
+    for (let i = 0; i < 12; i++) {
+      await this.page.waitForTimeout(350);
+      const now = await view.screenshot();
+      if (before?.equals(now)) return;
+      before = now;
+    }
   }
 }

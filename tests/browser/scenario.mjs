@@ -23,33 +23,37 @@ try {
   facts.prompt = (await p.page.evaluate(() => window.app.graphToPrompt())).output[String(optimize)].inputs;
   facts.panels = await p.page.locator(".distill3d").count();
   await p.look_at(optimize);
+  facts.loaded = await p.page.evaluate(() => performance.getEntriesByType("resource").map(({ name }) => name.split("/").at(-1)));
   await p.run();
   facts.first = await p.until_step(1);
-  await p.settle();
+  await p.page.waitForTimeout(800); // to draw; more of it comes meanwhile
   await shoot("first");
   facts.later = await p.until_step(facts.first + 8);
-  await p.settle();
+  await p.page.waitForTimeout(800);
   await shoot("later");
+  facts.running = await p.panel().locator(".facts").innerText();
+  facts.curve = await p.panel().locator(".curve polyline").getAttribute("points");
+  facts.heights = await p.panel().evaluate((panel) => [panel, ...panel.children].map((part) => part.getBoundingClientRect().height));
   await p.whole(`${name}-running`);
   await p.press("Stop and keep");
   facts.end = await p.end();
   await p.settle();
   facts.kept = await p.panel().locator(".facts").innerText();
-  facts.stop_enabled = await p.panel().getByRole("button", { name: "Stop and keep" }).isEnabled();
+  facts.stop_enabled = await p.panel().getByRole("button", { name: "Stop and keep" }).isVisible();
   await shoot("kept");
   await shoot("kept-again");
-  const moves = {
+  const moves = { // these wait until the view has settled
     orbit: () => p.drag(90, 40),
     pan: () => p.drag(60, 0, { button: "right" }),
     zoom: () => p.wheel(-400),
-    touch: () => p.pinch(),
-    reset: () => p.press("Reset"),
+    touch: () => p.touch([[0, 0]], [[60, 30]]),
+    pinch: () => p.touch([[-30, 0], [30, 0]], [[-55, 0], [55, 0]]),
+    reset: async () => (await p.press("Reset"), p.settle()),
   };
   const place = () => p.page.evaluate((id) => [...window.app.canvas.ds.offset, window.app.canvas.ds.scale, ...window.app.graph.getNodeById(id).pos], optimize);
   facts.graph_before = await place();
   for (const [what, move] of Object.entries(moves)) {
     await move();
-    await p.settle();
     await shoot(what);
   }
   facts.graph_after = await place();
@@ -70,6 +74,19 @@ try {
   facts.restored_facts = await p.panel().locator(".facts").innerText();
   await shoot("restored");
   await p.whole(`${name}-restored`);
+  // Nothing has changed, so Run makes nothing; and then all of it is asked for.
+  await p.page.evaluate(() => {
+    window.begun = 0;
+    window.app.api.addEventListener("distill3d.start", () => window.begun++);
+  });
+  await p.queue();
+  facts.again = [await p.end(), await p.page.evaluate(() => window.begun), await p.panel().locator(".facts").innerText()];
+  await p.listen_for_end();
+  await p.press("Run all steps");
+  await p.panel().locator("button.stop:enabled").waitFor({ timeout: 60_000 });
+  facts.anew = await p.until_step(2);
+  await p.press("Stop and keep");
+  facts.anew_end = [await p.end(), await p.page.evaluate(() => window.begun)];
 } catch (error) {
   facts.failure = String(error.stack ?? error);
   await p.whole(`${name}-failure`);

@@ -22,6 +22,7 @@ NODES = {
     )
 }  # fmt: skip
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
+EMBEDDED = "toybox (embedded)"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
 NOT_EXECUTED = {"Note", "MarkdownNote"}
@@ -149,7 +150,7 @@ def with_seed(prompt: dict, seed: int) -> dict:
 
 def with_embedded_prior(prompt: dict) -> dict:
     """The prompt with the prior that ships with the pack, whichever it asks for."""
-    return set_values(prompt, "Distill3D_LoadDiffusionPrior", model="toybox (embedded)")
+    return set_values(prompt, "Distill3D_LoadDiffusionPrior", model=EMBEDDED)
 
 
 def reduced(prompt: dict, steps: int) -> dict:

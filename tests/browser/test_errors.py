@@ -1,0 +1,57 @@
+"""What goes wrong is said in the node where it did, with the widget's name, and gone when it is mended."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+
+
+@pytest.fixture(scope="module", params=["classic canvas", "nodes 2.0"])
+def played(request, play, comfyui, workflow):
+    nodes2 = request.param == "nodes 2.0"
+    workflow = copy.deepcopy(workflow)
+    workflow["id"] = "00000000-0000-4000-8000-00000000000" + ("2" if nodes2 else "1")  # each with a history of its own
+    kept = {
+        "Distill3D_LoadDiffusionPrior",
+        "Distill3D_ViewPrompts",
+        "Distill3D_OrbitCameras",
+        "Distill3D_InitGaussians",
+    }
+    kept |= {"Distill3D_VDMLoss", "Distill3D_Optimize", "PreviewImage"}
+    workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
+    ids = {node["type"]: node["id"] for node in workflow["nodes"]}
+    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())]
+    name = "errors-nodes2" if nodes2 else "errors"
+    optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
+    return play("errors.mjs", name, comfyui, workflow, nodes2=nodes2, optimize=optimize, prompts=prompts)
+
+
+def test_what_is_refused_names_the_widgets_in_the_node(played):
+    ((title, text),) = played.facts["refused"]
+    assert title == "Optimize N Steps"
+    lines = text.splitlines()
+    assert len(lines) == 2
+    assert any(line.startswith("steps is 0") for line in lines)
+    assert any(line.startswith("background") and "plaid" in line for line in lines)
+
+
+def test_what_ends_a_run_is_said_in_its_node_and_again_after_a_reload(played):
+    ((title, text),) = played.facts["failed"]
+    assert title == "View Prompts" and "dragon" in text
+    assert played.facts["restored"] == played.facts["failed"]
+
+
+def test_a_message_is_gone_when_the_run_is_good_and_leaves_no_trace(played):
+    assert played.facts["mended"] == []
+    heights = {id: height for id, _, height in played.facts["before"]}
+    assert {id: height for id, _, height in played.facts["after"]} == heights
+    values = {id: values for id, values, _ in played.facts["before"]}
+    assert {id: values for id, values, _ in played.facts["after"]} == values
+    during = {id: values for id, values, _ in played.facts["during"]}
+    assert {id: len(values or []) for id, values in during.items()} == {id: len(v or []) for id, v in values.items()}
+
+
+def test_nothing_else_is_wrong(played):
+    assert [line for line in played.complaints if "prompt" not in line.lower()] == []  # the refusal itself
+    assert played.told["outside"] == []

@@ -1,0 +1,46 @@
+"""What a scenario in a browser told, and the pictures it took."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+# What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its own templates, which
+# are not installed, and models of its default graph that it wants to ask for, which the server's policy forbids.
+ITS_OWN = re.compile(
+    r"userdata|user\.css|/templates/|fuse options|core workflow templates|accessed before init|huggingface\.co"
+)
+
+
+@dataclass(frozen=True)
+class Played:
+    """``facts``: by the scenario's own names. ``told``: {"errors", "warnings" of the console, "outside" requests}."""
+
+    facts: dict[str, Any]
+    pictures: dict[str, str]
+    told: dict[str, list[str]]
+    folder: Path
+
+    @property
+    def complaints(self) -> list[str]:
+        """Errors in the console that are not ComfyUI's own, and warnings about the pack."""
+        errors = [line for line in self.told["errors"] if not ITS_OWN.search(line)]
+        return errors + [line for line in self.told["warnings"] if "istill3" in line]
+
+    def pixels(self, name: str) -> np.ndarray:
+        """[H,W,3], 0..255."""
+        return np.asarray(Image.open(self.folder / self.pictures[name]).convert("RGB"), np.float32)
+
+    def difference(self, a: str, b: str) -> float:
+        """Mean over all pixels, 0..255."""
+        return float(np.abs(self.pixels(a) - self.pixels(b)).mean())
+
+    def object_share(self, name: str) -> float:
+        """How much of the picture is not background, by its corner's colour."""
+        picture = self.pixels(name)
+        return float((np.abs(picture - picture[8, 8]).max(-1) > 12).mean())

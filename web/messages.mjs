@@ -1,0 +1,82 @@
+// What went wrong, said in the node where it did: ComfyUI's page only says that something did, and where.
+
+import { app } from "../../scripts/app.js";
+
+const HEIGHT = 76; // graph units
+const LENGTH = 1200; // characters
+
+export const MESSAGE_STYLE = `
+.distill3d-message { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 5px 7px; border-radius: 5px;
+  font: 12px/1.35 system-ui, sans-serif; white-space: pre-wrap; overflow-wrap: anywhere; user-select: text;
+  color: #ffd9d4; background: #4a1613; border: 1px solid #b3372c; }
+.distill3d-message:empty { display: none; }
+`;
+
+const shown = new Map(); // node: {undo, height}, what takes its message away again, and its height without
+
+/** The element of a message, empty at first. */
+export function messageElement() {
+  const element = document.createElement("div");
+  element.className = "distill3d-message";
+  for (const name of ["pointerdown", "pointermove", "pointerup"]) {
+    element.addEventListener(name, (event) => event.stopPropagation()); // to be selected and copied
+  }
+  return element;
+}
+
+/** Says it in the node: in `element`, which it has already, or else in a widget at its end, until `forget`. */
+export function complain(node, text, element) {
+  forget(node);
+  const said = text.trim().slice(0, LENGTH);
+  if (!said) return;
+  if (element) {
+    element.textContent = said;
+    shown.set(node, { undo: () => (element.textContent = ""), height: node.size[1] });
+    return;
+  }
+  const own = messageElement();
+  own.textContent = said;
+  const height = node.size[1];
+  const widget = node.addDOMWidget("message", "distill3d_message", own, {
+    serialize: false, // not in prompts
+    hideOnZoom: false,
+    getMinHeight: () => HEIGHT,
+  });
+  widget.serialize = false; // nor in saved workflows
+  node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
+  const undo = () => {
+    if (node.removeWidget) node.removeWidget(widget);
+    else node.widgets.splice(node.widgets.indexOf(widget), 1);
+    widget.onRemove?.();
+    own.remove();
+    node.setSize([node.size[0], height]);
+  };
+  shown.set(node, { undo, height });
+  app.graph?.setDirtyCanvas(true, true);
+}
+
+export function forget(node) {
+  shown.get(node)?.undo();
+  shown.delete(node);
+}
+
+/** Workflows are saved as if the node said nothing. */
+export function saveWithout(node, saved) {
+  const height = shown.get(node)?.height;
+  if (height && saved.size) saved.size = [saved.size[0], height];
+}
+
+export function forgetAll() {
+  for (const node of [...shown.keys()]) forget(node);
+}
+
+/** The server's complaints about a node's inputs, each in one line that begins with the input's name. */
+export function refusals({ errors }) {
+  const lines = errors.map(({ type, message, details = "", extra_info }) => {
+    const input = extra_info?.input_name;
+    if (type === "custom_validation_failed") return details.slice(details.indexOf(" - ") + 3) || message;
+    if (type === "value_not_in_list") return `${details || input}.`;
+    return input ? `${input}: ${message}` : [message, details].filter(Boolean).join(": ");
+  });
+  return [...new Set(lines)].join("\n"); // a check of several inputs complains once for each
+}
