@@ -57,7 +57,7 @@ class OrbitCameras(io.ComfyNode):
                     default=1.97,
                     min=0.1,
                     max=1000.0,
-                    step=0.1,
+                    step=0.01,
                     round=0.001,
                     advanced=True,
                     tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
@@ -69,7 +69,7 @@ class OrbitCameras(io.ComfyNode):
                     default=2.03,
                     min=0.1,
                     max=1000.0,
-                    step=0.1,
+                    step=0.01,
                     round=0.001,
                     advanced=True,
                     tooltip="Farthest camera, world units from the centre. Embedded prior: up to 2.03. "

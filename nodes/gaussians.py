@@ -68,7 +68,7 @@ class InitGaussians(io.ComfyNode):
                     default=0.018,
                     min=0.001,
                     max=0.99,
-                    step=0.01,
+                    step=0.001,
                     round=0.001,
                     advanced=True,
                     tooltip="Opacity of each Gaussian, 0..1. A ball that light shines through is carved much faster "
@@ -137,7 +137,7 @@ class InitScene(io.ComfyNode):
                 _units("spacing", 0.0, 1000.0, 0.1, "World units between the middles of neighbouring objects."),
                 _units("object_radius", 0.001, 1000.0, 0.05, "Radius of each object's ball, world units."),
                 _units("object_scale", 0.0001, 100.0, 0.005, "Standard deviation of its Gaussians, world units."),
-                _units("object_opacity", 0.001, 0.99, 0.01, "Their opacity, 0..1; faint ones are carved faster."),
+                _units("object_opacity", 0.001, 0.99, 0.001, "Their opacity, 0..1; faint ones are carved faster."),
                 _units("ground_height", -1000.0, 0.0, 0.05, "Height of the ground, world units; cameras aim at 0."),
                 _units("radius", 0.1, 1000.0, 0.5, "Radius of ground and dome, world units; cameras stay inside."),
                 _units("opacity", 0.001, 0.99, 0.01, "Opacity of the Gaussians of ground and dome, 0..1."),

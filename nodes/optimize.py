@@ -60,13 +60,13 @@ def _penalty(id: str, tooltip: str) -> io.Float.Input:
     )
 
 
-def _share(id: str, default: float, tooltip: str, high: float = 1.0) -> io.Float.Input:
+def _share(id: str, default: float, tooltip: str, high: float = 1.0, step: float = 0.01) -> io.Float.Input:
     return io.Float.Input(
         id,
         default=default,
         min=0.0,
         max=high,
-        step=0.01,
+        step=step,
         round=0.0001,
         advanced=True,
         tooltip=tooltip,
@@ -267,6 +267,7 @@ class Optimize(io.ComfyNode):
                     GROWTH.prune_opacity,
                     "A round removes Gaussians fainter than this, 0..1. LucidDreamer: 0.005.",
                     high=0.9,
+                    step=0.001,
                 ),
                 io.Boolean.Input(
                     "sample_posterior",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import astuple, dataclass, replace
 
 from comfy_api.latest import io
 
 
-class Preset(NamedTuple):
+@dataclass(frozen=True)
+class Preset:
     """What goes together, for the embedded prior; the fields are the node's outputs, in this order."""
 
     steps: int
@@ -27,7 +28,7 @@ class Preset(NamedTuple):
 # steps of 2 views come nearer to the truth than 60 steps of 4.
 STANDARD = Preset(125, 4, 4000, 0.03, 1.0, True, 2, 4.0, 3000.0, 96, 512)
 PRESETS = {
-    "draft": STANDARD._replace(steps=110, views=2, resolution=64, texture_size=256),
+    "draft": replace(STANDARD, steps=110, views=2, resolution=64, texture_size=256),
     "standard": STANDARD,
     "high": Preset(400, 4, 20_000, 0.013, 2.0, False, 3, 1.5, 1500.0, 128, 1024),
 }
@@ -70,4 +71,4 @@ class QualityPreset(io.ComfyNode):
 
     @classmethod
     def execute(cls, quality: str) -> io.NodeOutput:
-        return io.NodeOutput(*PRESETS[quality])
+        return io.NodeOutput(*astuple(PRESETS[quality]))

@@ -127,6 +127,14 @@ class TestDeclarations:
                     step = options.get("step", 1)
                     assert options["min"] % step == 0 and options["default"] % step == 0, f"{name}.{input}"
 
+    def test_steps_of_fractions_show_the_default_as_it_is(self, pack):
+        """The page shows as many decimals as the step has: 1.97 with a step of 0.1 would look like 2.0."""
+        for name, info in pack.items():
+            for input, kind, options in declared_inputs(info):
+                if kind == "FLOAT":
+                    decimals = max(0, -math.floor(math.log10(options["step"])))
+                    assert math.isclose(round(options["default"], decimals), options["default"]), f"{name}.{input}"
+
     def test_newcomers_see_few_inputs(self, pack):
         for name, info in pack.items():
             plain = [input for input, kind, options in declared_inputs(info) if not options.get("advanced")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import urllib.request
 
 import numpy as np
 import plyfile
@@ -33,6 +34,29 @@ def test_server_serves_every_script_of_the_pack(comfyui):
 def test_page_offers_every_workflow_as_a_template(comfyui):
     offered = comfyui.get("/workflow_templates")["distill3d"]
     assert sorted(offered) == sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
+
+
+def test_every_template_has_a_thumbnail_where_the_page_looks_for_it(comfyui):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for name in comfyui.get("/workflow_templates")["distill3d"]:
+        with opener.open(f"{comfyui.url}/api/workflow_templates/distill3d/{name}.jpg") as answer:
+            content = answer.read()
+        picture = Image.open(io.BytesIO(content))
+        assert picture.format == "JPEG" and picture.size == (512, 512), name  # it is shown as a square
+        assert len(content) < 60_000, name
+
+
+def test_notes_explain_every_template():
+    """Beside the first node, readable without scrolling far, naming only nodes and inputs that are there."""
+    for file in prompts.WORKFLOWS.glob("*.json"):
+        workflow = prompts.read(file.stem)
+        notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
+        assert notes, file.name
+        left = min(node["pos"][0] for node in workflow["nodes"])
+        assert any(node["pos"][0] == left and node["widgets_values"][0].startswith("## ") for node in notes), file.name
+        for node in notes:
+            lines = sum(1 + len(line) // 52 for line in node["widgets_values"][0].splitlines())
+            assert node["size"][1] >= 15 * lines, f"{file.name}: note {node['id']} has {lines} lines"
 
 
 def test_progress_counts_every_step(quickstart, quickstart_prompt):
