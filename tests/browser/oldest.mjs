@@ -11,7 +11,7 @@ const p = await Page.open(settings);
 const shoot = async (what) => (pictures[what] = await p.picture(`${name}-${what}`));
 
 try {
-  for (const nodes2 of [false, true]) {
+  for (const nodes2 of [true, false]) {
     const way = nodes2 ? "nodes2" : "classic";
     const said = (facts[way] = {});
     await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);

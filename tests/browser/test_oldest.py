@@ -10,7 +10,7 @@ from harness.frontend import WHEELS, frontend
 from harness.server import Server
 
 OLDEST = "0.20.1"
-WAYS = ["classic", "nodes2"]
+WAYS = ["nodes2", "classic"]
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_stop_and_keep_lets_the_graph_go_on(played, way):
 
 
 def test_result_is_there_again_after_a_reload(played):
-    assert played.facts["restored"] == played.facts["nodes2"]["kept"]
+    assert played.facts["restored"] == played.facts["classic"]["kept"]
     assert played.object_share("restored") > 0.05
 
 
