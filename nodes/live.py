@@ -2,7 +2,7 @@
 
 A page that shows a node asks for its cloud over HTTP (see `routes`); that leaves a wish, which the loop meets after its
 next step, telling all pages so with one small event. So nothing is packed while nobody asks, and no page gets more than
-it can draw. Packing never takes more than `SHARE` of a run's time.
+it can draw. Packing never takes more than `SHARE` of the time, at no part of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from ..kernels.files.compact import pack
 from ..kernels.optimize import Progress
 
-SHARE = 0.02  # of a run's time that its pictures may take
+SHARE = 0.02  # of the time that pictures may take: after one, the next waits for so long
 LIMIT = 50_000  # Gaussians in a picture of a running cloud: 0.85 MB
 POINTS = 240  # of the loss curve
 ATTENTION = 30.0  # seconds after which a page that asked for a picture counts as gone
@@ -73,7 +73,8 @@ class Live:
         self.partial: str | None = None  # where the cloud of a run that did not end well is
         self._wanted = False
         self._asked: float | None = None
-        self._spent = self._last = 0.0
+        self._spent = 0.0  # seconds on pictures so far
+        self._next = 0.0  # second of the run from which on there may be another
 
     def __enter__(self) -> Live:
         if self.node is not None:
@@ -101,7 +102,7 @@ class Live:
         """After every step; whether the run should end here."""
         self.losses.add(progress.loss)
         self.about = {"step": progress.step, "steps": progress.steps, "seconds": round(progress.seconds, 3)}
-        if self._wanted and self._spent + self._last <= SHARE * progress.seconds:
+        if self._wanted and progress.seconds >= self._next:
             self._wanted = False
             try:
                 self._picture(progress)
@@ -115,8 +116,9 @@ class Live:
         self.message = pack(progress.look(), LIMIT, **self.told())
         self.step_shown = progress.step
         self._tell("frame", step=progress.step)
-        self._last = time.perf_counter() - start
-        self._spent += self._last
+        took = time.perf_counter() - start
+        self._spent += took
+        self._next = progress.seconds + took / SHARE
 
     def _tell(self, event: str, **data: Any) -> None:
         server = getattr(PromptServer, "instance", None)
@@ -129,7 +131,8 @@ class Live:
 
     def told(self) -> dict[str, Any]:
         """What a page says beside the picture."""
-        return {**self.about, "stopped": self.stopped, "losses": self.losses.curve()}
+        spent = {"packing_seconds": round(self._spent, 4)}
+        return {**self.about, **spent, "stopped": self.stopped, "losses": self.losses.curve()}
 
 
 def _mean(values: list[float]) -> float | None:

@@ -8,7 +8,10 @@ const SETTLE = 700; // ms to go on drawing after a change: gsplat.js sorts in a 
 const TURN = 0.5; // radians per second
 const REVIVE = 1000; // ms before a context that the browser took is asked for again
 
+const SORTING = 20_000; // ms that a new cloud's first sorting may take on a busy machine
+
 const open = new Set(); // viewers with a context, the one drawn least recently first
+const waiting = new Set(); // viewers that had to give theirs back before they had shown what they should
 
 export class Viewer {
   constructor(canvas, changed = () => {}) {
@@ -60,6 +63,7 @@ export class Viewer {
 
   wake() {
     this.resting = false;
+    waiting.delete(this);
     this.until = performance.now() + SETTLE;
     if (!this.frame && this.cloud) this.frame = requestAnimationFrame((now) => this.tick(now));
   }
@@ -77,15 +81,21 @@ export class Viewer {
       this.close();
       return;
     }
-    if (this.turning || this.stale || now < this.until) {
+    if (this.turning || this.unsettled(now)) {
       this.frame = requestAnimationFrame((next) => this.tick(next));
     } else {
       this.last = undefined;
+      for (const viewer of waiting) return viewer.wake();
     }
+  }
+
+  unsettled(now) {
+    return this.stale || now < Math.max(this.until, this.sortedBy ?? 0);
   }
 
   draw() {
     this.open();
+    const building = this.building;
     this.resize();
     this.update();
     const { camera, orbit } = this;
@@ -96,6 +106,7 @@ export class Viewer {
     camera.position = position;
     camera.rotation = Quaternion.FromEuler(new Vector3(Math.asin(-way.y), Math.atan2(way.x, way.z), 0));
     this.renderer.render(this.scene, camera);
+    this.sorted(!building && this.building);
     this.drawn++;
     this.changed(this);
   }
@@ -104,7 +115,10 @@ export class Viewer {
     open.delete(this);
     open.add(this); // now the last
     if (this.renderer) return;
-    for (const viewer of open) if (open.size > CONTEXTS) viewer.close();
+    if (open.size > CONTEXTS) {
+      const others = [...open].slice(0, -1);
+      (others.find((viewer) => !viewer.frame) ?? others[0]).close();
+    }
     this.canvas.style.backgroundImage = ""; // the still picture
     const background = this.canvas.style.background;
     this.renderer = new WebGLRenderer(this.canvas, []);
@@ -115,6 +129,7 @@ export class Viewer {
 
   /** Gives the WebGL context back. A still picture stays until the viewer is used, or has something new to show. */
   close() {
+    if (!this.turning && this.unsettled(performance.now())) waiting.add(this);
     let still;
     try {
       this.renderer.render(this.scene, this.camera);
@@ -144,7 +159,17 @@ export class Viewer {
     this.listen();
   }
 
+  /** Goes on drawing for as long as the worker's answers come, and for the first one to a new scene. */
+  sorted(fresh) {
+    const { depthIndex } = this.renderer.renderProgram;
+    const now = performance.now();
+    if (fresh) this.sortedBy = now + SORTING;
+    else if (depthIndex !== this.depthIndex) [this.sortedBy, this.until] = [0, now + SETTLE];
+    this.depthIndex = depthIndex;
+  }
+
   dispose() {
+    waiting.delete(this);
     this.watcher.disconnect();
     this.sizes.disconnect();
     cancelAnimationFrame(this.frame);

@@ -176,9 +176,14 @@ export class Page {
     return this.step(place);
   }
 
-  /** A picture of the viewer's canvas alone. */
+  /** A picture of the viewer alone: cut out of the page's, which does not wait for a busy page to come to rest. */
+  async shot(place, path) {
+    const clip = await this.panel(place).locator(".view").boundingBox();
+    return this.page.screenshot({ clip, ...(path && { path }) });
+  }
+
   async picture(name, place = 0) {
-    await this.panel(place).locator(".view").screenshot({ path: `${this.folder}/${name}.png` });
+    await this.shot(place, `${this.folder}/${name}.png`);
     return `${name}.png`;
   }
 
@@ -227,11 +232,10 @@ export class Page {
 
   /** Until the viewer shows the same for a while: what was changed has been drawn, and sorted by the worker. */
   async settle(place = 0) {
-    const view = this.panel(place).locator(".view");
     let before;
     for (let i = 0; i < 12; i++) {
       await this.page.waitForTimeout(350);
-      const now = await view.screenshot();
+      const now = await this.shot(place);
       if (before?.equals(now)) return;
       before = now;
     }

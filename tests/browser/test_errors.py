@@ -7,11 +7,11 @@ import copy
 import pytest
 
 
-@pytest.fixture(scope="module", params=["classic canvas", "nodes 2.0"])
-def played(request, play, comfyui, workflow):
-    nodes2 = request.param == "nodes 2.0"
+@pytest.fixture(scope="module")
+def played(play, comfyui, workflow):
+    """In Nodes 2.0; the test of the oldest ComfyUI does the same on the classic canvas."""
     workflow = copy.deepcopy(workflow)
-    workflow["id"] = "00000000-0000-4000-8000-00000000000" + ("2" if nodes2 else "1")  # each with a history of its own
+    workflow["id"] = "00000000-0000-4000-8000-000000000001"  # with a history of its own
     kept = {
         "Distill3D_LoadDiffusionPrior",
         "Distill3D_ViewPrompts",
@@ -22,9 +22,8 @@ def played(request, play, comfyui, workflow):
     workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}
     workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())]
-    name = "errors-nodes2" if nodes2 else "errors"
     optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
-    return play("errors.mjs", name, comfyui, workflow, nodes2=nodes2, optimize=optimize, prompts=prompts)
+    return play("errors.mjs", "errors", comfyui, workflow, nodes2=True, optimize=optimize, prompts=prompts)
 
 
 def test_what_is_refused_names_the_widgets_in_the_node(played):

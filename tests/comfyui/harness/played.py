@@ -13,7 +13,7 @@ from PIL import Image
 # What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its own templates, which
 # are not installed, and models of its default graph that it wants to ask for, which the server's policy forbids.
 ITS_OWN = re.compile(
-    r"userdata|user\.css|/templates/|fuse options|core workflow templates|accessed before init|huggingface\.co"
+    r"userdata|user\.css|favicon|/templates/|fuse options|core workflow templates|accessed before init|huggingface\.co"
 )
 
 
