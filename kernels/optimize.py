@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .adam import adam, all_finite
+from .anchor import Anchor
 from .devices import sent
 from .gaussians.cameras import Cameras, CameraSampler
 from .gaussians.cloud import Gaussians
@@ -63,13 +64,14 @@ def optimize(
     settings: OptimizeSettings | None = None,
     on_step: Callable[[Progress], bool | None] | None = None,
     on_partial: Callable[[Gaussians], None] | None = None,
+    anchor: Anchor | None = None,
 ) -> Gaussians:
     """Distil the prior's idea of the prompt into the cloud, for ``steps`` steps.
 
     Pure from outside: the inputs stay as they are, and on the CPU the same inputs and seed give the same bits.
     A cloud that carries training state goes on where it stopped: with one ``schedule_steps``, 300 steps and then
     300 more are the same as 600. Runs on the prior's device; the result is detached, on the cloud's device, with its
-    training state. Works under torch.inference_mode().
+    training state. Works under torch.inference_mode(). With an ``anchor`` the renders are held to those of its cloud.
 
     ``on_step`` is called after every step. A true answer ends the run there in good order, with the cloud so far as its
     result. It may also raise: whatever exception ends the run, BaseExceptions included, ``on_partial`` gets the cloud
@@ -79,7 +81,7 @@ def optimize(
     and its moments as they are and are counted.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings or OptimizeSettings())
+        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings or OptimizeSettings(), anchor)
         try:
             for _ in range(steps):
                 logs = run.step()
@@ -104,12 +106,15 @@ class _Run:
         cameras: CameraSampler,
         steps: int,
         settings: OptimizeSettings,
+        anchor: Anchor | None,
     ) -> None:
         self.prior, self.sampler, self.settings, self.steps = prior, cameras, settings, steps
         self.grays = background_range(prior)
         self.size = settings.image_size or prior.image_size
         latent_size = self.size // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
+        if anchor is not None:
+            anchor.check()
         done = _check(cloud, loss, prior, cameras, steps, self.size, settings)
         self.schedule_steps = settings.schedule_steps or done + steps
 
@@ -117,6 +122,7 @@ class _Run:
         # On the prior's device: else every step would wait for its texts to follow.
         self.prompts = prompts.to(self.device)
         resolve(settings.render_backend, self.device, cloud.means.dtype)
+        self.anchor = None if anchor is None else anchor.to(self.device)
         # A copy: inputs may be inference tensors, and stay as they are.
         copied = cloud.map(lambda value: value.detach().to(self.device, copy=True))
         self.cloud = replace(copied, anchored=None if cloud.anchored is None else cloud.anchored.to(self.device))
@@ -153,12 +159,15 @@ class _Run:
         sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
         cameras = _moved(sampled, self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.cloud.tensors().items()}
-        rendering = render(Gaussians(**params), cameras, self._backgrounds(), settings.render_backend, depth=False)
+        backgrounds = self._backgrounds()
+        rendering = render(Gaussians(**params), cameras, backgrounds, settings.render_backend, depth=False)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
         latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
         value, logs = self.loss(latents, self._views(sampled, cameras), self.streams["noise"])
         extra = penalties(settings, params, rendering.color, rendering.alpha)
+        if self.anchor is not None:
+            extra |= self.anchor.penalties(rendering, cameras, backgrounds, settings.render_backend)
         total = value + sum(extra.values())
         sources = [*params.values()] if settings.densify is None else [*params.values(), rendering.means2d]
         gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)

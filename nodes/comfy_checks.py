@@ -7,10 +7,13 @@ from typing import Any
 
 import comfy.model_base
 import comfy.model_sampling
+import torch
+from torch import Tensor
 
-from ..kernels.priors.base import Conditioning
+from ..kernels.priors.base import Conditioning, NoiseSchedule
 
-CURE = "Link a text-to-image model of Stable Diffusion 1.x or 2.x, or SDXL."
+CURE = "Link a text-to-image model: Stable Diffusion 1.x, 2.x or 3.x, SDXL, or FLUX.1."
+KINDS = (comfy.model_base.BaseModel, comfy.model_base.SDXL, comfy.model_base.SD3, comfy.model_base.Flux)
 TEXT_WIDTH = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x"}
 STEPS = 1000
 
@@ -25,10 +28,38 @@ class Family:
     pooled: bool  # whether it takes a pooled embedding beside the tokens'
 
 
+@dataclass(frozen=True)
+class Levels:
+    """The noise levels of a model's sampling at the losses' steps, as the model itself counts them."""
+
+    values: Tensor  # [T]: sigma/alpha, or of a rectified flow its times
+    flow: bool
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        return NoiseSchedule.from_times(self.values) if self.flow else NoiseSchedule.from_ratios(self.values)
+
+
+def levels(model: Any) -> Levels:
+    """Of a model that `check_model` lets pass; a Model Sampling node's shift and schedule count."""
+    sampling = model.get_model_object("model_sampling")
+    flow = type(sampling).calculate_denoised is comfy.model_sampling.CONST.calculate_denoised
+    with torch.inference_mode(False):
+        every = len(sampling.sigmas) // STEPS  # FLUX has its times ten times as fine
+        values = sampling.sigmas[every - 1 :: every].detach().cpu().clone()
+        if flow:
+            # The schedule keeps a little of the clean latent at the end, so its last time is not quite 1.
+            ratio = NoiseSchedule.from_times(values).ratio(torch.arange(STEPS)).flatten()
+            values = ratio / (1 + ratio)
+        return Levels(values, flow)
+
+
 def check_model(model: Any) -> None:
     """Raises ValueError, with the reason, for a MODEL that cannot judge renders."""
     inner, config = model.model, _config(model)
-    if type(inner) not in (comfy.model_base.BaseModel, comfy.model_base.SDXL):
+    if inner.latent_format.latent_dimensions != 2:
+        raise ValueError(f"model is a {type(inner).__name__}, which makes videos; renders are single pictures. {CURE}")
+    if type(inner) not in KINDS:
         raise ValueError(f"model is a {type(inner).__name__}, which is not supported as a prior. {CURE}")
     takes, makes = config.get("in_channels"), inner.latent_format.latent_channels
     if inner.concat_keys or takes != makes:
@@ -36,16 +67,16 @@ def check_model(model: Any) -> None:
             f"model takes {takes} channels per latent, {takes - makes} of them a mask or picture (an inpainting, depth "
             f"or editing model); renders have only the {makes} of a latent. {CURE}"
         )
-    if inner.latent_format.latent_dimensions != 2:
-        raise ValueError(f"model makes videos, and renders are single pictures. {CURE}")
-    sampling = model.get_model_object("model_sampling")
-    epsilon, v = comfy.model_sampling.EPS, comfy.model_sampling.V_PREDICTION
-    known = type(sampling).calculate_denoised in (epsilon.calculate_denoised, v.calculate_denoised)
-    if not known or len(getattr(sampling, "sigmas", ())) != STEPS or getattr(sampling, "sigma_data", 1.0) != 1.0:
+    if config.get("use_temporal_attention"):
+        raise ValueError(f"model has temporal attention and makes videos; renders are single pictures. {CURE}")
+    sampling, kinds = model.get_model_object("model_sampling"), comfy.model_sampling
+    known = (kinds.EPS, kinds.V_PREDICTION, kinds.EDM, kinds.CONST)
+    fitting = type(sampling).calculate_denoised in [kind.calculate_denoised for kind in known]
+    if not fitting or len(getattr(sampling, "sigmas", ())) % STEPS or getattr(sampling, "noise_scale", 1.0) != 1.0:
         raise ValueError(
             f"model is sampled by {' and '.join(kind.__name__ for kind in type(sampling).__bases__)}; priors need "
-            f"epsilon or v prediction over {STEPS} steps. Take out a Model Sampling node before it (LCM, EDM, x0), or "
-            "link another model."
+            f"epsilon, v, EDM or flow prediction over {STEPS} steps. Take out a Model Sampling node before it (LCM, "
+            "x0), or link another model."
         )
 
 
@@ -69,18 +100,33 @@ def check_vae(vae: Any, model: Any) -> None:
 
 def check_clip(null: Conditioning, model: Any) -> None:
     """Raises ValueError for a CLIP whose embeddings, here of the empty text, the model cannot read."""
-    config = _config(model)
-    found, wanted = null.embeddings.shape[-1], config["context_dim"]
-    if found != wanted:
-        raise ValueError(
-            f"clip makes {found} values per token, but model reads {wanted}: they are of different kinds. Link the "
-            "CLIP that belongs to the model."
-        )
+    config, pooled = _config(model), null.pooled
+    # SDXL's vector holds six sizes of 256 numbers beside the pooled text.
+    beside = 6 * 256 if isinstance(model.model, comfy.model_base.SDXL) else 0
+    vector = config.get("vec_in_dim") or (config.get("adm_in_channels") or 0) - beside
+    for found, wanted, what in (
+        (null.embeddings.shape[-1], text_width(config), "values per token"),
+        (None if pooled is None else pooled.shape[-1], None if pooled is None else vector, "values per text"),
+    ):
+        if found != wanted:
+            raise ValueError(
+                f"clip makes {found} {what}, but model reads {wanted}: they are of different kinds. Link the CLIP that "
+                "belongs to the model."
+            )
+
+
+def text_width(config: dict[str, Any]) -> int:
+    """Values per token that a model reads, under the names that its kinds have for it."""
+    width = config.get("context_dim") or config.get("context_in_dim")
+    return width or config["context_embedder_config"]["params"]["in_features"]
 
 
 def family(model: Any) -> Family:
     """The kind of a model that `check_model` lets pass, from its shapes."""
     config = _config(model)
+    for kind, name in ((comfy.model_base.SD3, "Stable Diffusion 3"), (comfy.model_base.Flux, "FLUX")):
+        if isinstance(model.model, kind):
+            return Family(name, 1024, config["patch_size"], pooled=True)
     multiple = 2 ** (len(config["channel_mult"]) - 1)  # its U-Net's halvings
     if isinstance(model.model, comfy.model_base.SDXL):
         return Family("SDXL", 1024, multiple, pooled=True)

@@ -9,16 +9,15 @@ from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
-import comfy.model_sampling
 import comfy.sampler_helpers
 import comfy.samplers
 import torch
 from torch import Tensor
 
 from ..kernels.priors import perp_neg
-from ..kernels.priors.base import Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_clean
+from ..kernels.priors.base import Conditioning, check_multiple, check_words, noise_from_clean
 from ..kernels.priors.diffusers_prior import make_ordinary
-from .comfy_checks import check_clip, check_model, check_vae, family
+from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd
 
@@ -33,8 +32,11 @@ class ComfyPrior:
     vocabulary: frozenset[str] | None = None
     background: float | None = None
 
-    def __init__(self, model: Any, clip: Any, vae: Any, name: str = "") -> None:
-        """The sockets' values; name: for messages. Raises ValueError for parts that do not make one prior."""
+    def __init__(self, model: Any, clip: Any, vae: Any, name: str = "", distilled_guidance: float = 1.0) -> None:
+        """The sockets' values; name: for messages; distilled_guidance: what FLUX.1-dev is told, others do not read it.
+
+        Raises ValueError for parts that do not make one prior.
+        """
         check_model(model)
         check_vae(vae, model)
         self.model, self.clip, self.vae = model, clip, OwnVAE(vae)
@@ -43,9 +45,9 @@ class ComfyPrior:
         self.image_size: int = self.family.image_size
         self.latent_channels: int = model.model.latent_format.latent_channels
         self.downscale: int = vae.spacial_compression_encode()
-        with torch.inference_mode(False):
-            self.levels: Tensor = model.get_model_object("model_sampling").sigmas.detach().cpu().clone()  # [T]
-        self.schedule = NoiseSchedule.from_ratios(self.levels)
+        found = levels(model)
+        self.levels, self.flow, self.schedule = found.values, found.flow, found.schedule
+        self.distilled_guidance = distilled_guidance
         self.options: dict[str, Any] = {}
         self._rows: dict[str, tuple[Tensor, Tensor | None]] = {}
         check_clip(self.embed([""]), model)
@@ -81,6 +83,11 @@ class ComfyPrior:
                     "reads one, view words included. Shorten it."
                 )
             found = self.clip.encode_from_tokens(tokens, return_pooled=True, return_dict=True)
+        if text and found["cond"].shape[1] != self.embed([""]).embeddings.shape[1]:  # T5 makes as many rows as tokens
+            raise ValueError(
+                f"prompt {text[:60]!r}... has {found['cond'].shape[1]} tokens; prior {self.name!r} reads "
+                f"{self.embed(['']).embeddings.shape[1]}, view words included. Shorten it."
+            )
         with torch.inference_mode(False):
             embedding = found["cond"][0].float().cpu().clone()
             return embedding, found["pooled_output"][0].float().cpu().clone() if self.family.pooled else None
@@ -103,11 +110,12 @@ class ComfyPrior:
             return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings])
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
-        # ComfyUI's noise level is sigma/alpha, its noisy latent x = z_t / alpha, and what it returns the clean latent,
-        # whatever the network predicts (model_base.py, _apply_model).
+        # ComfyUI returns the clean latent, whatever the network predicts (model_base.py, _apply_model). It takes
+        # x = z0 + level eps, of a rectified flow x = (1 - level) z0 + level eps: z_t times a number, both.
         z_t = z_t.float()
         level = self.levels.to(t.device)[t]
-        x = z_t * (1 + level.square()).sqrt()[:, None, None, None]
+        share = 1 - level if self.flow else torch.ones_like(level)
+        x = z_t * (share.square() + level.square()).sqrt()[:, None, None, None]
         with torch.inference_mode():
             cond = self._cond(x, text)
             (clean,) = comfy.samplers.calc_cond_batch(self.model.model, [[cond]], x, level, self.options)
@@ -120,6 +128,7 @@ class ComfyPrior:
             # Told the size of a small render, SDXL would imagine a small, soft picture.
             height, width = (max(side * self.downscale, self.image_size) for side in x.shape[2:])
             given |= {"pooled_output": text.pooled, "width": width, "height": height, "prompt_type": "positive"}
+        given["guidance"] = self.distilled_guidance
         return {"model_conds": self.model.model.extra_conds(**given), "uuid": uuid.uuid4()}
 
     def check_size(self, size: int) -> None:
@@ -171,8 +180,8 @@ class ManagedComfyPrior:
                 model.cleanup()
 
 
-def managed(model: Any, clip: Any, vae: Any, name: str = "") -> ManagedComfyPrior:
-    """What a prior's socket carries, made of the values of ComfyUI's sockets.
+def managed(model: Any, clip: Any, vae: Any, name: str = "", distilled_guidance: float = 1.0) -> ManagedComfyPrior:
+    """What a prior's socket carries, made of the values of ComfyUI's sockets; the rest is as in `ComfyPrior`.
 
     Raises ValueError for parts that are missing or do not make one prior.
     """
@@ -180,4 +189,4 @@ def managed(model: Any, clip: Any, vae: Any, name: str = "") -> ManagedComfyPrio
         if value is None:
             raise ValueError(f"{part} is empty: the file that was loaded holds none. Link one from another loader.")
     with autograd():
-        return ManagedComfyPrior(ComfyPrior(model, clip, vae, name))
+        return ManagedComfyPrior(ComfyPrior(model, clip, vae, name, distilled_guidance))

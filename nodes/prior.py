@@ -11,7 +11,9 @@ import folder_paths
 from comfy_api.latest import io
 
 from ..kernels.priors.diffusers_prior import load_diffusers
+from ..kernels.priors.lora_file import fuse
 from . import types
+from .comfy_lora import NO_LORA, lora_file, loras, patched
 from .comfy_prior import ManagedComfyPrior, managed
 from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
 
@@ -56,26 +58,49 @@ class LoadDiffusionPrior(io.ComfyNode):
                     "checkpoint what ComfyUI chooses. "
                     "Papers: fp16. Latents and gradients stay fp32.",
                 ),
+                io.Combo.Input(
+                    "lora",
+                    options=[NO_LORA, *loras()],
+                    default=NO_LORA,
+                    optional=True,
+                    tooltip="A LoRA for the model: a .safetensors file below models/loras, fused into its weights. It "
+                    "has to be for the model's own kind. For several, ComfyUI's Load LoRA and Diffusion Prior from "
+                    "Model. Papers: none.",
+                ),
+                io.Float.Input(
+                    "lora_strength",
+                    default=1.0,
+                    min=-10.0,
+                    max=10.0,
+                    step=0.05,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Factor on the LoRA, of denoiser and text encoder alike; 0 is the model without it.",
+                ),
             ],
             outputs=[types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize.")],
         )
 
     @classmethod
-    def execute(cls, model: str, precision: str) -> io.NodeOutput:
-        return io.NodeOutput(load(model, precision))
+    def execute(cls, model: str, precision: str, lora: str = NO_LORA, lora_strength: float = 1.0) -> io.NodeOutput:
+        return io.NodeOutput(load(model, precision, None if lora == NO_LORA else lora_file(lora), lora_strength))
 
 
-def load(model: str, choice: str) -> ManagedPrior | ManagedComfyPrior:
+def load(model: str, choice: str, lora: Path | None = None, strength: float = 1.0) -> ManagedPrior | ManagedComfyPrior:
+    """The prior behind a choice of the model list, with a LoRA file in its weights where one is given."""
     if model in checkpoints():
-        return load_checkpoint(model, choice)
+        return load_checkpoint(model, choice, lora, strength)
     dtype = weights_dtype(choice, comfy.model_management.get_torch_device())
     with autograd():  # else the weights would be inference tensors, through which no gradient passes
-        return ManagedPrior(load_diffusers(path(model), device="cpu", dtype=dtype))
+        prior = load_diffusers(path(model), device="cpu", dtype=dtype)
+        if lora is not None:
+            fuse(prior, lora, strength)
+        return ManagedPrior(prior)
 
 
-def load_checkpoint(model: str, choice: str) -> ManagedComfyPrior:
+def load_checkpoint(model: str, choice: str, lora: Path | None, strength: float) -> ManagedComfyPrior:
     """The prior in a file below models/checkpoints, by ComfyUI's own loader. Raises ValueError, with the reason, for
-    a file that is none."""
+    a file that is none, and for a LoRA that does not fit."""
     file = folder_paths.get_full_path_or_raise("checkpoints", model)
     options = {} if choice == "auto" else {"dtype": PRECISIONS[choice]}
     embeddings = folder_paths.get_folder_paths("embeddings")
@@ -92,6 +117,8 @@ def load_checkpoint(model: str, choice: str) -> ManagedComfyPrior:
             f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with ComfyUI's nodes and link "
             "them to Diffusion Prior from Model."
         )
+    if lora is not None:
+        denoiser, clip = patched(denoiser, clip, lora, strength)
     return managed(denoiser, clip, vae, Path(model).stem)
 
 

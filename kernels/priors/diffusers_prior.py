@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import perp_neg
-from .base import ABAR_MIN, PREDICTIONS, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
@@ -182,7 +182,7 @@ def load_diffusers(
     _check_parts(folder)
     scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
     prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in PREDICTIONS or "Flow" in scheduler.get("_class_name", ""):
+    if prediction not in ("epsilon", "v_prediction") or "Flow" in scheduler.get("_class_name", ""):
         raise ValueError(
             f"prior folder {folder}: its scheduler is {scheduler.get('_class_name')} with prediction {prediction!r}; "
             "only epsilon and v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded."

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import perp_neg
-from .base import Conditioning, NoiseSchedule, check_multiple, check_words, flow_input, noise_from_output
+from .base import Conditioning, NoiseSchedule, check_multiple, check_words, edm_shares, flow_input, noise_from_output
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,9 @@ class GaussianMixturePrior:
         clean = (z_t - sigma * noise) / alpha
         if self.prediction == "v_prediction":
             return alpha * noise - sigma * clean
+        if self.prediction == "edm":
+            skip, out = edm_shares(sigma / alpha)
+            return (clean - skip * z_t / alpha) / out
         z, r = flow_input(z_t, alpha, sigma)
         return (z - clean) / r  # the velocity noise - clean, from z = (1 - r) clean + r noise
 

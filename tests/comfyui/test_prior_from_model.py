@@ -63,7 +63,7 @@ def close(a, b, tolerance=1e-5):
     np.testing.assert_allclose(np.array(a), np.array(b), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd20", "sdxl"])
+@pytest.mark.parametrize("family", ["sd15", "sd20", "sdxl", "sd3", "flux"])
 def test_answers_are_those_of_the_networks_called_directly(probing, info, family):
     prior, direct = said(probing, looked(parts(info, family=family)))
     for name in ("noise", "embeddings", "latents", "images"):
@@ -72,7 +72,8 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
     assert np.std(prior["noise"]) > 0.1
     total, finite = prior["gradient"]
     assert finite and total > 0
-    assert prior["size"] == [{"sd15": 512, "sd20": 512, "sdxl": 1024}[family], 8, 4]
+    size, channels = {"sd15": (512, 4), "sd20": (512, 4)}.get(family, (1024, 16 if family in ("sd3", "flux") else 4))
+    assert prior["size"] == [size, 8, channels]
     first, again, other = map(np.array, prior["samples"])
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
@@ -84,27 +85,6 @@ def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
     for name in ("noise", "embeddings", "latents", "images"):
         close(prior[name], direct[name])
     assert prior["gradient"][1] and prior["gradient"][0] > 0
-
-
-def test_the_embedded_priors_weights_answer_alike_through_both_loaders(probing, info):
-    prompt = {
-        "toybox": node(info, "ProbeToybox"),
-        "source": node(info, "ProbeModel", family="sd15"),
-        "prior": {
-            "class_type": "Distill3D_DiffusionPriorFromModel",
-            "inputs": {"model": ["toybox", 0], "clip": ["toybox", 1], "vae": ["source", 2]},
-        },
-        "embedded": node(info, "LoadDiffusionPrior", model="toybox (embedded)", precision="fp32"),
-        "said": asked_of("prior"),
-        "expected": asked_of("embedded"),
-    }
-    outputs = succeeded(probing.run(prompt)).history["outputs"]
-    ours, expected = (json.loads(outputs[id]["said"][0]) for id in ("said", "expected"))
-    close(ours["ratio"], expected["ratio"])
-    for row in (0, 2):  # the text between them is weighted, which only ComfyUI's text encoders know
-        close(ours["embeddings"][row], expected["embeddings"][row], 1e-4)
-        for mine, theirs in zip(ours["noise"], expected["noise"], strict=True):
-            close(mine[row], theirs[row], 1e-4)
 
 
 def test_what_other_nodes_did_to_the_model_counts(probing, info):
@@ -146,6 +126,32 @@ def test_v_prediction_and_its_schedule_come_from_the_models_sampling(probing, in
 
 
 @pytest.mark.parametrize(
+    ("family", "node_type", "shift"), [("sd3", "ModelSamplingSD3", 6.0), ("flux", "ModelSamplingFlux", 0.7)]
+)
+def test_a_flows_times_are_those_of_its_shift(probing, info, family, node_type, shift):
+    prompt = parts(info, family=family)
+    inputs = (
+        {"shift": shift} if family == "sd3" else {"max_shift": shift, "base_shift": shift, "width": 512, "height": 512}
+    )
+    prompt["shifted"] = node(info, node_type, model=["source", 0], **inputs)
+    prompt["prior"]["inputs"]["model"] = ["shifted", 0]
+    prior, direct = said(probing, looked(prompt))
+    close(prior["noise"], direct["noise"])
+    even = np.arange(1, 1000) / 1000
+    factor = shift if family == "sd3" else np.exp(shift)
+    np.testing.assert_allclose(prior["ratio"][:900], (factor * even / (1 - even))[:900], rtol=1e-3)
+
+
+def test_flux_is_told_the_guidance_that_the_node_says(probing, info):
+    noise = []
+    for guidance in (1.0, 3.5):
+        prompt = looked(parts(info, family="flux"))
+        prompt["prior"]["inputs"]["distilled_guidance"] = guidance
+        noise.append(np.array(said(probing, prompt)[0]["noise"]))
+    assert np.abs(noise[0] - noise[1]).max() > 1e-3
+
+
+@pytest.mark.parametrize(
     ("source", "sampling", "message"),
     [
         ({"channels": 9}, None, "model takes 9 channels per latent, 5 of them a mask or picture"),
@@ -168,6 +174,24 @@ def test_a_text_encoder_of_another_family_is_refused(probing, info):
     prompt["prior"]["inputs"]["clip"] = ["other", 1]
     run = probing.run(prompt | {"said": asked_of("prior")})
     assert "clip makes 1024 values per token, but model reads 768" in run.error
+
+
+@pytest.mark.parametrize(
+    ("family", "other", "message"),
+    [
+        ("sd3", "sdxl", "clip makes 2048 values per token, but model reads 4096"),
+        ("flux", "sd3", "clip makes 2048 values per text, but model reads 768"),
+        ("sd15", "vae of sd3", "vae makes 16 channels per latent, but model reads 4"),
+        ("flux", "vae of sd15", "vae makes 4 channels per latent, but model reads 16"),
+    ],
+)
+def test_parts_of_two_families_are_refused(probing, info, family, other, message):
+    kind = other.removeprefix("vae of ")
+    prompt = parts(info, family=family) | {"other": node(info, "ProbeModel", family=kind)}
+    socket, place = ("clip", 1) if kind == other else ("vae", 2)
+    prompt["prior"]["inputs"][socket] = ["other", place]
+    run = probing.run(prompt | {"said": asked_of("prior")})
+    assert run.status == "error" and message in run.error
 
 
 LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss")
@@ -203,7 +227,7 @@ def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
         assert one.read_bytes() == two.read_bytes(), loss
 
 
-@pytest.mark.parametrize("family", ["sd20", "sdxl"])
+@pytest.mark.parametrize("family", ["sd20", "sdxl", "sd3", "flux"])
 def test_every_loss_runs_with_the_other_families(probing, info, family):
     prompt = run_of(info, LOSSES, 1, family=family)
     if family == "sd20":

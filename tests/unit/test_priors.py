@@ -108,7 +108,7 @@ def test_guidance_between_equal_gaussians_aims_at_the_extrapolated_mean():
     torch.testing.assert_close(guided(e_c, e_u, scale), aimed.predict(z_t, t, [aimed.embed(["far"] * 2)])[0])
 
 
-@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow", "edm"])
 def test_priors_of_every_prediction_agree(prediction):
     z_t, t = normal(7, 2, 3, 4, 4), torch.tensor([50, 800])
     results = [p.predict(z_t, t, [p.embed(["a", ""])])[0] for p in (two_texts(), two_texts(prediction=prediction))]

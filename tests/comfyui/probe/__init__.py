@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from .look import ProbeDirect, ProbePrior, ProbePrompts, ProbeSave
 from .models import ProbeModel
-from .toybox import ProbeToybox
+from .toybox import ProbeToyboxFile, teach
 
 NODE_CLASS_MAPPINGS = {
-    kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave, ProbeToybox)
+    kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave, ProbeToyboxFile)
 }
+
+teach()

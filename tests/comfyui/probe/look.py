@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import torch
 
@@ -66,21 +67,28 @@ class ProbeDirect:
         rows = [clip.encode_from_tokens(clip.tokenize(text), return_pooled=True) for text in TEXTS]
         comfy.model_management.load_models_gpu([model])
         inner = model.model
-        z_t, t = asked(4)
-        abar = 1 / (1 + model.get_model_object("model_sampling").sigmas[t].double() ** 2)
-        alpha, sigma = abar.sqrt().float()[:, None, None, None], (1 - abar).sqrt().float()[:, None, None, None]
+        z_t, t = asked(inner.latent_format.latent_channels)
+        sampling = model.get_model_object("model_sampling")
+        flow = hasattr(sampling, "shift")
+        if flow:
+            answer = by_flow(inner, sampling, z_t, t)
+        else:
+            answer = by_steps(inner, sampling, z_t, t, v)
         noise = []
         for chosen in (rows, [rows[2]] * 3):
             context = torch.cat([embedding for embedding, _ in chosen])
             more = {}
-            if inner.adm_channels:
+            if flow:
+                more["y"] = torch.cat([pooled for _, pooled in chosen])
+                if inner.model_config.unet_config.get("guidance_embed"):
+                    more["guidance"] = torch.full((3,), 1.0)
+            elif inner.adm_channels:
                 from comfy.ldm.modules.diffusionmodules.openaimodel import timestep_embedding
 
                 # SDXL's order: height, width of the original, crop, height, width of the target
                 sizes = timestep_embedding(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024]), 256).flatten()
                 more["y"] = torch.cat([torch.cat([pooled for _, pooled in chosen]), sizes.expand(3, -1)], 1)
-            output = inner.diffusion_model(z_t, t.float(), context=context, **more)
-            noise.append((sigma * z_t + alpha * output if v else output).tolist())
+            noise.append(answer(context, more).tolist())
         pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
         latents = inner.process_latent_in(vae.encode(pixels.movedim(1, -1)))
         said = {
@@ -90,6 +98,33 @@ class ProbeDirect:
             "images": vae.decode(inner.process_latent_out(latents)).movedim(-1, 1).tolist(),
         }
         return {"ui": {"said": [json.dumps(said)]}}
+
+
+def by_steps(inner, sampling, z_t, t, v):
+    """Noise by a U-Net that counts in steps and sees alpha z0 + sigma eps."""
+    abar = 1 / (1 + sampling.sigmas[t].double() ** 2)
+    alpha, sigma = abar.sqrt().float()[:, None, None, None], (1 - abar).sqrt().float()[:, None, None, None]
+
+    def answer(context, more):
+        output = inner.diffusion_model(z_t, t.float(), context=context, **more)
+        return sigma * z_t + alpha * output if v else output
+
+    return answer
+
+
+def by_flow(inner, sampling, z_t, t):
+    """Noise by a rectified flow, whose velocity is eps - z0 at (1 - r) z0 + r eps."""
+    even, flux = (t.double() + 1) / 1000, len(sampling.sigmas) == 10000
+    shift = math.exp(sampling.shift) if flux else sampling.shift
+    r = (shift * even / (1 + (shift - 1) * even)).float()
+    wide = r[:, None, None, None]
+    x = z_t * ((1 - wide) ** 2 + wide**2).sqrt()
+
+    def answer(context, more):
+        velocity = inner.diffusion_model(x, r if flux else 1000 * r, context=context, **more)
+        return x + (1 - wide) * velocity
+
+    return answer
 
 
 class ProbePrompts:

@@ -9,10 +9,25 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
+from comfy.ldm.flux.model import Flux
 from comfy.ldm.models.autoencoder import AutoencoderKL
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper as MMDiT
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.supported_models_base import ClipTarget
+from comfy.text_encoders import flux, sd3_clip
 
 SHALLOW = {"num_hidden_layers": 3, "intermediate_size": 64}
+SHALLOW_T5 = {"num_layers": 1, "d_ff": 64, "num_heads": 2}  # of FLUX; its width, words and tokenizer are the true ones
+SD3 = {
+    "input_size": None, "patch_size": 2, "in_channels": 16, "out_channels": 16, "depth": 2, "adm_in_channels": 2048,
+    "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}},
+    "num_patches": 36864, "pos_embed_max_size": 192, "pos_embed_scaling_factor": None,
+}  # fmt: skip
+FLUX = {
+    "in_channels": 16, "out_channels": 16, "vec_in_dim": 768, "context_in_dim": 4096, "hidden_size": 128,
+    "mlp_ratio": 4.0, "num_heads": 1, "depth": 1, "depth_single_blocks": 1, "axes_dim": [16, 56, 56], "theta": 10000,
+    "patch_size": 2, "qkv_bias": True, "guidance_embed": True, "txt_ids_dims": [],
+}  # fmt: skip
 UNETS = {
     "sd15": {"context_dim": 768, "num_heads": 8, "num_head_channels": -1, "use_linear_in_transformer": False},
     "sd20": {"context_dim": 1024, "num_heads": -1, "num_head_channels": 64, "use_linear_in_transformer": True},
@@ -36,7 +51,7 @@ class ProbeModel:
         whole = {"default": False}
         return {
             "required": {
-                "family": (list(UNETS),),
+                "family": ([*UNETS, "sd3", "flux"],),
                 "channels": ("INT", {"default": 4}),
                 "latent_channels": ("INT", {"default": 4}),
                 "whole": ("BOOLEAN", whole),
@@ -47,6 +62,8 @@ class ProbeModel:
     FUNCTION = "make"
 
     def make(self, family, channels, latent_channels, whole):
+        if family in ("sd3", "flux"):
+            return transformer(family), clip(family, whole), vae(16, whole)
         return unet(family, channels), clip(family, whole), vae(latent_channels, whole)
 
 
@@ -55,7 +72,9 @@ def filled(state, seed):
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for name, tensor in state.items():
-        noise = torch.randn(tensor.shape, generator=generator)
+        # FLUX's list of words is half a gigabyte, for which numbers may come again
+        drawn = torch.randn(min(tensor.numel(), 1_000_003), generator=generator)
+        noise = drawn.repeat(-(-tensor.numel() // len(drawn)))[: tensor.numel()].view(tensor.shape)
         if tensor.dim() > 1:
             made[name] = noise / tensor[0].numel() ** 0.5
         elif not tensor.dtype.is_floating_point:
@@ -80,14 +99,26 @@ def unet(family, channels):
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
 
 
+def transformer(family):
+    kind, config = {"sd3": (MMDiT, SD3), "flux": (Flux, FLUX)}[family]
+    net = kind(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    return comfy.sd.load_diffusion_model_state_dict(filled(net.state_dict(), 1))
+
+
 def clip(family, whole):
     known = {
         "sd15": comfy.supported_models.SD15,
         "sd20": comfy.supported_models.SD20,
         "sdxl": comfy.supported_models.SDXL,
     }
-    target = known[family]({}).clip_target()
+    if family == "sd3":  # often used without its third encoder
+        target = ClipTarget(sd3_clip.SD3Tokenizer, sd3_clip.sd3_clip(t5=False))
+    elif family == "flux":
+        target = ClipTarget(flux.FluxTokenizer, flux.flux_clip(dtype_t5=torch.float32))
+    else:
+        target = known[family]({}).clip_target()
     options = {} if whole else {f"clip_{letter}_model_config": SHALLOW for letter in "lgh"}
+    options |= {"t5xxl_model_config": SHALLOW_T5}
     made = comfy.sd.CLIP(target, model_options=options)
     made.cond_stage_model.load_state_dict(filled(made.cond_stage_model.state_dict(), 2))
     return made

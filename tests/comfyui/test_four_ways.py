@@ -1,0 +1,148 @@
+"""The embedded prior's weights loaded four ways: as a folder, as one file, as ComfyUI's parts, and these with a LoRA.
+
+The same caption becomes the same object; with a LoRA trained here to turn red into blue, a blue one.
+"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import toybox_lora
+from harness.environment import ROOT
+from harness.server import link
+from safetensors.torch import save_file
+from test_nodes import node, saved, succeeded
+from test_prior_from_model import asked_of, close, info, probing  # noqa: F401 - fixtures
+
+from distill3d.kernels.files.ply import load_ply
+from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.toybox.captions import parse
+from distill3d.kernels.toybox.metrics import compare, ring_of_views
+
+TOYBOX = ROOT / "models" / "toybox"
+FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"
+STEPS, SIZE = 30, 96
+
+
+@pytest.fixture(scope="module")
+def files(probing, info):  # noqa: F811
+    """The folder, the checkpoint and the LoRA, where ComfyUI looks for them."""
+    models = probing.base / "models"
+    models.joinpath("checkpoints").mkdir(exist_ok=True)
+    link(TOYBOX, models / "diffusers" / "toybox")
+    succeeded(probing.run({"write": node(info, "ProbeToyboxFile", file=str(models / "checkpoints" / FILE))}))
+    toybox_lora.write(toybox_lora.train(load_diffusers(TOYBOX)), models / "loras" / LORA)
+    return models
+
+
+def from_file(model="file"):
+    """A Diffusion Prior from Model of what Load Checkpoint gives, the model perhaps by way of another node."""
+    links = {"model": [model, 0], "clip": [model, 1], "vae": ["file", 2]}
+    return {
+        "file": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": FILE}},
+        "prior": {"class_type": "Distill3D_DiffusionPriorFromModel", "inputs": links},
+    }
+
+
+def loaded(model, **inputs):
+    inputs |= {"model": model, "precision": "fp32"}
+    return {"prior": {"class_type": "Distill3D_LoadDiffusionPrior", "inputs": inputs}}
+
+
+def with_lora():
+    inputs = {"model": ["file", 0], "clip": ["file", 1], "lora_name": LORA, "strength_model": 1, "strength_clip": 1}
+    return from_file("lora") | {"lora": {"class_type": "LoraLoader", "inputs": inputs}}
+
+
+WAYS = {
+    "folder": loaded("toybox"),
+    "file": loaded(FILE),
+    "parts": from_file(),
+    "parts with LoRA": with_lora(),
+    "folder with LoRA": loaded("toybox", lora=LORA),
+    "file with LoRA": loaded(FILE, lora=LORA),
+}
+
+
+def answers(probing, way):  # noqa: F811
+    outputs = succeeded(probing.run(WAYS[way] | {"said": asked_of("prior")})).history["outputs"]
+    return json.loads(outputs["said"]["said"][0])
+
+
+def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
+    plain, blue = answers(probing, "folder"), answers(probing, "folder with LoRA")
+    for reference, others in ((plain, ("file", "parts")), (blue, ("parts with LoRA", "file with LoRA"))):
+        for way in others:
+            ours = answers(probing, way)
+            for name in ("latents", "images", "gradient"):
+                close(ours[name], reference[name], 1e-4)
+            for row in (0, 2):  # the text between them is weighted, which only ComfyUI's text encoders know
+                close(ours["embeddings"][row], reference["embeddings"][row], 1e-4)
+                for mine, theirs in zip(ours["noise"], reference["noise"], strict=True):
+                    close(mine[row], theirs[row], 1e-4)
+    assert np.abs(np.array(plain["noise"]) - np.array(blue["noise"])).max() > 0.05
+
+
+def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):  # noqa: F811
+    clouds = {way: cloud_of(probing, info, way) for way in ("folder", "file", "parts", "parts with LoRA")}
+    iou = {way: compare(cloud, parse("a red cube"), views=6, size=SIZE).iou for way, cloud in clouds.items()}
+    seen = {way: rendered(cloud) for way, cloud in clouds.items()}
+    for way in ("file", "parts"):
+        assert psnr(seen[way], seen["folder"]) > 35, way
+        assert abs(iou[way] - iou["folder"]) < 0.01, iou
+    assert iou["folder"] > 0.75 and abs(iou["parts with LoRA"] - iou["folder"]) < 0.05, iou
+    for way, pictured in seen.items():
+        red, green, blue = tint(pictured)
+        wanted, other = (blue, red) if way == "parts with LoRA" else (red, blue)
+        assert wanted > 0.3 and max(other, green) < 0.3 * wanted, (way, red, green, blue)
+
+
+def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F811
+    other = files / "loras" / "other.safetensors"
+    name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_v"
+    for width, key, told in (
+        (768, name, "weights"),
+        (128, name.replace("down_blocks_1", "down_blocks_9"), "not in it"),
+    ):
+        save_file(
+            {f"{key}.lora_down.weight": torch.zeros(2, width), f"{key}.lora_up.weight": torch.zeros(128, 2)}, other
+        )
+        for model in ("toybox", FILE):
+            run = probing.run(loaded(model, lora="other.safetensors") | {"said": asked_of("prior")})
+            assert run.status == "error" and "lora 'other.safetensors' does not fit" in run.error and told in run.error
+
+
+def cloud_of(probing, info, way):  # noqa: F811
+    """What the caption becomes, from a grey ball."""
+    links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {"gaussians": ["start", 0]}
+    settings = {"steps": STEPS, "views": 2, "image_size": SIZE, "background": "gray", "densify": False, "seed": 3}
+    prompt = WAYS[way] | {
+        # without view words: those of the embedded prior are written in its folder
+        "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False),
+        "cameras": node(info, "OrbitCameras"),
+        "start": node(info, "InitGaussians", count=800, radius=0.4, scale=0.06, opacity=0.3),
+        "loss": node(info, "SDSLoss", guidance=8, weighting="sigma/alpha", t_min=300),
+        "optimize": node(info, "Optimize", **links, **settings, lr_colors=0.08, preview_every=0),
+        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"),
+    }
+    return load_ply(saved(probing, succeeded(probing.run(prompt))))
+
+
+def rendered(cloud):
+    with torch.no_grad():
+        return render(cloud, ring_of_views(6, SIZE), 0.5).color.clamp(0, 1)
+
+
+def psnr(a, b):
+    return float(-10 * torch.log10((a - b).square().mean().clamp_min(1e-10)))
+
+
+def tint(seen):
+    """How far each channel stands out over the lowest, on average over the most coloured tenth of the pixels."""
+    pixels = seen.reshape(-1, 3)
+    colored = pixels[(pixels.amax(1) - pixels.amin(1)).topk(len(pixels) // 10).indices].mean(0)
+    return (colored - colored.min()).tolist()
