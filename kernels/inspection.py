@@ -169,7 +169,7 @@ def guidance_at(loss: Loss, progress: float) -> float:
     if parts := getattr(loss, "losses", None):
         weights = loss.weights  # type: ignore[attr-defined]
         return guidance_at(next(part for part, weight in zip(parts, weights, strict=True) if weight), progress)
-    if getattr(loss, "refine_from", 1) <= progress < 1:
+    if getattr(loss, "refine_from", 1) < 1 and progress >= loss.refine_from:  # type: ignore[attr-defined]
         return float(loss.refine_guidance)  # type: ignore[attr-defined]
     if hasattr(loss, "guidance_start"):
         return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[attr-defined]

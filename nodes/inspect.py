@@ -6,7 +6,7 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import OrbitSampler, turntable
+from ..kernels.gaussians.cameras import CameraSampler, OrbitSampler, turntable
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.inspection import Inspection, inspect
 from ..kernels.losses.base import Loss
@@ -102,10 +102,10 @@ class InspectGuidance(io.ComfyNode):
         views: int,
         seed: int,
         elevation: float,
-        cameras: OrbitSampler | None = None,
+        cameras: CameraSampler | None = None,
     ) -> io.NodeOutput:
-        size, sampler = prior.prior.image_size, cameras or OrbitSampler()
-        distance, fov_y = (sampler.distance_min + sampler.distance_max) / 2, (sampler.fov_y_min + sampler.fov_y_max) / 2
+        size = prior.prior.image_size
+        distance, fov_y = (cameras or OrbitSampler()).usual_look
         around = turntable(views, elevation, distance, fov_y, size)
         device = comfy.model_management.get_torch_device()
         with prior.loaded(scratch=scratch_bytes(views, size, prior.prior.dtype)) as model:

@@ -155,6 +155,11 @@ def sphere(
 class CameraSampler(Protocol):
     """Where the views of an optimization come from."""
 
+    @property
+    def usual_look(self) -> tuple[float, float]:
+        """Distance, world units, and vertical field of view, degrees, that stand for the views."""
+        ...
+
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
         ...
@@ -192,6 +197,11 @@ class OrbitSampler:
     fov_y_min: float = 40.0  # degrees, vertical field of view
     fov_y_max: float = 40.0  # degrees
     target_jitter: float = 0.01  # world units; the camera and its target move by up to this along each axis
+
+    @property
+    def usual_look(self) -> tuple[float, float]:
+        """Distance, world units, and vertical field of view, degrees, in the middle of their ranges."""
+        return (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""

@@ -71,6 +71,11 @@ class SceneSampler:
     outward_jitter: float = 0.06  # world units; outward cameras lie off the origin by up to this along each axis
     target_jitter: float = 0.02  # world units; inward cameras and their target move by up to this along each axis
 
+    @property
+    def usual_look(self) -> tuple[float, float]:
+        """Distance, world units, and vertical field of view, degrees, of the inward cameras, in their middle."""
+        return (self.distance_min + self.distance_max) / 2, self.fov_y
+
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
         limits = {

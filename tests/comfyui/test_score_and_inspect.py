@@ -114,7 +114,12 @@ def test_other_losses_are_looked_into_too(comfyui, prompt, object_info, loss):
     (start,) = prompts.of_type(prompt, "Distill3D_InitGaussians")
     prompt["other"] = {"class_type": PACK + loss, "inputs": defaults(object_info[PACK + loss])}
     prompt = needed(prompt, INSPECT, loss=["other", 0], gaussians=[start, 0], views=1, timestep=-1)
-    del prompt[prompts.of_type(prompt, INSPECT)[0]]["inputs"]["cameras"]
+    node = prompt[prompts.of_type(prompt, INSPECT)[0]]
+    if loss == "SDSLoss":
+        del node["inputs"]["cameras"]
+    else:  # the cameras of a scene are as good as those of an object
+        prompt["scene"] = {"class_type": PACK + "SceneCameras", "inputs": defaults(object_info[PACK + "SceneCameras"])}
+        node["inputs"]["cameras"] = ["scene", 0]
     run = comfyui.run(prompt)
     assert run.status == "success", run.error
     assert shown(comfyui, run, prompt, INSPECT)[0].size == (5 * 256, 276)

@@ -109,7 +109,8 @@ def test_the_gradient_shows_where_a_step_leads():
 def test_guidance_is_the_losss_own_where_it_is():
     assert guidance_at(CDS(guidance_start=11.0, guidance_end=1.0), 0.5) == 6
     vdm = VDM(guidance=7.0, refine_guidance=2.0, refine_from=0.5)
-    assert [guidance_at(vdm, k) for k in (0.0, 0.5, 1.0)] == [7, 2, 7]
+    assert [guidance_at(vdm, k) for k in (0.0, 0.5, 1.0)] == [7, 2, 2]
+    assert guidance_at(VDM(guidance=7.0, refine_guidance=2.0, refine_from=1), 1.0) == 7
     assert guidance_at(Combined((SDS(), vdm), (0.0, 1.0)), 0.0) == 7
 
 

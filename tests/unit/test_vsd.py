@@ -73,6 +73,18 @@ def advance(run, prior, generator, begin, end):
     return torch.autograd.grad(value, latents)[0], logs
 
 
+def test_the_lora_is_trained_by_adamw_with_its_usual_betas(prior):
+    generator = seeded()
+    run = VSD(lora_lr=1e-3).start(prior, SHAPE, generator)
+    advance(run, prior, generator, 0, 1)
+    state = run.state()
+    means = {key.removeprefix("adam_mean."): value for key, value in state.items() if key.startswith("adam_mean.")}
+    moved = [key for key, value in means.items() if value.abs().max() > 0]
+    assert moved
+    for key in moved:  # after one step 0.1 g and 0.001 g^2
+        torch.testing.assert_close(state[f"adam_square.{key}"], 0.1 * means[key].square())
+
+
 def test_direction_is_the_guided_estimate_less_the_renders():
     e_c, e_u, e_q = (normal(seed, 2, *SHAPE) for seed in (1, 2, 3))
     torch.testing.assert_close(vsd(e_c, e_u, e_q, 7.5), guided(e_c, e_u, 7.5) - e_q)
