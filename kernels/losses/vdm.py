@@ -114,7 +114,7 @@ class VDM:
     degradation: Degradation = field(default_factory=Degradation)  # M_psi
     psi_lr: float = 3e-3  # Adam's learning rate for M_psi at the start; 0 freezes it, which leaves CSD
     psi_lr_end: float = 1e-4  # and at the end, linear in between
-    psi_updates: int = 1  # Adam steps of M_psi per step of the run, all on its one batch
+    psi_updates: int = 2  # Adam steps of M_psi per step of the run, all on its one batch
     x0_clip: float = 0.0  # clamp of |x0|, latent units; 0 = off, 5 tames high t
     x0_rescale: float = 0.0  # 0..1, how far x0 is brought to the spread of the render's latent
     refine_from: float = 0.4  # share of the run after which the second part begins; 1 = never

@@ -18,7 +18,9 @@ from distill3d.kernels.toybox.captions import Caption
 MEASURES = 1  # raised when what a row holds changes: older ones are then done again
 STAGES = ("start", "geometry", "texture")
 # "second": the second part of VDM from the first step on. A start that is right already wants low noise levels.
-STAGE_LOSSES = LOSSES | {"second": VDM(guidance=4.0, refine_from=0.0, refine_guidance=2.0, refine_t_max=600)}
+STAGE_LOSSES = LOSSES | {
+    "second": VDM(guidance=4.0, psi_updates=1, refine_from=0.0, refine_guidance=2.0, refine_t_max=600)
+}
 
 # VDM as in the config "400 steps" of sweeps/losses.json
 DISTILLED = {

@@ -240,7 +240,7 @@ def test_a_resumed_run_continues_bit_for_bit(design):
 @pytest.mark.parametrize(("step", "lr"), [(0, 0.03), (5, 0.02), (10, 0.01)])
 def test_the_maps_learning_rate_anneals_over_the_run(step, lr):
     prior = gaussian_prior()
-    settings = VDM(degradation=Degradation("linear"), psi_lr=0.03, psi_lr_end=0.01, refine_from=1)
+    settings = VDM(degradation=Degradation("linear"), psi_lr=0.03, psi_lr_end=0.01, psi_updates=1, refine_from=1)
     run = settings.start(prior, SHAPE, seeded())
     run(normal(9, 2, *SHAPE).float(), views(prior, 2, step, 10), seeded(1))
     # Adam's first step is as long as the learning rate, and the map begins at zero
