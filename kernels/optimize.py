@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Prior
+from .priors.base import AcceleratedPrior, Prior
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
@@ -78,8 +79,10 @@ def optimize(
     than ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the cloud
     and its moments as they are and are counted.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings or OptimizeSettings())
+    settings = settings or OptimizeSettings()
+    fast = prior.accelerated() if settings.accelerate and isinstance(prior, AcceleratedPrior) else nullcontext()
+    with torch.inference_mode(False), torch.enable_grad(), fast:
+        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings)
         try:
             for _ in range(steps):
                 logs = run.step()

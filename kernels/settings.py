@@ -40,6 +40,7 @@ class OptimizeSettings(LearningRates, Regularizers):
     max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
     check_every: int = 10  # steps between looks at that count, each of which waits for the device
     render_backend: str = "auto"
+    accelerate: bool = True  # let the prior run on fused kernels and CUDA graphs where it can
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""

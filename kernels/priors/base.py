@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -215,6 +216,13 @@ class AdaptablePrior(Protocol):
     """A prior whose network can be fine-tuned without changing it, for losses that learn the renders' own score."""
 
     def adapter(self, rank: int) -> Adapter: ...
+
+
+@runtime_checkable
+class AcceleratedPrior(Protocol):
+    """A prior whose networks can run faster for the length of a run, at the cost of preparing that."""
+
+    def accelerated(self) -> AbstractContextManager[None]: ...
 
 
 def noise_from_output(output: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:

@@ -1,96 +1,175 @@
-"""A prior whose networks run as CUDA graphs: the same numbers, without the processor's time to launch each kernel."""
+"""A prior's networks at a GPU's speed: fused kernels, and CUDA graphs, which save the processor every single launch."""
 
 from __future__ import annotations
 
-import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .diffusers_prior import DiffusersPrior
+from ..fast.encoder import Encoder, misfit
+from ..fast.ops import triton_works
+from ..fast.unet import fast_unet, unwatched
+
+log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
+MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
 
-def capture(prior: DiffusersPrior) -> DiffusersPrior:
-    """Let the prior's denoiser and encoder, on a CUDA device, record themselves at the first call of every shape.
+class Accelerated:
+    """The two networks of a prior that every step calls. They must stay where they are: a graph reads and writes fixed
+    addresses. One encoding has to be differentiated before the next one is made, as a step of `optimize` does."""
 
-    The networks must stay where they are from then on: a graph reads and writes fixed addresses. One encoding has to
-    be differentiated before the next one is made, as a step of `optimize` does. Returns the prior it was given.
-    Raises ValueError for a prior that is not on a CUDA device.
-    """
-    if prior.device.type != "cuda":
-        raise ValueError(f"capture: prior {prior.name!r} is on {prior.device}; CUDA graphs need a CUDA device.")
-    prior.unet = _Denoiser(prior.unet)
-    prior.vae = _Autoencoder(prior.vae)
-    return prior
+    def __init__(self, unet: Any, vae: Any, name: str) -> None:
+        """Raises ValueError for networks that are not on a CUDA device."""
+        device = next(unet.parameters()).device
+        if device.type != "cuda":
+            raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
+        self.watched, kernels = unet, "fused kernels" if triton_works() else "no Triton, hence plain layers"
+        encoder: Callable[[Tensor], Tensor] = lambda pictures: vae.encode(pictures).latent_dist.parameters  # noqa: E731
+        if triton_works() and (reason := misfit(vae)) is None:
+            encoder = Encoder(vae)
+        elif triton_works():
+            kernels += f", but plain layers in the encoder: {reason}"
+        self.encoder = GraphedGradient(encoder)
+        self.denoiser = Graphed(fast_unet(unet) if triton_works() else unwatched(unet))
+        log.info("Prior %r runs as CUDA graphs, %s.", name, kernels)
+
+    def moments(self, pictures: Tensor) -> Tensor:
+        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1; differentiable."""
+        return self.encoder(pictures)
+
+    def output(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient."""
+        result = self.denoiser(z, steps, text)
+        for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
+            hook(self.watched, (z, steps), SimpleNamespace(sample=result))
+        return result
 
 
-class _Denoiser:
+class Graphed:
+    """A diffusers U-Net as one CUDA graph per batch size, recorded when a size comes for the second time."""
+
     def __init__(self, net: Any) -> None:
-        self.net, self.graphs = net, dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]]()
+        self.net, self.pool = net, torch.cuda.graph_pool_handle()
+        self.seen: set[Any] = set()
+        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.net, name)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.net, memo)  # what others train is a network, not a recording
-
-    def __call__(self, z: Tensor, steps: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
-        given = [z, steps, encoder_hidden_states]
-        key = (z.shape, encoder_hidden_states.shape)
+    @torch.no_grad()
+    def __call__(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        given, key = [z, steps, text], (z.shape, text.shape)
         if key not in self.graphs:
+            if key not in self.seen or len(self.graphs) >= MOST_GRAPHS:
+                self.seen.add(key)
+                with tuned():
+                    return self._direct(*given)
             self.graphs[key] = self._recorded([value.clone() for value in given])
         graph, inputs, output = self.graphs[key]
         for place, value in zip(inputs, given, strict=True):
             place.copy_(value)
         graph.replay()
-        result = SimpleNamespace(sample=output.clone())
-        for hook in self.net._forward_hooks.values():  # whoever watches the network still sees every call
-            hook(self.net, (z, steps), result)
-        return result
+        return output.clone()  # the graphs share their memory
 
-    @torch.no_grad()
+    def _direct(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        return self.net(z, steps, encoder_hidden_states=text, return_dict=False)[0]
+
     def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        z, steps, text = inputs
-        aside = torch.cuda.Stream(z.device)
-        aside.wait_stream(torch.cuda.current_stream(z.device))
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                self.net(z, steps, encoder_hidden_states=text)
-        torch.cuda.current_stream(z.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self.net(z, steps, encoder_hidden_states=text).sample
+        with tuned():
+            with aside(inputs[0].device):
+                for _ in range(WARM_UPS):
+                    self._direct(*inputs)
+            # of this thread only: another one may use the device for something else meanwhile
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                output = self._direct(*inputs)
         return graph, inputs, output
 
 
-class _Moments(nn.Module):
-    """The encoder up to its posterior's parameters, as a plain function of the images."""
+class GraphedGradient:
+    """A function of pictures with its gradient as two CUDA graphs per batch size."""
 
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function = function
+        self.graphs: dict[torch.Size, _Pair] = {}
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.vae.encode(images).latent_dist.parameters
+    def __call__(self, pictures: Tensor) -> Tensor:
+        if not (torch.is_grad_enabled() and pictures.requires_grad):
+            with tuned():
+                return self.function(pictures)
+        if pictures.shape not in self.graphs:
+            if len(self.graphs) >= MOST_GRAPHS:
+                with tuned():
+                    return self.function(pictures)
+            self.graphs[pictures.shape] = _Pair(self.function, pictures)
+        return _Replay.apply(pictures, self.graphs[pictures.shape])
 
 
-class _Autoencoder:
-    def __init__(self, vae: Any) -> None:
-        self.vae, self.graphs = vae, dict[torch.Size, Any]()
+class _Pair:
+    def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self.pictures = like.detach().clone().requires_grad_()
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.enable_grad(), tuned():
+            with aside(like.device):
+                for _ in range(WARM_UPS):
+                    output = function(self.pictures)
+                    torch.autograd.grad(output, self.pictures, torch.ones_like(output))
+            del output
+            with torch.cuda.graph(self.forward, capture_error_mode="thread_local"):
+                output = function(self.pictures)
+            self.given = torch.ones_like(output)
+            with torch.cuda.graph(self.backward, self.forward.pool(), capture_error_mode="thread_local"):
+                (self.gradient,) = torch.autograd.grad(output, self.pictures, self.given)
+        self.output = output.detach()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.vae, name)
 
-    def encode(self, images: Tensor) -> SimpleNamespace:
-        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, pair: _Pair) -> Tensor:
+        ctx.pair = pair
+        with torch.no_grad():
+            pair.pictures.copy_(pictures)
+        pair.forward.replay()
+        return pair.output.clone()
 
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return self.vae.encode(images)
-        if images.shape not in self.graphs:
-            sample = torch.rand_like(images).requires_grad_()
-            self.graphs[images.shape] = torch.cuda.make_graphed_callables(_Moments(self.vae), (sample,))
-        return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(self.graphs[images.shape](images).clone()))
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.pair.given.copy_(grad)
+        ctx.pair.backward.replay()
+        return ctx.pair.gradient.clone(), None
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a stream of its own, as captures want their warm-ups."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@contextmanager
+def tuned() -> Iterator[None]:
+    """The fastest convolutions and attention: cuDNN tries its algorithms, and its attention goes first."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
+    try:
+        with _attention():
+            yield
+    finally:
+        cudnn.benchmark = before
+
+
+def _attention() -> Any:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    try:
+        return sdpa_kernel(order, set_priority=True)
+    except TypeError:  # before torch 2.6 the order is fixed
+        return sdpa_kernel(order)
