@@ -219,10 +219,13 @@ class AdaptablePrior(Protocol):
 
 
 @runtime_checkable
-class AcceleratedPrior(Protocol):
-    """A prior whose networks can run faster for the length of a run, at the cost of preparing that."""
+class TunablePrior(Protocol):
+    """A prior that can be told how its networks are to run."""
 
-    def accelerated(self) -> AbstractContextManager[None]: ...
+    def running(self, accelerate: bool, pictures_at_once: int) -> AbstractContextManager[None]:
+        """Inside, the networks run faster, at the cost of preparing that and of memory, if ``accelerate``; and on
+        no more than so many pictures at a time, which takes longer and less memory, if not 0."""
+        ...
 
 
 def noise_from_output(output: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:

@@ -72,7 +72,7 @@ class DiffusersPrior:
         self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
         self._rows: dict[str, Tensor] = {}
         self._fast: Accelerated | None = None
-        self.pictures_at_once = 0  # through the encoder, and twice as many rows through the U-Net; 0 = all
+        self.pictures_at_once = 0  # 0 = all; see `running`
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.unet, self.vae, self.text_encoder
@@ -170,21 +170,24 @@ class DiffusersPrior:
         return self.unet(z, steps, encoder_hidden_states=hidden).sample
 
     @contextmanager
-    def accelerated(self) -> Iterator[None]:
+    def running(self, accelerate: bool = True, pictures_at_once: int = 0) -> Iterator[None]:
         """Inside, on a CUDA device, the networks run as fused kernels and CUDA graphs: the same numbers within the
-        rounding of their dtype, some seconds of preparation, memory of its own. Nothing may move or change the weights.
+        rounding of their dtype, after some seconds of preparation. Nothing may move or change the weights.
+
+        pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
+        and no more than twice as many rows through the U-Net. The same numbers for less memory.
         """
-        if self._fast or self.device.type != "cuda":
-            yield
-            return
-        self._fast = Accelerated(self.unet, self.vae, self.name)
+        before = self._fast, self.pictures_at_once
+        self.pictures_at_once = pictures_at_once or self.pictures_at_once
+        if accelerate and self._fast is None and self.device.type == "cuda":
+            self.accelerate()
         try:
             yield
         finally:
-            self._fast = None
+            self._fast, self.pictures_at_once = before
 
     def accelerate(self) -> None:
-        """`accelerated` until the prior is moved. Raises ValueError for a prior that is not on a CUDA device."""
+        """Run as in `running` until the prior is moved. Raises ValueError for one that is not on a CUDA device."""
         self._fast = Accelerated(self.unet, self.vae, self.name)
 
     def adapter(self, rank: int) -> LoraAdapter:

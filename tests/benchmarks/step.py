@@ -191,6 +191,7 @@ def measure_ours(
         preview_every=0,
         max_gaussians=len(cloud),
         render_backend=bench.backend,
+        pictures_at_once=bench.at_once,
     )
 
     def mark(_: Any) -> None:
@@ -232,7 +233,7 @@ def agreement(bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, v
     torch.backends.cudnn.allow_tf32 = False
     truth = gradients(bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views)
     rows = {"plain": gradients(bench, ours, texts, loss, cloud, views)}
-    with ours.accelerated():
+    with ours.running():
         for _ in range(2):  # the second of a kind is a replayed graph
             rows["fast"] = gradients(bench, ours, texts, loss, cloud, views)
     result: dict[str, Any] = {}
@@ -264,7 +265,7 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
 
     fast = measure_ours(bench, ours, loss, cloud, views, prompts)
     text, null = prompts.base.repeat(views), prompts.null.repeat(views)
-    with ours.accelerated():
+    with ours.running(pictures_at_once=bench.at_once):
         timed = network_times(bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views)
     row["ours"] = {**completed({**timed, "render": drawn}, fast["step"], loss, work, top), "memory": fast["memory"]}
     row["speedup"] = round(row["naive"]["step_ms"] / row["ours"]["step_ms"], 3)
@@ -308,9 +309,7 @@ def run(options: argparse.Namespace, views: list[int], counts: list[int]) -> dic
     todo += [(losses[0], v, counts[0]) for v in views[1:]] + [(losses[0], views[0], n) for n in counts[1:]]
     for loss, v, n in todo:
         torch.manual_seed(0)
-        ours = bench.ours()
-        ours.pictures_at_once = options.pictures_at_once
-        result["cases"].append(case(bench, ours, loss, v, n, top))
+        result["cases"].append(case(bench, bench.ours(), loss, v, n, top))
         save(options.json, result)
     if not options.no_gradients:
         ours = bench.ours()

@@ -131,3 +131,11 @@ def prior_text(count, seed):
     from distill3d.kernels.priors.base import Conditioning
 
     return Conditioning(torch.randn(count, 7, 12, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_settings_of_a_run_end_with_it():
+    nets = network(in_channels=2, out_channels=2), autoencoder(), torch.nn.Linear(1, 1)
+    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
+    with prior.running(accelerate=True, pictures_at_once=2):  # on the CPU there is nothing to accelerate with
+        assert prior.pictures_at_once == 2
+    assert prior.pictures_at_once == 0
