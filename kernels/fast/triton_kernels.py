@@ -15,6 +15,7 @@ from torch import Tensor
 from .reference import Norm
 
 ROWS = 32  # of a tile
+WARPS = 4  # that share one
 PROGRAMS = 2048  # about as many as keep a large GPU busy; more only lengthen the list of partial sums
 
 
@@ -32,8 +33,8 @@ def _silu_parts(x, mean, rstd, weight, bias, SILU: tl.constexpr):
 @triton.jit
 def _column_sums(
     x_ptr, residual_ptr, shift_ptr, total_ptr, pivot_ptr, sums_ptr,
-    pixels, channels, shift_stride, slabs,
-    RESIDUAL: tl.constexpr, SHIFT: tl.constexpr, TILES: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    pixels, channels, shift_stride, tiles, slabs,
+    RESIDUAL: tl.constexpr, SHIFT: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Per column of a slab the sums of d and d^2, d = total - the column's first value; stores total if it is new."""
     part, n = tl.program_id(0), tl.program_id(2)
@@ -47,8 +48,9 @@ def _column_sums(
     if RESIDUAL:
         pivot += tl.load(residual_ptr + base + column, known, 0.0).to(tl.float32)
     first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
-    for tile in range(TILES):
-        row = (part * TILES + tile) * R + tl.arange(0, R)
+    tile = part * tiles
+    while tile < (part + 1) * tiles:  # not range: Triton's interpreter cannot count to a number it is given
+        row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
         place = base + row[:, None] * channels + column[None, :]
         value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + shift[None, :]
@@ -60,6 +62,7 @@ def _column_sums(
         d = tl.where(inside, value - pivot[None, :], 0.0)
         first += d
         second += d * d
+        tile += 1
     out = sums_ptr + ((n * slabs + part) * 2).to(tl.int64) * channels + column
     tl.store(out, tl.sum(first, 0), known)
     tl.store(out + channels, tl.sum(second, 0), known)
@@ -69,20 +72,22 @@ def _column_sums(
 
 @triton.jit
 def _group_moments(
-    pivot_ptr, sums_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, width, eps,
-    SLABS: tl.constexpr, S: tl.constexpr, W: tl.constexpr,
+    pivot_ptr, sums_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, width, slabs, eps,
+    S: tl.constexpr, W: tl.constexpr,
 ):  # fmt: skip
     """Mean and 1 / standard deviation of a group from its columns' sums."""
     g, n = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, W)
     column, known = g * width + lane, lane < width
     first, second = tl.zeros([S, W], tl.float32), tl.zeros([S, W], tl.float32)
-    for start in range(0, SLABS, S):
+    start = 0
+    while start < slabs:
         part = start + tl.arange(0, S)
-        inside = (part < SLABS)[:, None] & known[None, :]
-        place = ((n * SLABS + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
+        inside = (part < slabs)[:, None] & known[None, :]
+        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
         first += tl.load(sums_ptr + place, inside, 0.0)
         second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        start += S
     total = tl.sum(first, 0)
     means = tl.load(pivot_ptr + n * channels + column, known, 0.0) + total / pixels
     mean = tl.sum(tl.where(known, means, 0.0), 0) / width
@@ -117,8 +122,8 @@ def _normalise(
 @triton.jit
 def _gradient_sums(
     x_ptr, grad_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, sums_ptr,
-    pixels, channels, groups, width, shift_stride, slabs,
-    SHIFT: tl.constexpr, SILU: tl.constexpr, TILES: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    pixels, channels, groups, width, shift_stride, tiles, slabs,
+    SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Per column of a slab the sums of dL/dnormal and of dL/dnormal * normal."""
     part, n = tl.program_id(0), tl.program_id(2)
@@ -132,8 +137,9 @@ def _gradient_sums(
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
     first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
-    for tile in range(TILES):
-        row = (part * TILES + tile) * R + tl.arange(0, R)
+    tile = part * tiles
+    while tile < (part + 1) * tiles:
+        row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
         place = base + row[:, None] * channels + column[None, :]
         x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
@@ -141,25 +147,26 @@ def _gradient_sums(
         normal, _, slope = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
         first += grad * slope
         second += grad * slope * normal
+        tile += 1
     out = sums_ptr + ((n * slabs + part) * 2).to(tl.int64) * channels + column
     tl.store(out, tl.sum(first, 0), known)
     tl.store(out + channels, tl.sum(second, 0), known)
 
 
 @triton.jit
-def _group_means(
-    sums_ptr, means_ptr, pixels, channels, groups, width, SLABS: tl.constexpr, S: tl.constexpr, W: tl.constexpr
-):
+def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr):
     """Both sums of a group over its columns and slabs, divided by its size."""
     g, n = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, W)
     first, second = tl.zeros([S, W], tl.float32), tl.zeros([S, W], tl.float32)
-    for start in range(0, SLABS, S):
+    start = 0
+    while start < slabs:
         part = start + tl.arange(0, S)
-        inside = (part < SLABS)[:, None] & (lane < width)[None, :]
-        place = ((n * SLABS + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
+        inside = (part < slabs)[:, None] & (lane < width)[None, :]
+        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
         first += tl.load(sums_ptr + place, inside, 0.0)
         second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        start += S
     out = means_ptr + (n * groups + g) * 2
     tl.store(out, tl.sum(tl.sum(first, 0), 0) / (pixels * width))
     tl.store(out + 1, tl.sum(tl.sum(second, 0), 0) / (pixels * width))
@@ -254,7 +261,7 @@ class _Shape:
             "S": min(32, triton.next_power_of_2(self.slabs)),
             "W": triton.next_power_of_2(self.width),
         }
-        self.tile = {"R": ROWS, "C": self.columns}
+        self.tile = {"R": ROWS, "C": self.columns, "num_warps": WARPS}
 
 
 def _columns(channels: int) -> int:
@@ -277,11 +284,11 @@ def forward(x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm
     mean, rstd = torch.empty((2, cut.n, cut.groups), device=x.device, dtype=torch.float32).unbind(0)
     stride = 0 if shift is None or shift.dim() == 1 else shift.stride(0)
     _column_sums[cut.slab_grid](
-        x, residual, shift, total, pivot, sums, cut.pixels, cut.channels, stride, cut.slabs,
-        RESIDUAL=residual is not None, SHIFT=shift is not None, TILES=cut.tiles, **cut.tile,
+        x, residual, shift, total, pivot, sums, cut.pixels, cut.channels, stride, cut.tiles, cut.slabs,
+        RESIDUAL=residual is not None, SHIFT=shift is not None, **cut.tile,
     )  # fmt: skip
     _group_moments[cut.group_grid](
-        pivot, sums, mean, rstd, cut.pixels, cut.channels, cut.groups, cut.width, norm.eps, **cut.join
+        pivot, sums, mean, rstd, cut.pixels, cut.channels, cut.groups, cut.width, cut.slabs, norm.eps, **cut.join
     )
     left = None if residual is not None else shift  # a stored total has the shift in it
     _normalise[cut.tile_grid](
@@ -310,8 +317,8 @@ def backward(
     sizes = (cut.pixels, cut.channels, cut.groups, cut.width)
     given = (shift, norm.weight, norm.bias, mean, rstd)
     how = {"SHIFT": shift is not None, "SILU": norm.silu, **cut.tile}
-    _gradient_sums[cut.slab_grid](total, grad, *given, sums, *sizes, stride, cut.slabs, TILES=cut.tiles, **how)
-    _group_means[cut.group_grid](sums, means, *sizes, **cut.join)
+    _gradient_sums[cut.slab_grid](total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how)
+    _group_means[cut.group_grid](sums, means, *sizes, cut.slabs, **cut.join)
     _gradient[cut.tile_grid](
         total, grad, further, *given, means, out, *sizes, stride, FURTHER=further is not None, **how
     )
