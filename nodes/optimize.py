@@ -334,9 +334,8 @@ class Optimize(io.ComfyNode):
         start = replace(gaussians, training=None) if restart_schedule else gaussians
         watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)))
         size = image_size or prior.prior.image_size
-        with prior.loaded(
-            scratch=scratch_bytes(settings.pictures_at_once or settings.views, size, prior.prior.dtype)
-        ) as model:
+        together = settings.pictures_at_once or settings.views
+        with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
                 result = optimize(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)

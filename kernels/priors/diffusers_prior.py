@@ -36,6 +36,9 @@ class DiffusersPrior:
     under torch.inference_mode(), as ComfyUI's nodes do.
     """
 
+    pictures_at_once = 0  # 0 = all; see `running`
+    _fast: Accelerated | None = None
+
     def __init__(
         self,
         name: str,
@@ -71,8 +74,6 @@ class DiffusersPrior:
         self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or OVERHEAD)
         self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
         self._rows: dict[str, Tensor] = {}
-        self._fast: Accelerated | None = None
-        self.pictures_at_once = 0  # 0 = all; see `running`
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.unet, self.vae, self.text_encoder
