@@ -256,11 +256,7 @@ class _Shape:
         self.slab_grid = (self.slabs, across, self.n)
         self.tile_grid = (triton.cdiv(self.pixels, ROWS), across, self.n)
         self.group_grid = (self.groups, self.n)
-        self.join = {
-            "SLABS": self.slabs,
-            "S": min(32, triton.next_power_of_2(self.slabs)),
-            "W": triton.next_power_of_2(self.width),
-        }
+        self.join = {"S": 32, "W": triton.next_power_of_2(self.width)}
         self.tile = {"R": ROWS, "C": self.columns, "num_warps": WARPS}
 
 
