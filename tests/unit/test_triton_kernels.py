@@ -105,3 +105,9 @@ def test_an_encoder_of_fused_kernels_has_the_gradient_of_one_of_plain_layers(mon
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(back, slope, atol=1e-4, rtol=1e-3)
     assert len(calls) > 8
+
+
+def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
+    assert ops.disagreeing(DEVICE) == []
+    monkeypatch.setattr(triton_kernels, "geglu", lambda x: 1.01 * reference.geglu(x))
+    assert ops.disagreeing(DEVICE) == ["GEGLU"]
