@@ -18,6 +18,7 @@ from ..fast.unet import fast_unet, unwatched
 log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
+FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
 MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
 
@@ -30,23 +31,43 @@ class Accelerated:
         device = next(unet.parameters()).device
         if device.type != "cuda":
             raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
-        self.watched, kernels = unet, "fused kernels" if triton_works() else "no Triton, hence plain layers"
-        encoder: Callable[[Tensor], Tensor] = lambda pictures: vae.encode(pictures).latent_dist.parameters  # noqa: E731
-        if triton_works() and (reason := misfit(vae)) is None:
-            encoder = Encoder(vae)
-        elif triton_works():
-            kernels += f", but plain layers in the encoder: {reason}"
-        self.encoder = GraphedGradient(encoder)
-        self.denoiser = Graphed(fast_unet(unet) if triton_works() else unwatched(unet))
-        log.info("Prior %r runs as CUDA graphs, %s.", name, kernels)
+        self.watched, self.vae, self.name = unet, vae, name
+        self.fused_encoder, self.fused_unet = triton_works() and misfit(vae) is None, triton_works()
+        self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
+        self.denoiser = Graphed(fast_unet(unet) if self.fused_unet else unwatched(unet))
+        layers = {True: "fused kernels", False: "plain layers"}
+        log.info(
+            "Prior %r: CUDA graphs, of %s in the encoder%s, of %s in the U-Net.",
+            name,
+            layers[self.fused_encoder],
+            f" ({reason})" if (reason := misfit(vae)) else "",
+            layers[self.fused_unet],
+        )
+
+    def _plain_moments(self, pictures: Tensor) -> Tensor:
+        return self.vae.encode(pictures).latent_dist.parameters
 
     def moments(self, pictures: Tensor) -> Tensor:
         """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1; differentiable."""
-        return self.encoder(pictures)
+        try:
+            return self.encoder(pictures)
+        except Exception as error:
+            if not self.fused_encoder:
+                raise
+            log.warning(FAILED, self.name, "encoder", error)
+            self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
+            return self.encoder(pictures)
 
     def output(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
         """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient."""
-        result = self.denoiser(z, steps, text)
+        try:
+            result = self.denoiser(z, steps, text)
+        except Exception as error:
+            if not self.fused_unet:
+                raise
+            log.warning(FAILED, self.name, "U-Net", error)
+            self.fused_unet, self.denoiser = False, Graphed(unwatched(self.watched))
+            result = self.denoiser(z, steps, text)
         for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
             hook(self.watched, (z, steps), SimpleNamespace(sample=result))
         return result

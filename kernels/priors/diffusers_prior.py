@@ -130,12 +130,14 @@ class DiffusersPrior:
 
         The posterior's mean, or with a generator a sample of it (its noise is drawn on the generator's device).
         """
-        pictures = (images * 2 - 1).to(next(self.vae.parameters()))
+        dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
+        scaled = dtype == torch.float16
+        pictures = Narrowed.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
         if 0 < self.pictures_at_once < len(pictures):
             moments = Recomputed.apply(pictures, self._moments, self.pictures_at_once)
         else:
             moments = self._moments(pictures)
-        latents, log_variance = moments.float().chunk(2, 1)
+        latents, log_variance = (Widened.apply(moments, scale) if scaled else moments.float()).chunk(2, 1)
         if generator is not None:
             noise = sent(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
             latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
@@ -222,6 +224,35 @@ class Recomputed(torch.autograd.Function):
         return torch.cat(gradients), None, None
 
 
+class Narrowed(torch.autograd.Function):
+    """pictures.half(), whose gradient comes back divided by what `Widened` left in ``scale``."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.dtype, ctx.scale = pictures.dtype, scale
+        return pictures.half()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype) / ctx.scale.pop(), None
+
+
+class Widened(torch.autograd.Function):
+    """moments.float() of float16, whose gradient goes back multiplied to values around 1, lest small ones be lost."""
+
+    @staticmethod
+    def forward(ctx: Any, moments: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale = scale
+        return moments.float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        largest = grad.abs().amax()
+        power = 2.0 ** -largest.clamp(1e-30, 1e30).log2().floor()  # of two: rounds nothing; NaN stays NaN
+        ctx.scale.append(power)
+        return (grad * power).half(), None
+
+
 def load_diffusers(
     folder: str | Path,
     device: torch.device | str = "cpu",
@@ -231,8 +262,8 @@ def load_diffusers(
     """Load a StableDiffusionPipeline folder: unet, vae, text_encoder, tokenizer, scheduler. Never uses the network.
 
     Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
-    float32 and bfloat16 beside a half type, since float16 underflows in the gradient through the encoder. A file
-    distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
+    float32 and bfloat16 beside a half type; float16 is eight times as exact, but some autoencoders overflow in it. A
+    file distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
     [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees, "around": [view words by azimuth
     from the front on], "overhead": [likewise from above], "outward": [likewise out of a scene]}, each null or absent
     where unknown. Raises ValueError naming the folder and what is missing or not supported.

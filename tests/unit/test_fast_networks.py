@@ -139,3 +139,27 @@ def test_settings_of_a_run_end_with_it():
     with prior.running(accelerate=True, pictures_at_once=2):  # on the CPU there is nothing to accelerate with
         assert prior.pictures_at_once == 2
     assert prior.pictures_at_once == 0
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-7, 1e-12])
+def test_an_encoder_in_float16_loses_no_small_gradients(size):
+    nets = network(in_channels=2, out_channels=2), autoencoder().half(), torch.nn.Linear(1, 1)
+    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
+    pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    upstream = size * torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(2))
+    (slope,) = torch.autograd.grad(prior.encode(pictures), pictures, upstream)
+    prior.vae.float()
+    (exact,) = torch.autograd.grad(prior.encode(pictures), pictures, upstream)
+    assert (slope - exact).norm() < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_stays_so_through_an_encoder_in_float16(value):
+    nets = network(in_channels=2, out_channels=2), autoencoder().half(), torch.nn.Linear(1, 1)
+    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
+    pictures = torch.rand(1, 3, 16, 16).requires_grad_()
+    latents = prior.encode(pictures)
+    upstream = torch.zeros_like(latents)
+    upstream[0, 0, 0, 0] = value
+    (slope,) = torch.autograd.grad(latents, pictures, upstream)
+    assert not slope.isfinite().all()
