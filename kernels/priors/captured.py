@@ -45,7 +45,7 @@ class Accelerated:
         )
 
     def _plain_moments(self, pictures: Tensor) -> Tensor:
-        return self.vae.encode(pictures).latent_dist.parameters
+        return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
 
     def moments(self, pictures: Tensor) -> Tensor:
         """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1; differentiable."""

@@ -144,7 +144,10 @@ class DiffusersPrior:
         return (latents - self.shift) * self.scaling
 
     def _moments(self, pictures: Tensor) -> Tensor:
-        return self._fast.moments(pictures) if self._fast else self.vae.encode(pictures).latent_dist.parameters
+        if self._fast:
+            return self._fast.moments(pictures)
+        # Renders come with their channels last, which would carry on through the layers, and these norms are slow there.
+        return self.vae.encode(pictures.contiguous()).latent_dist.parameters
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""

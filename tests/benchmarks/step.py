@@ -1,15 +1,17 @@
 """Times one optimization step, the pack's loop against a naive one in the same run, per part and in all.
 
     python tests/benchmarks/step.py --device cuda [--loss sds,cds,vdm] [--prior sd21-shapes|toybox] [--views 1,2,4,8,16]
-        [--gaussians 10000,50000,200000,1000000] [--pictures-at-once N] [--json FILE]
+        [--gaussians 10000,50000,200000,1000000] [--pictures-at-once N] [--vae-dtype float16] [--profile] [--json FILE]
 
 Prints one JSON object last. The naive loop (step_naive.py) is eager diffusers with a batched render. Times are medians
 in milliseconds, by CUDA events on a GPU. ``parts``: encoder forward and backward, one guided U-Net call, splat render
 forward and backward; ``rest`` is what a step takes besides. ``share``: FLOPs of the naive networks over time, as a
 share of the matrix products per second that this device reached in the same run. ``cosine``: the gradients' agreement
 with the same networks in float32, the least over the rendered pictures and the cloud's tensors. Memory: the peak of a
-step, weights included. The first of several --views or --gaussians counts is the one that the others are held against.
-VDM is timed as derived (its first part); the second part takes refine_steps guided calls instead of one.
+step, weights included. --profile adds what the GPU does in a step of the pack's loop: the milliseconds that kernels run
+(the step less that is idle) and the longest of them. The first of several --views or --gaussians counts is the one that
+the others are held against. VDM is timed as derived (its first part); the second part takes refine_steps guided calls
+instead of one.
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import optimize
+from distill3d.kernels.optimize import Progress, optimize
 from distill3d.kernels.priors.base import Conditioning
 from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
@@ -57,8 +59,9 @@ class Bench:
         self.cuda, self.device = options.device == "cuda", torch.device(options.device)
         self.repeats, self.warm, self.at_once = options.repeats, options.warm, options.pictures_at_once
         self.kind, self.backend = options.prior, options.render_backend
-        half = (torch.float16, torch.bfloat16) if self.cuda else (torch.float32, torch.float32)
-        self.modules = parts(self.kind, options.device, *half)
+        self.profiling = options.profile and self.cuda
+        dtypes = (torch.float16, getattr(torch, options.vae_dtype)) if self.cuda else (torch.float32, torch.float32)
+        self.modules = parts(self.kind, options.device, *dtypes)
         self.size: int = 64 if self.kind == "toybox" else 512
         self.sampler = OrbitSampler()
 
@@ -95,6 +98,18 @@ class Bench:
 
     def cameras(self, views: int) -> Cameras:
         return self.sampler.sample(views, self.size, torch.Generator().manual_seed(0)).to(self.device)
+
+    def settings(self, views: int, count: int) -> OptimizeSettings:
+        """Of the pack's loop, with nothing but the steps themselves."""
+        return OptimizeSettings(
+            views=views,
+            image_size=self.size,
+            densify=None,
+            preview_every=0,
+            max_gaussians=count,
+            render_backend=self.backend,
+            pictures_at_once=self.at_once,
+        )
 
     def fresh_peak(self) -> None:
         if self.cuda:
@@ -184,15 +199,7 @@ def measure_ours(
     bench.arrange(torch.channels_last)
     bench.fresh_peak()
     steps, marks = bench.warm + bench.repeats + 1, list[Any]()
-    settings = OptimizeSettings(
-        views=views,
-        image_size=bench.size,
-        densify=None,
-        preview_every=0,
-        max_gaussians=len(cloud),
-        render_backend=bench.backend,
-        pictures_at_once=bench.at_once,
-    )
+    settings = bench.settings(views, len(cloud))
 
     def mark(_: Any) -> None:
         if bench.cuda:
@@ -207,6 +214,27 @@ def measure_ours(
     pairs = list(pairwise(marks))[bench.warm :]
     gaps = [a.elapsed_time(b) if bench.cuda else 1e3 * (b - a) for a, b in pairs]
     return {"step": statistics.median(gaps), "memory": bench.peak()}
+
+
+def profile(
+    bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int, prompts: ViewPrompts
+) -> dict[str, Any]:
+    """Milliseconds per step that kernels run on the GPU, over the steps after the warm-up, and the ten longest."""
+    tracer = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
+
+    def watch(progress: Progress) -> None:
+        if progress.step == bench.warm:
+            torch.cuda.synchronize()
+            tracer.start()
+        elif progress.step == progress.steps:
+            torch.cuda.synchronize()
+            tracer.stop()
+
+    steps = bench.warm + bench.repeats
+    optimize(cloud, LOSSES[loss], ours, prompts, bench.sampler, steps, bench.settings(views, len(cloud)), watch)
+    found = [(event.key[:90], event.self_device_time_total / 1e3 / bench.repeats) for event in tracer.key_averages()]
+    longest = sorted(found, key=lambda row: -row[1])[:10]
+    return {"busy_ms": round(sum(ms for _, ms in found), 2), "kernels_ms": rounded(dict(longest))}
 
 
 def gradients(
@@ -268,6 +296,8 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
     with ours.running(pictures_at_once=bench.at_once):
         timed = network_times(bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views)
     row["ours"] = {**completed({**timed, "render": drawn}, fast["step"], loss, work, top), "memory": fast["memory"]}
+    if bench.profiling:
+        row["ours"]["profile"] = profile(bench, ours, loss, cloud, views, prompts)
     row["speedup"] = round(row["naive"]["step_ms"] / row["ours"]["step_ms"], 3)
     return row
 
@@ -281,6 +311,8 @@ def main() -> None:
     parser.add_argument("--gaussians", default="50000", help="numbers of Gaussians, with commas between")
     parser.add_argument("--pictures-at-once", type=int, default=0, help="of the pack's prior; 0 = all")
     parser.add_argument("--render-backend", default="auto")
+    parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float16"), help="on a GPU")
+    parser.add_argument("--profile", action="store_true", help="on a GPU: what it does in a step of the pack's loop")
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--warm", type=int, default=8)
     parser.add_argument("--no-gradients", action="store_true", help="leave out the comparison with float32")

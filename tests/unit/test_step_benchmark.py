@@ -21,6 +21,7 @@ def step():
 
 def test_both_loops_run_and_their_parts_and_gradients_are_reported(step, tmp_path):
     options = Namespace(device="cpu", loss="vdm", prior="toybox", pictures_at_once=1, render_backend="torch")
+    options.vae_dtype, options.profile = "bfloat16", True  # both are for a GPU
     options.repeats, options.warm, options.no_gradients, options.json = 1, 0, False, tmp_path / "step.json"
     result = step.run(options, [2, 1], [60])
     assert json.loads(options.json.read_text()) == result
