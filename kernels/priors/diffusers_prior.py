@@ -146,7 +146,7 @@ class DiffusersPrior:
     def _moments(self, pictures: Tensor) -> Tensor:
         if self._fast:
             return self._fast.moments(pictures)
-        # Renders come with their channels last, which would carry on through the layers, and these norms are slow there.
+        # Renders come channels last, which would carry on through the layers, and their norms are slow that way.
         return self.vae.encode(pictures.contiguous()).latent_dist.parameters
 
     def decode(self, latents: Tensor) -> Tensor:
