@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -18,7 +17,7 @@ from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Prior, TunablePrior
+from .priors.base import Prior, running
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
@@ -80,7 +79,11 @@ def optimize(
     and its moments as they are and are counted.
     """
     settings = settings or OptimizeSettings()
-    with torch.inference_mode(False), torch.enable_grad(), _running(prior, settings):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        running(prior, settings.accelerate, settings.pictures_at_once),
+    ):
         run = _Run(cloud, loss, prior, prompts, cameras, steps, settings)
         try:
             for _ in range(steps):
@@ -92,17 +95,6 @@ def optimize(
                 on_partial(error.cloud if isinstance(error, DivergedError) else run.result())
             raise
         return run.result()
-
-
-def _running(prior: Prior, settings: OptimizeSettings) -> AbstractContextManager[None]:
-    if isinstance(prior, TunablePrior):
-        return prior.running(settings.accelerate, settings.pictures_at_once)
-    if settings.pictures_at_once:
-        raise ValueError(
-            f"pictures_at_once is {settings.pictures_at_once}, but prior {prior.name!r} takes all pictures of a step "
-            "at once. Set it to 0 and lower views, or load the prior from a diffusers folder."
-        )
-    return nullcontext()
 
 
 class _Run:
