@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
 FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
+NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
 MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
 
@@ -77,7 +78,7 @@ class Graphed:
     """A diffusers U-Net as one CUDA graph per batch size, recorded when a size comes for the second time."""
 
     def __init__(self, net: Any) -> None:
-        self.net, self.pool = net, torch.cuda.graph_pool_handle()
+        self.net, self.pool, self.most = net, torch.cuda.graph_pool_handle(), MOST_GRAPHS
         self.seen: set[Any] = set()
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
 
@@ -85,11 +86,17 @@ class Graphed:
     def __call__(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
         given, key = [z, steps, text], (z.shape, text.shape)
         if key not in self.graphs:
-            if key not in self.seen or len(self.graphs) >= MOST_GRAPHS:
-                self.seen.add(key)
-                with tuned():
-                    return self._direct(*given)
-            self.graphs[key] = self._recorded([value.clone() for value in given])
+            first = key not in self.seen
+            self.seen.add(key)
+            if not first and len(self.graphs) < self.most:
+                try:
+                    self.graphs[key] = self._recorded([value.clone() for value in given])
+                except torch.cuda.OutOfMemoryError:
+                    self.most = 0
+                    log.warning(NO_ROOM, "U-Net")
+        if key not in self.graphs:
+            with tuned():
+                return self._direct(*given)
         graph, inputs, output = self.graphs[key]
         for place, value in zip(inputs, given, strict=True):
             place.copy_(value)
@@ -115,19 +122,21 @@ class GraphedGradient:
     """A function of pictures with its gradient as two CUDA graphs per batch size."""
 
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function = function
+        self.function, self.most = function, MOST_GRAPHS
         self.graphs: dict[torch.Size, _Pair] = {}
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        if not (torch.is_grad_enabled() and pictures.requires_grad):
-            with tuned():
-                return self.function(pictures)
-        if pictures.shape not in self.graphs:
-            if len(self.graphs) >= MOST_GRAPHS:
-                with tuned():
-                    return self.function(pictures)
-            self.graphs[pictures.shape] = _Pair(self.function, pictures)
-        return _Replay.apply(pictures, self.graphs[pictures.shape])
+        differentiable = torch.is_grad_enabled() and pictures.requires_grad
+        if differentiable and pictures.shape not in self.graphs and len(self.graphs) < self.most:
+            try:
+                self.graphs[pictures.shape] = _Pair(self.function, pictures)
+            except torch.cuda.OutOfMemoryError:
+                self.most = 0
+                log.warning(NO_ROOM, "encoder")
+        if differentiable and pictures.shape in self.graphs:
+            return _Replay.apply(pictures, self.graphs[pictures.shape])
+        with tuned():
+            return self.function(pictures)
 
 
 class _Pair:
