@@ -18,7 +18,7 @@ from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Prior
+from .priors.base import Prior, running
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
@@ -80,8 +80,13 @@ def optimize(
     than ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the cloud
     and its moments as they are and are counted.
     """
-    with torch.inference_mode(False), torch.enable_grad():
-        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings or OptimizeSettings(), anchor)
+    settings = settings or OptimizeSettings()
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        running(prior, settings.accelerate, settings.pictures_at_once),
+    ):
+        run = _Run(cloud, loss, prior, prompts, cameras, steps, settings, anchor)
         try:
             for _ in range(steps):
                 logs = run.step()

@@ -40,13 +40,16 @@ class OptimizeSettings(LearningRates, Regularizers):
     max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
     check_every: int = 10  # steps between looks at that count, each of which waits for the device
     render_backend: str = "auto"
+    accelerate: bool = False  # let the prior run on CUDA graphs where it can: some seconds of preparation, and memory
+    pictures_at_once: int = 0  # that go through the prior's networks together, to save memory; 0: all views of a step
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
         LearningRates.check(self)
         Regularizers.check(self)
         least = {"views": 1, "schedule_steps": 0, "preview_every": 0, "max_bad_steps": 0, "check_every": 1}
-        for name, low in {**least, "max_gaussians": 1, "seed": 0, "image_size": 1}.items():
+        least |= {"max_gaussians": 1, "seed": 0, "image_size": 1, "pictures_at_once": 0}
+        for name, low in least.items():
             value = getattr(self, name)
             if name == "image_size" and value is None:
                 continue

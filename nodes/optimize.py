@@ -293,6 +293,16 @@ class Optimize(io.ComfyNode):
                     tooltip="Rasterizer. auto: the fastest installed for the device (gsplat on CUDA, numba on the "
                     "CPU, else plain torch). reference is slow and for comparison.",
                 ),
+                io.Int.Input(
+                    "pictures_at_once",
+                    default=DEFAULTS.pictures_at_once,
+                    min=0,
+                    max=64,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Views that go through the prior's networks together, for less memory at the same numbers "
+                    "and more time; 0 all. Only for priors from a diffusers folder.",
+                ),
             ],
             outputs=[
                 types.GaussianCloud.Output(
@@ -336,7 +346,8 @@ class Optimize(io.ComfyNode):
         start = replace(gaussians, training=None) if restart_schedule else gaussians
         watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)))
         size = image_size or prior.prior.image_size
-        with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
+        together = settings.pictures_at_once or settings.views
+        with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
                 result = optimize(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)

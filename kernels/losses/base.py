@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..devices import sent
 from ..gaussians.cameras import Cameras
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
@@ -124,7 +125,7 @@ def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is."""
-    return torch.randn(shape, generator=generator, device=generator.device).to(like)
+    return sent(torch.randn(shape, generator=generator, device=generator.device), like.device).to(like.dtype)
 
 
 def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -> None:

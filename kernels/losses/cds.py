@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..devices import sent
 from ..gaussians.cameras import sectors
 from ..priors.base import Conditioning, Prior
 from .base import (
@@ -160,7 +161,7 @@ class CDS:
         """t and t_next, both [count]; t lies gap .. gap + perturb - 1 above t_next, and at most at t_max."""
         t_next = torch.full((count,), self.t_next(progress), device=device)
         up = torch.randint(self.gap, self.gap + self.perturb, (count,), generator=generator, device=generator.device)
-        return (t_next + up.to(device)).clamp(max=self.t_max), t_next
+        return (t_next + sent(up, device)).clamp(max=self.t_max), t_next
 
     def start(
         self,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..devices import sent
 from .base import check_choice, check_range
 
 SHAPES = ("constant", "linear", "sqrt", "cosine")
@@ -54,4 +55,4 @@ class TimestepRange:
     def draw(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
         """``count`` integer steps [count], both ends included."""
         high = self.t_max(progress) + 1
-        return torch.randint(self.t_min, high, (count,), generator=generator, device=generator.device).to(device)
+        return sent(torch.randint(self.t_min, high, (count,), generator=generator, device=generator.device), device)

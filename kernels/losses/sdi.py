@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..devices import sent
 from ..priors.base import Conditioning, Prior
 from .base import Views, check_range, draw_noise, guided
 from .ode import estimates, inverted
@@ -91,7 +92,7 @@ class SDI(TimestepLoss):
             share = self.eta * schedule.sigma(at) / schedule.sigma(above)
             return share * spread * draw_noise(tuple(z.shape), generator, z)
 
-        over = torch.randint(0, self.stride, (len(t),), generator=generator, device=generator.device).to(t.device)
+        over = sent(torch.randint(0, self.stride, (len(t),), generator=generator, device=generator.device), t.device)
         highest = min(self.timesteps.t_max(views.progress) + self.stride - 1, last)
         to, strides = (t + over).clamp(max=last), math.ceil(highest / self.stride)
         z = inverted(schedule, latents, to, self.stride, strides, estimate, kick if self.eta > 0 else None)

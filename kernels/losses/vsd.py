@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..devices import sent
 from ..priors.base import AdaptablePrior, Adapter, Conditioning, Prior
 from .base import LossRun, Views, check_range, draw_noise, guided
 from .degradation import AdamState
@@ -88,7 +89,7 @@ class _Run(TimestepRun):
     def _learn(self, latents: Tensor, text: Conditioning, generator: torch.Generator) -> Tensor:
         """The LoRA's loss on the renders, before the one AdamW step that lowers it."""
         count, steps = len(latents), len(self.prior.schedule)
-        t = torch.randint(0, steps, (count,), generator=generator, device=generator.device).to(latents.device)
+        t = sent(torch.randint(0, steps, (count,), generator=generator, device=generator.device), latents.device)
         noise = draw_noise(tuple(latents.shape), generator, latents)
         lr = self.settings.lora_lr
         with torch.inference_mode(False), torch.enable_grad():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -233,6 +234,28 @@ class AdaptablePrior(Protocol):
     """A prior whose network can be fine-tuned without changing it, for losses that learn the renders' own score."""
 
     def adapter(self, rank: int) -> Adapter: ...
+
+
+@runtime_checkable
+class TunablePrior(Protocol):
+    """A prior that can be told how its networks are to run."""
+
+    def running(self, accelerate: bool, pictures_at_once: int) -> AbstractContextManager[None]:
+        """Inside, the networks run faster, at the cost of preparing that and of memory, if ``accelerate``; and on
+        no more than so many pictures at a time, which takes longer and less memory, if not 0."""
+        ...
+
+
+def running(prior: Prior, accelerate: bool = False, pictures_at_once: int = 0) -> AbstractContextManager[None]:
+    """See `TunablePrior.running`; any other prior runs as it does. Raises ValueError if it cannot do what is asked."""
+    if isinstance(prior, TunablePrior):
+        return prior.running(accelerate, pictures_at_once)
+    if pictures_at_once:
+        raise ValueError(
+            f"pictures_at_once is {pictures_at_once}, but prior {prior.name!r} takes all pictures of a step at once. "
+            "Set it to 0 and lower views, or load the prior from a diffusers folder."
+        )
+    return nullcontext()
 
 
 def noise_from_output(output: Tensor, z_t: Tensor, alpha: Tensor, sigma: Tensor, prediction: str) -> Tensor:

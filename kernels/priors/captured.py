@@ -1,96 +1,213 @@
-"""A prior whose networks run as CUDA graphs: the same numbers, without the processor's time to launch each kernel."""
+"""A prior's networks at a GPU's speed: CUDA graphs, which save the processor every single launch, and fused kernels."""
 
 from __future__ import annotations
 
-import copy
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .diffusers_prior import DiffusersPrior
+from ..fast.encoder import Encoder, misfit
+from ..fast.ops import triton_works
+from ..fast.unet import fast_unet, unwatched
+
+log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
+FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
+NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
+MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
 
-def capture(prior: DiffusersPrior) -> DiffusersPrior:
-    """Let the prior's denoiser and encoder, on a CUDA device, record themselves at the first call of every shape.
+class Accelerated:
+    """The two networks of a prior that every step calls. They must stay where they are: a graph reads and writes fixed
+    addresses.
 
-    The networks must stay where they are from then on: a graph reads and writes fixed addresses. One encoding has to
-    be differentiated before the next one is made, as a step of `optimize` does. Returns the prior it was given.
-    Raises ValueError for a prior that is not on a CUDA device.
+    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Without ``fused``
+    the networks' own layers run in the graphs, with it fused Triton kernels. These agree with their references in
+    Triton's interpreter; they have not run on a GPU yet.
     """
-    if prior.device.type != "cuda":
-        raise ValueError(f"capture: prior {prior.name!r} is on {prior.device}; CUDA graphs need a CUDA device.")
-    prior.unet = _Denoiser(prior.unet)
-    prior.vae = _Autoencoder(prior.vae)
-    return prior
+
+    def __init__(self, unet: Any, vae: Any, name: str, fused: bool = False) -> None:
+        """Raises ValueError for networks that are not on a CUDA device."""
+        device = next(unet.parameters()).device
+        if device.type != "cuda":
+            raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
+        self.watched, self.vae, self.name = unet, vae, name
+        self.fused_unet = fused and triton_works()
+        self.fused_encoder = self.fused_unet and misfit(vae) is None
+        self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
+        self.denoiser = Graphed(fast_unet(unet), True) if self.fused_unet else Graphed(unwatched(unet))
+        layers = {True: "fused kernels", False: "plain layers"}
+        reason = misfit(vae) if fused else None
+        log.info(
+            "Prior %r: CUDA graphs, of %s in the U-Net, of %s in the encoder%s.",
+            name,
+            layers[self.fused_unet],
+            layers[self.fused_encoder],
+            f" ({reason})" if reason else "",
+        )
+
+    def _plain_moments(self, pictures: Tensor) -> Tensor:
+        return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
+
+    def moments(self, pictures: Tensor) -> Tensor:
+        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1; differentiable."""
+        try:
+            return self.encoder(pictures)
+        except Exception as error:
+            if not self.fused_encoder:
+                raise
+            log.warning(FAILED, self.name, "encoder", error)
+            self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
+            return self.encoder(pictures)
+
+    def output(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient."""
+        try:
+            result = self.denoiser(z, steps, text)
+        except Exception as error:
+            if not self.fused_unet:
+                raise
+            log.warning(FAILED, self.name, "U-Net", error)
+            self.fused_unet, self.denoiser = False, Graphed(unwatched(self.watched))
+            result = self.denoiser(z, steps, text)
+        for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
+            hook(self.watched, (z, steps), SimpleNamespace(sample=result))
+        return result
 
 
-class _Denoiser:
-    def __init__(self, net: Any) -> None:
-        self.net, self.graphs = net, dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]]()
+class Graphed:
+    """A diffusers U-Net as one CUDA graph per batch size, recorded when a size comes for the second time."""
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.net, name)
+    def __init__(self, net: Any, attention_first: bool = False) -> None:
+        self.net, self.pool, self.most = net, torch.cuda.graph_pool_handle(), MOST_GRAPHS
+        self.attention_first = attention_first  # cuDNN's, before the others
+        self.seen: set[Any] = set()
+        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copy.deepcopy(self.net, memo)  # what others train is a network, not a recording
-
-    def __call__(self, z: Tensor, steps: Tensor, encoder_hidden_states: Tensor) -> SimpleNamespace:
-        given = [z, steps, encoder_hidden_states]
-        key = (z.shape, encoder_hidden_states.shape)
+    @torch.no_grad()
+    def __call__(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        given, key = [z, steps, text], (z.shape, text.shape)
         if key not in self.graphs:
-            self.graphs[key] = self._recorded([value.clone() for value in given])
+            first = key not in self.seen
+            self.seen.add(key)
+            if not first and len(self.graphs) < self.most:
+                try:
+                    self.graphs[key] = self._recorded([value.clone() for value in given])
+                except torch.cuda.OutOfMemoryError:
+                    self.most = 0
+                    log.warning(NO_ROOM, "U-Net")
+        if key not in self.graphs:
+            with tuned(self.attention_first):
+                return self._direct(*given)
         graph, inputs, output = self.graphs[key]
         for place, value in zip(inputs, given, strict=True):
             place.copy_(value)
         graph.replay()
-        result = SimpleNamespace(sample=output.clone())
-        for hook in self.net._forward_hooks.values():  # whoever watches the network still sees every call
-            hook(self.net, (z, steps), result)
-        return result
+        return output.clone()  # the graphs share their memory
 
-    @torch.no_grad()
+    def _direct(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
+        return self.net(z, steps, encoder_hidden_states=text, return_dict=False)[0]
+
     def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        z, steps, text = inputs
-        aside = torch.cuda.Stream(z.device)
-        aside.wait_stream(torch.cuda.current_stream(z.device))
-        with torch.cuda.stream(aside):
-            for _ in range(WARM_UPS):
-                self.net(z, steps, encoder_hidden_states=text)
-        torch.cuda.current_stream(z.device).wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            output = self.net(z, steps, encoder_hidden_states=text).sample
+        with tuned(self.attention_first):
+            with aside(inputs[0].device):
+                for _ in range(WARM_UPS):
+                    self._direct(*inputs)
+            # of this thread only: another one may use the device for something else meanwhile
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                output = self._direct(*inputs)
         return graph, inputs, output
 
 
-class _Moments(nn.Module):
-    """The encoder up to its posterior's parameters, as a plain function of the images."""
+class GraphedGradient:
+    """A function of pictures with its gradient as two CUDA graphs per batch size."""
 
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.function, self.most = function, MOST_GRAPHS
+        self.graphs: dict[torch.Size, _Pair] = {}
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.vae.encode(images).latent_dist.parameters
+    def __call__(self, pictures: Tensor) -> Tensor:
+        differentiable = torch.is_grad_enabled() and pictures.requires_grad
+        if differentiable and pictures.shape not in self.graphs and len(self.graphs) < self.most:
+            try:
+                self.graphs[pictures.shape] = _Pair(self.function, pictures)
+            except torch.cuda.OutOfMemoryError:
+                self.most = 0
+                log.warning(NO_ROOM, "encoder")
+        if differentiable and pictures.shape in self.graphs:
+            return _Replay.apply(pictures, self.graphs[pictures.shape])
+        with tuned():
+            return self.function(pictures)
 
 
-class _Autoencoder:
-    def __init__(self, vae: Any) -> None:
-        self.vae, self.graphs = vae, dict[torch.Size, Any]()
+class _Pair:
+    def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
+        self.pictures = like.detach().clone().requires_grad_()
+        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
+        with torch.enable_grad(), tuned():
+            with aside(like.device):
+                for _ in range(WARM_UPS):
+                    output = function(self.pictures)
+                    torch.autograd.grad(output, self.pictures, torch.ones_like(output))
+            del output
+            with torch.cuda.graph(self.forward, capture_error_mode="thread_local"):
+                output = function(self.pictures)
+            self.given = torch.ones_like(output)
+            with torch.cuda.graph(self.backward, self.forward.pool(), capture_error_mode="thread_local"):
+                (self.gradient,) = torch.autograd.grad(output, self.pictures, self.given)
+        self.output = output.detach()
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.vae, name)
 
-    def encode(self, images: Tensor) -> SimpleNamespace:
-        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+class _Replay(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, pair: _Pair) -> Tensor:
+        ctx.pair = pair
+        with torch.no_grad():
+            pair.pictures.copy_(pictures)
+        pair.forward.replay()
+        return pair.output.clone()
 
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return self.vae.encode(images)
-        if images.shape not in self.graphs:
-            sample = torch.rand_like(images).requires_grad_()
-            self.graphs[images.shape] = torch.cuda.make_graphed_callables(_Moments(self.vae), (sample,))
-        return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(self.graphs[images.shape](images).clone()))
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.pair.given.copy_(grad)
+        ctx.pair.backward.replay()
+        return ctx.pair.gradient.clone(), None
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """On a stream of its own, as captures want their warm-ups."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+    torch.cuda.current_stream(device).wait_stream(stream)
+
+
+@contextmanager
+def tuned(attention_first: bool = False) -> Iterator[None]:
+    """The fastest convolutions: cuDNN tries its algorithms; and its attention goes first if wanted."""
+    cudnn = torch.backends.cudnn
+    before, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
+    try:
+        with _attention() if attention_first else nullcontext():
+            yield
+    finally:
+        cudnn.benchmark = before
+
+
+def _attention() -> Any:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    try:
+        return sdpa_kernel(order, set_priority=True)
+    except TypeError:  # before torch 2.6 the order is fixed
+        return sdpa_kernel(order)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..devices import sent
 from . import perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from .captured import Accelerated
 from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
@@ -32,6 +35,9 @@ class DiffusersPrior:
     Its weights are frozen ordinary tensors, so that gradients pass through the encoder even where the caller runs
     under torch.inference_mode(), as ComfyUI's nodes do.
     """
+
+    pictures_at_once = 0  # 0 = all; see `running`
+    _fast: Accelerated | None = None
 
     def __init__(
         self,
@@ -82,6 +88,7 @@ class DiffusersPrior:
 
     def to(self, device: torch.device | str) -> DiffusersPrior:
         """Move all weights, in place, and return self; they stay ordinary tensors under inference mode too."""
+        self._fast = None
         with torch.inference_mode(False):
             for module in self._modules():
                 make_ordinary(module)
@@ -123,13 +130,24 @@ class DiffusersPrior:
 
         The posterior's mean, or with a generator a sample of it (its noise is drawn on the generator's device).
         """
-        weight = next(self.vae.parameters())
-        posterior = self.vae.encode((images * 2 - 1).to(weight)).latent_dist
-        latents = posterior.mean.float()
+        dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
+        scaled = dtype == torch.float16
+        pictures = Narrowed.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
+        if 0 < self.pictures_at_once < len(pictures):
+            moments = Recomputed.apply(pictures, self._moments, self.pictures_at_once)
+        else:
+            moments = self._moments(pictures)
+        latents, log_variance = (Widened.apply(moments, scale) if scaled else moments.float()).chunk(2, 1)
         if generator is not None:
-            noise = torch.randn(latents.shape, generator=generator, device=generator.device).to(latents)
-            latents = latents + posterior.std.float() * noise
+            noise = sent(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
+            latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         return (latents - self.shift) * self.scaling
+
+    def _moments(self, pictures: Tensor) -> Tensor:
+        if self._fast:
+            return self._fast.moments(pictures)
+        # Renders come channels last, which would carry on through the layers, and their norms are slow that way.
+        return self.vae.encode(pictures.contiguous()).latent_dist.parameters
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""
@@ -146,9 +164,39 @@ class DiffusersPrior:
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
-        steps, hidden = t.to(weight.device), text.embeddings.to(weight)
-        output = self.unet(z, steps, encoder_hidden_states=hidden).sample.float()
+        rows = (z, t.to(weight.device), text.embeddings.to(weight))
+        at_once = 2 * self.pictures_at_once or len(z)
+        output = torch.cat([self._output(*part) for part in zip(*(row.split(at_once) for row in rows), strict=True)])
+        output = output.float()
         return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
+
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor) -> Tensor:
+        if self._fast:
+            return self._fast.output(z, steps, hidden)
+        return self.unet(z, steps, encoder_hidden_states=hidden).sample
+
+    @contextmanager
+    def running(self, accelerate: bool = False, pictures_at_once: int = 0, fused: bool = False) -> Iterator[None]:
+        """Inside, on a CUDA device, the networks run as CUDA graphs if ``accelerate``, of fused kernels if ``fused``:
+        the same numbers within the rounding of their dtype, after some seconds of preparation. Nothing may move or
+        change the weights.
+
+        pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
+        and no more than twice as many rows through the U-Net. The same numbers for less memory.
+        """
+        before = self._fast, self.pictures_at_once
+        self.pictures_at_once = pictures_at_once or self.pictures_at_once
+        if accelerate and self._fast is None and self.device.type == "cuda":
+            self.accelerate(fused)
+        try:
+            yield
+        finally:
+            self._fast, self.pictures_at_once = before
+
+    def accelerate(self, fused: bool = False) -> None:
+        """Run as in `running` until the prior is moved, with ``fused`` on the fused kernels of `Accelerated`. Raises
+        ValueError for a prior that is not on a CUDA device."""
+        self._fast = Accelerated(self.unet, self.vae, self.name, fused)
 
     def adapter(self, rank: int) -> LoraAdapter:
         """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""
@@ -162,6 +210,54 @@ class DiffusersPrior:
         check_words(text, self.vocabulary, self.name)
 
 
+class Recomputed(torch.autograd.Function):
+    """function(pictures), a few pictures at a time and once more on the way back: the memory of those few."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, function: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
+        ctx.save_for_backward(pictures)
+        ctx.function, ctx.at_once = function, at_once
+        return torch.cat([function(part) for part in pictures.split(at_once)])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        gradients = []
+        for part, upstream in zip(ctx.saved_tensors[0].split(ctx.at_once), grad.split(ctx.at_once), strict=True):
+            with torch.enable_grad():
+                pictures = part.detach().requires_grad_()
+                gradients += torch.autograd.grad(ctx.function(pictures), pictures, upstream)
+        return torch.cat(gradients), None, None
+
+
+class Narrowed(torch.autograd.Function):
+    """pictures.half(), whose gradient comes back divided by what `Widened` left in ``scale``."""
+
+    @staticmethod
+    def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.dtype, ctx.scale = pictures.dtype, scale
+        return pictures.half()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype) / ctx.scale.pop(), None
+
+
+class Widened(torch.autograd.Function):
+    """moments.float() of float16, whose gradient goes back multiplied to values around 1, lest small ones be lost."""
+
+    @staticmethod
+    def forward(ctx: Any, moments: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.scale = scale
+        return moments.float()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        largest = grad.abs().amax()
+        power = 2.0 ** -largest.clamp(1e-30, 1e30).log2().floor()  # of two: rounds nothing; NaN stays NaN
+        ctx.scale.append(power)
+        return (grad * power).half(), None
+
+
 def load_diffusers(
     folder: str | Path,
     device: torch.device | str = "cpu",
@@ -171,8 +267,8 @@ def load_diffusers(
     """Load a StableDiffusionPipeline folder: unet, vae, text_encoder, tokenizer, scheduler. Never uses the network.
 
     Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
-    float32 and bfloat16 beside a half type, since float16 underflows in the gradient through the encoder. A file
-    distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
+    float32 and bfloat16 beside a half type; float16 is eight times as exact, but some autoencoders overflow in it. A
+    file distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
     [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees, "around": [view words by azimuth
     from the front on], "overhead": [likewise from above], "outward": [likewise out of a scene]}, each null or absent
     where unknown. Raises ValueError naming the folder and what is missing or not supported.

@@ -21,7 +21,6 @@ from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.optimize import DivergedError, Progress, optimize
 from distill3d.kernels.priors.base import Prior
-from distill3d.kernels.priors.captured import capture
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.toybox.captions import Caption
@@ -50,7 +49,7 @@ class Bench:
         self.prior = load_diffusers(options.prior, self.device, dtype, getattr(torch, options.vae_dtype))
         self.rows_seen = counted(self.prior.unet)
         if cuda and not options.eager:
-            capture(self.prior)
+            self.prior.accelerate()
         has_judge = (options.judge / "judge.safetensors").is_file()
         self.judge = load_judge(options.judge, self.device) if has_judge else None
         cameras = {

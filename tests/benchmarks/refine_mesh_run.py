@@ -28,7 +28,6 @@ from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.refine import RefineProgress, refine_mesh
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors.captured import capture
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.toybox.captions import Caption
@@ -55,7 +54,7 @@ class Bench:
         dtype = torch.float16 if options.dtype == "auto" and cuda else getattr(torch, options.dtype, torch.float32)
         self.prior = load_diffusers(options.prior, self.device, dtype, getattr(torch, options.vae_dtype))
         if cuda and not options.eager:
-            capture(self.prior)
+            self.prior.accelerate()
         self.ring = ring_of_views(options.views, SIZE).to(self.device)
         self.sheet = orbit(torch.tensor(SHEET_AZIMUTHS), 15.0, 2.0, FOV_Y, SIZE).to(self.device)
         self.truths: dict[str, Any] = {}

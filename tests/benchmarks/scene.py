@@ -36,7 +36,6 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.optimize import DivergedError, optimize
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
-from distill3d.kernels.priors.captured import capture
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.settings import OptimizeSettings
@@ -174,7 +173,7 @@ def main(arguments: list[str] | None = None) -> None:
         dtype = torch.float16 if options.dtype == "auto" and cuda else getattr(torch, options.dtype, torch.float32)
         prior = load_diffusers(options.prior, options.device, dtype, getattr(torch, options.vae_dtype))
         if cuda:
-            capture(prior)
+            prior.accelerate()
     settings = replace(setup.settings, image_size=options.size or None)
     rows, shown = [], []
     for scene in scenes:

@@ -1,11 +1,15 @@
-"""One thread for the small tensors of these tests: more only wait for each other, most of all on a busy machine."""
+"""How the unit tests run: on one thread, Triton's kernels in its interpreter where there is no GPU."""
 
+import importlib.util
 import os
 from contextlib import contextmanager
 
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is first imported
+# Both are read at imports. More threads only wait for each other over small tensors, most of all on a busy machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+if importlib.util.find_spec("triton") and not os.path.exists("/dev/nvidiactl"):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -531,3 +533,40 @@ def test_the_loss_is_told_the_step_over_all_calls_and_the_schedules_length():
 
     run(run(haze(), 2, loss=Spy(frozenset())), 2, loss=Spy(frozenset()))
     assert seen == [(0, 2), (1, 2), (2, 4), (3, 4)]
+
+
+class Tunable(GaussianMixturePrior):
+    """Notes how it is told to run, and for how long."""
+
+    def __init__(self, like: GaussianMixturePrior) -> None:
+        self.__dict__.update(like.__dict__)
+        self.told: list[Any] = []
+
+    @contextmanager
+    def running(self, accelerate: bool, pictures_at_once: int) -> Iterator[None]:
+        self.told.append((accelerate, pictures_at_once))
+        try:
+            yield
+        finally:
+            self.told.append("over")
+
+
+def test_a_prior_is_told_how_to_run_until_the_run_ends_even_in_an_error():
+    prior = Tunable(ball_prior())
+    during = []
+    run(haze(), 1, prior=prior, pictures_at_once=1, on_step=lambda progress: during.append(list(prior.told)) or None)
+    assert during == [[(False, 1)]] and prior.told == [(False, 1), "over"]
+
+    def fail(progress: Progress) -> None:
+        raise Interrupt
+
+    with pytest.raises(Interrupt):
+        run(haze(), 1, prior=prior, accelerate=True, on_step=fail)
+    assert prior.told[2:] == [(True, 0), "over"]
+
+
+def test_a_prior_that_takes_all_pictures_at_once_says_so_when_asked_for_fewer():
+    with pytest.raises(ValueError, match=r"pictures_at_once is 2, but prior .* takes all pictures .* Set it to 0"):
+        run(haze(), 1, pictures_at_once=2)
+    with pytest.raises(ValueError, match="pictures_at_once is -1; give a whole number of 0 or more"):
+        settings(pictures_at_once=-1).check()

@@ -31,7 +31,8 @@ class TinyPrior:
     """A random U-Net behind the parts of DiffusersPrior that a loss meets."""
 
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
-    predict, _noise = DiffusersPrior.predict, DiffusersPrior._noise
+    predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
+    pictures_at_once, _fast = DiffusersPrior.pictures_at_once, DiffusersPrior._fast
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel

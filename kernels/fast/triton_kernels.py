@@ -1,0 +1,346 @@
+"""The functions of `reference` as Triton kernels, for pictures stored channels last, with the normalisation's gradient.
+
+A picture [N,C,H,W] stored channels last is a table of N x H x W rows of C numbers. A group is a few neighbouring
+columns of all rows of one picture, so its sums are taken per column over slabs of rows, then joined. All arithmetic is
+float32, whatever the pictures are; the sums have a fixed order, so the same input gives the same bits.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .reference import Norm
+
+ROWS = 32  # of a tile
+WARPS = 4  # that share one
+PROGRAMS = 2048  # about as many as keep a large GPU busy; more only lengthen the list of partial sums
+
+
+@triton.jit
+def _silu_parts(x, mean, rstd, weight, bias, SILU: tl.constexpr):
+    """x normalised, y, and dy/dx of the affine part and the activation together."""
+    normal = (x - mean) * rstd
+    z = normal * weight + bias
+    if SILU:
+        gate = tl.sigmoid(z)
+        return normal, z * gate, weight * gate * (1 + z * (1 - gate))
+    return normal, z, weight + tl.zeros_like(z)
+
+
+@triton.jit
+def _column_sums(
+    x_ptr, residual_ptr, shift_ptr, total_ptr, pivot_ptr, sums_ptr,
+    pixels, channels, shift_stride, tiles, slabs,
+    RESIDUAL: tl.constexpr, SHIFT: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Per column of a slab the sums of d and d^2, d = total - the column's first value; stores total if it is new."""
+    part, n = tl.program_id(0), tl.program_id(2)
+    column = tl.program_id(1) * C + tl.arange(0, C)
+    known = column < channels
+    base = n.to(tl.int64) * pixels * channels
+    shift = tl.zeros([C], tl.float32)
+    if SHIFT:
+        shift += tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    pivot = tl.load(x_ptr + base + column, known, 0.0).to(tl.float32) + shift
+    if RESIDUAL:
+        pivot += tl.load(residual_ptr + base + column, known, 0.0).to(tl.float32)
+    first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
+    tile = part * tiles
+    while tile < (part + 1) * tiles:  # not range: Triton's interpreter cannot count to a number it is given
+        row = tile * R + tl.arange(0, R)
+        inside = (row < pixels)[:, None] & known[None, :]
+        place = base + row[:, None] * channels + column[None, :]
+        value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + shift[None, :]
+        if RESIDUAL:
+            value += tl.load(residual_ptr + place, inside, 0.0).to(tl.float32)
+            rounded = value.to(total_ptr.dtype.element_ty)
+            tl.store(total_ptr + place, rounded, inside)
+            value = rounded.to(tl.float32)
+        d = tl.where(inside, value - pivot[None, :], 0.0)
+        first += d
+        second += d * d
+        tile += 1
+    out = sums_ptr + ((n * slabs + part) * 2).to(tl.int64) * channels + column
+    tl.store(out, tl.sum(first, 0), known)
+    tl.store(out + channels, tl.sum(second, 0), known)
+    if part == 0:
+        tl.store(pivot_ptr + n * channels + column, pivot, known)
+
+
+@triton.jit
+def _group_moments(
+    pivot_ptr, sums_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, width, slabs, eps,
+    S: tl.constexpr, W: tl.constexpr,
+):  # fmt: skip
+    """Mean and 1 / standard deviation of a group from its columns' sums."""
+    g, n = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, W)
+    column, known = g * width + lane, lane < width
+    first, second = tl.zeros([S, W], tl.float32), tl.zeros([S, W], tl.float32)
+    start = 0
+    while start < slabs:
+        part = start + tl.arange(0, S)
+        inside = (part < slabs)[:, None] & known[None, :]
+        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
+        first += tl.load(sums_ptr + place, inside, 0.0)
+        second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        start += S
+    total = tl.sum(first, 0)
+    means = tl.load(pivot_ptr + n * channels + column, known, 0.0) + total / pixels
+    mean = tl.sum(tl.where(known, means, 0.0), 0) / width
+    spread = tl.sum(second, 0) - total * total / pixels + pixels * (means - mean) * (means - mean)
+    variance = tl.sum(tl.where(known, spread, 0.0), 0) / (pixels * width)
+    tl.store(mean_ptr + n * groups + g, mean)
+    tl.store(rstd_ptr + n * groups + g, 1 / tl.sqrt(tl.maximum(variance, 0.0) + eps))
+
+
+@triton.jit
+def _normalise(
+    x_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, y_ptr,
+    pixels, channels, groups, width, shift_stride,
+    SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    row, n = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(2)
+    column = tl.program_id(1) * C + tl.arange(0, C)
+    known = column < channels
+    inside = (row < pixels)[:, None] & known[None, :]
+    place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    group = n * groups + column // width
+    mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
+    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
+    if SHIFT:
+        mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+    _, y, _ = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
+    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _gradient_sums(
+    x_ptr, grad_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, sums_ptr,
+    pixels, channels, groups, width, shift_stride, tiles, slabs,
+    SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """Per column of a slab the sums of dL/dnormal and of dL/dnormal * normal."""
+    part, n = tl.program_id(0), tl.program_id(2)
+    column = tl.program_id(1) * C + tl.arange(0, C)
+    known = column < channels
+    base = n.to(tl.int64) * pixels * channels
+    group = n * groups + column // width
+    mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
+    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
+    if SHIFT:
+        mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
+    tile = part * tiles
+    while tile < (part + 1) * tiles:
+        row = tile * R + tl.arange(0, R)
+        inside = (row < pixels)[:, None] & known[None, :]
+        place = base + row[:, None] * channels + column[None, :]
+        x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)  # 0 outside: adds nothing to the sums
+        normal, _, slope = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
+        first += grad * slope
+        second += grad * slope * normal
+        tile += 1
+    out = sums_ptr + ((n * slabs + part) * 2).to(tl.int64) * channels + column
+    tl.store(out, tl.sum(first, 0), known)
+    tl.store(out + channels, tl.sum(second, 0), known)
+
+
+@triton.jit
+def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr):
+    """Both sums of a group over its columns and slabs, divided by its size."""
+    g, n = tl.program_id(0), tl.program_id(1)
+    lane = tl.arange(0, W)
+    first, second = tl.zeros([S, W], tl.float32), tl.zeros([S, W], tl.float32)
+    start = 0
+    while start < slabs:
+        part = start + tl.arange(0, S)
+        inside = (part < slabs)[:, None] & (lane < width)[None, :]
+        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
+        first += tl.load(sums_ptr + place, inside, 0.0)
+        second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        start += S
+    out = means_ptr + (n * groups + g) * 2
+    tl.store(out, tl.sum(tl.sum(first, 0), 0) / (pixels * width))
+    tl.store(out + 1, tl.sum(tl.sum(second, 0), 0) / (pixels * width))
+
+
+@triton.jit
+def _gradient(
+    x_ptr, grad_ptr, further_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, means_ptr, out_ptr,
+    pixels, channels, groups, width, shift_stride,
+    FURTHER: tl.constexpr, SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+):  # fmt: skip
+    """dL/dx = rstd (dL/dnormal - its mean - normal * mean of dL/dnormal normal), plus what reaches x besides."""
+    row, n = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(2)
+    column = tl.program_id(1) * C + tl.arange(0, C)
+    known = column < channels
+    inside = (row < pixels)[:, None] & known[None, :]
+    place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    group = n * groups + column // width
+    mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
+    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
+    if SHIFT:
+        mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    plain = tl.load(means_ptr + group * 2, known, 0.0)[None, :]
+    along = tl.load(means_ptr + group * 2 + 1, known, 0.0)[None, :]
+    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)
+    normal, _, slope = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
+    out = rstd[None, :] * (grad * slope - plain - normal * along)
+    if FURTHER:
+        out += tl.load(further_ptr + place, inside, 0.0).to(tl.float32)
+    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _add(x_ptr, residual_ptr, shift_ptr, out_ptr, rows, channels, R: tl.constexpr, C: tl.constexpr):
+    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
+    known = column < channels
+    inside = (row < rows)[:, None] & known[None, :]
+    place = row.to(tl.int64)[:, None] * channels + column[None, :]
+    value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + tl.load(residual_ptr + place, inside, 0.0).to(
+        tl.float32
+    )
+    value += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
+    tl.store(out_ptr + place, value.to(out_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _layer_norm(x_ptr, shift_ptr, weight_ptr, bias_ptr, y_ptr, rows, channels, eps, R: tl.constexpr, C: tl.constexpr):
+    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, C)
+    known = column < channels
+    inside = (row < rows)[:, None] & known[None, :]
+    place = row.to(tl.int64)[:, None] * channels + column[None, :]
+    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+    x += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
+    d = tl.where(inside, x - (tl.sum(x, 1) / channels)[:, None], 0.0)
+    rstd = 1 / tl.sqrt(tl.sum(d * d, 1) / channels + eps)
+    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)[None, :]
+    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)[None, :]
+    tl.store(y_ptr + place, (d * rstd[:, None] * weight + bias).to(y_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
+def _geglu(x_ptr, y_ptr, rows, channels, R: tl.constexpr, C: tl.constexpr):
+    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
+    inside = (row < rows)[:, None] & (column < channels)[None, :]
+    place = row.to(tl.int64)[:, None] * 2 * channels + column[None, :]
+    a = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+    b = tl.load(x_ptr + place + channels, inside, 0.0).to(tl.float32)
+    y = a * (0.5 * b * (1 + tl.math.erf(b * 0.7071067811865476)))
+    out = row.to(tl.int64)[:, None] * channels + column[None, :]
+    tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), inside)
+
+
+class _Shape:
+    """How a picture [N,C,H,W] is cut into tiles and slabs."""
+
+    def __init__(self, x: Tensor, norm: Norm) -> None:
+        self.n, self.channels, height, width = x.shape
+        self.pixels, self.groups = height * width, norm.groups
+        self.width = self.channels // norm.groups
+        self.columns = _columns(self.channels)
+        across = triton.cdiv(self.channels, self.columns)
+        wanted = self.n * self.pixels * across // PROGRAMS
+        self.tiles = max(1, min(1024, triton.next_power_of_2(wanted + 1) // 2) // ROWS)  # per slab
+        self.slabs = triton.cdiv(self.pixels, self.tiles * ROWS)
+        self.slab_grid = (self.slabs, across, self.n)
+        self.tile_grid = (triton.cdiv(self.pixels, ROWS), across, self.n)
+        self.group_grid = (self.groups, self.n)
+        self.join = {"S": 32, "W": triton.next_power_of_2(self.width)}
+        self.tile = {"R": ROWS, "C": self.columns, "num_warps": WARPS}
+
+
+def _columns(channels: int) -> int:
+    """Columns of a tile: a power of two that divides the channels if one of 32 or more does."""
+    return max(min(channels & -channels, 128), min(32, triton.next_power_of_2(channels)))
+
+
+def _stored(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def forward(x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm) -> tuple[Tensor, ...]:
+    """(x + residual + shift, or x without a residual; `norm_act`; mean; 1/std), the last two [N,groups] float32."""
+    x, residual = _stored(x), None if residual is None else _stored(residual)
+    cut = _Shape(x, norm)
+    total = x if residual is None else torch.empty_like(x)
+    y = torch.empty_like(x)
+    sums = torch.empty((cut.n, cut.slabs, 2, cut.channels), device=x.device, dtype=torch.float32)
+    pivot = torch.empty((cut.n, cut.channels), device=x.device, dtype=torch.float32)
+    mean, rstd = torch.empty((2, cut.n, cut.groups), device=x.device, dtype=torch.float32).unbind(0)
+    stride = 0 if shift is None or shift.dim() == 1 else shift.stride(0)
+    _column_sums[cut.slab_grid](
+        x, residual, shift, total, pivot, sums, cut.pixels, cut.channels, stride, cut.tiles, cut.slabs,
+        RESIDUAL=residual is not None, SHIFT=shift is not None, **cut.tile,
+    )  # fmt: skip
+    _group_moments[cut.group_grid](
+        pivot, sums, mean, rstd, cut.pixels, cut.channels, cut.groups, cut.width, cut.slabs, norm.eps, **cut.join
+    )
+    left = None if residual is not None else shift  # a stored total has the shift in it
+    _normalise[cut.tile_grid](
+        total, left, norm.weight, norm.bias, mean, rstd, y, cut.pixels, cut.channels, cut.groups, cut.width, stride,
+        SHIFT=left is not None, SILU=norm.silu, **cut.tile,
+    )  # fmt: skip
+    return total, y, mean, rstd
+
+
+def backward(
+    total: Tensor,
+    shift: Tensor | None,
+    grad: Tensor,
+    further: Tensor | None,
+    norm: Norm,
+    mean: Tensor,
+    rstd: Tensor,
+) -> Tensor:
+    """dL/dx of `forward`, given dL/dy and, where the sum was used too, dL/dsum; shift if it is not in total."""
+    grad, further = _stored(grad), None if further is None else _stored(further)
+    cut = _Shape(total, norm)
+    sums = torch.empty((cut.n, cut.slabs, 2, cut.channels), device=total.device, dtype=torch.float32)
+    means = torch.empty((cut.n, cut.groups, 2), device=total.device, dtype=torch.float32)
+    out = torch.empty_like(total)
+    stride = 0 if shift is None or shift.dim() == 1 else shift.stride(0)
+    sizes = (cut.pixels, cut.channels, cut.groups, cut.width)
+    given = (shift, norm.weight, norm.bias, mean, rstd)
+    how = {"SHIFT": shift is not None, "SILU": norm.silu, **cut.tile}
+    _gradient_sums[cut.slab_grid](total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how)
+    _group_means[cut.group_grid](sums, means, *sizes, cut.slabs, **cut.join)
+    _gradient[cut.tile_grid](
+        total, grad, further, *given, means, out, *sizes, stride, FURTHER=further is not None, **how
+    )
+    return out
+
+
+def add(x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
+    x, residual = _stored(x), _stored(residual)
+    out, channels = torch.empty_like(x), x.shape[1]
+    rows, columns = x.numel() // channels, _columns(channels)
+    _add[triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)](
+        x, residual, shift, out, rows, channels, ROWS, columns
+    )
+    return out
+
+
+def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    rows, channels = x.shape
+    y, columns = torch.empty_like(x), triton.next_power_of_2(channels)
+    height = max(1, 4096 // columns)
+    _layer_norm[(triton.cdiv(rows, height),)](x, shift, weight, bias, y, rows, channels, eps, height, columns)
+    return y
+
+
+def geglu(x: Tensor) -> Tensor:
+    rows, channels = x.shape[0], x.shape[1] // 2
+    y, columns = x.new_empty((rows, channels)), _columns(channels)
+    _geglu[triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)](x, y, rows, channels, ROWS, columns)
+    return y

@@ -1,0 +1,82 @@
+"""The priors that step.py times: the embedded one, and Stable Diffusion 2.1-base's shapes with random weights."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distill3d.kernels.priors.base import NoiseSchedule
+from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+
+TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"
+KINDS = ("sd21-shapes", "toybox")
+
+
+def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
+    """unet, vae, text_encoder and tokenizer, on the device; random weights from a fixed seed, which need no file."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    tokenizer = CLIPTokenizer.from_pretrained(TOYBOX / "tokenizer", local_files_only=True)
+    if kind == "toybox":
+        unet = UNet2DConditionModel.from_pretrained(TOYBOX / "unet", local_files_only=True)
+        vae = AutoencoderKL.from_pretrained(TOYBOX / "vae", local_files_only=True)
+        text = CLIPTextModel.from_pretrained(TOYBOX / "text_encoder", local_files_only=True)
+    else:
+        torch.manual_seed(0)
+        with torch.device(device):
+            unet, vae, text = stable_diffusion_21()
+    modules = {"unet": (unet, dtype), "vae": (vae, vae_dtype), "text_encoder": (text, dtype)}
+    for module, kind_of_number in modules.values():
+        # not the libraries' own to(), which warns of nothing
+        torch.nn.Module.to(module.eval().requires_grad_(False), device, kind_of_number)
+    return {**{name: module for name, (module, _) in modules.items()}, "tokenizer": tokenizer}
+
+
+def stable_diffusion_21() -> tuple[Any, Any, Any]:
+    """U-Net (866 million weights), autoencoder (84) and text encoder (340) of stabilityai/stable-diffusion-2-1-base."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        attention_head_dim=(5, 10, 20, 20),
+        cross_attention_dim=1024,
+        use_linear_projection=True,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=768,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=23,
+            num_attention_heads=16,
+            hidden_act="gelu",
+        )
+    )
+    return unet, vae, text
+
+
+def prior(kind: str, modules: dict[str, Any]) -> DiffusersPrior:
+    """A prior of the pack around such modules."""
+    schedule = NoiseSchedule.scaled_linear().to(next(modules["unet"].parameters()).device)
+    card = {"image_size": 64 if kind == "toybox" else 512}
+    return DiffusersPrior(kind, schedule=schedule, card=card, **modules)
+
+
+def in_float32(modules: dict[str, Any]) -> dict[str, Any]:
+    """Copies of the modules with the same weights, rounded as they are, in single precision."""
+    return {
+        name: copy.deepcopy(module).float() if isinstance(module, torch.nn.Module) else module
+        for name, module in modules.items()
+    }
