@@ -40,8 +40,9 @@ class OptimizeSettings(LearningRates, Regularizers):
     max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
     check_every: int = 10  # steps between looks at that count, each of which waits for the device
     render_backend: str = "auto"
-    accelerate: bool = False  # let the prior run on CUDA graphs where it can: some seconds of preparation, and memory
-    pictures_at_once: int = 0  # that go through the prior's networks together, to save memory; 0: all views of a step
+    # These two change no result, and so are no part of what tells two runs apart.
+    accelerate: bool = field(default=False, repr=False)  # run the prior on CUDA graphs: seconds to prepare, and memory
+    pictures_at_once: int = field(default=0, repr=False)  # through the prior's networks, to save memory; 0: all views
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
