@@ -29,6 +29,8 @@ def test_cancel_stops_between_steps_and_leaves_the_cloud_so_far(comfyui, quickst
     assert {file.suffix for file in left} == {".ply", ".safetensors"}
     (ply,) = (file for file in left if file.suffix == ".ply")
     assert plyfile.PlyData.read(str(ply))["vertex"].count > 100
+    (end,) = (message["data"] for _, message in run.events if message["type"] == "distill3d.end")
+    assert end["partial"] == f"output/distill3d/partial/{ply.name}"  # the page says so
 
 
 def test_server_works_on_after_a_cancel_and_after_freeing_its_memory(comfyui, quickstart, quickstart_prompt):

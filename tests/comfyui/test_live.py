@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import urllib.error
 import urllib.request
 
@@ -14,11 +15,12 @@ from distill3d.kernels.files.compact import unpack
 STEPS = 100_000  # more than any test waits for
 
 
-def request(server, path: str, method: str = "GET") -> tuple[int, bytes]:
+def request(server, path: str, method: str = "GET", body: object = None) -> tuple[int, bytes]:
     """Status and body."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    data = None if body is None else json.dumps(body).encode()
     try:
-        with opener.open(urllib.request.Request(server.url + path, method=method), timeout=60) as answer:
+        with opener.open(urllib.request.Request(server.url + path, data, method=method), timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -79,8 +81,23 @@ def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(com
     made = set((comfyui.output / "distill3d").glob("quickstart_*")) - before
     assert {file.suffix for file in made} >= {".ply", ".glb"}
     # The kept cloud is the node's result: the same prompt is answered from the cache.
-    again = comfyui.run(prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 11))
+    prompt = prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 11)
+    again = comfyui.run(prompt)
     assert again.status == "success" and not again.progress(optimize)
+
+    # Until all steps are asked for, by this node with these inputs.
+    def stop(run):
+        if run.progress(optimize):
+            request(comfyui, f"/distill3d/stop/{optimize}", "POST")
+
+    inputs = prompt[optimize]["inputs"]
+    assert request(comfyui, f"/distill3d/anew/{optimize}", "POST", inputs | {"steps": STEPS + 1})[0] == 204
+    assert request(comfyui, "/distill3d/anew/none", "POST", inputs)[0] == 204
+    assert not comfyui.run(prompt).progress(optimize)
+    assert request(comfyui, f"/distill3d/anew/{optimize}", "POST", inputs)[0] == 204
+    assert comfyui.run(prompt, on_event=stop).progress(optimize)
+    assert not comfyui.run(prompt).progress(optimize)
+    assert request(comfyui, f"/distill3d/anew/{optimize}", "POST", ["no object"])[0] == 400
 
 
 def test_requests_about_nodes_that_do_not_run_find_nothing(comfyui, quickstart):
