@@ -54,7 +54,8 @@ class SaveGaussians(io.ComfyNode):
                     optional=True,
                     tooltip="ply: lossless, read everywhere. compressed ply (PlayCanvas): a quarter of its size, "
                     "slight loss, other order. splat: half, no view-dependent colours, coarse rotations. spz "
-                    "(Niantic): a quarter, slight loss, positions to 1/8000 unit. glb: glTF with "
+                    "(Niantic): a quarter, slight loss, positions to 1/8000 unit. spz 2: its older version, coarser "
+                    "rotations, for programs that refuse the newer. glb: glTF with "
                     "KHR_gaussian_splatting, lossless, for three.js and other readers that know it.",
                 ),
             ],

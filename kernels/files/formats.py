@@ -14,7 +14,7 @@ from .gltf_splat import is_gltf_splat, load_gltf_splat, save_gltf_splat
 from .ply import load_ply, save_ply
 from .ply_header import HEADER_LIMIT
 from .splat_file import load_splat, save_splat
-from .spz import load_spz, save_spz
+from .spz import load_spz, save_spz, save_spz_2
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ FORMATS = {
     "compressed ply": Format("compressed.ply", "ply", save_compressed_ply, load_compressed_ply),
     "splat": Format("splat", "splat", save_splat, load_splat),
     "spz": Format("spz", "spz", save_spz, load_spz),
+    "spz 2": Format("spz", "spz", save_spz_2, load_spz),
     "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
 }
 SUFFIXES = tuple(dict.fromkeys(f".{format.kind}" for format in FORMATS.values()))

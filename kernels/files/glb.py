@@ -21,6 +21,8 @@ from ..meshes.mesh import Mesh
 from .atomic import atomic_write
 from .texture import image_of, upward
 
+ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF's targets of buffer views
+
 
 def srgb_to_linear(color: Tensor) -> Tensor:
     """IEC 61966-2-1 decoding, any shape, 0..1."""
@@ -58,13 +60,17 @@ def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
         visual=trimesh.visual.TextureVisuals(upward(mesh) if textured else None, material),
         process=False,
     )
-    rename = None if textured else _rename_colors
-    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=rename)
+    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_finish)
     with atomic_write(path) as file:
         file.write(data)
 
 
-def _rename_colors(tree: dict[str, Any]) -> None:
-    # trimesh writes attributes of its own naming only with a leading underscore.
-    attributes = tree["meshes"][0]["primitives"][0]["attributes"]
-    attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+def _finish(tree: dict[str, Any]) -> None:
+    """What trimesh leaves out: the standard's name for colours, and what the buffer views are for."""
+    primitive = tree["meshes"][0]["primitives"][0]
+    attributes = primitive["attributes"]
+    if "_COLOR_0" in attributes:  # trimesh writes attributes of its own naming only with a leading underscore
+        attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+    used = dict.fromkeys(attributes.values(), ARRAY_BUFFER) | {primitive["indices"]: ELEMENT_ARRAY_BUFFER}
+    for accessor, target in used.items():
+        tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = target

@@ -1,4 +1,4 @@
-"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3; versions 1 to 4 are read.
+"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3 or 2; versions 1 to 4 are read.
 
 One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: positions as 24-bit fixed point, opacity,
 colour and logarithmic scale as bytes, rotation as its three smallest parts in 32 bits, harmonics as bytes,
@@ -7,12 +7,14 @@ Version 4 has no gzip: a plain header, a table of sizes, one Zstandard stream pe
 
 Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names others. PlayCanvas'
 tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y down, as in `ply`, and know no
-extension. So ours is Y down and says so (RDF), which is right for all of them. A file that does not say is read as
-Y down, as ComfyUI shows it, but one of version 4, which ComfyUI does not read, by SPZ's text.
+extension. So ours is Y down and version 3 says so (RDF), which is right for all of them. But readers that compare the
+stream's length with the header's numbers refuse such a record (three.js, GaussianSplats3D, which knows version 2 only),
+so version 2 is written without. A file that does not say is read as Y down, as ComfyUI shows it, but one of version 4,
+which ComfyUI does not read, by SPZ's text.
 
 What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to 3.2 % and clamped to
-4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to -0.44..1.44, rotations to about 1e-3, harmonics to
-1/256 and clamped to -1..0.992. A fourth SH degree is left out on reading.
+4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to -0.44..1.44, rotations to about 1e-3 (version 2:
+0.01, near half a turn 0.1), harmonics to 1/256 and clamped to -1..0.992. A fourth SH degree is left out on reading.
 """
 
 from __future__ import annotations
@@ -60,11 +62,20 @@ Decoder = Callable[[Array, int, int], None]
 
 
 def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
-    """Write the cloud as SPZ version 3; atomic.
+    """Write the cloud as SPZ version 3, which says that Y is down; atomic.
 
     Raises ValueError if the cloud is empty, holds NaNs or reaches beyond 8 million units, or the folder does not
     exist; OSError if the disk refuses.
     """
+    _save(gaussians, path, 3)
+
+
+def save_spz_2(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
+    """`save_spz` as version 2, which names no axes: for readers that know no more."""
+    _save(gaussians, path, 2)
+
+
+def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> None:
     cloud = arrays(gaussians)
     farthest, bits = float(np.abs(cloud["means"]).max()), FRACTION_BITS
     while bits and farthest * 2**bits > POSITION_MAX:
@@ -74,14 +85,14 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
             f"gaussians reach {farthest:g} units from the origin; SPZ holds up to {POSITION_MAX}. Save as ply instead."
         )
     header = np.zeros(1, HEADER)
-    header["magic"], header["version"], header["count"] = MAGIC, 3, len(gaussians)
-    header["degree"], header["bits"], header["flags"] = gaussians.sh_degree, bits, EXTENDED
+    header["magic"], header["version"], header["count"] = MAGIC, version, len(gaussians)
+    header["degree"], header["bits"], header["flags"] = gaussians.sh_degree, bits, EXTENDED if version >= 3 else 0
     planes = {
         "means": lambda v: _fixed_point(v, bits),
         "opacity_logits": opacity_bytes,
         "sh": lambda v: quantised(v[:, 0] * (0.15 * 255) + 127.5, 255),
         "log_scales": lambda v: quantised((v + 10) * 16, 255),
-        "quats": _packed,
+        "quats": _packed if version >= 3 else _first_three,
     }
     passes = [*planes.items(), ("sh", lambda v: quantised(v[:, 1:] * 128 + 128, 255))]
     squeeze = zlib.compressobj(wbits=31)
@@ -90,7 +101,9 @@ def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
         for key, encode in passes:
             for start in range(0, len(gaussians), STRETCH):
                 file.write(squeeze.compress(encode(cloud[key][start : start + STRETCH]).tobytes()))
-        file.write(squeeze.compress(axes_record("RDF")) + squeeze.flush())
+        if version >= 3:
+            file.write(squeeze.compress(axes_record("RDF")))
+        file.write(squeeze.flush())
 
 
 def load_spz(path: str | os.PathLike[str]) -> Gaussians:
@@ -164,3 +177,8 @@ def _packed(quats: Array) -> Array:
     largest, others = split(quats[:, [1, 2, 3, 0]])  # the file's order is xyzw
     codes = quantised(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(others < 0, 512, 0)
     return pack(largest, codes).astype("<u4")
+
+
+def _first_three(quats: Array) -> Array:
+    """Of version 2: bytes [n,3] of xyz, of the one of q and -q whose w is not negative."""
+    return quantised((quats[:, 1:] * np.where(quats[:, :1] < 0, -1, 1)) * 127.5 + 127.5, 255)

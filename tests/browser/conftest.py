@@ -30,19 +30,25 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def browser() -> str:
+def modules() -> None:
+    """What package.json names is in node_modules."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here")
+    wanted = json.loads(HERE.joinpath("package.json").read_text())["devDependencies"]
+    if not all(HERE.joinpath("node_modules", name).exists() for name in wanted):
+        command = [shutil.which("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"]
+        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
+        if done.returncode:
+            pytest.skip(f"npm could not install {', '.join(wanted)}: {done.stderr[-300:]}")
+
+
+@pytest.fixture(scope="session")
+def browser(modules: None) -> str:
     """The program; `DISTILL3D_CHROMIUM` names another one."""
     found = os.environ.get("DISTILL3D_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"no {program} here")
-    if not HERE.joinpath("node_modules", "playwright-core").exists():
-        command = [shutil.which("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"]
-        done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
-        if done.returncode:
-            pytest.skip(f"npm could not install playwright-core: {done.stderr[-300:]}")
     return found
 
 

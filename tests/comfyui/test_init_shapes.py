@@ -10,6 +10,7 @@ import trimesh
 from harness.server import PromptRefused
 
 from distill3d.kernels.files.export import save_mesh
+from distill3d.kernels.files.formats import load_gaussians
 from distill3d.kernels.meshes.mesh import Mesh
 
 MESH, SPLAT = "Distill3D_InitMesh", "Distill3D_InitSplat"
@@ -187,12 +188,23 @@ class TestSplat:
         red, blue = middles(saved(comfyui, comfyui.run(prompt(normalise=True, turn=90.0)), "save back"))
         np.testing.assert_allclose([red, blue], [[-0.3, 0, 0], [0.3, 0, 0]], atol=0.01)
 
-    def test_a_splat_of_core_nodes_feeds_it(self, comfyui, prompt):
+    @pytest.mark.parametrize(
+        ("format", "means", "log_scales"),
+        [("ply", 1e-5, 1e-5), ("splat", 1e-5, 1e-5), ("spz", 2e-4, 0.035), ("spz 2", 2e-4, 0.035)],
+    )
+    def test_core_reads_every_format_that_it_knows_and_feeds_it(self, comfyui, prompt, format, means, log_scales):
         asked = prompt(splat=["core", 0])
-        asked["core"] = {"class_type": "File3DToSplat", "inputs": {"model_3d": ["save", 0]}}
+        asked["other"] = save("start", "other")
+        asked["other"]["inputs"]["format"] = format
+        asked["core"] = {"class_type": "File3DToSplat", "inputs": {"model_3d": ["other", 0]}}
         run = comfyui.run(asked)
-        one, two = (columns(saved(comfyui, run, id), "x", "y", "z") for id in ("save", "save back"))
-        np.testing.assert_allclose(two, one, atol=1e-5)
+        one, two = (load_gaussians(saved(comfyui, run, id)) for id in ("save", "save back"))
+        torch.testing.assert_close(two.means, one.means, atol=means, rtol=0)
+        torch.testing.assert_close(two.log_scales, one.log_scales, atol=log_scales, rtol=0)
+        torch.testing.assert_close(two.opacities, one.opacities, atol=3e-3, rtol=0)
+        torch.testing.assert_close(two.colors, one.colors, atol=5e-3, rtol=0)
+        a, b = (torch.nn.functional.normalize(cloud.quats, dim=-1) for cloud in (one, two))
+        assert float((a * b).sum(-1).abs().min()) > 0.995
 
     def test_an_index_beyond_the_batch_is_named(self, comfyui, prompt):
         run = comfyui.run(prompt(index=3))

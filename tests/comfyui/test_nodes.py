@@ -409,14 +409,14 @@ class TestFiles:
         second = saved(comfyui, succeeded(comfyui.run(prompt)))
         assert np.allclose(columns(first), columns(second), atol=1e-6)
 
-    @pytest.mark.parametrize("format", ["compressed ply", "splat", "spz", "glb"])
+    @pytest.mark.parametrize("format", ["compressed ply", "splat", "spz", "spz 2", "glb"])
     def test_every_format_loads_and_feeds_the_viewer(self, comfyui, graph, object_info, format):
         prompt = graph()
         prompt["other"] = node(
             object_info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="nodes/other", format=format
         )
         prompt["view"] = {"class_type": "Preview3D", "inputs": {"model_file": ["other", 0]}}
-        if format in ("splat", "spz") and "File3DToSplat" in object_info:  # core reads no other of them
+        if format in ("splat", "spz", "spz 2") and "File3DToSplat" in object_info:  # core reads no other of them
             prompt["splat"] = node(object_info, "File3DToSplat", model_3d=["other", 0])
             prompt["count"] = node(object_info, "GetSplatCount", splat=["splat", 0])
         run = succeeded(comfyui.run(prompt))

@@ -42,7 +42,7 @@ def small_cloud(degree):
 def header_length(format, content):
     if format in ("ply", "compressed ply"):
         return content.index(b"end_header") + 11
-    return {"splat": 32, "spz": 16, "glb": 20 + int.from_bytes(content[12:16], "little")}[format]
+    return {"splat": 32, "spz": 16, "spz 2": 16, "glb": 20 + int.from_bytes(content[12:16], "little")}[format]
 
 
 def mutated(content, header, rng):
@@ -180,7 +180,7 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, monkeypat
             original = rng.choice(originals)
             if format == "glb" and rng.random() < 0.5:
                 path.write_bytes(mutated_glb(original, rng))
-            elif format == "spz" and rng.random() < 0.7:  # else nearly all would fail the checksum
+            elif format in ("spz", "spz 2") and rng.random() < 0.7:  # else nearly all would fail the checksum
                 raw = gzip.decompress(original)
                 path.write_bytes(gzip.compress(mutated(raw, 16, rng), 1))
             else:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -16,13 +12,13 @@ from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.files.frame import to_file_frame
 from distill3d.kernels.gaussians.cloud import Gaussians
 
-ROOT = Path(__file__).resolve().parents[2]
 SH_DEGREES = [0, 1, 2, 3]
 
 # means, log scales, quaternions, opacities, constant and higher harmonics
 EXACT = (1e-6, 1e-5, 1e-6, 1e-5, 1e-6, 1e-6)
 COMPRESSED = (1e-3, 3e-3, 3e-3, 3e-3, 0.01, 0.04)
 SPZ = (2e-4, 0.04, 4e-3, 3e-3, 0.02, 0.008)
+SPZ_2 = (2e-4, 0.04, 0.09, 3e-3, 0.02, 0.008)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +55,13 @@ def assert_theirs_is(cloud, data, limits):
 
 
 @pytest.mark.parametrize("degree", SH_DEGREES)
-@pytest.mark.parametrize(("format", "limits"), [("ply", EXACT), ("compressed ply", COMPRESSED), ("spz", SPZ)])
+@pytest.mark.parametrize(
+    ("format", "limits"), [("ply", EXACT), ("compressed ply", COMPRESSED), ("spz", SPZ), ("spz 2", SPZ_2)]
+)
 def test_gsply_reads_ours(tmp_path, gsply, format, limits, degree):
     cloud, path = cloud_of(degree), tmp_path / f"a.{FORMATS[format].extension}"
     FORMATS[format].save(cloud, path)
-    read = gsply.read_spz if format == "spz" else gsply.plyread
+    read = gsply.read_spz if format.startswith("spz") else gsply.plyread
     assert_theirs_is(to_file_frame(cloud), read(path), limits)
 
 
@@ -128,32 +126,3 @@ def test_trimesh_reads_a_glb_as_coloured_points_y_up(tmp_path):
     linear = ((cloud.colors.clamp(0, 1).numpy() + 0.055) / 1.055) ** 2.4
     bright = cloud.colors.numpy() > 0.1
     assert np.abs(np.asarray(points.colors)[:, :3] / 255 - linear)[bright].max() < 0.004
-
-
-VALIDATE = """
-const validator = require('gltf-validator');
-validator.validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[1])))
-  .then(report => console.log(JSON.stringify(report.issues)));
-"""
-
-
-def test_khronos_validator_finds_no_fault_in_a_glb(tmp_path):
-    node = shutil.which("node")
-    there = node and subprocess.run([node, "-e", "require('gltf-validator')"], capture_output=True, cwd=ROOT)
-    if not there or there.returncode:
-        pytest.skip("needs node and npm's gltf-validator (npm install --no-save gltf-validator)")
-    import json
-
-    FORMATS["glb"].save(cloud_of(3), tmp_path / "a.glb")
-    done = subprocess.run(
-        [node, "-e", VALIDATE, str(tmp_path / "a.glb")], capture_output=True, text=True, check=True, cwd=ROOT
-    )
-    issues = json.loads(done.stdout)
-    # That it does not know the extension yet, and so not its attributes' names, is all it may say.
-    expected = {"UNSUPPORTED_EXTENSION", "MESH_PRIMITIVE_INVALID_ATTRIBUTE"}
-    assert {message["code"] for message in issues["messages"]} <= expected, issues["messages"]
-    assert all(
-        "KHR_gaussian_splatting:" in message["pointer"]
-        for message in issues["messages"]
-        if message["code"] == "MESH_PRIMITIVE_INVALID_ATTRIBUTE"
-    )
