@@ -6,6 +6,9 @@ The same caption becomes the same object; with a LoRA trained here to turn red i
 from __future__ import annotations
 
 import json
+import os
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -116,11 +119,39 @@ def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F81
             assert run.status == "error" and "lora 'other.safetensors' does not fit" in run.error and told in run.error
 
 
-def cloud_of(probing, info, way):  # noqa: F811
-    """What the caption becomes, from a grey ball."""
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the server's memory from /proc")
+def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, info, files):  # noqa: F811
+    def run(way):
+        prompt = distilled(info, way) | {"seen": {"class_type": "ProbePrompts", "inputs": {"prompts": ["prompts", 0]}}}
+        prompt["optimize"]["inputs"] |= {"steps": 1, "image_size": 64}
+        succeeded(probing.run(prompt))
+
+    def freed():
+        probing.free()
+        return min(resident(probing, after) for after in (1, 1, 1))
+
+    run("folder")
+    run("file")
+    start = freed()  # what was imported for them stays
+    run("folder")
+    run("file")
+    held = resident(probing, 0)
+    assert held > start + 50e6  # two U-Nets of 64 MB
+    assert freed() < start + 40e6
+
+
+def resident(probing, after):  # noqa: F811
+    """Bytes of memory that the server has, some seconds from now."""
+    time.sleep(after)
+    pages = int(Path(f"/proc/{probing.pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def distilled(info, way):  # noqa: F811
+    """API form of the caption distilled into a grey ball."""
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {"gaussians": ["start", 0]}
     settings = {"steps": STEPS, "views": 2, "image_size": SIZE, "background": "gray", "densify": False, "seed": 3}
-    prompt = WAYS[way] | {
+    return WAYS[way] | {
         # without view words: those of the embedded prior are written in its folder
         "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False),
         "cameras": node(info, "OrbitCameras"),
@@ -129,7 +160,11 @@ def cloud_of(probing, info, way):  # noqa: F811
         "optimize": node(info, "Optimize", **links, **settings, lr_colors=0.08, preview_every=0),
         "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"),
     }
-    return load_ply(saved(probing, succeeded(probing.run(prompt))))
+
+
+def cloud_of(probing, info, way):  # noqa: F811
+    """What the caption becomes."""
+    return load_ply(saved(probing, succeeded(probing.run(distilled(info, way)))))
 
 
 def rendered(cloud):
