@@ -130,11 +130,6 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     @property
-    def pid(self) -> int:
-        """The server's process id; 0 while it is not running."""
-        return self._process.pid if self._process else 0
-
-    @property
     def output(self) -> Path:
         return self.base / "output"
 
