@@ -30,33 +30,46 @@ def autograd() -> Iterator[None]:
 
 
 class _DiffusionPrior(torch.nn.ModuleDict):
-    """All of a prior's networks as one; the name is what ComfyUI's log shows."""
+    """Networks that are needed together, as one; the name is what ComfyUI's log shows."""
+
+
+PICTURES, TEXTS = ("unet", "vae"), ("text_encoder",)  # what judges, and what reads
 
 
 class ManagedPrior:
-    """A prior whose weights rest in main memory and are on the device only inside `loaded`, or while nobody else
-    needs the room. This is what a DISTILL3D_PRIOR socket carries."""
+    """A prior whose weights rest in main memory and are on the device only while they are used, or while nobody else
+    needs the room: the text encoder inside `reading`, the rest inside `loaded`. This is what a DISTILL3D_PRIOR socket
+    carries."""
 
     def __init__(self, prior: DiffusersPrior) -> None:
-        modules = {name: value for name, value in vars(prior).items() if isinstance(value, torch.nn.Module)}
         self.prior = prior
-        self.patcher = comfy.model_patcher.ModelPatcher(
-            _DiffusionPrior(modules),
+        self.patchers: dict[tuple[str, ...], Any] = {parts: self._patcher(parts) for parts in (PICTURES, TEXTS)}
+
+    def _patcher(self, parts: tuple[str, ...]) -> comfy.model_patcher.ModelPatcher:
+        return comfy.model_patcher.ModelPatcher(
+            _DiffusionPrior({part: getattr(self.prior, part) for part in parts}),
             load_device=comfy.model_management.get_torch_device(),
             offload_device=comfy.model_management.unet_offload_device(),
         )
 
     def reading(self) -> AbstractContextManager[DiffusersPrior]:
         """The prior ready to embed texts."""
-        return self.loaded()
+        return self._resident(TEXTS, 0)
+
+    def loaded(self, scratch: int = 0) -> AbstractContextManager[DiffusersPrior]:
+        """The prior on its device, gradients possible; other models make room for it and for ``scratch`` bytes.
+
+        Its text encoder stays where it is: texts that View Prompts has embedded are remembered.
+        """
+        return self._resident(PICTURES, scratch)
 
     @contextmanager
-    def loaded(self, scratch: int = 0) -> Iterator[DiffusersPrior]:
-        """The prior on its device, gradients possible; other models make room for it and for ``scratch`` bytes."""
+    def _resident(self, parts: tuple[str, ...], scratch: int) -> Iterator[DiffusersPrior]:
+        patcher = self.patchers[parts]
         with autograd():
             # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed behind.
-            comfy.model_management.load_models_gpu([self.patcher], memory_required=scratch, force_full_load=True)
-            yield self.prior.to(self.patcher.load_device)  # weights that another node's run moved are mended here
+            comfy.model_management.load_models_gpu([patcher], memory_required=scratch, force_full_load=True)
+            yield self.prior.to(patcher.load_device, parts)  # weights that another node's run moved are mended here
 
 
 @contextmanager

@@ -20,6 +20,7 @@ from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+PARTS = tuple(WEIGHTS)
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -86,14 +87,18 @@ class DiffusersPrior:
     def dtype(self) -> torch.dtype:
         return next(self.unet.parameters()).dtype
 
-    def to(self, device: torch.device | str) -> DiffusersPrior:
-        """Move all weights, in place, and return self; they stay ordinary tensors under inference mode too."""
+    def to(self, device: torch.device | str, parts: Sequence[str] = PARTS) -> DiffusersPrior:
+        """Move the weights of ``parts``, in place, and return self; they stay ordinary tensors in inference mode too.
+
+        Texts are embedded where the text encoder is, and those that have been embedded before need it no more.
+        """
         self._fast = None
         with torch.inference_mode(False):
-            for module in self._modules():
+            for part in parts:
+                module = getattr(self, part)
                 make_ordinary(module)
                 module.to(device)
-            self.schedule = self.schedule.to(device)
+            self.schedule = self.schedule.to(self.device)
         return self
 
     def offload(self) -> DiffusersPrior:
@@ -119,7 +124,8 @@ class DiffusersPrior:
                 f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length}, view words included. "
                 "Shorten it."
             )
-        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").to(self.device)
+        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
+        tokens = tokens.to(next(self.text_encoder.parameters()).device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if masked else None
         with torch.inference_mode(False):

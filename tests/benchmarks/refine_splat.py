@@ -2,7 +2,8 @@
 
     python tests/benchmarks/refine_splat.py --device cpu --steps 80 --json F --sheet F.png
 
-A toy's exact surface becomes a splat and is damaged: painted in another colour, or robbed of its back. `optimize` then
+A toy's exact surface becomes a splat and is damaged: painted in another colour, its back left grey as one that no
+picture showed, or robbed of its back. `optimize` then
 distils the caption into it, at a strength and held to an anchor as the Optimize node does it. IoU and PSNR against the
 truth over 24 views, before and after, and of the splat without damage. ``--set`` keys are dotted: loss.*, settings.*.
 """
@@ -50,6 +51,7 @@ GROWTH = Densify(every=15, start=0.1, stop=0.7, grow_share=0.2, count_max=4_000)
 # What each damage wants: how far the noise may go, and how much of the damaged splat's silhouettes and colours stays.
 PLANS: dict[str, dict[str, float]] = {
     "painted": {"strength": 1.0, "alpha": 20_000.0, "color": 0.0, "lr_means": 0.0, "lr_colors": 0.12},
+    "grey back": {"strength": 1.0, "alpha": 20_000.0, "color": 0.0, "lr_means": 0.0, "lr_colors": 0.12},
     "no back": {"strength": 0.8, "alpha": 0.0, "color": 2_000.0, "lr_means": 0.01, "lr_colors": 0.05},
 }
 
@@ -69,6 +71,8 @@ def damaged(caption: Caption, kind: str, count: int) -> Gaussians:
         return true_splat(replace(caption, color=other), count)
     cloud = true_splat(caption, count)
     kept = cloud.means[:, 2] > -0.02  # the front faces +Z
+    if kind == "grey back":
+        return replace(cloud, sh=cloud.sh * kept[:, None, None])
     return cloud.map(lambda value: value[kept])
 
 
@@ -92,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--captions", default=";".join(CAPTIONS), help="divided by semicolons")
-    parser.add_argument("--damage", default=",".join(PLANS), help="painted,no back")
+    parser.add_argument("--damage", default=",".join(PLANS), help="painted,grey back,no back")
     parser.add_argument("--strength", type=float, help="instead of each damage's own")
     parser.add_argument("--steps", type=int, default=80)
     parser.add_argument("--views", type=int, default=2)
@@ -123,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
         for caption in captions:
             start = damaged(caption, kind, options.count)
             anchor = Anchor(start, color=plan["color"], alpha=plan["alpha"])
-            growth = None if kind == "painted" else GROWTH
+            growth = GROWTH if kind == "no back" else None
             settings = replace(
                 setup["settings"], densify=growth, lr_means=plan["lr_means"], lr_colors=plan["lr_colors"]
             )

@@ -6,6 +6,7 @@ The same caption becomes the same object; with a LoRA trained here to turn red i
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -116,11 +117,41 @@ def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F81
             assert run.status == "error" and "lora 'other.safetensors' does not fit" in run.error and told in run.error
 
 
-def cloud_of(probing, info, way):  # noqa: F811
-    """What the caption becomes, from a grey ball."""
+def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, info, files):  # noqa: F811
+    def run(way):
+        prompt = distilled(info, way)
+        prompt["optimize"]["inputs"] |= {"steps": 1, "image_size": 64}
+        succeeded(probing.run(prompt))
+        return alive(probing)
+
+    def freed():
+        probing.free()
+        for _ in range(20):  # the server gets to it when its queue is empty
+            time.sleep(0.5)
+            found = alive(probing)
+            if found[1] == 0:
+                break
+        return found
+
+    start = freed()
+    for way in ("folder", "file"):
+        held, models = run(way)
+        assert held > start[0] + 60e6 and models > 0, way  # its U-Net alone has 64 MB
+        left, models = freed()
+        assert left < start[0] + 2e6 and models == 0, way
+
+
+def alive(probing):  # noqa: F811
+    """Bytes of the tensors that are alive in the server, and the models that ComfyUI holds."""
+    run = succeeded(probing.run({"memory": {"class_type": "ProbeMemory", "inputs": {}}}))
+    return json.loads(run.history["outputs"]["memory"]["said"][0])
+
+
+def distilled(info, way):  # noqa: F811
+    """API form of the caption distilled into a grey ball."""
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {"gaussians": ["start", 0]}
     settings = {"steps": STEPS, "views": 2, "image_size": SIZE, "background": "gray", "densify": False, "seed": 3}
-    prompt = WAYS[way] | {
+    return WAYS[way] | {
         # without view words: those of the embedded prior are written in its folder
         "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False),
         "cameras": node(info, "OrbitCameras"),
@@ -129,7 +160,11 @@ def cloud_of(probing, info, way):  # noqa: F811
         "optimize": node(info, "Optimize", **links, **settings, lr_colors=0.08, preview_every=0),
         "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"),
     }
-    return load_ply(saved(probing, succeeded(probing.run(prompt))))
+
+
+def cloud_of(probing, info, way):  # noqa: F811
+    """What the caption becomes."""
+    return load_ply(saved(probing, succeeded(probing.run(distilled(info, way)))))
 
 
 def rendered(cloud):

@@ -312,3 +312,13 @@ def test_importing_the_module_imports_neither_diffusers_nor_transformers():
         "sys.exit(bool({'diffusers', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_texts_embedded_before_need_no_text_encoder_and_pictures_none_at_all(pipeline_folder):
+    prior = load_diffusers(pipeline_folder)
+    z_t, t = normal(1, 2, 3, 8, 8), torch.tensor([40, 900])
+    expected = prior.predict(z_t, t, [prior.embed(["a red mug", ""])])
+    prior.to("meta", parts=["text_encoder"])  # where there are no weights
+    assert prior.device.type == "cpu"
+    torch.testing.assert_close(prior.predict(z_t, t, [prior.embed(["a red mug", ""])]), expected)
+    prior.encode(torch.rand(1, 3, 16, 16).requires_grad_()).sum().backward()

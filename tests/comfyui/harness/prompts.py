@@ -174,13 +174,18 @@ def reduced(prompt: dict, steps: int) -> dict:
 
 
 def _widget_values(node: dict, info: dict) -> dict:
-    """Names for the positional ``widgets_values``, which follow the schema's order."""
+    """Names for the positional ``widgets_values``, which follow the schema's order; widgets that are newer than the
+    workflow have their defaults, as on the page."""
     values = list(node.get("widgets_values") or [])
     named = {}
     for name, spec in _inputs(info):
         options = spec[1] if len(spec) > 1 else {}
         kind = "COMBO" if isinstance(spec[0], list) else spec[0]
-        if kind not in WIDGET_TYPES or options.get("forceInput") or not values:
+        if kind not in WIDGET_TYPES or options.get("forceInput"):
+            continue
+        if not values:
+            if "default" in options:
+                named[name] = options["default"]
             continue
         named[name] = values.pop(0)
         # The page adds a widget of its own behind seeds.

@@ -5,12 +5,11 @@ It runs inside the server, hence under ComfyUI's inference mode and from weights
 
 from __future__ import annotations
 
-from .look import ProbeDirect, ProbePrior, ProbePrompts, ProbeSave
+from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave
 from .models import ProbeModel
 from .toybox import ProbeToyboxFile, teach
 
-NODE_CLASS_MAPPINGS = {
-    kind.__name__: kind for kind in (ProbeModel, ProbePrior, ProbeDirect, ProbePrompts, ProbeSave, ProbeToyboxFile)
-}
+NODES = (ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile)
+NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
 teach()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 
@@ -140,6 +141,31 @@ class ProbePrompts:
 
     def look(self, prompts):
         return {}
+
+
+class ProbeMemory:
+    """Bytes of all tensors that are alive in the server, and how many models ComfyUI holds."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    @classmethod
+    def IS_CHANGED(cls):
+        return float("nan")  # always to be asked again
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self):
+        import comfy.model_management
+
+        gc.collect()
+        tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        said = [sum(storages.values()), len(comfy.model_management.current_loaded_models)]
+        return {"ui": {"said": [json.dumps(said)]}}
 
 
 class ProbeSave:
