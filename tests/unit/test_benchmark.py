@@ -5,6 +5,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -116,6 +117,23 @@ def test_every_experiment_has_its_sweep_and_every_claim_its_runs():
         assert str(BENCHMARKS / "sweeps" / f"{name}.json").endswith(claims.command(name)[4])
     for claim in claims.CLAIMS:
         assert {claim.first, claim.second} <= groups[claim.experiment], claim
+
+
+def test_committed_rows_were_made_with_the_present_settings_and_weights():
+    """A default that changes leaves figures behind that nobody can make again: make them anew, or keep the old value
+    in the sweep's file."""
+    claims, plan = script("claims"), script("quality_plan")
+    weights = plan.weights_of(SimpleNamespace(prior=BENCHMARKS.parents[1] / "models" / "toybox"))
+    for name, arguments in claims.EXPERIMENTS.items():
+        words = arguments.split()
+        steps = int(words[words.index("--steps") + 1])
+        known = {}
+        for config in json.loads((BENCHMARKS / "sweeps" / f"{name}.json").read_text()):
+            for loss in config["losses"]:
+                setup = plan.build(loss, config.get("steps", steps), "auto", config["set"])
+                known[config["name"], loss] = plan.Task("", loss, None, 0, setup, weights).fingerprint
+        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        assert rows and all(known[row["config"], row["loss"]] == row["fingerprint"] for row in rows), name
 
 
 def test_a_curve_reaches_a_level_between_its_points():
