@@ -43,7 +43,11 @@ try {
     else await p.open_template(workflow);
     facts.layouts[workflow] = await p.layout();
     await p.whole(`${name}-${workflow}`);
-    if (!values) continue;
+  }
+  // All layouts first: the page shows what a run has left in a node also in another workflow's node of the same number.
+  for (const path of values ? workflows : []) {
+    const workflow = path.split("/").at(-1).replace(".json", "");
+    await p.open_template(workflow);
     await p.set(values);
     facts.started[workflow] = await first_click();
   }
