@@ -33,7 +33,7 @@ const build = (previews, seed) => {
   first.pos = [0, 1800];
   second.pos = [400, 1800];
   set(first, { steps: 12, seed });
-  set(second, { steps: 12, views: 1, image_size: 64, seed });
+  set(second, { steps: 40, views: 1, image_size: 64, seed });
   [prior, prompts, cameras, small, loss].forEach((node, slot) => node.connect(0, second, slot));
   const sources = [large, small, first, second];
   for (let i = 0; i < previews; i++) {
