@@ -6,6 +6,7 @@ import argparse
 import hashlib
 import json
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from distill3d.kernels.gaussians.cameras import OrbitSampler
@@ -139,6 +140,12 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
     setup.settings.check()
     setup.cameras.check()
     return setup
+
+
+def configured(experiment: str, name: str) -> dict[str, Any]:
+    """The settings of a config in a file of sweeps/, as `build` takes them."""
+    configs = json.loads((Path(__file__).parent / "sweeps" / f"{experiment}.json").read_text())
+    return next(config["set"] for config in configs if config["name"] == name)
 
 
 def assignments(texts: list[str]) -> dict[str, Any]:

@@ -22,11 +22,6 @@ STAGE_LOSSES = LOSSES | {
     "second": VDM(guidance=4.0, psi_updates=1, refine_from=0.0, refine_guidance=2.0, refine_t_max=600)
 }
 
-# VDM as in the config "400 steps" of sweeps/losses.json
-DISTILLED = {
-    "loss.psi_updates": 1, "loss.refine_from": 0.4, "loss.refine_steps": 3, "loss.refine_t_max": 800,
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Extract:
@@ -100,7 +95,7 @@ def build(loss: str, steps: int, geometry_steps: int, texture_steps: int, backen
     if unknown := set(names.values()) - set(STAGE_LOSSES):
         raise ValueError(f"loss {unknown.pop()!r} is not one of {', '.join(STAGE_LOSSES)}.")
     plan = Plan(
-        quality_plan.build("vdm", steps, backend, DISTILLED),
+        quality_plan.build("vdm", steps, backend, quality_plan.configured("losses", "400 steps")),
         Stage(STAGE_LOSSES[names["geometry"]], RefineSettings(lr_colors=0.0), steps_of["geometry"]),
         Stage(STAGE_LOSSES[names["texture"]], RefineSettings(lr_vertices=0.0), steps_of["texture"]),
     )

@@ -61,8 +61,7 @@ def test_compare_losses_has_the_settings_that_were_measured(object_info):
     """The benchmark's config "400 steps", field by field."""
     sys.path.insert(0, str(BENCHMARKS))
     plan = importlib.import_module("quality_plan")
-    configs = json.loads((BENCHMARKS / "sweeps" / "losses.json").read_text())
-    changes = next(config["set"] for config in configs if config["name"] == "400 steps")
+    changes = plan.configured("losses", "400 steps")
     prompt = prompts.api_form(prompts.read("compare_losses"), object_info)
 
     def inputs(kind):
