@@ -27,22 +27,23 @@ from distill3d.kernels.toybox.evaluate import held_out_captions
 # "400 steps" of sweeps/losses.json; quickstart.json is made for fewer. The papers' values are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(
-        guidance=4.0, shared_t=False, psi_updates=2, refine_from=0.6, refine_steps=4, refine_guidance=1.5,
+        guidance=2.0, shared_t=False, psi_updates=2, refine_from=0.6, refine_steps=4, refine_guidance=1.5,
         refine_t_max=900, weight=2.0,
     ),
     "cds": CDS(
-        t_end=300, t_min=300, perturb=300, guidance_start=4.0, guidance_end=1.5, weighting="1-abar", weight=2.0,
+        t_end=300, t_min=300, perturb=300, guidance_start=3.0, guidance_end=1.5, weighting="1-abar", weight=2.0,
         noise_groups=360, pull=3.0,
     ),
-    "sds": SDS(guidance=3.0, weighting="sigma/alpha", t_min=50),
+    "sds": SDS(guidance=2.5, weighting="sigma/alpha", t_min=50),
     "csd": CSD(guidance=20.0),
     "nfsd": NFSD(guidance=20.0),
-    "ism": ISM(guidance=7.5, t_min=200),
+    "ism": ISM(guidance=7.5, t_min=100),
     "vsd": VSD(guidance=7.5, weighting="sigma/alpha", t_min=200, lora_lr=1e-3),
-    "sdi": SDI(guidance=7.5, inversion_guidance=-5.5, stride=250, t_max_end=300),
+    "sdi": SDI(guidance=7.5, inversion_guidance=1.0, stride=250, t_max_end=300),
     "sctd": SCTD(guidance=4.0, t_min=200),
 }  # fmt: skip
 MEASURES = 2  # raised when what a row holds changes: older ones are then done again
+TUNING_SEED, TUNING_CAPTIONS = 7, 24  # settings are chosen on these captions, and measured on others
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
 
 
@@ -180,9 +181,20 @@ def plan(options: argparse.Namespace) -> list[Task]:
 
 
 def captions_of(options: argparse.Namespace) -> list[Caption]:
+    """Those named, or held-out ones, none twice: of `TUNING_SEED` to choose settings on, of any other seed to measure
+    on. No caption is among both. Raises ValueError where there are not that many."""
     if options.captions:
         return [parse(text) for text in options.captions.split(";") if text.strip()]
-    return held_out_captions(options.prompts, options.caption_seed)
+    tuning = held_out_captions(TUNING_CAPTIONS, TUNING_SEED)
+    if options.caption_seed == TUNING_SEED:
+        if options.prompts > TUNING_CAPTIONS:
+            raise ValueError(f"--prompts {options.prompts}: --caption-seed {TUNING_SEED} has {TUNING_CAPTIONS}.")
+        return tuning[: options.prompts]
+    drawn = dict.fromkeys(held_out_captions(2 * options.prompts + 2 * TUNING_CAPTIONS, options.caption_seed))
+    fresh = [caption for caption in drawn if caption not in tuning]
+    if len(fresh) < options.prompts:
+        raise ValueError(f"--prompts {options.prompts}: {len(fresh)} held-out captions could be drawn. Give fewer.")
+    return fresh[: options.prompts]
 
 
 def weights_of(options: argparse.Namespace) -> str:

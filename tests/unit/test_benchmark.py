@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import nn
 
+from distill3d.kernels.toybox.captions import held_out
+
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
@@ -83,7 +85,7 @@ def rows_of(values, **more):
 
 def test_claims_are_judged_on_the_rows_of_their_experiment():
     claims = script("claims")
-    rows = rows_of([0.5, 0.6, 0.7] * 2, config="400 steps") + rows_of(
+    rows = rows_of([0.5, 0.6, 0.7] * 2, config="default") + rows_of(
         [0.6, 0.71, 0.8] * 2, loss="cds", config="without pull", consistency=0.9, consistency_fresh=0.2
     )
     lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
@@ -117,6 +119,28 @@ def test_every_experiment_has_its_sweep_and_every_claim_its_runs():
         assert str(BENCHMARKS / "sweeps" / f"{name}.json").endswith(claims.command(name)[4])
     for claim in claims.CLAIMS:
         assert {claim.first, claim.second} <= groups[claim.experiment], claim
+
+
+def captions(prompts, seed):
+    return script("quality_plan").captions_of(SimpleNamespace(captions=None, prompts=prompts, caption_seed=seed))
+
+
+def test_settings_are_chosen_on_captions_that_none_is_measured_on():
+    plan = script("quality_plan")
+    tuning = captions(plan.TUNING_CAPTIONS, plan.TUNING_SEED)
+    for seed in (0, 1, 3, 11):
+        measured = captions(64, seed)
+        assert len(set(measured)) == 64 and not set(measured) & set(tuning)
+        assert captions(32, seed) == measured[:32]
+    assert all(held_out(caption) for caption in tuning + captions(64, 0))
+    known = {caption.text for caption in tuning}
+    for name in ("losses", "dca", "designs"):
+        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        assert not known & {row["caption"] for row in rows}
+    with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
+        captions(plan.TUNING_CAPTIONS + 1, plan.TUNING_SEED)
+    with pytest.raises(ValueError, match=r"--prompts 5000: \d+ held-out captions could be drawn"):
+        captions(5000, 0)
 
 
 def test_committed_rows_were_made_with_the_present_settings_and_weights():
