@@ -2,7 +2,8 @@
 
     python tests/benchmarks/claims.py                    every tests/benchmarks/results/quality_*.json there is
     python tests/benchmarks/claims.py --json FILE ...    these instead; each is quality_NAME.json, NAME an experiment's
-    python tests/benchmarks/claims.py --run [--only losses,speed] [--device cuda] [--jobs 12]    makes the files first
+    python tests/benchmarks/claims.py --run --out DIR [--only losses,speed] [--device cuda] [--jobs 12]
+                                                         makes the files first; without --out, what results/ lacks
 
 A claim is a difference between two kinds of runs over the same captions and seeds. It holds if the mean difference
 exceeds two of its standard errors in the claim's direction, does not hold if it does in the other, and is else
@@ -25,14 +26,15 @@ from quality_statistics import Row, groups, paired, summary
 
 HERE = Path("tests/benchmarks")
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
+TIMED = "a brown windmill;a white car with pink checks;a red bed;a gray tree with white checks;an orange cube"
 # Arguments of quality.py besides the files; for each there is a file in sweeps/.
 EXPERIMENTS = {
-    "losses": "--prompts 64 --seeds 2 --steps 800",
+    "losses": "--prompts 60 --seeds 2 --steps 800",
     "designs": "--prompts 24 --seeds 1 --steps 400",
     "dca": "--prompts 24 --seeds 1 --steps 400",
     "psi": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "views": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
-    "speed": "--prompts 5 --seeds 1 --steps 60",  # one process, so that nothing else is on the device
+    "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",  # one process, so that nothing else is on the device
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
 PLAIN = ("without pull", "cds")  # the paper's direction; "default" adds pull, which is mostly SDS's with a fixed noise
@@ -203,13 +205,13 @@ def experiment_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def command(name: str, device: str = "cuda", jobs: int = 12) -> list[str]:
-    """quality.py's arguments, the program first, that make the rows of an experiment."""
-    file = HERE / "results" / f"quality_{name}.json"
+def command(name: str, device: str = "cuda", jobs: int = 12, out: Path = HERE / "results") -> list[str]:
+    """quality.py's arguments, the program first, that make the rows of an experiment which ``out`` lacks."""
+    file = out / f"quality_{name}.json"
     jobs = 1 if name == "speed" else jobs
     return [
         str(HERE / "quality.py"), "--device", device, "--sweep", str(HERE / "sweeps" / f"{name}.json"),
-        *EXPERIMENTS[name].split(), "--jobs", str(jobs), "--json", str(file),
+        *shlex.split(EXPERIMENTS[name]), "--jobs", str(jobs), "--json", str(file),
         "--sheet", f"output/quality_{name}.jpg", "--curves", f"output/curves_{name}.png",
     ]  # fmt: skip
 
@@ -219,6 +221,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, nargs="+", help="quality_NAME.json of each experiment")
     parser.add_argument("--run", action="store_true", help="run the experiments first; what is there is kept")
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments to run, by name")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="--run keeps the rows there; new: all anew")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--jobs", type=int, default=12, help="processes on the device")
     options = parser.parse_args(arguments)
@@ -226,8 +229,8 @@ def main(arguments: list[str] | None = None) -> None:
         for name in options.only.split(","):
             if name not in EXPERIMENTS:
                 parser.error(f"--only {name}: the experiments are {', '.join(EXPERIMENTS)}.")
-            subprocess.run([sys.executable, *command(name, options.device, options.jobs)], check=True)
-    files = options.json or sorted((HERE / "results").glob("quality_*.json"))
+            subprocess.run([sys.executable, *command(name, options.device, options.jobs, options.out)], check=True)
+    files = options.json or sorted(options.out.glob("quality_*.json"))
     results = {f.stem.removeprefix("quality_"): json.loads(f.read_text()) for f in files if ".strips" not in f.name}
     print(claims_table(results))
     for name in EXPERIMENTS:

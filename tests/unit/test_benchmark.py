@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import shlex
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from distill3d.kernels.toybox.captions import held_out
+from distill3d.kernels.toybox.evaluate import held_out_captions
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -127,18 +129,20 @@ def captions(prompts, seed):
 
 def test_settings_are_chosen_on_captions_that_none_is_measured_on():
     plan = script("quality_plan")
-    tuning = captions(plan.TUNING_CAPTIONS, plan.TUNING_SEED)
+    tuning, known = captions(plan.TUNING_PROMPTS, plan.TUNING_SEED), set(plan.TUNING_CAPTIONS)
+    assert tuning == held_out_captions(plan.TUNING_PROMPTS, plan.TUNING_SEED)
     for seed in (0, 1, 3, 11):
-        measured = captions(64, seed)
-        assert len(set(measured)) == 64 and not set(measured) & set(tuning)
-        assert captions(32, seed) == measured[:32]
-    assert all(held_out(caption) for caption in tuning + captions(64, 0))
-    known = {caption.text for caption in tuning}
+        measured = captions(60, seed)
+        assert len(set(measured)) == 60 and not {caption.text for caption in measured} & known
+        assert all(held_out(caption) for caption in measured) and captions(32, seed) == measured[:32]
+    for name in ("tuning", "psi", "views"):
+        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        assert {row["caption"] for row in rows} <= known
     for name in ("losses", "dca", "designs"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
-        assert not known & {row["caption"] for row in rows}
+        assert {row["caption"] for row in rows} <= {caption.text for caption in captions(60, 0)}
     with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
-        captions(plan.TUNING_CAPTIONS + 1, plan.TUNING_SEED)
+        captions(plan.TUNING_PROMPTS + 1, plan.TUNING_SEED)
     with pytest.raises(ValueError, match=r"--prompts 5000: \d+ held-out captions could be drawn"):
         captions(5000, 0)
 
@@ -149,7 +153,7 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
     claims, plan = script("claims"), script("quality_plan")
     weights = plan.weights_of(SimpleNamespace(prior=BENCHMARKS.parents[1] / "models" / "toybox"))
     for name, arguments in claims.EXPERIMENTS.items():
-        words = arguments.split()
+        words = shlex.split(arguments)
         steps = int(words[words.index("--steps") + 1])
         known = {}
         for config in json.loads((BENCHMARKS / "sweeps" / f"{name}.json").read_text()):
