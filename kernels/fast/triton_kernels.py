@@ -17,6 +17,7 @@ from .reference import Norm
 ROWS = 32  # of a tile
 WARPS = 4  # that share one
 PROGRAMS = 2048  # about as many as keep a large GPU busy; more only lengthen the list of partial sums
+counting = triton.jit(do_not_specialize=["pixels", "tiles", "slabs", "width", "shift_stride"])  # few compilations
 
 
 @triton.jit
@@ -36,7 +37,7 @@ def _last_first():
     return tl.num_programs(0) - 1 - tl.program_id(0), tl.num_programs(2) - 1 - tl.program_id(2)
 
 
-@triton.jit
+@counting
 def _column_sums(
     x_ptr, residual_ptr, shift_ptr, total_ptr, pivot_ptr, sums_ptr,
     pixels, channels, shift_stride, tiles, slabs,
@@ -76,7 +77,7 @@ def _column_sums(
         tl.store(pivot_ptr + n * channels + column, pivot, known)
 
 
-@triton.jit
+@counting
 def _group_moments(
     pivot_ptr, sums_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, width, slabs, eps,
     S: tl.constexpr, W: tl.constexpr,
@@ -103,7 +104,7 @@ def _group_moments(
     tl.store(rstd_ptr + n * groups + g, 1 / tl.sqrt(tl.maximum(variance, 0.0) + eps))
 
 
-@triton.jit
+@counting
 def _normalise(
     x_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, y_ptr,
     pixels, channels, groups, width, shift_stride,
@@ -125,7 +126,7 @@ def _normalise(
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), inside)
 
 
-@triton.jit
+@counting
 def _gradient_sums(
     x_ptr, grad_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, sums_ptr,
     pixels, channels, groups, width, shift_stride, tiles, slabs,
@@ -160,7 +161,7 @@ def _gradient_sums(
     tl.store(out + channels, tl.sum(second, 0) * weight, known)
 
 
-@triton.jit
+@counting
 def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr):
     """Both sums of a group over its columns and slabs, divided by its size."""
     g, n = tl.program_id(0), tl.program_id(1)
@@ -179,7 +180,7 @@ def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S:
     tl.store(out + 1, tl.sum(tl.sum(second, 0), 0) / (pixels * width))
 
 
-@triton.jit
+@counting
 def _gradient(
     x_ptr, grad_ptr, further_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, means_ptr, out_ptr,
     pixels, channels, groups, width, shift_stride,
