@@ -83,7 +83,7 @@ def norm_act(x: Tensor, norm: Norm, shift: Tensor | None = None) -> Tensor:
     return _NormAct.apply(x, norm, shift) if fused(x) else reference.norm_act(x, norm, shift)
 
 
-def add_norm_act(x: Tensor, residual: Tensor, norm: Norm, shift: Tensor) -> tuple[Tensor, Tensor]:
+def add_norm_act(x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `reference.add_norm_act`; differentiable with respect to x and residual."""
     return _AddNormAct.apply(x, residual, norm, shift) if fused(x) else reference.add_norm_act(x, residual, norm, shift)
 
@@ -152,12 +152,14 @@ class _NormAct(torch.autograd.Function):
 
 class _AddNormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, norm: Norm, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         from . import triton_kernels
 
         total, y, mean, rstd = triton_kernels.forward(x, residual, shift, norm)
         ctx.save_for_backward(total, mean, rstd)
-        ctx.norm = norm
+        ctx.norm, ctx.added = norm, residual is not None
         ctx.set_materialize_grads(False)
         return total, y
 
@@ -166,10 +168,10 @@ class _AddNormAct(torch.autograd.Function):
         from . import triton_kernels
 
         total, mean, rstd = ctx.saved_tensors
-        if grad is None:
-            return further, further, None, None
-        back = triton_kernels.backward(total, None, grad, further, ctx.norm, mean, rstd)
-        return back, back, None, None
+        back = further
+        if grad is not None:
+            back = triton_kernels.backward(total, None, grad, further, ctx.norm, mean, rstd)
+        return back, back if ctx.added else None, None, None
 
 
 class _Add(torch.autograd.Function):
