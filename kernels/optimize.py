@@ -25,6 +25,7 @@ from .schedules import sh_shares
 from .settings import OptimizeSettings, background_range, draw_backgrounds
 from .training import TrainingState, fresh_state, random_streams
 
+REPAYING_STEPS = 100  # preparing fast networks takes some seconds, as much as they save in so many steps
 PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
 
 
@@ -81,10 +82,11 @@ def optimize(
     and its moments as they are and are counted.
     """
     settings = settings or OptimizeSettings()
+    accelerate = steps >= REPAYING_STEPS if settings.accelerate is None else settings.accelerate
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        running(prior, settings.accelerate, settings.pictures_at_once),
+        running(prior, accelerate, settings.pictures_at_once),
     ):
         run = _Run(cloud, loss, prior, prompts, cameras, steps, settings, anchor)
         try:

@@ -27,23 +27,22 @@ class Accelerated:
     """The two networks of a prior that every step calls. They must stay where they are: a graph reads and writes fixed
     addresses.
 
-    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Without ``fused``
-    the networks' own layers run in the graphs, with it fused Triton kernels. These agree with their references in
-    Triton's interpreter; they have not run on a GPU yet.
+    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Where Triton does
+    not work, or an autoencoder is of another build, the networks' own layers run in the graphs.
     """
 
-    def __init__(self, unet: Any, vae: Any, name: str, fused: bool = False) -> None:
+    def __init__(self, unet: Any, vae: Any, name: str) -> None:
         """Raises ValueError for networks that are not on a CUDA device."""
         device = next(unet.parameters()).device
         if device.type != "cuda":
             raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
         self.watched, self.vae, self.name = unet, vae, name
-        self.fused_unet = fused and triton_works()
-        self.fused_encoder = self.fused_unet and misfit(vae) is None
+        self.fused_unet = triton_works()
+        reason = misfit(vae)
+        self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
         self.denoiser = Graphed(fast_unet(unet), True) if self.fused_unet else Graphed(unwatched(unet))
         layers = {True: "fused kernels", False: "plain layers"}
-        reason = misfit(vae) if fused else None
         log.info(
             "Prior %r: CUDA graphs, of %s in the U-Net, of %s in the encoder%s.",
             name,
