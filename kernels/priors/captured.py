@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
 FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
+NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
 NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
 MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
@@ -98,9 +99,9 @@ class Graphed:
             if not first and len(self.graphs) < self.most:
                 try:
                     self.graphs[key] = self._recorded([value.clone() for value in given])
-                except torch.cuda.OutOfMemoryError:
+                except RuntimeError as error:
                     self.most = 0
-                    log.warning(NO_ROOM, "U-Net")
+                    warn_of_no_graph("U-Net", error)
         if key not in self.graphs:
             with tuned(self.attention_first):
                 return self._direct(*given)
@@ -137,9 +138,9 @@ class GraphedGradient:
         if differentiable and pictures.shape not in self.graphs and len(self.graphs) < self.most:
             try:
                 self.graphs[pictures.shape] = _Pair(self.function, pictures)
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
                 self.most = 0
-                log.warning(NO_ROOM, "encoder")
+                warn_of_no_graph("encoder", error)
         if differentiable and pictures.shape in self.graphs:
             return _Replay.apply(pictures, self.graphs[pictures.shape])
         with tuned():
@@ -178,6 +179,13 @@ class _Replay(torch.autograd.Function):
         ctx.pair.given.copy_(grad)
         ctx.pair.backward.replay()
         return ctx.pair.gradient.clone(), None
+
+
+def warn_of_no_graph(network: str, error: RuntimeError) -> None:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        log.warning(NO_ROOM, network)
+    else:
+        log.warning(NO_GRAPH, network, error)
 
 
 @contextmanager
