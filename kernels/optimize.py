@@ -18,14 +18,13 @@ from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Prior, running
+from .priors.base import REPAYING_STEPS, Prior, running
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
 from .settings import OptimizeSettings, background_range, draw_backgrounds
 from .training import TrainingState, fresh_state, random_streams
 
-REPAYING_STEPS = 100  # preparing fast networks takes some seconds, as much as they save in so many steps
 PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
 
 

@@ -62,7 +62,7 @@ class Bench:
         self.profiling = options.profile and self.cuda
         dtypes = (torch.float16, getattr(torch, options.vae_dtype)) if self.cuda else (torch.float32, torch.float32)
         self.modules = parts(self.kind, options.device, *dtypes)
-        self.size: int = 64 if self.kind == "toybox" else 512
+        self.size: int = 128 if self.kind == "toybox" else 512
         self.sampler = OrbitSampler()
 
     def timed(self, act: Callable[[], Any]) -> float:
