@@ -18,7 +18,7 @@ from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from .gaussians.rasterize import render, resolve
 from .losses.base import Loss, Views
-from .priors.base import Prior, running
+from .priors.base import REPAYING_STEPS, Prior, running
 from .priors.prompts import ViewPrompts
 from .regularize import penalties
 from .schedules import sh_shares
@@ -81,10 +81,11 @@ def optimize(
     and its moments as they are and are counted.
     """
     settings = settings or OptimizeSettings()
+    accelerate = steps >= REPAYING_STEPS if settings.accelerate is None else settings.accelerate
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        running(prior, settings.accelerate, settings.pictures_at_once),
+        running(prior, accelerate, settings.pictures_at_once),
     ):
         run = _Run(cloud, loss, prior, prompts, cameras, steps, settings, anchor)
         try:

@@ -40,8 +40,8 @@ class OptimizeSettings(LearningRates, Regularizers):
     max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
     check_every: int = 10  # steps between looks at that count, each of which waits for the device
     render_backend: str = "auto"
-    # These two change no result, and so are no part of what tells two runs apart.
-    accelerate: bool = field(default=False, repr=False)  # run the prior on CUDA graphs: seconds to prepare, and memory
+    # These two change no result beyond rounding, and so are no part of what tells two runs apart.
+    accelerate: bool | None = field(default=None, repr=False)  # fast networks on CUDA; None: if the run is long enough
     pictures_at_once: int = field(default=0, repr=False)  # through the prior's networks, to save memory; 0: all views
 
     def check(self) -> None:

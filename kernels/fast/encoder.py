@@ -33,8 +33,6 @@ class Sum:
 
     def normalised(self, norm: Norm) -> tuple[Tensor, Tensor]:
         """The sum itself and its `norm_act`."""
-        if self.residual is None or self.shift is None:
-            return self.x, norm_act(self.x, norm)
         return add_norm_act(self.x, self.residual, norm, self.shift)
 
     def value(self) -> Tensor:

@@ -83,7 +83,7 @@ def norm_act(x: Tensor, norm: Norm, shift: Tensor | None = None) -> Tensor:
     return _NormAct.apply(x, norm, shift) if fused(x) else reference.norm_act(x, norm, shift)
 
 
-def add_norm_act(x: Tensor, residual: Tensor, norm: Norm, shift: Tensor) -> tuple[Tensor, Tensor]:
+def add_norm_act(x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None) -> tuple[Tensor, Tensor]:
     """See `reference.add_norm_act`; differentiable with respect to x and residual."""
     return _AddNormAct.apply(x, residual, norm, shift) if fused(x) else reference.add_norm_act(x, residual, norm, shift)
 
@@ -120,16 +120,17 @@ class _Conv(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
         ctx.save_for_backward(weight)
-        ctx.shape, ctx.how = x.shape, ([stride] * 2, [padding] * 2)
+        ctx.size, ctx.how = x.shape[2:], (stride, padding)
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
-        stand_in = grad.new_empty(1).expand(ctx.shape)  # only its shape is looked at
         stride, padding = ctx.how
-        options = (None, stride, padding, [1, 1], False, [0, 0], 1, [True, False, False])
-        return torch.ops.aten.convolution_backward(grad, stand_in, weight, *options)[0], None, None, None, None
+        # Not convolution_backward: that one copies a picture of x's size, in which nothing has to be.
+        reached = [(n - 1) * stride - 2 * padding + k for n, k in zip(grad.shape[2:], weight.shape[2:], strict=True)]
+        left = [size - found for size, found in zip(ctx.size, reached, strict=True)]
+        return F.conv_transpose2d(grad, weight, None, stride, padding, left), None, None, None, None
 
 
 class _NormAct(torch.autograd.Function):
@@ -152,12 +153,14 @@ class _NormAct(torch.autograd.Function):
 
 class _AddNormAct(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, residual: Tensor, norm: Norm, shift: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         from . import triton_kernels
 
         total, y, mean, rstd = triton_kernels.forward(x, residual, shift, norm)
         ctx.save_for_backward(total, mean, rstd)
-        ctx.norm = norm
+        ctx.norm, ctx.added = norm, residual is not None
         ctx.set_materialize_grads(False)
         return total, y
 
@@ -166,10 +169,10 @@ class _AddNormAct(torch.autograd.Function):
         from . import triton_kernels
 
         total, mean, rstd = ctx.saved_tensors
-        if grad is None:
-            return further, further, None, None
-        back = triton_kernels.backward(total, None, grad, further, ctx.norm, mean, rstd)
-        return back, back, None, None
+        back = further
+        if grad is not None:
+            back = triton_kernels.backward(total, None, grad, further, ctx.norm, mean, rstd)
+        return back, back if ctx.added else None, None, None
 
 
 class _Add(torch.autograd.Function):

@@ -30,9 +30,9 @@ def norm_act(x: Tensor, norm: Norm, shift: Tensor | None = None) -> Tensor:
     return F.silu(y) if norm.silu else y
 
 
-def add_norm_act(x: Tensor, residual: Tensor, norm: Norm, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """The sum x + residual + shift and its `norm_act`, both [N,C,H,W]; shift [C]."""
-    total = add(x, residual, shift)
+def add_norm_act(x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The sum x + residual + shift, or x where these are None, and its `norm_act`, both [N,C,H,W]; shift [C]."""
+    total = x if residual is None or shift is None else add(x, residual, shift)
     return total, norm_act(total, norm)
 
 

@@ -17,27 +17,34 @@ from .reference import Norm
 ROWS = 32  # of a tile
 WARPS = 4  # that share one
 PROGRAMS = 2048  # about as many as keep a large GPU busy; more only lengthen the list of partial sums
+counting = triton.jit(do_not_specialize=["pixels", "tiles", "slabs", "width", "shift_stride"])  # few compilations
 
 
 @triton.jit
-def _silu_parts(x, mean, rstd, weight, bias, SILU: tl.constexpr):
-    """x normalised, y, and dy/dx of the affine part and the activation together."""
-    normal = (x - mean) * rstd
-    z = normal * weight + bias
+def _activated(z, SILU: tl.constexpr):
+    """The activation of z and its slope there."""
     if SILU:
-        gate = tl.sigmoid(z)
-        return normal, z * gate, weight * gate * (1 + z * (1 - gate))
-    return normal, z, weight + tl.zeros_like(z)
+        root = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * z))  # its square is the sigmoid, in the fewest instructions
+        gate = root * root
+        y = z * gate
+        return y, gate + y * (1 - gate)
+    return z, tl.full(z.shape, 1.0, tl.float32)
 
 
 @triton.jit
+def _last_first():
+    """Slab and picture of this program: from the end, where the layer before has written last, which the cache has."""
+    return tl.num_programs(0) - 1 - tl.program_id(0), tl.num_programs(2) - 1 - tl.program_id(2)
+
+
+@counting
 def _column_sums(
     x_ptr, residual_ptr, shift_ptr, total_ptr, pivot_ptr, sums_ptr,
     pixels, channels, shift_stride, tiles, slabs,
     RESIDUAL: tl.constexpr, SHIFT: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Per column of a slab the sums of d and d^2, d = total - the column's first value; stores total if it is new."""
-    part, n = tl.program_id(0), tl.program_id(2)
+    part, n = _last_first()
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     base = n.to(tl.int64) * pixels * channels
@@ -70,7 +77,7 @@ def _column_sums(
         tl.store(pivot_ptr + n * channels + column, pivot, known)
 
 
-@triton.jit
+@counting
 def _group_moments(
     pivot_ptr, sums_ptr, mean_ptr, rstd_ptr, pixels, channels, groups, width, slabs, eps,
     S: tl.constexpr, W: tl.constexpr,
@@ -97,7 +104,7 @@ def _group_moments(
     tl.store(rstd_ptr + n * groups + g, 1 / tl.sqrt(tl.maximum(variance, 0.0) + eps))
 
 
-@triton.jit
+@counting
 def _normalise(
     x_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, y_ptr,
     pixels, channels, groups, width, shift_stride,
@@ -110,32 +117,33 @@ def _normalise(
     place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
-    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
+    scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    offset = tl.load(bias_ptr + column, known, 0.0).to(tl.float32) - mean * scale
     x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
-    _, y, _ = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
+    y, _ = _activated(x * scale[None, :] + offset[None, :], SILU)
     tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), inside)
 
 
-@triton.jit
+@counting
 def _gradient_sums(
     x_ptr, grad_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, sums_ptr,
     pixels, channels, groups, width, shift_stride, tiles, slabs,
     SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
     """Per column of a slab the sums of dL/dnormal and of dL/dnormal * normal."""
-    part, n = tl.program_id(0), tl.program_id(2)
+    part, n = _last_first()
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     base = n.to(tl.int64) * pixels * channels
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
     weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
+    scale = rstd * weight
+    offset = tl.load(bias_ptr + column, known, 0.0).to(tl.float32) - mean * scale
     first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
     tile = part * tiles
     while tile < (part + 1) * tiles:
@@ -144,16 +152,16 @@ def _gradient_sums(
         place = base + row[:, None] * channels + column[None, :]
         x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
         grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)  # 0 outside: adds nothing to the sums
-        normal, _, slope = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
+        _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
         first += grad * slope
-        second += grad * slope * normal
+        second += (grad * slope) * (x * rstd[None, :] - (mean * rstd)[None, :])
         tile += 1
     out = sums_ptr + ((n * slabs + part) * 2).to(tl.int64) * channels + column
-    tl.store(out, tl.sum(first, 0), known)
-    tl.store(out + channels, tl.sum(second, 0), known)
+    tl.store(out, tl.sum(first, 0) * weight, known)
+    tl.store(out + channels, tl.sum(second, 0) * weight, known)
 
 
-@triton.jit
+@counting
 def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr):
     """Both sums of a group over its columns and slabs, divided by its size."""
     g, n = tl.program_id(0), tl.program_id(1)
@@ -172,7 +180,7 @@ def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S:
     tl.store(out + 1, tl.sum(tl.sum(second, 0), 0) / (pixels * width))
 
 
-@triton.jit
+@counting
 def _gradient(
     x_ptr, grad_ptr, further_ptr, shift_ptr, weight_ptr, bias_ptr, mean_ptr, rstd_ptr, means_ptr, out_ptr,
     pixels, channels, groups, width, shift_stride,
@@ -186,16 +194,17 @@ def _gradient(
     place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
-    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
-    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)
+    scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
-    plain = tl.load(means_ptr + group * 2, known, 0.0)[None, :]
-    along = tl.load(means_ptr + group * 2 + 1, known, 0.0)[None, :]
+    offset = tl.load(bias_ptr + column, known, 0.0).to(tl.float32) - mean * scale
+    plain = rstd * tl.load(means_ptr + group * 2, known, 0.0)
+    along = rstd * rstd * tl.load(means_ptr + group * 2 + 1, known, 0.0)
+    level = mean * along - plain
     x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
     grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)
-    normal, _, slope = _silu_parts(x, mean[None, :], rstd[None, :], weight[None, :], bias[None, :], SILU)
-    out = rstd[None, :] * (grad * slope - plain - normal * along)
+    _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
+    out = (grad * slope) * scale[None, :] + (level[None, :] - x * along[None, :])
     if FURTHER:
         out += tl.load(further_ptr + place, inside, 0.0).to(tl.float32)
     tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), inside)
@@ -256,7 +265,8 @@ class _Shape:
         self.slab_grid = (self.slabs, across, self.n)
         self.tile_grid = (triton.cdiv(self.pixels, ROWS), across, self.n)
         self.group_grid = (self.groups, self.n)
-        self.join = {"S": 32, "W": triton.next_power_of_2(self.width)}
+        lanes = triton.next_power_of_2(self.width)
+        self.join = {"S": max(16, min(512, 4096 // lanes)), "W": lanes}
         self.tile = {"R": ROWS, "C": self.columns, "num_warps": WARPS}
 
 

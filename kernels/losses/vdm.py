@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..devices import Aside
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from .base import (
     WEIGHTINGS,
@@ -182,6 +183,9 @@ class _Run:
     prior: Prior
     psi: AdamState
 
+    def __post_init__(self) -> None:
+        self.aside = Aside(torch.device(self.prior.device))  # M_psi learns while gradients flow back to the Gaussians
+
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         if self.settings.refine_from < 1 and views.progress >= self.settings.refine_from:
             return self._refine(latents, views, generator)
@@ -214,6 +218,7 @@ class _Run:
 
     def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""
+        self.aside.awaited(self.psi.parameters.values())
         with torch.no_grad():
             steps = len(self.prior.schedule)
             return self.settings.degradation.apply(self.psi.parameters, x0, t, steps, generator)
@@ -222,13 +227,16 @@ class _Run:
         self, x0: Tensor, z0: Tensor, t: Tensor, lr: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """M_psi(x0, t) as it stands, and its loss before the Adam steps that move it towards the renders."""
-        answers = []
-        with torch.inference_mode(False), torch.enable_grad():
+        answers = list[tuple[Tensor, Tensor]]()
+        read = [x0, z0, t, *self.psi.tensors("psi").values()]
+        with torch.inference_mode(False), torch.enable_grad(), self.aside.running(read):
             for _ in range(self.settings.psi_updates if lr > 0 else 1):
                 parameters = {k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()}
                 degraded = self.settings.degradation.apply(parameters, x0, t, len(self.prior.schedule), generator)
                 loss = F.mse_loss(degraded, z0)
                 answers.append((degraded.detach(), loss.detach()))
+                if len(answers) == 1:
+                    self.aside.awaited(answers[0])
                 if lr > 0:
                     gradients = torch.autograd.grad(loss, list(parameters.values()))
                     self.psi = self.psi.step(dict(zip(parameters, gradients, strict=True)), lr)
@@ -243,4 +251,6 @@ class _Run:
         return x0.clamp(-settings.x0_clip, settings.x0_clip) if settings.x0_clip > 0 else x0
 
     def state(self) -> dict[str, Tensor]:
-        return self.psi.tensors("psi")
+        tensors = self.psi.tensors("psi")
+        self.aside.awaited(tensors.values())
+        return tensors

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..adam import adam, all_finite
 from ..gaussians.cameras import Cameras, CameraSampler
 from ..losses.base import Loss, Views
-from ..priors.base import Prior, running
+from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
 from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
@@ -100,7 +100,7 @@ def refine_mesh(
         raise ValueError(f"Refine mesh: steps is {steps!r}; give a whole number of 1 or more.")
     size = settings.image_size or prior.image_size
     prior.check_size(size)
-    with torch.inference_mode(False), torch.enable_grad(), running(prior):
+    with torch.inference_mode(False), torch.enable_grad(), running(prior, steps >= REPAYING_STEPS):
         run = _Run(mesh, loss, prior, prompts, cameras, steps, size, settings)
         try:
             for step in range(steps):

@@ -11,6 +11,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+REPAYING_STEPS = 100  # preparing fast networks takes some seconds, as much as they save in so many steps
 ABAR_MIN = 1e-6  # keeps sigma/alpha finite where a schedule ends in pure noise
 PREDICTIONS = ("epsilon", "v_prediction", "flow", "edm")  # what a network may put out; see noise_from_output
 EDM_SPREAD = 0.5  # sigma_data, the latents' spread that an EDM network was built for; Karras et al. 2022

@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
 FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
+NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
 NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
 MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
@@ -27,23 +28,22 @@ class Accelerated:
     """The two networks of a prior that every step calls. They must stay where they are: a graph reads and writes fixed
     addresses.
 
-    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Without ``fused``
-    the networks' own layers run in the graphs, with it fused Triton kernels. These agree with their references in
-    Triton's interpreter; they have not run on a GPU yet.
+    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Where Triton does
+    not work, or an autoencoder is of another build, the networks' own layers run in the graphs.
     """
 
-    def __init__(self, unet: Any, vae: Any, name: str, fused: bool = False) -> None:
+    def __init__(self, unet: Any, vae: Any, name: str) -> None:
         """Raises ValueError for networks that are not on a CUDA device."""
         device = next(unet.parameters()).device
         if device.type != "cuda":
             raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
         self.watched, self.vae, self.name = unet, vae, name
-        self.fused_unet = fused and triton_works()
-        self.fused_encoder = self.fused_unet and misfit(vae) is None
+        self.fused_unet = triton_works()
+        reason = misfit(vae)
+        self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
         self.denoiser = Graphed(fast_unet(unet), True) if self.fused_unet else Graphed(unwatched(unet))
         layers = {True: "fused kernels", False: "plain layers"}
-        reason = misfit(vae) if fused else None
         log.info(
             "Prior %r: CUDA graphs, of %s in the U-Net, of %s in the encoder%s.",
             name,
@@ -99,9 +99,9 @@ class Graphed:
             if not first and len(self.graphs) < self.most:
                 try:
                     self.graphs[key] = self._recorded([value.clone() for value in given])
-                except torch.cuda.OutOfMemoryError:
+                except RuntimeError as error:
                     self.most = 0
-                    log.warning(NO_ROOM, "U-Net")
+                    warn_of_no_graph("U-Net", error)
         if key not in self.graphs:
             with tuned(self.attention_first):
                 return self._direct(*given)
@@ -138,9 +138,9 @@ class GraphedGradient:
         if differentiable and pictures.shape not in self.graphs and len(self.graphs) < self.most:
             try:
                 self.graphs[pictures.shape] = _Pair(self.function, pictures)
-            except torch.cuda.OutOfMemoryError:
+            except RuntimeError as error:
                 self.most = 0
-                log.warning(NO_ROOM, "encoder")
+                warn_of_no_graph("encoder", error)
         if differentiable and pictures.shape in self.graphs:
             return _Replay.apply(pictures, self.graphs[pictures.shape])
         with tuned():
@@ -179,6 +179,13 @@ class _Replay(torch.autograd.Function):
         ctx.pair.given.copy_(grad)
         ctx.pair.backward.replay()
         return ctx.pair.gradient.clone(), None
+
+
+def warn_of_no_graph(network: str, error: RuntimeError) -> None:
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        log.warning(NO_ROOM, network)
+    else:
+        log.warning(NO_GRAPH, network, error)
 
 
 @contextmanager

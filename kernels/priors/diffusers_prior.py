@@ -182,10 +182,10 @@ class DiffusersPrior:
         return self.unet(z, steps, encoder_hidden_states=hidden).sample
 
     @contextmanager
-    def running(self, accelerate: bool = False, pictures_at_once: int = 0, fused: bool = False) -> Iterator[None]:
-        """Inside, on a CUDA device, the networks run as CUDA graphs if ``accelerate``, of fused kernels if ``fused``:
-        the same numbers within the rounding of their dtype, after some seconds of preparation. Nothing may move or
-        change the weights.
+    def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
+        """Inside, on a CUDA device, the networks run as CUDA graphs of fused kernels if ``accelerate``: the same
+        numbers within the rounding of their dtype, after some seconds of preparation. Nothing may move or change the
+        weights.
 
         pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
         and no more than twice as many rows through the U-Net. The same numbers for less memory.
@@ -193,16 +193,15 @@ class DiffusersPrior:
         before = self._fast, self.pictures_at_once
         self.pictures_at_once = pictures_at_once or self.pictures_at_once
         if accelerate and self._fast is None and self.device.type == "cuda":
-            self.accelerate(fused)
+            self.accelerate()
         try:
             yield
         finally:
             self._fast, self.pictures_at_once = before
 
-    def accelerate(self, fused: bool = False) -> None:
-        """Run as in `running` until the prior is moved, with ``fused`` on the fused kernels of `Accelerated`. Raises
-        ValueError for a prior that is not on a CUDA device."""
-        self._fast = Accelerated(self.unet, self.vae, self.name, fused)
+    def accelerate(self) -> None:
+        """Run as in `running` until the prior is moved. Raises ValueError for a prior that is not on a CUDA device."""
+        self._fast = Accelerated(self.unet, self.vae, self.name)
 
     def adapter(self, rank: int) -> LoraAdapter:
         """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""

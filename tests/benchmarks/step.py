@@ -62,7 +62,7 @@ class Bench:
         self.profiling = options.profile and self.cuda
         dtypes = (torch.float16, getattr(torch, options.vae_dtype)) if self.cuda else (torch.float32, torch.float32)
         self.modules = parts(self.kind, options.device, *dtypes)
-        self.size: int = 64 if self.kind == "toybox" else 512
+        self.size: int = 128 if self.kind == "toybox" else 512
         self.sampler = OrbitSampler()
 
     def timed(self, act: Callable[[], Any]) -> float:
@@ -108,6 +108,7 @@ class Bench:
             preview_every=0,
             max_gaussians=count,
             render_backend=self.backend,
+            accelerate=True,
             pictures_at_once=self.at_once,
         )
 
@@ -261,7 +262,7 @@ def agreement(bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, v
     torch.backends.cudnn.allow_tf32 = False
     truth = gradients(bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views)
     rows = {"plain": gradients(bench, ours, texts, loss, cloud, views)}
-    with ours.running(accelerate=True, fused=True):
+    with ours.running(accelerate=True):
         for _ in range(2):  # the second of a kind is a replayed graph
             rows["fast"] = gradients(bench, ours, texts, loss, cloud, views)
     result: dict[str, Any] = {}
@@ -293,7 +294,7 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
 
     fast = measure_ours(bench, ours, loss, cloud, views, prompts)
     text, null = prompts.base.repeat(views), prompts.null.repeat(views)
-    with ours.running(True, bench.at_once, fused=True):
+    with ours.running(True, bench.at_once):
         timed = network_times(bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views)
     row["ours"] = {**completed({**timed, "render": drawn}, fast["step"], loss, work, top), "memory": fast["memory"]}
     if bench.profiling:

@@ -70,7 +70,7 @@ def stable_diffusion_21() -> tuple[Any, Any, Any]:
 def prior(kind: str, modules: dict[str, Any]) -> DiffusersPrior:
     """A prior of the pack around such modules."""
     schedule = NoiseSchedule.scaled_linear().to(next(modules["unet"].parameters()).device)
-    card = {"image_size": 64 if kind == "toybox" else 512}
+    card = {"image_size": 128 if kind == "toybox" else 512}
     return DiffusersPrior(kind, schedule=schedule, card=card, **modules)
 
 

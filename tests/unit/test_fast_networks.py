@@ -1,8 +1,12 @@
 """The rearranged encoder and U-Net against diffusers' own, on random weights, in double precision."""
 
+import sys
+
 import pytest
 import torch
 
+from distill3d.kernels import fast
+from distill3d.kernels.fast import ops
 from distill3d.kernels.fast.encoder import Encoder, attend, misfit
 from distill3d.kernels.fast.unet import fast_unet, transformer, unwatched
 from distill3d.kernels.priors.base import NoiseSchedule
@@ -163,3 +167,30 @@ def test_a_gradient_that_is_not_finite_stays_so_through_an_encoder_in_float16(va
     upstream[0, 0, 0, 0] = value
     (slope,) = torch.autograd.grad(latents, pictures, upstream)
     assert not slope.isfinite().all()
+
+
+@pytest.fixture
+def device_to_ask(monkeypatch):
+    """As if there were a CUDA device, whose Triton nobody has asked about yet."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    ops.triton_works.cache_clear()
+    yield
+    ops.triton_works.cache_clear()
+
+
+def test_without_triton_the_layers_are_torchs_and_the_log_says_why(device_to_ask, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.delitem(sys.modules, "distill3d.kernels.fast.triton_kernels", raising=False)
+    monkeypatch.delattr(fast, "triton_kernels", raising=False)
+    assert not ops.triton_works()
+    (record,) = caplog.records
+    assert "triton" in str(record.args) and "going on without fused kernels" in record.message
+
+
+def test_kernels_that_give_wrong_numbers_are_left_out_by_name(device_to_ask, monkeypatch, caplog):
+    monkeypatch.setattr(ops, "disagreeing", lambda device: ["GEGLU", "add"])
+    assert not ops.triton_works()
+    assert "wrong numbers here (GEGLU, add)" in caplog.text
+    monkeypatch.setattr(ops, "disagreeing", lambda device: [])
+    ops.triton_works.cache_clear()
+    assert ops.triton_works()

@@ -565,6 +565,13 @@ def test_a_prior_is_told_how_to_run_until_the_run_ends_even_in_an_error():
     assert prior.told[2:] == [(True, 0), "over"]
 
 
+def test_long_runs_prepare_fast_networks_unless_told_not_to():
+    prior = Tunable(ball_prior())
+    for accelerate, steps in [(None, 99), (None, 100), (False, 100)]:
+        run(haze(), steps, prior=prior, accelerate=accelerate, on_step=lambda _: True)
+    assert prior.told[::2] == [(False, 0), (True, 0), (False, 0)]
+
+
 def test_a_prior_that_takes_all_pictures_at_once_says_so_when_asked_for_fewer():
     with pytest.raises(ValueError, match=r"pictures_at_once is 2, but prior .* takes all pictures .* Set it to 0"):
         run(haze(), 1, pictures_at_once=2)

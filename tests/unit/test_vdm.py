@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from distill3d.kernels.devices import Aside
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
 from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
@@ -404,3 +405,22 @@ def after_one_draw(generator):
 def test_a_second_part_that_cannot_be_is_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_map_learns_the_same_beside_other_work():
+    prior = gaussian_prior()
+    prior.schedule = prior.schedule.to("cuda")
+    found = []
+    for device in ("cpu", "cuda"):
+        run = VDM(refine_from=1.0).start(prior, (2, 16, 16), seeded())
+        run.prior, run.aside = prior, Aside(torch.device(device))
+        run.psi = AdamState.fresh({k: v.cuda() for k, v in run.psi.parameters.items()})
+        generator, busy = seeded(1), torch.randn(2048, 2048, device="cuda")
+        for _ in range(5):
+            x0, z0 = (torch.randn(3, 2, 16, 16, generator=generator).cuda() for _ in range(2))
+            run._degrade(x0, z0, torch.full((3,), 400, device="cuda"), 1e-3, generator)
+            for _ in range(20):
+                busy = (busy @ busy).clamp(-1, 1)
+        found.append(run.state())
+    torch.testing.assert_close(found[0], found[1])
