@@ -45,7 +45,8 @@ SHIFTS_COLOR = ((24, 255), (16, 255), (8, 255))
 REST_COUNTS = (0, 9, 24, 45)
 # Bytes 0 and 255 stand for the ends themselves, as PlayCanvas reads them, the others for the middles of their steps.
 _SH_UNIT = np.concatenate([[0], (np.arange(1, 255) + 0.5) / 256, [1]])
-ROTATION_OF_CODE = scaled(np.arange(1024), 2**0.5 / 1023, -(0.5**0.5))
+ROTATION = np.float32(2**0.5 / 1023), np.float32(-(0.5**0.5))  # factor and shift of a code
+ROTATION_OF_CODE = scaled(np.arange(1024), *ROTATION)
 SH_OF_BYTE = ((_SH_UNIT - 0.5) * 8).astype(np.float32)
 
 
@@ -133,17 +134,22 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
         )
 
     places = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
-    fast = compiled_decoders(count) if not any(at % 4 for at in [*places, word_type.itemsize]) else None
+    fast = compiled_decoders(count) if places == [0, 4, 8, 12] and word_type.itemsize == 16 else None
     if fast is None:
         return assemble(count, 1 + rest // 3, decode, name)
-    at, table = tuple(place // 4 for place in places), _steps(boxes)
+    table = _steps(boxes)
 
     def fill(start: int, stop: int, out: dict[str, Array]) -> bool:
-        words = vertices(start, stop).view("<u4").reshape(stop - start, -1)
+        flat = {key: value.reshape(-1) for key, value in out.items()}
         if rest:
             signs = np.array(SH_SIGNS, np.float32)
             fast.harmonics(rest_bytes(start, stop).reshape(-1, rest), SH_OF_BYTE, signs, True, out["sh"])
-        return fast.compressed(words, at, table[start // CHUNK :], ROTATION_OF_CODE, LOGIT_OF_BYTE, tuple(out.values()))
+            flat["sh"] = np.empty(3 * (stop - start), np.float32)
+        words = vertices(start, stop).view("<u4")
+        usual = fast.compressed(words, table[start // CHUNK :], *ROTATION, LOGIT_OF_BYTE, tuple(flat.values()))
+        if rest:
+            out["sh"][:, 0] = flat["sh"].reshape(-1, 3)
+        return usual
 
     return assemble(count, 1 + rest // 3, decode, name, fill=fill)
 

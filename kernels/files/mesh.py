@@ -15,9 +15,13 @@ from ..meshes.mesh import Mesh, Points
 from ..meshes.sample import texels
 from .formats import MESH_SUFFIXES
 from .glb import linear_to_srgb, srgb_to_linear
+from .mesh_source import check_source, load_with_trimesh
 
 SUFFIXES = (*MESH_SUFFIXES, ".off")
 GREY = 0.5
+TEXELS = 1 << 26  # of a picture that is read; a solid one of so many is a file of 200 kB
+SIDE = 4096  # texels along a side that are kept: no cloud of Gaussians shows more
+COPIES = 20_000_000  # vertices and triangles of all placed objects, or as many as the file has bytes
 
 
 def load_mesh(path: str | os.PathLike[str]) -> Mesh:
@@ -49,16 +53,23 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
         raise ValueError(f"{name} is no mesh file this can read; choose one of {', '.join(SUFFIXES)}.")
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist. Choose another file.")
+    check_source(Path(path))
     try:
-        placed = _placed(trimesh.load(str(path), process=False))
+        placed = _placed(load_with_trimesh(Path(path)))
+        total = sum(len(part.vertices) + len(getattr(part, "faces", ())) for _, part in placed)
+        if total > max(COPIES, os.path.getsize(path)):
+            raise ValueError(f"its objects are placed so often that they have {total} vertices and triangles")
         linear = suffix in (".glb", ".gltf")
-        meshes = [
-            _mesh(part, at, linear) for at, part in placed if isinstance(part, trimesh.Trimesh) and len(part.faces)
-        ]
+        solids = [(at, part) for at, part in placed if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        pictures: dict[Any, Tensor] = {}
+        meshes = [_mesh(part, at, linear, pictures) for at, part in solids]
         clouds = [(at, part) for at, part in placed if isinstance(part, trimesh.PointCloud) and len(part.vertices)]
         points = [] if meshes else [_points(part, at, linear) for at, part in clouds]
     except Exception as error:  # the many parsers behind it raise whatever they meet
-        raise ValueError(f"{name} cannot be read as a mesh ({type(error).__name__}: {error}).") from error
+        raise ValueError(
+            f"{name} cannot be read as a mesh: it is damaged, or of a kind that is not known here "
+            f"({type(error).__name__}: {error}). Export it again."
+        ) from error
     if meshes:
         return [mesh.check(name) for mesh in meshes]
     if any("scale_0" in _columns(part) for _, part in clouds):
@@ -66,45 +77,59 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
     if not points:
         raise ValueError(f"{name} holds no triangles and no points. Choose a mesh or a point cloud.")
     normals = [part.normals for part in points if part.normals is not None]
-    return Points(
-        torch.cat([part.points for part in points]),
-        torch.cat([part.colors for part in points]),
-        torch.cat(normals) if len(normals) == len(points) else None,
-    )
+    places, colors = (torch.cat([getattr(part, key) for part in points]) for key in ("points", "colors"))
+    if not bool(torch.isfinite(places).all() and torch.isfinite(colors).all()):
+        raise ValueError(f"{name} holds points or colours that are NaN or infinite; remove them first.")
+    return Points(places, colors, torch.cat(normals) if len(normals) == len(points) else None)
 
 
 def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
     """Every object with the matrix [4,4] that places it."""
     if not isinstance(loaded, trimesh.Scene):
         return [(np.eye(4), loaded)]
-    # Not Scene.dump: its copies lose the colours of meshes that also have a material.
-    nodes = [loaded.graph.get(node) for node in loaded.graph.nodes_geometry]
-    return [(matrix, loaded.geometry[key]) for matrix, key in nodes]
+    # Not Scene.dump: its copies lose the colours of meshes that also have a material. Not graph.get: it begins at the
+    # root for every node.
+    forest, places = loaded.graph.transforms, {loaded.graph.base_frame: np.eye(4)}
+    waiting = list(places)
+    while waiting:
+        node = waiting.pop()
+        for child in forest.children.get(node, ()):
+            places[child] = places[node] @ forest.edge_data[(node, child)].get("matrix", np.eye(4))
+            waiting.append(child)
+    nodes = [(node, forest.node_data[node]["geometry"]) for node in loaded.graph.nodes_geometry if node in places]
+    return [(places[node], loaded.geometry[key]) for node, key in nodes]
 
 
-def _mesh(part: Any, matrix: np.ndarray, linear: bool) -> Mesh:
+def _mesh(part: Any, matrix: np.ndarray, linear: bool, pictures: dict[Any, Tensor]) -> Mesh:
     vertices = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
     mirrored = np.linalg.det(matrix[:3, :3]) < 0
     faces = np.asarray(part.faces, np.int64)[:, :: -1 if mirrored else 1]
-    texture, uvs = _texture(part, linear)
+    texture, uvs = _texture(part, linear, pictures)
     colors = _colors(part, linear) if texture is None or uvs is None else texels(texture, uvs)
     return Mesh(
         torch.from_numpy(vertices).float(), torch.from_numpy(np.ascontiguousarray(faces)), colors, uvs, texture
     )  # fmt: skip
 
 
-def _texture(part: Any, linear: bool) -> tuple[Tensor | None, Tensor | None]:
-    """The picture [H,W,3] sRGB and the coordinates [M,2] as in `Mesh`, or None twice."""
+def _texture(part: Any, linear: bool, pictures: dict[Any, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    """The picture [H,W,3] sRGB, of those known already where it can be, and the coordinates [M,2] as in `Mesh`; or None
+    twice."""
     material, uv = getattr(part.visual, "material", None), getattr(part.visual, "uv", None)
     image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
     if image is None or uv is None or len(uv) != len(part.vertices):
         return None, None
-    texture = _unit(np.asarray(image.convert("RGB")))
-    factor = getattr(material, "baseColorFactor", None)
-    if linear and factor is not None and (tint := _unit(factor)).min() < 1:
-        texture = linear_to_srgb(srgb_to_linear(texture) * tint)  # as glTF says
+    factor = getattr(material, "baseColorFactor", None) if linear else None
+    key = (id(image), None if factor is None else tuple(np.ravel(factor)))
+    if key not in pictures:
+        if image.width * image.height > TEXELS:
+            raise ValueError(f"its texture of {image.width} x {image.height} texels is larger than {TEXELS} in all")
+        picture = image.convert("RGB")
+        picture.thumbnail((SIDE, SIDE))
+        pictures[key] = _unit(np.asarray(picture))
+        if factor is not None and (tint := _unit(factor)).min() < 1:
+            pictures[key] = linear_to_srgb(srgb_to_linear(pictures[key]) * tint)  # as glTF says
     u, v = np.asarray(uv, np.float32).T
-    return texture, torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
+    return pictures[key], torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
 
 
 def _colors(part: Any, linear: bool) -> Tensor:

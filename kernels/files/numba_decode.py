@@ -17,6 +17,7 @@ from numba import njit
 
 from ..gaussians.compiled import compiled
 
+F, S, U = np.float32, np.int32, np.uint64  # unsigned indices: no look whether they count from the end
 LARGEST_SCALE = 4.8e8  # a little less than exp(assembly.LOG_SCALE_LIMIT)
 LARGEST_LOG = 20.0  # assembly.LOG_SCALE_LIMIT
 
@@ -47,56 +48,80 @@ def splat(rows: Any, parts: Any, colors: Any, units: Any, logit: Any, out: Any) 
 
 
 @njit(error_model="numpy")
-def largest_of(a: Any, b: Any, c: Any) -> Any:
-    """The part of a unit quaternion that the other three leave."""
-    return np.float32(sqrt(max(np.float32(1) - a * a - b * b - c * c, np.float32(0))))
+def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
+    """The four parts, in the file's order, of a quaternion packed as its smallest three."""
+    left = F(1) - a * a - b * b - c * c
+    found = F(sqrt(left if left > F(0) else F(0)))
+    largest = word >> 30 & 3
+    # Products with 0 and 1, which are exact: a choice would be a jump, and the processor could do one at a time only.
+    first, second, third = F(largest == 0), F(largest == 1), F(largest == 2)
+    fourth, two = F(largest == 3), first + second
+    return (
+        found * first + a * (F(1) - first),
+        found * second + a * first + b * (third + fourth),
+        found * third + b * two + c * fourth,
+        found * fourth + c * (two + third),
+    )
 
 
 @njit(error_model="numpy")
-def joined(word: Any, table: Any) -> tuple:
-    """The four parts in the file's order of a quaternion packed as its smallest three; ``table`` [1024] of a code."""
-    a, b, c = table[word >> 20 & 1023], table[word >> 10 & 1023], table[word & 1023]
-    found, largest = largest_of(a, b, c), word >> 30 & 3
-    if largest == 0:
-        return found, a, b, c
-    if largest == 1:
-        return a, found, b, c
-    if largest == 2:
-        return a, b, found, c
-    return a, b, c, found
+def unboxed(words: Any, place: Any, box: Any, begin: Any, signs: Any, values: Any) -> None:
+    """A chunk's words at ``place`` of every four into values [3 n], as 11, 10 and 11 bits within its box."""
+    x, y, z, dx, dy, dz = box[begin], box[begin + 1], box[begin + 2], box[begin + 3], box[begin + 4], box[begin + 5]
+    for n in range(U(values.shape[0]) // U(3)):
+        word = words[U(4) * n + U(place)]
+        values[U(3) * n] = F(S(word >> 21 & 2047)) * dx + x
+        values[U(3) * n + U(1)] = (F(S(word >> 11 & 1023)) * dy + y) * signs
+        values[U(3) * n + U(2)] = (F(S(word & 2047)) * dz + z) * signs
+
+
+@njit(error_model="numpy")
+def ordinary(box: Any) -> bool:
+    """Whether all that a chunk's box [18] can hold is finite, and its scales no larger than may be."""
+    good = True
+    for axis in range(9):
+        begin = 6 * (axis // 3) + axis % 3
+        top = F(255) if axis > 5 else F(1023) if axis % 3 == 1 else F(2047)
+        low, high = box[begin], box[begin] + box[begin + 3] * top
+        good &= (low + high) * F(0) == 0  # false for NaN and infinities
+        good &= axis // 3 != 1 or (low <= F(LARGEST_LOG) and high <= F(LARGEST_LOG))
+    return good
 
 
 @compiled()
-def compressed(words: Any, at: Any, boxes: Any, table: Any, logit: Any, out: Any) -> bool:
-    """Compressed PLY without its harmonics: words [n,m] uint32, those of position, rotation, scale and color at ``at``.
+def compressed(words: Any, boxes: Any, factor: Any, shift: Any, logit: Any, out: Any) -> bool:
+    """Compressed PLY without its harmonics: words [4 n] uint32 of position, rotation, scale and color.
 
-    boxes [chunks,18] float32: least values and steps of positions, scales and colours, the first chunk's first;
-    ``table`` [1024] of a code of a rotation, ``logit`` [256] of a byte of opacity.
+    boxes [chunks,18] float32: least values and steps of positions, scales and colours, the first chunk's first; a code
+    of a rotation stands for its product with ``factor`` plus ``shift``, a byte of opacity for ``logit`` [256]. The
+    arrays of ``out`` are flat. One loop for each, which the compiler can do several Gaussians at a time.
     """
     means, log_scales, quats, logits, sh = out
+    count = words.shape[0] // 4
     good = True
-    void = np.float32(0)
-    for n in range(words.shape[0]):
-        chunk = n // 256
-        position, scale, color = words[n, at[0]], words[n, at[2]], words[n, at[3]]
-        x = np.float32(position >> 21 & 2047) * boxes[chunk, 3] + boxes[chunk, 0]
-        y = np.float32(position >> 11 & 1023) * boxes[chunk, 4] + boxes[chunk, 1]
-        z = np.float32(position & 2047) * boxes[chunk, 5] + boxes[chunk, 2]
-        means[n, 0], means[n, 1], means[n, 2] = x, -y, -z
-        a = np.float32(scale >> 21 & 2047) * boxes[chunk, 9] + boxes[chunk, 6]
-        b = np.float32(scale >> 11 & 1023) * boxes[chunk, 10] + boxes[chunk, 7]
-        c = np.float32(scale & 2047) * boxes[chunk, 11] + boxes[chunk, 8]
-        log_scales[n, 0], log_scales[n, 1], log_scales[n, 2] = a, b, c
-        good &= max(a, max(b, c)) <= np.float32(LARGEST_LOG)
-        red = np.float32(color >> 24 & 255) * boxes[chunk, 15] + boxes[chunk, 12]
-        green = np.float32(color >> 16 & 255) * boxes[chunk, 16] + boxes[chunk, 13]
-        blue = np.float32(color >> 8 & 255) * boxes[chunk, 17] + boxes[chunk, 14]
-        sh[n, 0, 0], sh[n, 0, 1], sh[n, 0, 2] = red, green, blue
-        void += ((x + y + z) + (a + b + c) + (red + green + blue)) * np.float32(0)
-        logits[n] = logit[color & 255]
-        w, i, j, k = joined(words[n, at[1]], table)
-        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = i, -w, k, -j
-    return good and void == 0
+    for chunk in range((count + 255) // 256):
+        first, last = 256 * chunk, min(256 * chunk + 256, count)
+        here, box = words[4 * first : 4 * last], boxes[chunk]
+        good &= ordinary(box)
+        unboxed(here, 0, box, 0, F(-1), means[3 * first : 3 * last])
+        unboxed(here, 2, box, 6, F(1), log_scales[3 * first : 3 * last])
+        red, green, blue, dr, dg, db = box[12], box[13], box[14], box[15], box[16], box[17]
+        colors = sh[3 * first : 3 * last]
+        for n in range(U(last - first)):
+            word = here[U(4) * n + U(3)]
+            colors[U(3) * n] = F(S(word >> 24 & 255)) * dr + red
+            colors[U(3) * n + U(1)] = F(S(word >> 16 & 255)) * dg + green
+            colors[U(3) * n + U(2)] = F(S(word >> 8 & 255)) * db + blue
+        turns = quats[4 * first : 4 * last]
+        for n in range(U(last - first)):
+            word = here[U(4) * n + U(1)]
+            a = F(S(word >> 20 & 1023)) * factor + shift
+            b = F(S(word >> 10 & 1023)) * factor + shift
+            w, i, j, k = joined(word, a, b, F(S(word & 1023)) * factor + shift)
+            turns[U(4) * n], turns[U(4) * n + U(1)], turns[U(4) * n + U(2)], turns[U(4) * n + U(3)] = i, -w, k, -j
+        for n in range(last - first):
+            logits[first + n] = logit[here[U(4) * U(n) + U(3)] & 255]
+    return good
 
 
 @compiled()
@@ -113,26 +138,38 @@ def harmonics(data: Any, table: Any, signs: Any, channels_first: bool, sh: Any) 
 
 @compiled()
 def fixed_point(data: Any, step: Any, means: Any) -> None:
-    """SPZ's positions: bytes [n,9], three little-endian 24-bit numbers, each times ``step``."""
-    for n in range(data.shape[0]):
-        for axis in range(3):
-            low, middle, high = data[n, 3 * axis], data[n, 3 * axis + 1], data[n, 3 * axis + 2]
-            number = (np.int32(low) | np.int32(middle) << 8 | np.int32(high) << 16) << 8
-            value = np.float32(np.int32(number) >> 8) * step
-            means[n, axis] = value if axis == 0 else -value
+    """SPZ's positions: bytes [9 n], three little-endian 24-bit numbers, each times ``step``, into means [3 n]."""
+    for start in range(0, means.shape[0], 768):
+        here, values = data[3 * start : 3 * start + 2304], means[start : start + 768]
+        for n in range(U(values.shape[0])):
+            low, middle, high = here[U(3) * n], here[U(3) * n + U(1)], here[U(3) * n + U(2)]
+            number = S(S(low) << 8 | S(middle) << 16 | S(high) << 24)
+            values[n] = F(number >> 8) * step
+        for n in range(U(values.shape[0]) // U(3)):
+            values[U(3) * n + U(1)] = -values[U(3) * n + U(1)]
+            values[U(3) * n + U(2)] = -values[U(3) * n + U(2)]
 
 
 @compiled()
 def looked_up(data: Any, table: Any, values: Any) -> None:
-    """``table`` [256] of bytes [n,k] into values [n,k]."""
+    """``table`` [256] of bytes [n] into values [n]."""
     for n in range(data.shape[0]):
-        for i in range(data.shape[1]):
-            values[n, i] = table[data[n, i]]
+        values[n] = table[data[n]]
 
 
 @compiled()
-def smallest_three(words: Any, table: Any, quats: Any) -> None:
-    """SPZ's rotations: words [n] uint32 of xyzw; ``table`` [1024] of a code."""
-    for n in range(words.shape[0]):
-        i, j, k, w = joined(words[n], table)
-        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = i, -w, k, -j
+def scaled(data: Any, factor: Any, shift: Any, values: Any) -> None:
+    """Bytes [n] times ``factor`` plus ``shift`` into values [n]."""
+    for n in range(data.shape[0]):
+        values[n] = F(data[n]) * factor + shift
+
+
+@compiled()
+def smallest_three(words: Any, factor: Any, quats: Any) -> None:
+    """SPZ's rotations: words [n] uint32 of xyzw, codes of nine bits and a sign times ``factor``, into quats [4 n]."""
+    for n in range(U(words.shape[0])):
+        word = words[n]
+        a = F(S(word >> 20 & 511)) * factor * F(S(1 - (word >> 28 & 2)))
+        b = F(S(word >> 10 & 511)) * factor * F(S(1 - (word >> 18 & 2)))
+        i, j, k, w = joined(word, a, b, F(S(word & 511)) * factor * F(S(1 - (word >> 8 & 2))))
+        quats[U(4) * n], quats[U(4) * n + U(1)], quats[U(4) * n + U(2)], quats[U(4) * n + U(3)] = i, -w, k, -j

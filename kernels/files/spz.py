@@ -52,10 +52,9 @@ from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
 UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
-_MAGNITUDES = np.arange(512) / 511 / np.sqrt(2)
-ROTATION_OF_CODE = np.concatenate([_MAGNITUDES, -_MAGNITUDES]).astype(np.float32)  # bit 9 is the sign
-COLOR_OF_BYTE = scaled(np.arange(256), 1 / (0.15 * 255), -0.5 / 0.15)
-SCALE_OF_BYTE = scaled(np.arange(256), 1 / 16, -10)
+ROTATION = np.float32(1 / (511 * 2**0.5))  # of the lower nine bits of a code, whose tenth is the sign
+COLOR = np.float32(1 / (0.15 * 255)), np.float32(-0.5 / 0.15)  # factor and shift of a byte
+SCALE = np.float32(1 / 16), np.float32(-10)
 SH_OF_BYTE = scaled(np.arange(256), 1 / 128, -1)
 
 Decoder = Callable[[Array, int, int], None]
@@ -114,18 +113,18 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
     """
     name = Path(path).name
     with open_spz(path, name) as planes:
-        count, workers = planes.count, threads()
+        count, workers = planes.count, threads() - 1  # this one unpacks
         out = empty(count, min(planes.terms, 16))
         decoders = _decoders(planes, out)
         length = STRETCH * FILLED
         # Unpacking cannot be shared out, but what has been unpacked is decoded meanwhile.
-        with ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(max(workers, 1)) as pool:
             waiting = []
             for key, size in planes.sizes.items():
                 for start in range(0, count if size else 0, length):
                     stop = min(start + length, count)
                     data = planes.read(key, (stop - start) * size).reshape(stop - start, size)
-                    if workers > 1 and count > length:
+                    if workers and count > length:
                         waiting.append(pool.submit(decoders[key], data, start, stop))
                     else:
                         decoders[key](data, start, stop)
@@ -143,27 +142,43 @@ def _decoders(planes: Planes, out: dict[str, Array]) -> dict[str, Decoder]:
     """By plane, what decodes Gaussians ``start`` to ``stop`` of it from their bytes [n,size] into ``out``."""
     fast: Any = compiled_decoders(planes.count) or spz_planes
     step, signs = np.float32(2.0**-planes.bits), np.array(SH_SIGNS, np.float32)
-    logits, colors = out["opacity_logits"][:, None], out["sh"][:, 0]
+    flat = {key: value.reshape(-1) for key, value in out.items()}
+    plain = out["sh"].shape[1] == 1
 
     def means(data: Array, start: int, stop: int) -> None:
         if planes.version == 1:
             spz_planes.halves(data, out["means"][start:stop])
         else:
-            fast.fixed_point(data, step, out["means"][start:stop])
+            fast.fixed_point(data.reshape(-1), step, flat["means"][3 * start : 3 * stop])
 
     def quats(data: Array, start: int, stop: int) -> None:
         if planes.version < 3:
             spz_planes.first_three(data, out["quats"][start:stop])
         else:
-            fast.smallest_three(data.view("<u4")[:, 0], ROTATION_OF_CODE, out["quats"][start:stop])
+            fast.smallest_three(data.view("<u4")[:, 0], ROTATION, flat["quats"][4 * start : 4 * stop])
+
+    def opacities(data: Array, start: int, stop: int) -> None:
+        fast.looked_up(data.reshape(-1), LOGIT_OF_BYTE, flat["opacity_logits"][start:stop])
+
+    def scales(data: Array, start: int, stop: int) -> None:
+        fast.scaled(data.reshape(-1), *SCALE, flat["log_scales"][3 * start : 3 * stop])
+
+    def colors(data: Array, start: int, stop: int) -> None:
+        values = flat["sh"][3 * start : 3 * stop] if plain else np.empty(data.size, np.float32)
+        fast.scaled(data.reshape(-1), *COLOR, values)
+        if not plain:
+            out["sh"][start:stop, 0] = values.reshape(-1, 3)
+
+    def harmonics(data: Array, start: int, stop: int) -> None:
+        fast.harmonics(data, SH_OF_BYTE, signs, False, out["sh"][start:stop])
 
     return {
         "means": means,
-        "opacities": lambda data, start, stop: fast.looked_up(data, LOGIT_OF_BYTE, logits[start:stop]),
-        "colors": lambda data, start, stop: fast.looked_up(data, COLOR_OF_BYTE, colors[start:stop]),
-        "scales": lambda data, start, stop: fast.looked_up(data, SCALE_OF_BYTE, out["log_scales"][start:stop]),
+        "opacities": opacities,
+        "colors": colors,
+        "scales": scales,
         "quats": quats,
-        "sh": lambda data, start, stop: fast.harmonics(data, SH_OF_BYTE, signs, False, out["sh"][start:stop]),
+        "sh": harmonics,
     }
 
 

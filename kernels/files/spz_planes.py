@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from .assembly import Array, scaled
+from .assembly import Array
+from .assembly import scaled as floats
 from .smallest_three import join, unpack
 
 
 def fixed_point(data: Array, step: np.float32, means: Array) -> None:
-    """Positions of version 2 and later: bytes [n,9], three little-endian 24-bit numbers, each times ``step``."""
-    flat = np.append(data.reshape(-1), np.uint8(0))  # the last number's word reaches one byte further
-    words: Array = np.ndarray((len(data), 3), "<i4", flat, strides=(9, 3))
+    """Positions of version 2 and later: bytes [9 n], little-endian 24-bit numbers, each times ``step``; means [3 n]."""
+    flat = np.append(data, np.uint8(0))  # the last number's word reaches one byte further
+    words: Array = np.ndarray((len(data) // 9, 3), "<i4", flat, strides=(9, 3))
     numbers = words.astype(np.int32)
     numbers <<= 8  # the upper byte is the next number's
     numbers >>= 8
-    np.multiply(numbers, np.array([step, -step, -step]), out=means)
+    np.multiply(numbers, np.array([step, -step, -step]), out=means.reshape(-1, 3))
 
 
 def halves(data: Array, means: Array) -> None:
@@ -29,21 +30,32 @@ def halves(data: Array, means: Array) -> None:
 
 
 def looked_up(data: Array, table: Array, values: Array) -> None:
-    """``table`` [256] of bytes [n,k] into values [n,k]."""
+    """``table`` [256] of bytes [n] into values [n]."""
     values[...] = table.take(data, mode="clip")
 
 
-def smallest_three(words: Array, table: Array, quats: Array) -> None:
-    """Rotations of version 3 and later: words [n] uint32 of xyzw; ``table`` [1024] of a code."""
+def scaled(data: Array, factor: np.float32, shift: np.float32, values: Array) -> None:
+    """Bytes [n] times ``factor`` plus ``shift`` into values [n]."""
+    np.multiply(data, factor, out=values, dtype=np.float32)
+    values += shift
+
+
+def smallest_three(words: Array, factor: np.float32, quats: Array) -> None:
+    """Rotations of version 3 and later: words [n] uint32 of xyzw into quats [4 n].
+
+    A code's lower nine bits count, times ``factor``; the tenth is the sign.
+    """
     largest, *codes = unpack(words)
-    i, j, k, w = join(largest, *(table.take(code, mode="clip") for code in codes))
+    parts = ((code & 511).astype(np.float32) * factor * (1 - (code >> 8 & 2)).astype(np.float32) for code in codes)
+    i, j, k, w = join(largest, *parts)
+    rows = quats.reshape(-1, 4)
     for axis, part in enumerate((i, -w, k, -j)):
-        quats[:, axis] = part
+        rows[:, axis] = part
 
 
 def first_three(data: Array, quats: Array) -> None:
     """Rotations before version 3: bytes [n,3] of xyz, w is never negative."""
-    i, j, k = scaled(data, 1 / 127.5, -1).T
+    i, j, k = floats(data, 1 / 127.5, -1).T
     w = np.sqrt(np.maximum(1 - i * i - j * j - k * k, 0))
     for axis, part in enumerate((i, -w, k, -j)):
         quats[:, axis] = part

@@ -79,19 +79,53 @@ export async function three(url, view) {
   return count;
 }
 
-/** A mesh as its loader understands it, drawn without lights. */
-export async function gltf(url, view) {
+/** Without lights: the colours of the file and nothing else. Tells how many triangles there are. */
+function draw_unlit(model, view) {
   const renderer = new THREE.WebGLRenderer({ canvas: canvas_of(view.size), antialias: true, preserveDrawingBuffer: true });
   const [scene, camera] = [set_up(renderer, view), camera_of(view)];
-  const { scene: model } = await new GLTFLoader().loadAsync(url);
   let count = 0;
   model.traverse((part) => {
     if (!part.isMesh) return;
     const { map, vertexColors, color, side } = part.material;
     part.material = new THREE.MeshBasicMaterial({ map, vertexColors, color, side });
-    count += part.geometry.index.count / 3;
+    count += (part.geometry.index ?? part.geometry.getAttribute("position")).count / 3;
   });
   scene.add(model);
   renderer.render(scene, camera);
   return count;
+}
+
+/** Meshes as three's loaders understand them. */
+export async function gltf(url, view) {
+  return draw_unlit((await new GLTFLoader().loadAsync(url)).scene, view);
+}
+
+export async function obj(url, view) {
+  const { OBJLoader } = await import("three/addons/loaders/OBJLoader.js");
+  const { MTLLoader } = await import("three/addons/loaders/MTLLoader.js");
+  const manager = new THREE.LoadingManager();
+  const everything = new Promise((done) => (manager.onLoad = done)); // the picture, too
+  const loader = new OBJLoader(manager);
+  const text = await (await fetch(url)).text();
+  const [, library] = text.match(/^mtllib (.+)$/m) ?? [];
+  if (library) {
+    const folder = url.slice(0, url.lastIndexOf("/") + 1);
+    const materials = await new MTLLoader(manager).setPath(folder).loadAsync(library);
+    materials.preload();
+    loader.setMaterials(materials);
+    await everything;
+  }
+  return draw_unlit(loader.parse(text), view);
+}
+
+export async function ply(url, view) {
+  const { PLYLoader } = await import("three/addons/loaders/PLYLoader.js");
+  const geometry = await new PLYLoader().loadAsync(url);
+  return draw_unlit(new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ vertexColors: true })), view);
+}
+
+export async function stl(url, view) {
+  const { STLLoader } = await import("three/addons/loaders/STLLoader.js");
+  const geometry = await new STLLoader().loadAsync(url);
+  return draw_unlit(new THREE.Mesh(geometry, new THREE.MeshBasicMaterial({ color: view.plain })), view);
 }

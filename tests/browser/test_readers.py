@@ -35,7 +35,15 @@ HERE = Path(__file__).resolve().parent
 SIZE = 256  # pixels
 CAMERA = orbit(35.0, 20.0, 2.2, size=SIZE)
 GREY = 0.5
-VIEW = {"viewmat": CAMERA.viewmats[0].tolist(), "fov": 40.0, "size": SIZE, "background": GREY, "frames": 12}
+PLAIN = (0.8, 0.4, 0.2)  # colour of meshes in files without any
+VIEW = {
+    "plain": "#cc6633",
+    "viewmat": CAMERA.viewmats[0].tolist(),
+    "fov": 40.0,
+    "size": SIZE,
+    "background": GREY,
+    "frames": 12,
+}
 
 # Reader and format, and the least PSNR in dB between its picture and ours.
 SPLATS = {
@@ -49,7 +57,16 @@ SPLATS = {
     ("three", "spz 2"): 33.0,
     ("three", "glb"): 33.0,
 }
-MESHES = {"textured": 35.0, "colored": 35.0, "small": 35.0}
+GLBS = ("textured", "colored", "small")
+MESHES = {
+    ("gltf", "textured"): 35.0,
+    ("gltf", "colored"): 35.0,
+    ("gltf", "small"): 35.0,
+    ("obj", "textured"): 35.0,
+    ("obj", "colored"): 35.0,
+    ("ply", "colored"): 35.0,
+    ("stl", "plain"): 35.0,
+}
 
 
 def duck() -> Mesh:
@@ -83,6 +100,10 @@ def file_of(format: str) -> str:
     return f"{format.replace(' ', '_')}.{FORMATS[format].kind}"
 
 
+def mesh_file(reader: str, name: str) -> str:
+    return f"{name}{'_mesh' if reader == 'ply' else ''}.{'glb' if reader == 'gltf' else reader}"
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> dict[str, object]:
     """The folder of all files, and what each must look like: pictures [H,W,3], 0..1."""
@@ -91,13 +112,14 @@ def written(tmp_path_factory) -> dict[str, object]:
     for name, format in FORMATS.items():
         format.save(splat, folder / file_of(name))
     textured = add_texture(mesh, from_mesh(mesh, 6000, size=None, opacity_logit=4.0), 256, views=24)
-    save_mesh(textured, folder / "textured.glb")
-    save_mesh(mesh, folder / "colored.glb")
-    save_mesh(mesh, folder / "small.glb", scale=0.6)
+    plain = replace(mesh, colors=torch.tensor(PLAIN).expand_as(mesh.colors).contiguous())
+    shapes = {"textured": textured, "colored": mesh, "plain": plain}
+    for reader, name in MESHES:
+        save_mesh(shapes.get(name, mesh), folder / mesh_file(reader, name), scale=0.6 if name == "small" else 1.0)
     # .splat has one colour per Gaussian.
     looks = {name: picture(replace(splat, sh=splat.sh[:, :1]) if name == "splat" else splat) for name in FORMATS}
-    small = Mesh(mesh.vertices * 0.6, mesh.faces, mesh.colors)
-    for name, shape in (("textured", textured), ("colored", mesh), ("small", small)):
+    shapes["small"] = Mesh(mesh.vertices * 0.6, mesh.faces, mesh.colors)
+    for name, shape in shapes.items():
         looks[name] = render_mesh(shape, CAMERA, GREY).color[0].numpy()
     counts = {
         "glb": len(splat),
@@ -113,7 +135,9 @@ def shown(browser, written) -> dict:
     """What each viewer told, with its picture [H,W,3] 0..1."""
     folder = written["folder"]
     shows = [{"reader": reader, "file": file_of(kind), "name": f"{reader} {kind}"} for reader, kind in SPLATS]
-    shows += [{"reader": "gltf", "file": f"{name}.glb", "name": f"gltf {name}"} for name in MESHES]
+    shows += [
+        {"reader": reader, "file": mesh_file(reader, name), "name": f"{reader} {name}"} for reader, name in MESHES
+    ]
     settings = folder / "settings.json"
     settings.write_text(json.dumps({"browser": browser, "folder": str(folder), "view": VIEW, "shows": shows}))
     command = ["node", HERE / "readers_scenario.mjs", settings]
@@ -140,10 +164,12 @@ def test_a_splat_looks_in_other_viewers_as_in_ours(written, shown, reader, forma
     assert shown["told"][name]["count"] == written["count"]
 
 
-@pytest.mark.parametrize("name", MESHES)
-def test_a_mesh_looks_in_three_js_as_in_ours(written, shown, name):
-    assert decibels(seen(written, shown, f"gltf {name}"), written["looks"][name]) >= MESHES[name]
-    assert shown["told"][f"gltf {name}"]["count"] == written["faces"]
+@pytest.mark.parametrize(("reader", "name"), MESHES)
+def test_a_mesh_looks_in_three_js_as_in_ours(written, shown, reader, name):
+    found = decibels(seen(written, shown, f"{reader} {name}"), written["looks"][name])
+    print(f"{reader} {name}: {found:.1f} dB")
+    assert found >= MESHES[reader, name]
+    assert shown["told"][f"{reader} {name}"]["count"] == written["faces"]
 
 
 def test_no_viewer_asks_for_anything_from_outside(shown):
@@ -173,7 +199,7 @@ Promise.all(told).then(reports => console.log(JSON.stringify(reports)));
 
 
 def test_the_khronos_validator_finds_no_fault_in_any_glb(modules, written):
-    names = [*MESHES, "glb"]
+    names = [*GLBS, "glb"]
     files = [str(written["folder"] / f"{name}.glb") for name in names]
     done = subprocess.run(["node", "-e", VALIDATE, *files], capture_output=True, text=True, check=True, cwd=HERE)
     for name, report in zip(names, json.loads(done.stdout), strict=True):

@@ -229,6 +229,9 @@ class TestRefusals:
             ({"texture_size": 8}, "texture_size is 8; choose 64..4096"),
             ({"texture_size": 5000}, "texture_size is 5000"),
             ({"scale": -1.0}, "scale"),
+            ({"filename_prefix": "../../elsewhere"}, "leads out of ComfyUI's output folder"),
+            ({"filename_prefix": "/tmp/elsewhere"}, "leads out of ComfyUI's output folder"),
+            ({"filename_prefix": "distill3d/%year%/../../../elsewhere"}, "leads out of ComfyUI's output folder"),
         ],
     )
     def test_of_meshes_that_cannot_be_written(self, comfyui, graph, object_info, values, message):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import random
 import re
 import struct
@@ -12,6 +11,7 @@ import tracemalloc
 
 import pytest
 import torch
+from mutations import mutated, mutated_glb
 
 from distill3d.kernels.files import assembly
 from distill3d.kernels.files.formats import FORMATS, load_gaussians
@@ -22,10 +22,6 @@ NUMBA = pytest.mark.skipif(not available("numba"), reason="needs numba")
 MUTATIONS = 2000
 MEMORY_LIMIT = 8 << 20  # bytes, for files of some thousand bytes; what their headers may announce is beyond any memory
 SECONDS_LIMIT = 2.0  # for one file
-KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word", "float")
-HUGE = (0, 1, 255, 257, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 400_000_000, 10**17, 10**30)
-ODD = (float("nan"), float("inf"), float("-inf"), 3e38, -1.0, 0.0, -0.0, 1e-45, 1e9)
-ANYTHING = (None, True, -1, 0, 7, 1.5, 1e308, 10**400, "", "POSITION", [], [[]], {}, {"POSITION": {}}, [0, -1], *HUGE)
 
 
 def small_cloud(degree):
@@ -43,85 +39,6 @@ def header_length(format, content):
     if format in ("ply", "compressed ply"):
         return content.index(b"end_header") + 11
     return {"splat": 32, "spz": 16, "spz 2": 16, "glb": 20 + int.from_bytes(content[12:16], "little")}[format]
-
-
-def mutated(content, header, rng):
-    """One to three changes; two thirds of them in the header, where most of the decisions are."""
-    data = bytearray(content)
-    for _ in range(rng.randint(1, 3)):
-        end = min(header, len(data)) if rng.random() < 0.67 else len(data)
-        at, kind = rng.randrange(max(1, end)), rng.choice(KINDS)
-        if not data:
-            break
-        if kind == "flip":
-            data[min(at, len(data) - 1)] ^= 1 << rng.randrange(8)
-        elif kind == "change":
-            data[at : at + 4] = rng.randbytes(rng.randint(1, 4))
-        elif kind == "delete":
-            del data[at : at + rng.randint(1, 64)]
-        elif kind == "insert":
-            data[at:at] = rng.randbytes(rng.randint(1, 64))
-        elif kind == "cut":
-            del data[rng.randrange(len(data)) :]
-        elif kind == "word":  # a count or size in binary headers
-            data[at // 4 * 4 : at // 4 * 4 + 4] = struct.pack("<I", rng.choice(HUGE) & 0xFFFFFFFF)
-        elif kind == "float":
-            at = min(header + at // 4 * 4, max(0, len(data) - 4))
-            data[at : at + 4] = struct.pack("<f", rng.choice(ODD))
-        else:  # a number in textual ones
-            numbers = list(re.finditer(rb"\d+", bytes(data[:header])))
-            if numbers:
-                found = rng.choice(numbers)
-                data[found.start() : found.end()] = rng.choice((b"", b"-")) + str(rng.choice(HUGE)).encode()
-    return bytes(data)
-
-
-def places_in(tree):
-    """Every holder and key of a JSON tree."""
-    found, waiting = [], [tree]
-    while waiting:
-        holder = waiting.pop()
-        for key in holder if isinstance(holder, dict) else range(len(holder)):
-            found.append((holder, key))
-            if isinstance(holder[key], (dict, list)):
-                waiting.append(holder[key])
-    return found
-
-
-def mutated_glb(content, rng):
-    """A .glb whose JSON is sound but says something else, or whose chunks are."""
-    length = int.from_bytes(content[12:16], "little")
-    tree, binary = json.loads(content[20 : 20 + length]), content[28 + length :]
-    for _ in range(rng.randint(1, 3)):
-        places = places_in(tree)
-        holder, key = rng.choice(places)
-        kind = rng.random()
-        if kind < 0.2:
-            del holder[key]
-        elif kind < 0.4:
-            other, name = rng.choice(places)
-            holder[key] = json.loads(json.dumps(other[name] if name in other or isinstance(other, list) else None))
-        elif kind < 0.5 and isinstance(holder, list):
-            holder[key:key] = holder[key : key + 1] * rng.randint(1, 3)
-        elif isinstance(holder[key], (int, float)) and kind < 0.8:
-            holder[key] += rng.choice((-1, 1, 4, -4, 256))
-        else:
-            holder[key] = rng.choice(ANYTHING)
-        if not tree:
-            break
-    text = json.dumps(tree).encode()
-    chunks = [(0x4E4F534A, text + b" " * (-len(text) % 4)), (0x004E4942, binary)]
-    kind = rng.random()
-    if kind < 0.05:
-        chunks.reverse()
-    elif kind < 0.1:
-        chunks.insert(rng.randrange(3), rng.choice(chunks))
-    elif kind < 0.15:
-        chunks.insert(rng.randrange(3), (rng.randrange(1 << 32), rng.randbytes(rng.randrange(64))))
-    elif kind < 0.2:
-        chunks.pop()
-    body = b"".join(struct.pack("<II", len(data), code) + data for code, data in chunks)
-    return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
 
 
 def version_4(content):
