@@ -290,14 +290,15 @@ class TestRefusals:
             comfyui.queue(prompt)
         assert message in str(refused.value)
 
-    def test_of_no_file_and_of_two(self, comfyui, graph):
+    def test_of_no_file_and_of_two(self, comfyui, object_info):
+        start = node(object_info, "InitGaussians", count=10)
+        save = node(object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/two")
+        view = {"class_type": PACK + "PreviewGaussians", "inputs": {"gaussians": ["load", 0]}}
+
         def refusal(**inputs):
-            start = {"class_type": PACK + "LoadGaussians", "inputs": inputs}
-            prompt = graph() | {"load": start}
-            prompt["view"] = {"class_type": PACK + "PreviewGaussians", "inputs": {"gaussians": ["load", 0]}}
-            with pytest.raises(PromptRefused) as refused:
-                comfyui.queue(prompt)
-            return str(refused.value)
+            load = {"class_type": PACK + "LoadGaussians", "inputs": inputs}
+            answer = comfyui.post("/prompt", {"prompt": {"start": start, "save": save, "load": load, "view": view}})
+            return str(answer["node_errors"]["load"])
 
         assert "There is no file: choose one" in refusal(file="(the model_3d input)")
         assert "one is linked to model_3d too" in refusal(file="output/some.ply", model_3d=["save", 0])
