@@ -5,11 +5,8 @@ import { Page } from "./page.mjs";
 
 const settings = JSON.parse(readFileSync(process.argv[2], "utf8"));
 const { name, languages, nodes } = settings;
-const facts = { missing: [] };
+const facts = {};
 const p = await Page.open(settings);
-p.page.on("response", (answer) => {
-  if (answer.status() >= 400 && answer.url().includes("/extensions/")) facts.missing.push(answer.url());
-});
 
 /** Titles, and names of inputs and widgets as they are drawn, by node type. */
 const drawn = () =>
@@ -28,8 +25,11 @@ const drawn = () =>
 try {
   for (const language of languages) {
     const said = (facts[language] = { help: {} });
-    await p.page.evaluate((to) => window.app.extensionManager.setting.set("Comfy.Locale", to), language);
-    await p.load(() => p.page.reload());
+    const before = await p.page.evaluate(() => window.app.extensionManager.setting.get("Comfy.Locale"));
+    if (before !== language) {
+      await p.page.evaluate((to) => window.app.extensionManager.setting.set("Comfy.Locale", to), language);
+      await p.load(() => p.page.reload());
+    }
     for (const nodes2 of [false, true]) {
       await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
       await p.open_workflow(settings.workflow);
@@ -42,17 +42,7 @@ try {
     }
     await p.page.evaluate(() => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", false));
     for (const type of nodes) {
-      const id = await p.page.evaluate((type) => window.app.graph._nodes.find((node) => node.type === type).id, type);
-      await p.look_at(id);
-      await p.page.evaluate((id) => {
-        const { canvas, graph } = window.app;
-        canvas.deselectAll();
-        canvas.selectNode(graph.getNodeById(id));
-      }, id);
-      const title = said.drawn[type].title;
-      const content = p.page.locator(".node-help-content", { hasText: title });
-      if (!(await content.count())) await p.page.getByTestId("info-button").click();
-      await content.waitFor({ timeout: 20_000 });
+      const content = await p.help(type);
       await p.page.waitForTimeout(500);
       said.help[type] = await content.innerText();
       said.pictures = await content.locator("img").evaluateAll((all) => all.map((each) => each.complete && each.naturalWidth));
