@@ -25,7 +25,8 @@ def plain_inputs(defaults: TimestepLoss, guidance: str) -> list[io.Input]:
         number_input(
             "guidance",
             defaults.guidance,
-            f"Guidance: how strongly the text pulls, standard form s = w + 1. {guidance}",
+            "Guidance: how strongly the text pulls; 1 is the prior without a push (scale s; papers that write "
+            f"w mean s - 1). {guidance}",
             advanced=False,
         ),
         number_input(
@@ -244,7 +245,7 @@ class SDILoss(io.ComfyNode):
                 number_input(
                     "inversion_guidance",
                     SDI().inversion_guidance,
-                    "Guidance scale of the inversion, standard form s; below 0 it leads away from the prompt, as the "
+                    "Guidance of the inversion; below 0 it leads away from the prompt, as the "
                     "way back leads towards it. SDI: -6.5 (w = -7.5).",
                     low=-1000.0,
                 ),

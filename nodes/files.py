@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any
 
 import folder_paths
 from comfy_api.latest import Types, io
@@ -17,8 +19,9 @@ from . import types
 from .memory import autograd
 from .outputs import check_prefix, next_output
 
-NO_FILE = "(no file yet)"
+LINKED = "(the model_3d input)"
 TRAINING = ".safetensors"
+TRAINED = "distill3d_training"  # attribute of a File3D of ours: the path of the training state saved with it
 
 
 class SaveGaussians(io.ComfyNode):
@@ -74,32 +77,39 @@ class SaveGaussians(io.ComfyNode):
         kind = FORMATS[format]
         file = next_output(filename_prefix, kind.extension)
         kind.save(gaussians, file.path)
+        saved = Types.File3D(str(file.path), kind.kind)
         if training and gaussians.training is not None:
             # Files are counted per format, so each but ply keeps its extension: x_00001_.spz.safetensors.
             stem = file.path.with_suffix("") if format == "ply" else file.path
-            save_training(gaussians, stem.with_name(stem.name + TRAINING))
-        saved = Types.File3D(str(file.path), kind.kind)
+            state = stem.with_name(stem.name + TRAINING)
+            save_training(gaussians, state)
+            setattr(saved, TRAINED, state)
         return io.NodeOutput(saved, *types.splat_values(gaussians), ui={"3d": [file.result]})
 
 
 class LoadGaussians(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        files = saved_files()
         return io.Schema(
             node_id="Distill3D_LoadGaussians",
             display_name="Load Gaussians",
             category="Distill3D",
             description="Read a splat file (plain or compressed PLY, .splat, .spz, .glb) from ComfyUI's input/3d or "
             "output folder, newest first; or a .safetensors that Save Gaussians or an interrupted Optimize wrote, "
-            "which carries its training state.",
+            "which carries its training state. Or what another node of the graph has just written.",
             search_aliases=["splat", "ply", "spz", "glb", "import", "resume", "partial", "autosave"],
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=files or [NO_FILE],
+                    options=[*saved_files(), LINKED],
                     tooltip="A .ply, .splat, .spz or .glb with Gaussians, or a .safetensors with training state, in "
                     "input/3d or output (also in folders below). Press R to look for new files.",
+                ),
+                types.SplatFile.Input(
+                    "model_3d",
+                    optional=True,
+                    tooltip="The file of another node instead of one from the list: of Save Gaussians (its training "
+                    "state comes along where training is on), or of a core node. Set file to (the model_3d input).",
                 ),
             ],
             outputs=[
@@ -111,25 +121,47 @@ class LoadGaussians(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None) -> bool | str:
+    def validate_inputs(cls, file: str | None, model_3d: Any = LINKED) -> bool | str:
+        # A linked input comes as None, one that is not there not at all.
+        if file == LINKED and model_3d is LINKED:
+            return "There is no file: choose one from the list (R refreshes it), or link one to the model_3d input."
+        if file not in (None, LINKED) and model_3d is not LINKED:
+            return (
+                f"file is {file!r} and one is linked to model_3d too. Set file to {LINKED!r}, or mute the node that "
+                "the link comes from (Ctrl+M)."
+            )
         try:
-            if file is not None:
+            if file not in (None, LINKED):
                 located(file)
         except ValueError as error:
             return str(error)
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, file: str | None) -> str:
-        status = located(file or "").stat()  # ComfyUI takes an error here as "changed", and execute will name it
+    def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
+        if file in (None, LINKED):
+            return ""
+        status = located(file).stat()  # ComfyUI takes an error here as "changed", and execute will name it
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, file: str) -> io.NodeOutput:
-        path = located(file)
-        with autograd():
+    def execute(cls, file: str, model_3d: Any = None) -> io.NodeOutput:
+        with autograd(), on_disk(model_3d) if model_3d is not None else nullcontext(located(file)) as path:
             cloud = load_training(path) if path.suffix.lower() == TRAINING else load_gaussians(path)
         return io.NodeOutput(cloud, *types.splat_values(cloud))
+
+
+@contextmanager
+def on_disk(file: Any) -> Iterator[Path]:
+    """Where a File3D can be read: the training state that was saved with it, else its own file, else a passing copy."""
+    state = getattr(file, TRAINED, None)
+    if state is not None:
+        yield state
+    elif file.is_disk_backed:
+        yield Path(file.get_source())
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(file.save_to(str(Path(folder) / f"model_3d.{file.format or 'ply'}")))
 
 
 def roots() -> dict[str, Path]:

@@ -78,7 +78,8 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "guidance_start",
                     -1.0,
-                    "Guidance at the start: how strongly the text pulls, standard form s = w + 1. -1: the preset's. "
+                    "Guidance at the start: how strongly the text pulls; 1 is the prior without a push (scale s; "
+                    "papers that write w mean s - 1). -1: the preset's. "
                     "Paper's code: coarse and refine 101 (w = 100), texture 51 (w = 50). The embedded prior wants "
                     "about 4.",
                     low=-1.0,
@@ -87,7 +88,7 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "guidance_end",
                     -1.0,
-                    "Guidance at the end, standard form s = w + 1, linear in between. -1: the preset's. Paper's "
+                    "Guidance at the end, linear in between. -1: the preset's. Paper's "
                     "code: coarse and texture 51 (w = 50), refine 31 (w = 30). The embedded prior wants 1.",
                     low=-1.0,
                     advanced=False,
@@ -234,7 +235,8 @@ class SDSLoss(io.ComfyNode):
                 number_input(
                     "guidance",
                     SDS().guidance,
-                    "Guidance: how strongly the text pulls, standard form s = w + 1. DreamFusion: 101 (w = 100), and "
+                    "Guidance: how strongly the text pulls; 1 is the prior without a push (scale s; "
+                    "papers that write w mean s - 1). DreamFusion: 101 (w = 100), and "
                     "lower washes out. The embedded prior wants about 4, with weighting sigma/alpha and t_min 100.",
                     advanced=False,
                 ),

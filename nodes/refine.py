@@ -58,9 +58,19 @@ class RefineMesh(io.ComfyNode):
                     default="distill3d/refined",
                     tooltip="Folder and name below ComfyUI's output folder; _00001_.glb and so on is appended.",
                 ),
-                io.Int.Input("steps", default=60, min=1, max=100_000, tooltip="Steps. Consistent3D: 3000 and 5000."),
                 io.Int.Input(
-                    "views", default=DEFAULTS.views, min=1, max=64, tooltip="Cameras per step. Consistent3D: 8."
+                    "steps",
+                    default=60,
+                    min=1,
+                    max=100_000,
+                    tooltip="How many steps. Embedded prior: 60. Consistent3D: 3000 (geometry) and 5000 (texture).",
+                ),
+                io.Int.Input(
+                    "views",
+                    default=DEFAULTS.views,
+                    min=1,
+                    max=64,
+                    tooltip="Pictures per step, rendered and judged together. Consistent3D: 8.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -34,7 +34,8 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "guidance",
                     DEFAULTS.guidance,
-                    "Guidance: how strongly the text pulls, standard form s = w + 1. Our derivation: 7.5 "
+                    "Guidance: how strongly the text pulls; 1 is the prior without a push (scale s; "
+                    "papers that write w mean s - 1). Our derivation: 7.5 "
                     "(LucidDreamer's and VSD's value, s there too; DreamMapping's is not public). Higher: closer to "
                     "the words, more saturated.",
                     advanced=False,
@@ -186,7 +187,7 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "refine_guidance",
                     DEFAULTS.refine_guidance,
-                    "Guidance of the second part, standard form s = w + 1. 1 halves its cost and loses detail.",
+                    "Guidance of the second part. 1 halves its cost and loses detail.",
                 ),
                 steps_input("refine_t_min", DEFAULTS.refine_t_min, "Lowest noise level of the second part, timestep."),
                 steps_input(

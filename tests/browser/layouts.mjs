@@ -47,7 +47,7 @@ try {
   // All layouts first: the page shows what a run has left in a node also in another workflow's node of the same number.
   for (const path of values ? workflows : []) {
     const workflow = path.split("/").at(-1).replace(".json", "");
-    await p.open_template(workflow);
+    await p.open_workflow(path);
     await p.set(values);
     facts.started[workflow] = await first_click();
   }

@@ -34,6 +34,9 @@ try {
     await shoot(`${way}-orbit`);
     await p.whole(`${name}-${way}`);
   }
+  facts.help = await (await p.help("Distill3D_VDMLoss")).innerText();
+  await p.whole(`${name}-help`);
+  await p.look_at(optimize);
   await p.page.waitForTimeout(2500); // the workflow is kept for the reload
   await p.load(() => p.page.reload());
   await p.look_at(optimize);

@@ -134,6 +134,23 @@ export class Page {
     await this.page.waitForTimeout(600);
   }
 
+  /** Opens the help of the first node of that type by the i above it, and gives the element with its text. */
+  async help(type) {
+    const id = await this.page.evaluate((type) => window.app.graph._nodes.find((node) => node.type === type).id, type);
+    await this.look_at(id);
+    const title = await this.page.evaluate((id) => {
+      const { canvas, graph } = window.app;
+      canvas.deselectAll();
+      canvas.selectNode(graph.getNodeById(id));
+      return graph.getNodeById(id).title;
+    }, id);
+    const content = this.page.locator(".node-help-content", { hasText: title });
+    await this.page.waitForTimeout(300); // an open panel follows the selection
+    if (!(await content.count())) await this.page.getByTestId("info-button").click();
+    await content.waitFor({ timeout: 20_000 });
+    return content;
+  }
+
   panel(place = 0) {
     return this.page.locator(".distill3d").nth(place);
   }

@@ -55,6 +55,10 @@ def test_what_ends_a_run_is_said_in_its_node(played):
     assert "dragon" in played.facts["message"]
 
 
+def test_help_opens(played):
+    assert "Not a reproduction." in played.facts["help"] and "refine_from" in played.facts["help"]
+
+
 def test_nothing_else_is_wrong(played):
     assert played.complaints == []
     assert played.told["outside"] == []

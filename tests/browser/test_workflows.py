@@ -7,13 +7,9 @@ import itertools
 import pytest
 from harness import prompts
 
-from distill3d.kernels.files.ply import save_ply
-from distill3d.kernels.gaussians.initialise import random_ball
-
 NAMES = sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
 TOLERANCE = 4.0  # graph units, of rounding
 SMALL = {
-    "Distill3D_LoadDiffusionPrior": {"model": prompts.EMBEDDED},
     "Distill3D_Optimize": {"views": 1, "image_size": 64},
     "Distill3D_InitGaussians": {"count": 500},
 }
@@ -22,10 +18,6 @@ SMALL = {
 @pytest.fixture(scope="module", params=["classic canvas", "nodes 2.0"])
 def opened(request, play, comfyui):
     """On the classic canvas by their cards in the template browser, and run; in Nodes 2.0 dropped on the canvas."""
-    loaded = comfyui.output / "distill3d" / "quickstart_00001_.ply"  # what resume loads
-    if not loaded.exists():
-        loaded.parent.mkdir(parents=True, exist_ok=True)
-        save_ply(random_ball(500), loaded)
     nodes2 = request.param == "nodes 2.0"
     files = [str(prompts.WORKFLOWS / f"{name}.json") for name in NAMES]
     name = "opened-nodes2" if nodes2 else "opened"

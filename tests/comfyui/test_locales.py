@@ -47,13 +47,12 @@ def test_english_is_what_the_nodes_say(expected, name):
 
 
 def test_tables_of_the_help_pages_are_what_the_nodes_say(object_info):
-    for page in help_pages.FOLDER.glob("*.md"):
-        text = page.read_text(encoding="utf-8")
-        assert text == help_pages.whole(text, object_info[page.stem]), f"{page.name}: run {SCRIPT}"
+    for page, text in help_pages.pages(object_info):
+        assert page.read_text(encoding="utf-8") == text, f"{page.relative_to(help_pages.FOLDER)}: run {SCRIPT}"
 
 
 def test_server_serves_help_pages_and_their_pictures(comfyui):
-    """Where the page asks for them: /extensions/<pack>/docs/<node id>.md, and pictures beside that."""
+    """Where the page asks for them: /extensions/<pack>/docs/<node id>/<locale>.md, and pictures beside the nodes."""
     for file in help_pages.FOLDER.rglob("*.*"):
         path = file.relative_to(help_pages.FOLDER).as_posix()
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(

@@ -293,6 +293,19 @@ class TestRefusals:
             comfyui.queue(prompt)
         assert message in str(refused.value)
 
+    def test_of_no_file_and_of_two(self, comfyui, object_info):
+        start = node(object_info, "InitGaussians", count=10)
+        save = node(object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/two")
+        view = {"class_type": PACK + "PreviewGaussians", "inputs": {"gaussians": ["load", 0]}}
+
+        def refusal(**inputs):
+            load = {"class_type": PACK + "LoadGaussians", "inputs": inputs}
+            answer = comfyui.post("/prompt", {"prompt": {"start": start, "save": save, "load": load, "view": view}})
+            return str(answer["node_errors"]["load"])
+
+        assert "There is no file: choose one" in refusal(file="(the model_3d input)")
+        assert "one is linked to model_3d too" in refusal(file="output/some.ply", model_3d=["save", 0])
+
     def test_of_a_ply_without_gaussians(self, comfyui, graph):
         folder = comfyui.base / "input" / "3d"
         folder.mkdir(exist_ok=True)
@@ -411,6 +424,34 @@ class TestFiles:
         }
         second = saved(comfyui, succeeded(comfyui.run(prompt)))
         assert np.allclose(columns(first), columns(second), atol=1e-6)
+
+    @pytest.mark.parametrize("training", [False, True])
+    @pytest.mark.parametrize("format", ["ply", "spz"])
+    def test_what_save_gaussians_has_just_written_loads_through_a_link(
+        self, comfyui, graph, object_info, format, training
+    ):
+        prompt = graph(optimize={"steps": 2, "schedule_steps": 4, "seed": fresh_seed()})
+        prompt["save"]["inputs"] |= {"format": format, "training": training}
+        prompt["load"] = node(object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["save", 0])
+        prompt["rest"] = optimize(object_info, "load", **prompt["optimize"]["inputs"] | {"gaussians": ["load", 0]})
+        prompt["last"] = node(
+            object_info, "SaveGaussians", gaussians=["rest", 0], filename_prefix="nodes/linked", training=True
+        )
+        run = succeeded(comfyui.run(prompt))
+        reached = record(saved(comfyui, run, "last").with_suffix(".safetensors"))["step"]
+        assert reached == (4 if training else 2)  # a plain splat begins anew
+        if training:
+            whole = succeeded(comfyui.run(graph(optimize=prompt["optimize"]["inputs"] | {"steps": 4})))
+            assert saved(comfyui, run, "last").read_bytes() == saved(comfyui, whole).read_bytes()
+
+    def test_a_file_of_a_core_node_loads_through_a_link(self, comfyui, graph, object_info):
+        skip_without(object_info, "SplatToFile3D")
+        prompt = graph()
+        prompt["file"] = node(object_info, "SplatToFile3D", splat=["save", 1], format="ply")
+        prompt["load"] = node(object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["file", 0])
+        prompt["again"] = node(object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/core")
+        run = succeeded(comfyui.run(prompt))
+        assert np.allclose(columns(saved(comfyui, run)), columns(saved(comfyui, run, "again")), atol=1e-4)
 
     @pytest.mark.parametrize("format", ["compressed ply", "splat", "spz", "spz 2", "glb"])
     def test_every_format_loads_and_feeds_the_viewer(self, comfyui, graph, object_info, format):

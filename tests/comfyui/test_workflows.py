@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -20,7 +21,7 @@ NAMES = sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_workflow_runs_to_its_end(comfyui, quickstart, object_info, name):
+def test_workflow_runs_to_its_end(comfyui, object_info, name):
     prompt = prompts.reduced(prompts.api_form(prompts.read(name), object_info), steps=3)
     run = comfyui.run(prompt)
     assert run.status == "success", run.error
@@ -28,7 +29,88 @@ def test_workflow_runs_to_its_end(comfyui, quickstart, object_info, name):
         assert comfyui.view(file)
 
 
-def test_stages_of_consistent3d_move_what_they_say(comfyui, quickstart, object_info):
+@pytest.mark.parametrize("name", NAMES)
+def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, name):
+    """Every choice is among those of a server whose folders are empty, and no loss wants a package of its own."""
+    for node in prompts.api_form(prompts.read(name), object_info).values():
+        inputs = object_info[node["class_type"]]["input"]
+        for input, spec in (inputs.get("required", {}) | inputs.get("optional", {})).items():
+            options = spec[0] if isinstance(spec[0], list) else spec[1].get("options", []) if spec[0] == "COMBO" else []
+            value = node["inputs"].get(input)
+            assert not options or isinstance(value, list) or value in options, (node["class_type"], input, value)
+        assert node["class_type"] != "Distill3D_VSDLoss"
+
+
+def told_values(name):
+    """(node, input, value) of every row of the table for Stable Diffusion in a workflow's notes."""
+    notes = [node["widgets_values"][0] for node in prompts.read(name)["nodes"] if node["type"] == "MarkdownNote"]
+    rows = re.findall(r"(?m)^\| ([^|`]+) \| (`[^|]+`) \| ([^|]+) \|$", "\n".join(notes))
+    for node, inputs, values in rows:
+        for input, value in zip(inputs.split(", "), values.split(", "), strict=True):
+            yield node, input.strip("`"), value
+
+
+def with_told_values(name, object_info):
+    """{title: inputs} of the workflow, muted nodes too, after everything that its note says has been set."""
+    workflow = prompts.read(name)
+    for node in workflow["nodes"]:
+        node["mode"] = 0
+    nodes = {node["_meta"]["title"]: node for node in prompts.api_form(workflow, object_info).values()}
+    for node, input, text in told_values(name):
+        meant = [title for title in nodes if title.startswith(node)]
+        assert meant, f"no node is called {node}"
+        for title in meant:
+            inputs, info = nodes[title]["inputs"], object_info[nodes[title]["class_type"]]["input"]
+            kind, options = (info["required"] | info.get("optional", {}))[input]
+            value = text == "on" if kind == "BOOLEAN" else text if kind == "COMBO" else float(text)
+            if kind in ("INT", "FLOAT"):
+                assert options["min"] <= value <= options["max"], (title, input)
+            assert inputs[input] != value, f"{title}: {input} is {value} already"
+            inputs[input] = value
+    return {title: node["inputs"] for title, node in nodes.items()}
+
+
+def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
+    nodes = with_told_values("consistent3d", object_info)
+    declared = object_info["Distill3D_CDSLoss"]["input"]
+    defaults = {k: spec[1]["default"] for k, spec in (declared["required"] | declared["optional"]).items()}
+    for stage, preset in (("coarse", "coarse"), ("geometry", "refine"), ("texture", "texture")):
+        assert nodes[f"CDS Loss: {stage}"] == defaults | {"preset": preset, "weight": 0.1}
+    loops = {title: inputs for title, inputs in nodes.items() if title.startswith("Optimize")}
+    assert [inputs["steps"] for inputs in loops.values()] == [3000, 3000, 5000]
+    assert all(inputs["views"] == 8 and inputs["sample_posterior"] for inputs in loops.values())
+    assert [inputs["lr_colors"] for inputs in loops.values()] == [0.005, 0, 0.005]
+    assert [inputs["lr_means"] for inputs in loops.values()] == [0.00056, 0.00056, 0]
+
+
+def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
+    nodes = with_told_values("dreammapping", object_info)
+    loss, loop = nodes["VDM Loss"], nodes["Optimize N Steps"]
+    assert (loss["guidance"], loss["weight"], loss["weighting"], loss["refine_from"]) == (7.5, 0.1, "sigma/alpha", 1)
+    assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [20, 980, 500, 0.3]
+    rates = [loop[f"lr_{name}"] for name in ("means", "scales", "quats", "opacities", "colors")]
+    assert rates == [0.00056, 0.005, 0.001, 0.05, 0.005] and loop["final_means"] == 0.01
+    assert (loop["steps"], loop["views"], loop["densify"], loop["lambda_opacity"]) == (3000, 4, True, 0)
+
+
+def test_resume_is_the_quickstart_in_two_halves(object_info):
+    whole = prompts.api_form(prompts.read("quickstart"), object_info)
+    halves = prompts.api_form(prompts.read("resume"), object_info)
+
+    def values(prompt, kind):
+        apart = ("steps", "schedule_steps")
+        found = [prompt[id]["inputs"] for id in prompts.of_type(prompt, f"Distill3D_{kind}")]
+        return [{k: v for k, v in each.items() if k not in apart and not isinstance(v, list)} for each in found]
+
+    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "VDMLoss"):
+        assert values(halves, kind) == values(whole, kind)
+    assert values(halves, "Optimize") == 2 * values(whole, "Optimize")
+    (steps,) = (whole[id]["inputs"]["steps"] for id in prompts.of_type(whole, "Distill3D_Optimize"))
+    loops = [halves[id]["inputs"] for id in prompts.of_type(halves, "Distill3D_Optimize")]
+    assert sum(loop["steps"] for loop in loops) == steps and {loop["schedule_steps"] for loop in loops} == {steps}
+
+
+def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
     prompt = prompts.reduced(prompts.api_form(prompts.read("consistent3d"), object_info), steps=3)
     optimized = {prompt[id]["_meta"]["title"]: id for id in prompts.of_type(prompt, "Distill3D_Optimize")}
     stages = [
@@ -100,9 +182,8 @@ def test_conversion_agrees_with_comfy_cli(comfy_cli, object_info, tmp_path, name
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_workflow_is_valid_to_comfy_cli(comfyui, comfy_cli, quickstart, tmp_path, name):
-    object_info = comfyui.object_info()  # anew: it lists the files that there are by now
-    prompt = prompts.with_embedded_prior(prompts.api_form(prompts.read(name), object_info))
+def test_workflow_is_valid_to_comfy_cli(comfy_cli, object_info, tmp_path, name):
+    prompt = prompts.api_form(prompts.read(name), object_info)
     tmp_path.joinpath("info.json").write_text(json.dumps(object_info))
     tmp_path.joinpath("prompt.json").write_text(json.dumps(prompt))
     command = ["--skip-prompt", "workflow", "validate", "--workflow", "prompt.json", "--input", "info.json"]

@@ -1,4 +1,4 @@
-"""Writes what follows from other files: locales/en, the tables in web/docs, workflows/api.
+"""Writes what follows from other files: locales/en, the tables in web/docs and its copies, workflows/api.
 
 ``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the environment that
 harness/environment.py sets up.
@@ -22,9 +22,9 @@ def main() -> None:
     for name, content in locales.english(info).items():
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         locales.FOLDER.joinpath("en", f"{name}.json").write_text(text, encoding="utf-8")
-    for page in sorted(help_pages.FOLDER.glob("*.md")):
-        text = page.read_text(encoding="utf-8")
-        page.write_text(help_pages.whole(text, info[page.stem]), encoding="utf-8")
+    for page, text in help_pages.pages(info):
+        page.parent.mkdir(exist_ok=True)
+        page.write_text(text, encoding="utf-8")
     file = prompts.WORKFLOWS / "api" / "quickstart.json"
     graph = prompts.api_form(prompts.read("quickstart"), info)
     file.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -45,13 +45,29 @@ def nodes():
     return json.loads(ROOT.joinpath("locales", "en", "nodeDefs.json").read_text(encoding="utf-8"))
 
 
-def help_page(id):
-    return WEB.joinpath("docs", f"{id}.md").read_text(encoding="utf-8")
+def help_page(id, place="{}.md"):
+    return WEB.joinpath("docs", place.format(id)).read_text(encoding="utf-8")
 
 
 def test_every_node_has_a_help_page_and_every_help_page_a_node():
     ids = set(re.findall(r'node_id="(\w+)"', "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/*.py"))))
     assert {file.stem for file in WEB.glob("docs/*.md")} == ids == set(nodes())
+    for language in ("en", "zh"):
+        assert {file.parent.name for file in WEB.glob(f"docs/*/{language}.md")} == ids
+
+
+@pytest.mark.parametrize("id", nodes())
+def test_help_page_is_there_where_the_page_looks_first_and_in_chinese_with_the_same_facts(id):
+    """A number that is changed in one language is not forgotten in the other."""
+    english, chinese = help_page(id, "{}/en.md"), help_page(id, "{}/zh.md")
+    assert english == help_page(id)
+    translated = json.loads(ROOT.joinpath("locales", "zh", "nodeDefs.json").read_text(encoding="utf-8"))[id]
+    assert chinese.startswith(f"# {translated['display_name']}\n\n")
+    assert english.count("\n## ") == chinese.count("\n## ") and english.count("\n|") == chinese.count("\n|")
+    for fact in (r"\]\(([^)]+)\)", r"`([^`\n]+)`", r"\d[\d,.]*\d|\d"):
+        pages = (page.partition("\n## Inputs\n")[0].partition("\n## 输入\n")[0] for page in (english, chinese))
+        one, other = (sorted(set(re.findall(fact, page))) for page in pages)
+        assert one == other, fact
 
 
 @pytest.mark.parametrize("id", nodes())

@@ -22,7 +22,6 @@ NODES = {
     )
 }  # fmt: skip
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
-EMBEDDED = "toybox (embedded)"
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
 NOT_EXECUTED = {"Note", "MarkdownNote"}
@@ -148,13 +147,8 @@ def with_seed(prompt: dict, seed: int) -> dict:
     }
 
 
-def with_embedded_prior(prompt: dict) -> dict:
-    """The prompt with the prior that ships with the pack, whichever it asks for."""
-    return set_values(prompt, "Distill3D_LoadDiffusionPrior", model=EMBEDDED)
-
-
 def reduced(prompt: dict, steps: int) -> dict:
-    """The prompt small enough for a test: embedded prior, few steps and views, small pictures, coarse mesh."""
+    """The prompt small enough for a test: few steps and views, small pictures, coarse mesh."""
     small = {
         "Distill3D_Optimize": {"views": 2, "preview_every": 1},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
@@ -166,7 +160,7 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
         "Distill3D_InitScene": {"ground_count": 300, "sky_count": 100, "object_count": 200},
     }
-    prompt = with_steps(with_embedded_prior(prompt), steps)
+    prompt = with_steps(prompt, steps)
     for class_type, values in small.items():
         if of_type(prompt, class_type):
             prompt = set_values(prompt, class_type, **values)
