@@ -234,7 +234,7 @@ class SDILoss(io.ComfyNode):
             "evaluations per step and view at timestep 980, 10 at 250; a wider stride saves most of them.",
             search_aliases=["score distillation via inversion", "reparametrized ddim", "ddim inversion"],
             inputs=[
-                *plain_inputs(SDI(), "SDI: 8.5 (w = 7.5). Embedded prior: begin with 7.5 and -5.5."),
+                *plain_inputs(SDI(), "SDI: 8.5 (w = 7.5). Embedded prior: begin with 7.5, and inversion_guidance 1."),
                 *timestep_inputs(SDI(), "SDI: sigma/alpha.", "SDI: 250."),
                 io.Boolean.Input(
                     "t_random",
@@ -246,7 +246,7 @@ class SDILoss(io.ComfyNode):
                     "inversion_guidance",
                     SDI().inversion_guidance,
                     "Guidance of the inversion; below 0 it leads away from the prompt, as the "
-                    "way back leads towards it. SDI: -6.5 (w = -7.5).",
+                    "way back leads towards it. SDI: -6.5 (w = -7.5). Embedded prior: 1.",
                     low=-1000.0,
                 ),
                 steps_input(

@@ -36,7 +36,8 @@ class VDMLoss(io.ComfyNode):
                     DEFAULTS.guidance,
                     "Guidance: how strongly the text pulls; 1 is the prior without a push (scale s; "
                     "papers that write w mean s - 1). Our derivation: 7.5 "
-                    "(LucidDreamer's and VSD's value, s there too; DreamMapping's is not public). Higher: closer to "
+                    "(LucidDreamer's and VSD's value, s there too; DreamMapping's is not public); for the embedded "
+                    "prior 4, or 2 in runs of 800 steps. Higher: closer to "
                     "the words, more saturated.",
                     advanced=False,
                 ),
@@ -96,8 +97,8 @@ class VDMLoss(io.ComfyNode):
                     step=0.0001,
                     round=0.0000001,
                     advanced=True,
-                    tooltip="Adam's learning rate of M_psi at the start; 0 freezes it, which leaves CSD. Try 1e-4 "
-                    "to 3e-3. Our choice: 3e-3.",
+                    tooltip="Adam's learning rate of M_psi at the start; 0 freezes it, which leaves CSD until "
+                    "the second part begins. Try 1e-4 to 3e-3. Our choice: 3e-3.",
                 ),
                 io.Float.Input(
                     "psi_lr_end",
@@ -109,7 +110,11 @@ class VDMLoss(io.ComfyNode):
                     advanced=True,
                     tooltip="Its learning rate at the end, linear in between. Our choice: 1e-4.",
                 ),
-                steps_input("t_min", DEFAULTS.t_min, f"Lowest {LEVEL}. LucidDreamer: 20."),
+                steps_input(
+                    "t_min",
+                    DEFAULTS.t_min,
+                    f"Lowest {LEVEL}. LucidDreamer: 20; 300 is for the embedded prior, where lower ones leave haze.",
+                ),
                 steps_input("t_max_start", DEFAULTS.t_max_start, f"Highest {LEVEL}, at the start. LucidDreamer: 980."),
                 steps_input(
                     "t_max_end", DEFAULTS.t_max_end, "Highest noise level at the end, timestep. LucidDreamer: 500."
@@ -204,7 +209,8 @@ class VDMLoss(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip="Adam steps of M_psi per step. More, and it follows the renders closely, which turns VDM "
-                    "into SDS. Our choice: 2, which did best on the embedded prior; not public in the paper.",
+                    "into SDS. Our choice: 2; on the embedded prior 4 gained no shape and take "
+                    "longer. Not public in the paper.",
                 ),
             ],
             outputs=[loss_output()],

@@ -162,6 +162,20 @@ def test_compare_losses_has_the_settings_that_were_measured(object_info):
     assert (loop["densify"], loop["lambda_opacity"], loop["lambda_gamut"]) == (False, 1500.0, 20.0)
 
 
+def test_baseline_losses_has_the_settings_that_were_measured(object_info):
+    sys.path.insert(0, str(BENCHMARKS))
+    plan = importlib.import_module("quality_plan")
+    workflow = prompts.read("baseline_losses")
+    for node in workflow["nodes"]:
+        node["mode"] = 0  # VSD is muted
+    prompt = prompts.api_form(workflow, object_info)
+    for loss in ("csd", "nfsd", "ism", "vsd", "sdi", "sctd"):
+        (id,) = prompts.of_type(prompt, f"Distill3D_{loss.upper()}Loss")
+        wanted, given = asdict(plan.LOSSES[loss]), prompt[id]["inputs"]
+        shared = given.keys() & wanted.keys()
+        assert len(shared) > 8 and {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_conversion_agrees_with_comfy_cli(comfy_cli, object_info, tmp_path, name):
     tmp_path.joinpath("info.json").write_text(json.dumps(object_info))
