@@ -192,8 +192,7 @@ def _store_opacities(opacities: Array | None, logits: Array, name: str) -> None:
     if lowest < 0 or highest > 1:
         worst = lowest if lowest < 0 else highest
         raise ValueError(f"{name} holds an opacity of {worst:g}; it must be within 0 and 1. Export it again.")
-    unit = np.clip(opacities, OPACITY_MARGIN, 1 - OPACITY_MARGIN, dtype=np.float32)
-    np.log(unit / (1 - unit), out=logits)
+    logits[:] = logits_of(opacities)
 
 
 def read_stretch(path: str | os.PathLike[str], start: int, size: int, name: str) -> Array:
@@ -222,6 +221,12 @@ def scaled(values: Array, factor: float, shift: float) -> Array:
     flat *= np.float32(factor)
     flat += np.float32(shift)
     return floats
+
+
+def logits_of(opacities: Array) -> Array:
+    """Logits [n] of opacities [n] in 0..1; those of 0 and 1 are finite."""
+    unit = np.clip(opacities, OPACITY_MARGIN, 1 - OPACITY_MARGIN, dtype=np.float32)
+    return np.log(unit / (1 - unit))
 
 
 def logits_of_bytes(values: Array) -> Array:

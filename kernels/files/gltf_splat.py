@@ -18,7 +18,18 @@ import numpy as np
 import torch
 
 from ..gaussians.cloud import SH_C0, Gaussians
-from .assembly import STRETCH, Array, NegativeScale, Rows, arrays, assemble, opacity_bytes, quantised
+from .assembly import (
+    STRETCH,
+    Array,
+    NegativeScale,
+    Rows,
+    arrays,
+    assemble,
+    compiled_decoders,
+    logits_of,
+    opacity_bytes,
+    quantised,
+)
 from .atomic import atomic_write
 from .frame import placed
 from .gltf import BIN_CHUNK, JSON_CHUNK, MAGIC, Accessor, Glb, accessor, bad, get, open_glb, placements
@@ -200,7 +211,19 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
             opacities=opacities.read(glb, start, stop)[:, 0],
         )
 
+    fast = compiled_decoders(counts[0])
+
+    def fill(start: int, stop: int, out: dict[str, Array]) -> bool:
+        usual = (plane.read(glb, start, stop) for plane in (means, quats, scales, opacities, harmonics[0]))
+        if not fast.planes(*usual, tuple(out.values())):
+            return False
+        for term, plane in enumerate(harmonics[1:], 1):
+            out["sh"][:, term] = plane.read(glb, start, stop)
+        np.log(out["log_scales"], out=out["log_scales"])
+        out["opacity_logits"][:] = logits_of(out["opacity_logits"])
+        return bool(np.isfinite(out["sh"].sum())) if degree else True
+
     try:
-        return assemble(counts[0], len(harmonics), decode, glb.name, turned=False)
+        return assemble(counts[0], len(harmonics), decode, glb.name, turned=False, fill=fill if fast else None)
     except NegativeScale:
         return assemble(counts[0], len(harmonics), partial(decode, logarithmic=True), glb.name, turned=False)

@@ -47,6 +47,59 @@ def splat(rows: Any, parts: Any, colors: Any, units: Any, logit: Any, out: Any) 
     return good and void == 0
 
 
+@compiled()
+def table(rows: Any, at: Any, rest: Any, signs: Any, out: Any) -> bool:
+    """A PLY of float32 only: rows [n,columns]; ``at`` [14] the columns of x y z, f_dc, opacity, scale and rot.
+
+    ``rest`` [3 K] those of f_rest, all red ones first; ``signs`` [1 + K] of the harmonics in our world.
+    """
+    means, log_scales, quats, logits, sh = out
+    terms = sh.shape[1] - 1
+    good, void = True, F(0)
+    for n in range(rows.shape[0]):
+        x, y, z, logit = rows[n, at[0]], rows[n, at[1]], rows[n, at[2]], rows[n, at[6]]
+        w, i, j, k = rows[n, at[10]], rows[n, at[11]], rows[n, at[12]], rows[n, at[13]]
+        void += (x + y + z + logit + w + i + j + k) * F(0)  # NaN from the first value on that is not finite
+        means[n, 0], means[n, 1], means[n, 2] = x, -y, -z
+        logits[n] = logit
+        good &= not (w == 0 and i == 0 and j == 0 and k == 0)
+        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = i, -w, k, -j
+        for axis in range(3):
+            scale, color = rows[n, at[7 + axis]], rows[n, at[3 + axis]]
+            void += (scale + color) * F(0)
+            good &= scale <= F(LARGEST_LOG)
+            log_scales[n, axis] = scale
+            sh[n, 0, axis] = color
+            for term in range(terms):
+                value = rows[n, rest[axis * terms + term]] * signs[1 + term]
+                void += value * F(0)
+                sh[n, 1 + term, axis] = value
+    return good and void == 0
+
+
+@compiled()
+def planes(positions: Any, rotations: Any, sizes: Any, opacities: Any, colors: Any, out: Any) -> bool:
+    """glTF's attributes, float32 [n,3], [n,4] as xyzw, [n,3], [n,1] and [n,3]; their frame is ours.
+
+    Scales and opacities of ``out`` stay as the file has them.
+    """
+    means, scales, quats, units, sh = out
+    good, void = True, F(0)
+    for n in range(positions.shape[0]):
+        x, y, z, w = rotations[n, 0], rotations[n, 1], rotations[n, 2], rotations[n, 3]
+        void += (x + y + z + w) * F(0)
+        good &= not (x == 0 and y == 0 and z == 0 and w == 0)
+        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = w, x, y, z
+        good &= F(0) <= opacities[n, 0] <= F(1)
+        units[n] = opacities[n, 0]
+        for axis in range(3):
+            value, size, color = positions[n, axis], sizes[n, axis], colors[n, axis]
+            void += (value + color) * F(0)
+            good &= F(0) < size < F(LARGEST_SCALE)
+            means[n, axis], scales[n, axis], sh[n, 0, axis] = value, size, color
+    return good and void == 0
+
+
 @njit(error_model="numpy")
 def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
     """The four parts, in the file's order, of a quaternion packed as its smallest three."""

@@ -11,12 +11,14 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..gaussians.cloud import Gaussians
-from .assembly import STRETCH, Array, Rows, arrays, assemble, read_stretch
+from .assembly import STRETCH, Array, Rows, arrays, assemble, compiled_decoders, read_stretch
 from .atomic import atomic_write
+from .frame import SH_SIGNS
 from .ply_header import Header, Properties, cut_off, read_header
 
 # fmt: off
@@ -78,17 +80,29 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
     if begin + count * dtype.itemsize > header.size:
         raise cut_off(name, count, header.body)
 
+    floats = all(kind == "f4" for _, kind in properties)
+
+    def stretch(start: int, stop: int) -> Array:
+        return read_stretch(path, begin + start * dtype.itemsize, (stop - start) * dtype.itemsize, name)
+
     def decode(start: int, stop: int) -> Rows:
-        size = dtype.itemsize
-        data = read_stretch(path, begin + start * size, (stop - start) * size, name)
-        if all(kind == "f4" for _, kind in properties):
+        data = stretch(start, stop)
+        if floats:
             columns = _by_name(data.view(header.encoding + "f4").reshape(stop - start, -1), names)
         else:
             table = data.view(dtype)
             columns = lambda *keys: np.stack([table[key] for key in keys], -1)  # noqa: E731
         return _rows(columns, rest)
 
-    return assemble(count, terms, decode, name)
+    fast: Any = compiled_decoders(count) if floats and header.encoding == "<" else None
+    at, others = (np.array([names.index(key) for key in keys], np.int64) for keys in (REQUIRED, rest))
+    signs = np.array(SH_SIGNS, np.float32)
+
+    def fill(start: int, stop: int, out: dict[str, Array]) -> bool:
+        rows = stretch(start, stop).view("<f4").reshape(stop - start, -1)
+        return bool(fast.table(rows, at, others, signs, tuple(out.values())))
+
+    return assemble(count, terms, decode, name, fill=fill if fast else None)
 
 
 Columns = Callable[..., Array]  # property names -> [n, names] of any number type

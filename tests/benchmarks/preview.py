@@ -89,7 +89,8 @@ def main() -> int:
 def measured(server: Server, info: dict, count: int, steps: int, block: int) -> dict:
     prompt = prompts.api_form(prompts.read("quickstart"), info)
     # No pictures of ComfyUI's own, no autosave: the blocks differ in the viewer alone.
-    prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps, preview_every=0, autosave_every=0)
+    held = {"max_gaussians": max(count, 20_000), "preview_every": 0, "autosave_every": 0}
+    prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps, **held)
     prompt = prompts.set_values(prompt, "Distill3D_InitGaussians", count=count)
     (node,) = prompts.of_type(prompt, "Distill3D_Optimize")
     needed = {node} | {link[0] for link in prompt[node]["inputs"].values() if isinstance(link, list)}

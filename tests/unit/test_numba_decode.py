@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 
 import numpy as np
@@ -14,6 +15,7 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import available
 
 PACKED = ["compressed ply", "splat", "spz"]
+FLOATS = ["ply", "glb"]
 
 pytestmark = pytest.mark.skipif(not available("numba"), reason="needs numba")
 
@@ -59,7 +61,7 @@ def assert_same(one, other):
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
-@pytest.mark.parametrize("format", PACKED)
+@pytest.mark.parametrize("format", PACKED + FLOATS)
 def test_both_ways_give_the_same_bits(tmp_path, both, format, degree):
     path = tmp_path / f"a.{FORMATS[format].extension}"
     FORMATS[format].save(cloud_of(degree), path)
@@ -109,6 +111,85 @@ def test_odd_rows_of_a_splat_are_left_to_the_plain_way(tmp_path, both, at, value
     assert decoded > 0
     assert_same(compiled, plain)
     assert isinstance(plain, str) == (value not in (0.0, None))
+
+
+ODD = [
+    (0, np.nan),
+    (1, np.inf),
+    (3, np.nan),
+    (5, -np.inf),
+    (6, np.inf),
+    (7, np.inf),
+    (8, 30.0),
+    (9, -np.inf),
+    (11, np.nan),
+]
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+@pytest.mark.parametrize(("at", "value"), [*ODD, (14, np.nan), (10, None)])
+def test_odd_rows_of_a_ply_are_left_to_the_plain_way(tmp_path, both, at, value, degree):
+    """``at`` counts the properties without the normals, in the order of our files at degree 0."""
+    path = tmp_path / "a.ply"
+    FORMATS["ply"].save(cloud_of(degree), path)
+    data = bytearray(path.read_bytes())
+    rest = 3 * ((degree + 1) ** 2 - 1)
+    row = data.index(b"end_header\n") + 11 + 4 * (17 + rest) * 2900
+    if value is None:
+        data[row + 4 * (13 + rest) : row + 4 * (17 + rest)] = bytes(16)  # a quaternion of zeros
+    else:
+        place = 9 if at == 14 else at + 3 * (at > 2) + rest * (at > 5)  # 14: the first of f_rest, or an opacity
+        struct.pack_into("<f", data, row + 4 * place, value)
+    path.write_bytes(data)
+    compiled, plain, decoded = both(path)
+    assert decoded > 0
+    assert_same(compiled, plain)
+    opacity, scale = at == 6 or (at == 14 and not rest), at in (7, 8, 9)
+    harmless = value is None or (opacity and value == np.inf) or (scale and value == -np.inf)
+    assert isinstance(plain, str) != harmless
+
+
+def test_a_ply_of_any_property_order_and_a_big_endian_one_give_the_same_bits(tmp_path, both):
+    path = tmp_path / "a.ply"
+    FORMATS["ply"].save(cloud_of(1), path)
+    head, _, body = path.read_bytes().partition(b"end_header\n")
+    lines = head.decode().splitlines()
+    names = [i for i, line in enumerate(lines) if line.startswith("property")]
+    order = np.random.default_rng(0).permutation(len(names))
+    rows = np.frombuffer(body, "<f4").reshape(-1, len(names))
+    turned = [*lines[: names[0]], *(lines[names[i]] for i in order)]
+    for encoding, kind in (("little", "<f4"), ("big", ">f4")):
+        text = "\n".join([*turned, "end_header", ""]).replace("little", encoding)
+        path.write_bytes(text.encode() + rows[:, order].astype(kind).tobytes())
+        compiled, plain, decoded = both(path)
+        assert_same(compiled, plain)
+        assert (decoded == 0) == (encoding == "little")
+        torch.testing.assert_close(plain.sh, cloud_of(1).sh)
+
+
+@pytest.mark.parametrize("degree", [0, 2])
+@pytest.mark.parametrize(
+    ("plane", "value"),
+    [("POSITION", np.nan), ("ROTATION", np.inf), ("ROTATION", 0), ("SCALE", 0), ("SCALE", -1.0), ("SCALE", 1e9),
+     ("OPACITY", 1.5), ("OPACITY", np.nan), ("SH_DEGREE_0_COEF_0", np.inf), ("SH_DEGREE_2_COEF_3", np.nan)],
+)  # fmt: skip
+def test_odd_planes_of_a_gltf_are_left_to_the_plain_way(tmp_path, both, plane, value, degree):
+    path = tmp_path / "a.glb"
+    FORMATS["glb"].save(cloud_of(degree), path)
+    data = bytearray(path.read_bytes())
+    length = struct.unpack_from("<I", data, 12)[0]
+    tree = json.loads(data[20 : 20 + length])
+    named = {key.rpartition(":")[2]: at for key, at in tree["meshes"][0]["primitives"][0]["attributes"].items()}
+    if plane not in named:
+        pytest.skip("no such harmonic at this degree")
+    view = tree["bufferViews"][tree["accessors"][named[plane]]["bufferView"]]
+    width = {"ROTATION": 4, "OPACITY": 1}.get(plane, 3)
+    count = width if plane == "ROTATION" and value == 0 else 1
+    struct.pack_into(f"<{count}f", data, 28 + length + view.get("byteOffset", 0) + 4 * width * 2900, *[value] * count)
+    path.write_bytes(data)
+    compiled, plain, decoded = both(path)
+    assert decoded > 0
+    assert_same(compiled, plain)
 
 
 @pytest.mark.parametrize(("at", "value"), [(0, np.nan), (4, np.inf), (9, 99.0), (6, -np.inf), (12, np.nan)])
