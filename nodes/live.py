@@ -20,7 +20,8 @@ from torch import Tensor
 from ..kernels.files.compact import pack
 from ..kernels.optimize import Progress
 
-SHARE = 0.02  # of the time that pictures may take: after one, the next waits for so long
+SHARE = 0.02  # of the time that packing pictures may take: after one, the next waits for so long
+PAUSE = 1.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
 LIMIT = 50_000  # Gaussians in a picture of a running cloud: 0.85 MB
 POINTS = 240  # of the loss curve
 ATTENTION = 30.0  # seconds after which a page that asked for a picture counts as gone
@@ -118,7 +119,7 @@ class Live:
         self._tell("frame", step=progress.step)
         took = time.perf_counter() - start
         self._spent += took
-        self._next = progress.seconds + took / SHARE
+        self._next = progress.seconds + max(took / SHARE, PAUSE if progress.loss.device.type == "cpu" else 0.0)
 
     def _tell(self, event: str, **data: Any) -> None:
         server = getattr(PromptServer, "instance", None)

@@ -62,6 +62,7 @@ def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_ste
         return b""
 
     monkeypatch.setattr(live, "pack", slow)
+    monkeypatch.setattr(live, "PAUSE", 0.0)
     monkeypatch.setattr(live.time, "perf_counter", lambda: clock[0])
     run = live.Live(100)
     for step in range(1, 101):
@@ -69,6 +70,16 @@ def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_ste
         run.step(progress(step, since + 0.02 * step))  # also by a page that comes late
     assert 5 < len(packed) < 12
     assert cost * len(packed) < live.SHARE * 2.0 + cost
+
+
+def test_on_a_cpu_there_is_a_pause_between_pictures(live, monkeypatch):
+    packed = []
+    monkeypatch.setattr(live, "pack", lambda cloud, limit, **about: packed.append(about["step"]) or b"")
+    run = live.Live(100)
+    for step in range(1, 101):
+        run.ask(0)
+        run.step(progress(step, 0.3 * step))
+    assert packed == list(range(1, 101, 4))  # 1.2 s: the first step's end a second or more after the last
 
 
 def test_a_picture_that_fails_does_not_end_the_run(live, monkeypatch):
