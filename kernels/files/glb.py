@@ -42,22 +42,26 @@ def save_glb(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, path: str |
 def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     """Write a mesh as GLB, Y up as it is, with smooth normals; atomic.
 
-    With a texture it is embedded as PNG and the vertex colours stay out, as glTF multiplies the two. Raises ValueError
+    With a texture it is embedded as PNG, a normal map likewise, and the vertex colours stay out, as glTF multiplies the
+    two. Raises ValueError
     for a bad mesh or a missing folder, OSError if the disk refuses; an existing file stays as it was unless everything
     was written.
     """
     mesh = mesh.check().map(lambda value: value.detach().cpu())
-    textured = mesh.texture is not None
+    mapped = mesh.texture is not None or mesh.normal_map is not None
     linear = srgb_to_linear(mesh.colors.float().clamp(0, 1)).numpy().astype(np.float32)
     material = trimesh.visual.material.PBRMaterial(
-        metallicFactor=0.0, roughnessFactor=0.9, baseColorTexture=image_of(mesh) if textured else None
+        metallicFactor=0.0,
+        roughnessFactor=0.9,
+        baseColorTexture=None if mesh.texture is None else image_of(mesh.texture),
+        normalTexture=None if mesh.normal_map is None else image_of(mesh.normal_map),
     )
     model = trimesh.Trimesh(
         vertices=mesh.vertices.double().numpy(),
         faces=mesh.faces.numpy(),
         vertex_normals=mesh.vertex_normals.double().numpy(),
-        vertex_attributes=None if textured else {"_COLOR_0": linear},
-        visual=trimesh.visual.TextureVisuals(upward(mesh) if textured else None, material),
+        vertex_attributes=None if mesh.texture is not None else {"_COLOR_0": linear},
+        visual=trimesh.visual.TextureVisuals(upward(mesh) if mapped else None, material),
         process=False,
     )
     data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_finish)
