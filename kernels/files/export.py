@@ -52,8 +52,8 @@ def save_mesh(mesh: Mesh, path: str | os.PathLike[str], scale: float = 1.0, up_a
     """Write a mesh (Y up, front +Z) in the format of the path's suffix; returns the files written, the path first.
 
     ``scale``: file units per world unit. ``up_axis`` Z: turned so that up is +Z and the front -Y, as in Blender. With
-    a texture, OBJ comes with ``NAME.mtl``, ``NAMEtexture.png`` and, if there is a normal map, ``NAMEnormal.png`` (blanks
-    in NAME become _ there), all or none. GLB and textured OBJ alone carry a normal map. Raises ValueError as
+    a texture, OBJ comes with ``NAME.mtl``, ``NAMEtexture.png`` and, for a normal map, ``NAMEnormal.png`` (blanks in
+    NAME become _ there), all or none. GLB and textured OBJ alone carry a normal map. Raises ValueError as
     `check_placing`, for a bad mesh and a missing folder, OSError if the disk refuses.
     """
     path = Path(path)

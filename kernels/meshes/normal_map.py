@@ -1,8 +1,8 @@
 """A tangent-space normal map: shading keeps what a mesh lost when its triangles became fewer.
 
-Directions as in glTF: red along the texture's u, green up in the picture, blue out of the surface. The files carry no
-tangents; readers derive them from the texture coordinates and the smooth normals (Blender as MikkTSpace does, three.js
-for each triangle), so the frame here is made of the same two.
+Directions as in glTF: red along the texture's u, green up in the picture, blue out of the surface. Most
+readers derive these from the texture coordinates and the smooth normals (Blender as MikkTSpace does, three.js for each
+triangle), so the frame here is made of the same two; GLB also carries tangents, the means at the vertices.
 """
 
 from __future__ import annotations
@@ -61,6 +61,23 @@ def tangent_frame(mesh: Mesh, face: Tensor, normals: Tensor) -> tuple[Tensor, Te
     along = along[face]
     tangents = normalize(along - (along * normals).sum(-1, keepdim=True) * normals, dim=-1, eps=1e-20)
     return tangents, sign[face] * torch.linalg.cross(normals, tangents)
+
+
+def vertex_tangents(mesh: Mesh) -> Tensor:
+    """TANGENT of glTF [M,4]: `tangent_frame` at the vertices, the mean over their triangles, and the sign (1 or -1) of
+    the bitangent, cross(normal, tangent) times it."""
+    corners = mesh.faces.flatten()
+    face = torch.repeat_interleave(torch.arange(len(mesh.faces)), 3)
+    normals = mesh.vertex_normals
+    tangents, bitangents = tangent_frame(mesh, face, normals[corners])
+    area = mesh.face_areas[face, None]
+    turned = (torch.linalg.cross(normals[corners], tangents) * bitangents).sum(-1, keepdim=True)
+    sums = torch.zeros(len(normals), 4).index_add_(0, corners, area * torch.cat([tangents, turned], -1))
+    along = sums[:, :3] - (sums[:, :3] * normals).sum(-1, keepdim=True) * normals
+    # Without any direction of its own, as where triangles have no area: some one at right angles.
+    axis = torch.nn.functional.one_hot(normals.abs().argmin(-1), 3).to(normals)
+    along = torch.where(along.norm(dim=-1, keepdim=True) > 1e-20, along, torch.linalg.cross(normals, axis))
+    return torch.cat([normalize(along, dim=-1, eps=1e-30), torch.where(sums[:, 3:] < 0, -1.0, 1.0)], -1)
 
 
 def normals_near(dense: Mesh, points: Tensor, normals: Tensor) -> Tensor:
