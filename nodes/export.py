@@ -141,6 +141,15 @@ class ExportMesh(io.ComfyNode):
                     tooltip="Axis that points up in the file. Y: front +Z; glb is always so. Z: front -Y, as slicers "
                     "and CAD programs expect. The mesh output stays Y up.",
                 ),
+                io.Boolean.Input(
+                    "normal_map",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Also write a picture of the normals that the surface had before faces reduced it, so that "
+                    "few triangles are shaded like many; without faces there is nothing to add. Takes seconds more. "
+                    "Only in glb and obj files with a texture; ply, stl and the mesh output go without.",
+                ),
             ],
             outputs=[
                 types.MeshFile.Output(display_name="file", tooltip="The file, for Preview 3D and other core nodes."),
@@ -156,6 +165,7 @@ class ExportMesh(io.ComfyNode):
         format: str | None = "glb",
         texture_size: int | None = 0,
         up_axis: str | None = "Y",
+        normal_map: bool | None = False,
     ) -> bool | str:
         # Before hours of work, not after.
         problem = undeclared(cls, {"faces": faces, "format": format, "texture_size": texture_size, "up_axis": up_axis})
@@ -165,6 +175,11 @@ class ExportMesh(io.ComfyNode):
             problem = f"texture_size is {texture_size}; choose 64..4096 texels, or 0 for colours at the vertices."
         if problem is None and (format, up_axis) == ("glb", "Z"):
             problem = "up_axis is Z, but glb files are Y up by their standard. Choose Y, or format obj, ply or stl."
+        if problem is None and normal_map and faces == 0 and texture_size and format in ("glb", "obj"):
+            problem = (
+                "normal_map is on, but faces is 0: it holds what reducing the triangles takes away, and all are kept. "
+                "Give faces a number, or turn normal_map off."
+            )
         return problem or check_prefix(filename_prefix)
 
     @classmethod
@@ -172,14 +187,18 @@ class ExportMesh(io.ComfyNode):
         cls,
         gaussians: Gaussians,
         filename_prefix: str,
+        faces: int,
         format: str = "glb",
         texture_size: int = 1024,
         scale: float = 1.0,
         up_axis: str = "Y",
+        normal_map: bool = False,
         **settings: Any,
     ) -> io.NodeOutput:
         # Here, because scikit-image and trimesh take seconds to import.
         from ..kernels.files.export import TEXTURED, check_placing, save_mesh
+        from ..kernels.meshes.cleanup import simplify
+        from ..kernels.meshes.normal_map import add_normal_map
         from ..kernels.meshes.surface import extract_surface
         from ..kernels.meshes.texture import add_texture
         from ..kernels.meshes.unwrap import MISSING, available
@@ -189,14 +208,19 @@ class ExportMesh(io.ComfyNode):
         cloud = gaussians.to(comfy.model_management.get_torch_device())
         notes = []
         with autograd():
-            mesh = extract_surface(cloud, **settings)
-            if texture_size and format in TEXTURED:
-                if available():
-                    shared = {key: settings[key] for key in ("views", "alpha_min")}
-                    mesh = add_texture(mesh, cloud, texture_size, **shared)
-                else:
-                    notes.append(f"Export Mesh: colours at the vertices, no texture. {MISSING}")
-                    logging.warning("Distill3D: %s", notes[0])
+            textured = bool(texture_size) and format in TEXTURED
+            if textured and not available():
+                textured = False
+                notes.append(f"Export Mesh: colours at the vertices, no texture. {MISSING}")
+                logging.warning("Distill3D: %s", notes[0])
+            mapped = textured and normal_map
+            dense = extract_surface(cloud, faces=0 if mapped else faces, **settings)
+            mesh = simplify(dense, faces) if mapped else dense
+            if textured:
+                shared = {key: settings[key] for key in ("views", "alpha_min")}
+                mesh = add_texture(mesh, cloud, texture_size, **shared)
+            if mapped:
+                mesh = add_normal_map(mesh, dense, texture_size)
         save_mesh(mesh, file.path, scale, up_axis)
         shown = {"3d": [file.result]} | ({"text": notes} if notes else {})
         return io.NodeOutput(Types.File3D(str(file.path), format), types.native_mesh(mesh), ui=shown)

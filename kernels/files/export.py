@@ -2,14 +2,15 @@
 
 | format | geometry | colours | up axis |
 |---|---|---|---|
-| glb | triangles, smooth normals | embedded PNG, else linear COLOR_0 | Y, by its standard |
-| obj | triangles, smooth normals | MTL and PNG beside it, else sRGB after the vertices' places | Y, or Z if asked |
+| glb | triangles, smooth normals, normal map | embedded PNG, else linear COLOR_0 | Y, by its standard |
+| obj | the same | MTL and PNG beside it, else sRGB after the vertices' places | Y, or Z if asked |
 | ply | triangles, smooth normals, binary | 8-bit sRGB at the vertices | Y, or Z if asked |
 | stl | triangles, binary | none | Y, or Z if asked |
 """
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import re
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
+from PIL import Image
 
 from ..meshes.mesh import Mesh
 from .atomic import atomic_write, write_together
@@ -50,8 +52,9 @@ def save_mesh(mesh: Mesh, path: str | os.PathLike[str], scale: float = 1.0, up_a
     """Write a mesh (Y up, front +Z) in the format of the path's suffix; returns the files written, the path first.
 
     ``scale``: file units per world unit. ``up_axis`` Z: turned so that up is +Z and the front -Y, as in Blender. With
-    a texture, OBJ comes with ``NAME.mtl`` and ``NAMEtexture.png`` (blanks in NAME become _ there), all three or none.
-    Raises ValueError as `check_placing`, for a bad mesh and a missing folder, OSError if the disk refuses.
+    a texture, OBJ comes with ``NAME.mtl``, ``NAMEtexture.png`` and, for a normal map, ``NAMEnormal.png`` (blanks in
+    NAME become _ there), all or none. GLB and textured OBJ alone carry a normal map. Raises ValueError as
+    `check_placing`, for a bad mesh and a missing folder, OSError if the disk refuses.
     """
     path = Path(path)
     check_placing(path.suffix[1:].lower(), scale, up_axis)
@@ -80,16 +83,26 @@ def _write_obj(mesh: Mesh, path: Path) -> list[Path]:
         text, extra = trimesh.exchange.obj.export_obj(_colored(mesh), include_normals=True, header=None), {}
     else:
         material = trimesh.visual.material.SimpleMaterial(
-            image=image_of(mesh), ambient=[255] * 3, diffuse=[255] * 3, specular=[0] * 3, glossiness=1.0
+            image=image_of(mesh.texture), ambient=[255] * 3, diffuse=[255] * 3, specular=[0] * 3, glossiness=1.0
         )
         material.name = f"{name}texture"
         visual = trimesh.visual.TextureVisuals(upward(mesh), material)
         text, extra = trimesh.exchange.obj.export_obj(
             _model(mesh, visual=visual), include_normals=True, return_texture=True, mtl_name=f"{name}.mtl", header=None
         )
+        if mesh.normal_map is not None:
+            extra = {f"{name}normal.png": _png(image_of(mesh.normal_map))} | extra
+            # The first for three.js, which takes the second for heights unless both are there; the second for Blender.
+            extra[f"{name}.mtl"] += f"\nnorm {name}normal.png\nmap_Bump {name}normal.png\n".encode()
     contents = {path.parent / key: data for key, data in extra.items()}
     write_together(contents | {path: text.encode()})
     return [path, *contents]
+
+
+def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
 
 
 def _write_ply(mesh: Mesh, path: Path) -> list[Path]:

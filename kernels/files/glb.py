@@ -12,12 +12,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import numpy as np
 import torch
 import trimesh
 from torch import Tensor
 
 from ..meshes.mesh import Mesh
+from ..meshes.normal_map import vertex_tangents
 from .atomic import atomic_write
 from .texture import image_of, upward
 
@@ -42,22 +42,27 @@ def save_glb(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, path: str |
 def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     """Write a mesh as GLB, Y up as it is, with smooth normals; atomic.
 
-    With a texture it is embedded as PNG and the vertex colours stay out, as glTF multiplies the two. Raises ValueError
-    for a bad mesh or a missing folder, OSError if the disk refuses; an existing file stays as it was unless everything
-    was written.
+    With a texture it is embedded as PNG and the vertex colours stay out, as glTF multiplies the two; a normal map is
+    embedded likewise, with tangents. Raises ValueError for a bad mesh or a missing folder, OSError if the disk refuses;
+    an existing file stays as it was unless everything was written.
     """
     mesh = mesh.check().map(lambda value: value.detach().cpu())
-    textured = mesh.texture is not None
-    linear = srgb_to_linear(mesh.colors.float().clamp(0, 1)).numpy().astype(np.float32)
+    mapped = mesh.texture is not None or mesh.normal_map is not None
+    extras = {} if mesh.texture is not None else {"_COLOR_0": srgb_to_linear(mesh.colors.float().clamp(0, 1))}
+    if mesh.normal_map is not None:
+        extras["_TANGENT"] = vertex_tangents(mesh)  # else every reader makes its own
     material = trimesh.visual.material.PBRMaterial(
-        metallicFactor=0.0, roughnessFactor=0.9, baseColorTexture=image_of(mesh) if textured else None
+        metallicFactor=0.0,
+        roughnessFactor=0.9,
+        baseColorTexture=None if mesh.texture is None else image_of(mesh.texture),
+        normalTexture=None if mesh.normal_map is None else image_of(mesh.normal_map),
     )
     model = trimesh.Trimesh(
         vertices=mesh.vertices.double().numpy(),
         faces=mesh.faces.numpy(),
         vertex_normals=mesh.vertex_normals.double().numpy(),
-        vertex_attributes=None if textured else {"_COLOR_0": linear},
-        visual=trimesh.visual.TextureVisuals(upward(mesh) if textured else None, material),
+        vertex_attributes={name: value.float().numpy() for name, value in extras.items()},
+        visual=trimesh.visual.TextureVisuals(upward(mesh) if mapped else None, material),
         process=False,
     )
     data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_finish)
@@ -69,8 +74,9 @@ def _finish(tree: dict[str, Any]) -> None:
     """What trimesh leaves out: the standard's name for colours, and what the buffer views are for."""
     primitive = tree["meshes"][0]["primitives"][0]
     attributes = primitive["attributes"]
-    if "_COLOR_0" in attributes:  # trimesh writes attributes of its own naming only with a leading underscore
-        attributes["COLOR_0"] = attributes.pop("_COLOR_0")
+    for name in ("COLOR_0", "TANGENT"):  # trimesh writes attributes of others' naming only with a leading underscore
+        if f"_{name}" in attributes:
+            attributes[name] = attributes.pop(f"_{name}")
     used = dict.fromkeys(attributes.values(), ARRAY_BUFFER) | {primitive["indices"]: ELEMENT_ARRAY_BUFFER}
     for accessor, target in used.items():
         tree["bufferViews"][tree["accessors"][accessor]["bufferView"]]["target"] = target

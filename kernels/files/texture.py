@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 from ..meshes.mesh import Mesh
 
 
-def image_of(mesh: Mesh) -> Image.Image:
-    """The texture as an 8-bit picture, its first row on top."""
-    assert mesh.texture is not None
-    return Image.fromarray((mesh.texture.detach().cpu().clamp(0, 1) * 255).round().byte().numpy())
+def image_of(texture: Tensor) -> Image.Image:
+    """A texture [H,W,3] 0..1 as an 8-bit picture, its first row on top."""
+    return Image.fromarray((texture.detach().cpu().clamp(0, 1) * 255).round().byte().numpy())
 
 
 def upward(mesh: Mesh) -> np.ndarray[Any, Any]:

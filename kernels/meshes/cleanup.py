@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from .mesh import Mesh
@@ -63,6 +64,18 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
     )
     fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
     return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
+
+
+def simplify(mesh: Mesh, count: int) -> Mesh:
+    """`decimate` for a mesh, on the CPU; each vertex takes the colour of the nearest one before.
+
+    The mesh itself if it has no more than ``count`` triangles. Raises ValueError as `decimate`.
+    """
+    vertices, faces = decimate(mesh.vertices.cpu(), mesh.faces.cpu(), count)
+    if len(faces) == len(mesh.faces):
+        return mesh
+    _, nearest = cKDTree(mesh.vertices.cpu().numpy()).query(vertices.numpy())
+    return Mesh(vertices, faces, mesh.colors.cpu()[torch.from_numpy(nearest)])
 
 
 def same_places(vertices: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,6 +18,7 @@ class Mesh:
     colors: Tensor  # [M,3] sRGB 0..1
     uvs: Tensor | None = None  # [M,2] 0..1, right and down from the texture's first texel, as in glTF
     texture: Tensor | None = None  # [H,W,3] sRGB 0..1, the first row on top
+    normal_map: Tensor | None = None  # [H,W,3] 0..1, 0.5 + half of a normal as in glTF: right along u, up, out
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Mesh:
         """The mesh with ``function`` of every tensor it has."""
@@ -39,9 +40,10 @@ class Mesh:
             raise ValueError(f"{name} holds vertices or colours that are NaN or infinite; remove them first.")
         if self.uvs is not None and self.uvs.shape != (len(self.vertices), 2):
             raise ValueError(f"{name}: uvs have shape {tuple(self.uvs.shape)}, expected ({len(self.vertices)}, 2).")
-        if self.texture is not None and (self.uvs is None or self.texture.dim() != 3 or self.texture.shape[2] != 3):
-            given = f"{tuple(self.texture.shape)} {'without' if self.uvs is None else 'with'} uvs"
-            raise ValueError(f"{name}: the texture is {given}, expected (H, W, 3) with uvs.")
+        for layer, value in (("texture", self.texture), ("normal map", self.normal_map)):
+            if value is not None and (self.uvs is None or value.dim() != 3 or value.shape[2] != 3):
+                given = f"{tuple(value.shape)} {'without' if self.uvs is None else 'with'} uvs"
+                raise ValueError(f"{name}: the {layer} is {given}, expected (H, W, 3) with uvs.")
         return self
 
     @property

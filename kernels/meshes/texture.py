@@ -56,7 +56,7 @@ def add_texture(
     with torch.no_grad():
         cloud = nearby(gaussians.check().map(lambda value: value.detach().float()))
         flat = unwrap(mesh, size).map(lambda value: value.to(cloud.device))
-        texels, points, normals = _texels(flat, size)
+        texels, _, points, normals = texel_points(flat, size)
         pixels = image_size or min(max(size // 2, PICTURES[0]), PICTURES[1])
         sums, weights = _look(flat, cloud, points, normals, views, pixels, alpha_min, render_backend)
         texture = points.new_zeros(size * size, 3)
@@ -75,17 +75,19 @@ def pad(texture: Tensor, covered: Tensor) -> Tensor:
     return texture[torch.from_numpy(rows).long(), torch.from_numpy(columns).long()]
 
 
-def _texels(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Texels [K] (row * size + column) in which a triangle lies, their places [K,3] and normals [K,3]."""
+def texel_points(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Texels [K] (row * size + column) in which a triangle lies, which one [K], their places [K,3] and smooth normals
+    [K,3]; ``mesh`` with texture coordinates."""
     assert mesh.uvs is not None
     # The slack closes hairlines between neighbours that rounding leaves.
     parts = list(cover(mesh.uvs[mesh.faces] * size, size, size, slack=1e-4))
     face, pixel, weights = (torch.cat(layer) for layer in zip(*parts, strict=True))
     owner = face.new_full((size * size,), -1).scatter_reduce(0, pixel, face, "amax")  # on an edge always the same one
     mine = owner[pixel] == face
-    texels, weights, corners = pixel[mine], weights[mine, :, None], mesh.faces[face[mine]]
-    normals = (weights * mesh.vertex_normals[corners]).sum(1)
-    return texels, (weights * mesh.vertices[corners]).sum(1), torch.nn.functional.normalize(normals, dim=-1)
+    texels, face, weights = pixel[mine], face[mine], weights[mine, :, None]
+    corners = mesh.faces[face]
+    normals = torch.nn.functional.normalize((weights * mesh.vertex_normals[corners]).sum(1), dim=-1)
+    return texels, face, (weights * mesh.vertices[corners]).sum(1), normals
 
 
 def _look(

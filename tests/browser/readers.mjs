@@ -79,15 +79,14 @@ export async function three(url, view) {
   return count;
 }
 
-/** Without lights: the colours of the file and nothing else. Tells how many triangles there are. */
-function draw_unlit(model, view) {
+/** The model with each of its materials replaced by what that gives. Tells how many triangles there are. */
+function draw(model, view, material_of) {
   const renderer = new THREE.WebGLRenderer({ canvas: canvas_of(view.size), antialias: true, preserveDrawingBuffer: true });
   const [scene, camera] = [set_up(renderer, view), camera_of(view)];
   let count = 0;
   model.traverse((part) => {
     if (!part.isMesh) return;
-    const { map, vertexColors, color, side } = part.material;
-    part.material = new THREE.MeshBasicMaterial({ map, vertexColors, color, side });
+    part.material = material_of(part.material);
     count += (part.geometry.index ?? part.geometry.getAttribute("position")).count / 3;
   });
   scene.add(model);
@@ -95,12 +94,39 @@ function draw_unlit(model, view) {
   return count;
 }
 
+/** Without lights: the colours of the file and nothing else. */
+function draw_unlit(model, view) {
+  return draw(model, view, ({ map, vertexColors, color, side }) =>
+    new THREE.MeshBasicMaterial({ map, vertexColors, color, side }));
+}
+
+/** The directions that the surface faces, seen from the camera, as colours; with the file's normal map if it has one. */
+function draw_normals(model, view) {
+  return draw(model, view, ({ normalMap, normalScale }) => new THREE.MeshNormalMaterial({ normalMap, normalScale }));
+}
+
 /** Meshes as three's loaders understand them. */
 export async function gltf(url, view) {
-  return draw_unlit((await new GLTFLoader().loadAsync(url)).scene, view);
+  return draw_unlit(await gltf_model(url), view);
 }
 
 export async function obj(url, view) {
+  return draw_unlit(await obj_model(url), view);
+}
+
+export async function gltf_normals(url, view) {
+  return draw_normals(await gltf_model(url), view);
+}
+
+export async function obj_normals(url, view) {
+  return draw_normals(await obj_model(url), view);
+}
+
+async function gltf_model(url) {
+  return (await new GLTFLoader().loadAsync(url)).scene;
+}
+
+async function obj_model(url) {
   const { OBJLoader } = await import("three/addons/loaders/OBJLoader.js");
   const { MTLLoader } = await import("three/addons/loaders/MTLLoader.js");
   const manager = new THREE.LoadingManager();
@@ -115,7 +141,7 @@ export async function obj(url, view) {
     loader.setMaterials(materials);
     await everything;
   }
-  return draw_unlit(loader.parse(text), view);
+  return loader.parse(text);
 }
 
 export async function ply(url, view) {

@@ -24,7 +24,9 @@ from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.gaussians.initialise import from_mesh
 from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.meshes.cleanup import simplify
 from distill3d.kernels.meshes.mesh import Mesh
+from distill3d.kernels.meshes.normal_map import add_normal_map
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.texture import add_texture
 from distill3d.kernels.toybox.captions import parse
@@ -57,7 +59,7 @@ SPLATS = {
     ("three", "spz 2"): 33.0,
     ("three", "glb"): 33.0,
 }
-GLBS = ("textured", "colored", "small")
+GLBS = ("textured", "colored", "small", "mapped")
 MESHES = {
     ("gltf", "textured"): 35.0,
     ("gltf", "colored"): 35.0,
@@ -67,6 +69,10 @@ MESHES = {
     ("ply", "colored"): 35.0,
     ("stl", "plain"): 35.0,
 }
+
+# Reader and file, drawn by the directions that they face: the mesh of few triangles with its normal map and without,
+# and the one that it was made of.
+NORMALS = [("gltf", "mapped"), ("obj", "mapped"), ("gltf", "simplified"), ("gltf", "colored")]
 
 
 def duck() -> Mesh:
@@ -116,6 +122,10 @@ def written(tmp_path_factory) -> dict[str, object]:
     shapes = {"textured": textured, "colored": mesh, "plain": plain}
     for reader, name in MESHES:
         save_mesh(shapes.get(name, mesh), folder / mesh_file(reader, name), scale=0.6 if name == "small" else 1.0)
+    few = add_texture(simplify(mesh, 1000), from_mesh(mesh, 3000, size=None, opacity_logit=4.0), 512, views=24)
+    mapped = add_normal_map(few, mesh, 512)
+    for name, shape in (("mapped.glb", mapped), ("mapped.obj", mapped), ("simplified.glb", few)):
+        save_mesh(shape, folder / name)
     # .splat has one colour per Gaussian.
     looks = {name: picture(replace(splat, sh=splat.sh[:, :1]) if name == "splat" else splat) for name in FORMATS}
     shapes["small"] = Mesh(mesh.vertices * 0.6, mesh.faces, mesh.colors)
@@ -126,6 +136,7 @@ def written(tmp_path_factory) -> dict[str, object]:
         "textured": len(textured.vertices),
         "colored": len(mesh.vertices),
         "small": len(mesh.vertices),
+        "mapped": len(few.vertices),
     }
     return {"folder": folder, "looks": looks, "count": len(splat), "faces": len(mesh.faces), "vertices": counts}
 
@@ -137,6 +148,10 @@ def shown(browser, written) -> dict:
     shows = [{"reader": reader, "file": file_of(kind), "name": f"{reader} {kind}"} for reader, kind in SPLATS]
     shows += [
         {"reader": reader, "file": mesh_file(reader, name), "name": f"{reader} {name}"} for reader, name in MESHES
+    ]
+    shows += [
+        {"reader": f"{reader}_normals", "file": mesh_file(reader, name), "name": f"{reader} normals {name}"}
+        for reader, name in NORMALS
     ]
     settings = folder / "settings.json"
     settings.write_text(json.dumps({"browser": browser, "folder": str(folder), "view": VIEW, "shows": shows}))
@@ -170,6 +185,18 @@ def test_a_mesh_looks_in_three_js_as_in_ours(written, shown, reader, name):
     print(f"{reader} {name}: {found:.1f} dB")
     assert found >= MESHES[reader, name]
     assert shown["told"][f"{reader} {name}"]["count"] == written["faces"]
+
+
+@pytest.mark.parametrize("reader", ["gltf", "obj"])
+def test_a_normal_map_gives_few_triangles_the_directions_of_many_in_three_js(written, shown, reader):
+    pictures = {name: seen(written, shown, f"{kind} normals {name}") for kind, name in NORMALS if kind == "gltf"}
+    inside = (abs(pictures["colored"] - pictures["colored"][0, 0]).max(-1) > 0.02) & (
+        abs(pictures["simplified"] - pictures["simplified"][0, 0]).max(-1) > 0.02
+    )
+    few, many = pictures["simplified"][inside], pictures["colored"][inside]
+    mapped = seen(written, shown, f"{reader} normals mapped")[inside]
+    print(f"{reader}: {decibels(few, many):.1f} dB without the map, {decibels(mapped, many):.1f} with it")
+    assert inside.sum() > 5000 and decibels(mapped, many) > decibels(few, many) + 3
 
 
 def test_no_viewer_asks_for_anything_from_outside(shown):

@@ -228,6 +228,7 @@ class TestRefusals:
             ({"up_axis": "Z"}, "up_axis is Z, but glb files are Y up"),
             ({"texture_size": 8}, "texture_size is 8; choose 64..4096"),
             ({"texture_size": 5000}, "texture_size is 5000"),
+            ({"normal_map": True}, "normal_map is on, but faces is 0"),
             ({"scale": -1.0}, "scale"),
             ({"filename_prefix": "../../elsewhere"}, "leads out of ComfyUI's output folder"),
             ({"filename_prefix": "/tmp/elsewhere"}, "leads out of ComfyUI's output folder"),
@@ -540,11 +541,26 @@ class TestNative:
         np.testing.assert_allclose(ours.vertices, 100 * native.vertices[:, [0, 2, 1]] * [1, -1, 1], atol=1e-3)
         np.testing.assert_allclose(ours.visual.uv, native.visual.uv, atol=1e-5)
 
+    @pytest.mark.parametrize("format", ["glb", "stl"])
+    def test_a_normal_map_reaches_the_file_that_can_carry_it(self, comfyui, graph, object_info, format):
+        pytest.importorskip("xatlas")
+        pytest.importorskip("fast_simplification")
+        prompt = {"start": graph()["start"]}
+        prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
+        options = {"resolution": 32, "faces": 500, "texture_size": 128, "normal_map": True, "format": format}
+        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["start", 0], **options)
+        mesh = trimesh.load(saved(comfyui, succeeded(comfyui.run(prompt)), "mesh"), process=False, force="mesh")
+        assert 300 < len(mesh.faces) <= 500
+        if format == "glb":
+            picture = np.asarray(mesh.visual.material.normalTexture.convert("RGB"))
+            assert picture.shape == (128, 128, 3) and picture.mean((0, 1)) == pytest.approx([128, 128, 250], abs=6)
+            assert picture[..., :2].std() > 1
+
     def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
         prompt = graph(optimize={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
-        for name in ("format", "texture_size", "scale", "up_axis"):
+        for name in ("format", "texture_size", "scale", "up_axis", "normal_map"):
             prompt["mesh"]["inputs"].pop(name, None)
         run = succeeded(comfyui.run(prompt))
         assert saved(comfyui, run, "mesh").suffix == ".glb"
