@@ -13,7 +13,7 @@ from PIL import Image
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.meshes.cleanup import simplify
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.meshes.normal_map import add_normal_map, normals_near
+from distill3d.kernels.meshes.normal_map import add_normal_map, normals_near, vertex_tangents
 from distill3d.kernels.meshes.unwrap import unwrap
 
 needs_xatlas = pytest.mark.skipif(importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed")
@@ -181,3 +181,18 @@ def test_an_obj_names_its_normal_map_for_every_reader(tmp_path):
     assert {"norm my_mugnormal.png", "map_Bump my_mugnormal.png", "map_Kd my_mugtexture.png"} <= set(lines)
     picture = Image.open(io.BytesIO((tmp_path / "my_mugnormal.png").read_bytes()))
     assert picture.mode == "RGB" and picture.getpixel((3, 5)) == (128, 128, 255)
+
+
+@needs_xatlas
+def test_a_glb_brings_tangents_along_its_texture(tmp_path):
+    mesh = add_normal_map(textured(ball(2), 128), ball(4), 128)
+    save_mesh(mesh, tmp_path / "a.glb")
+    data = (tmp_path / "a.glb").read_bytes()
+    assert b'"TANGENT"' in data and b"_TANGENT" not in data
+    tangents = vertex_tangents(mesh)
+    torch.testing.assert_close(tangents[:, :3].norm(dim=-1), torch.ones(len(tangents)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        (tangents[:, :3] * mesh.vertex_normals).sum(-1), torch.zeros(len(tangents)), atol=1e-5, rtol=0
+    )
+    for flat, sign in ((square(), 1.0), (square(mirrored=True), -1.0)):
+        torch.testing.assert_close(vertex_tangents(flat), torch.tensor([[sign, 0, 0, sign]]).expand(4, 4))
