@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import re
+from pathlib import PurePath
 from typing import Any
 
 import comfy.model_management
@@ -204,7 +206,10 @@ class ExportMesh(io.ComfyNode):
         from ..kernels.meshes.unwrap import MISSING, available
 
         check_placing(format, scale, up_axis)
-        file = next_output(filename_prefix, format)
+        prefix = PurePath(filename_prefix)
+        if format == "obj":  # some readers end the name of its .mtl at the first blank, so no two may differ in blanks
+            prefix = prefix.with_name(re.sub(r"\s", "_", prefix.name))
+        file = next_output(prefix.as_posix(), format)
         cloud = gaussians.to(comfy.model_management.get_torch_device())
         notes = []
         with autograd():
@@ -221,6 +226,8 @@ class ExportMesh(io.ComfyNode):
                 mesh = add_texture(mesh, cloud, texture_size, **shared)
             if mapped:
                 mesh = add_normal_map(mesh, dense, texture_size)
+        if faces and len(mesh.faces) > 1.1 * faces:
+            notes.append(f"Export Mesh: {len(mesh.faces)} triangles instead of {faces}: fewer would tear this surface.")
         save_mesh(mesh, file.path, scale, up_axis)
         shown = {"3d": [file.result]} | ({"text": notes} if notes else {})
         return io.NodeOutput(Types.File3D(str(file.path), format), types.native_mesh(mesh), ui=shown)

@@ -75,15 +75,15 @@ class SaveGaussians(io.ComfyNode):
     @classmethod
     def execute(cls, gaussians: Gaussians, filename_prefix: str, training: bool, format: str = "ply") -> io.NodeOutput:
         kind = FORMATS[format]
-        file = next_output(filename_prefix, kind.extension)
+        # Files are counted per format, so each but ply keeps its extension: x_00001_.spz.safetensors.
+        state = ("" if format == "ply" else f".{kind.extension}") + TRAINING
+        file = next_output(filename_prefix, kind.extension, *([state[1:]] if training else []))
         kind.save(gaussians, file.path)
         saved = Types.File3D(str(file.path), kind.kind)
         if training and gaussians.training is not None:
-            # Files are counted per format, so each but ply keeps its extension: x_00001_.spz.safetensors.
-            stem = file.path.with_suffix("") if format == "ply" else file.path
-            state = stem.with_name(stem.name + TRAINING)
-            save_training(gaussians, state)
-            setattr(saved, TRAINED, state)
+            trained = file.path.with_name(file.path.name.removesuffix(f".{kind.extension}") + state)
+            save_training(gaussians, trained)
+            setattr(saved, TRAINED, trained)
         return io.NodeOutput(saved, *types.splat_values(gaussians), ui={"3d": [file.result]})
 
 

@@ -35,10 +35,11 @@ def check_prefix(prefix: str | None) -> bool | str:
     return True
 
 
-def next_output(prefix: str, extension: str) -> OutputFile:
+def next_output(prefix: str, extension: str, *beside: str) -> OutputFile:
     """The next free ``prefix_00001_.extension``; its folder exists afterwards. Raises ValueError for a bad prefix.
 
-    Counted per extension, unlike ComfyUI's own: the splat and the mesh of one object get one number.
+    Counted per extension, unlike ComfyUI's own: the splat and the mesh of one object get one number. ``beside``:
+    extensions of files that belong to it, which must be free too.
     """
     problem = check_prefix(prefix)
     if problem is not True:
@@ -47,7 +48,8 @@ def next_output(prefix: str, extension: str) -> OutputFile:
     place, name, _, subfolder, _ = folder_paths.get_save_image_path(prefix, root)  # fills in %year% and the like
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
-    taken = (re.fullmatch(rf"{re.escape(name)}_(\d+)_\.{extension}", file.name) for file in folder.iterdir())
+    endings = "|".join(map(re.escape, (extension, *beside)))
+    taken = (re.fullmatch(rf"{re.escape(name)}_(\d+)_\.(?:{endings})", file.name) for file in folder.iterdir())
     number = 1 + max((int(match[1]) for match in taken if match), default=0)
     return OutputFile(folder / f"{name}_{number:05}_.{extension}", subfolder)
 

@@ -19,7 +19,8 @@ from .mesh_source import check_source, load_with_trimesh
 
 SUFFIXES = (*MESH_SUFFIXES, ".off")
 GREY = 0.5
-TEXELS = 1 << 26  # of a picture that is read; a solid one of so many is a file of 200 kB
+TEXELS = 1 << 27  # of all pictures of a file in all; a solid one of so many is a file of 400 kB
+KEPT = 4  # pictures of SIDE x SIDE texels, 0.8 GB, is the most that is kept of them
 SIDE = 4096  # texels along a side that are kept: no cloud of Gaussians shows more
 COPIES = 20_000_000  # vertices and triangles of all placed objects, or as many as the file has bytes
 
@@ -61,7 +62,7 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
             raise ValueError(f"its objects are placed so often that they have {total} vertices and triangles")
         linear = suffix in (".glb", ".gltf")
         solids = [(at, part) for at, part in placed if isinstance(part, trimesh.Trimesh) and len(part.faces)]
-        pictures: dict[Any, Tensor] = {}
+        pictures = Pictures([_picture(part, linear) for _, part in solids])
         meshes = [_mesh(part, at, linear, pictures) for at, part in solids]
         clouds = [(at, part) for at, part in placed if isinstance(part, trimesh.PointCloud) and len(part.vertices)]
         points = [] if meshes else [_points(part, at, linear) for at, part in clouds]
@@ -100,7 +101,42 @@ def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
     return [(places[node], loaded.geometry[key]) for node, key in nodes]
 
 
-def _mesh(part: Any, matrix: np.ndarray, linear: bool, pictures: dict[Any, Tensor]) -> Mesh:
+class Pictures:
+    """The textures of a file as tensors [H,W,3] sRGB, each made once; smaller ones where there are many."""
+
+    def __init__(self, named: list[tuple[Any, Any]]) -> None:
+        """``named``: what `get` will be asked for. Raises ValueError for too many texels, before any is decoded."""
+        different = {self.key(image, factor): image for image, factor in named if image is not None}
+        total = sum(image.width * image.height for image in different.values())
+        if total > TEXELS:
+            raise ValueError(f"its {len(different)} textures of {total} texels in all are larger than {TEXELS}")
+        self.side = min(SIDE, max(64, int((SIDE**2 * KEPT / max(1, len(different))) ** 0.5)))
+        self.known: dict[Any, Tensor] = {}
+
+    @staticmethod
+    def key(image: Any, factor: Any) -> Any:
+        return id(image), None if factor is None else tuple(np.ravel(factor))
+
+    def get(self, image: Any, factor: Any) -> Tensor:
+        """The picture times ``factor`` [3 or 4], linear 0..1 or 0..255, or None."""
+        key = self.key(image, factor)
+        if key not in self.known:
+            picture = image.convert("RGB")
+            picture.thumbnail((self.side, self.side))
+            self.known[key] = _unit(np.asarray(picture))
+            if factor is not None and (tint := _unit(factor)).min() < 1:
+                self.known[key] = linear_to_srgb(srgb_to_linear(self.known[key]) * tint)  # as glTF says
+        return self.known[key]
+
+
+def _picture(part: Any, linear: bool) -> tuple[Any, Any]:
+    """A part's picture and the factor on it; None where there is none."""
+    material = getattr(part.visual, "material", None)
+    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+    return image, getattr(material, "baseColorFactor", None) if linear else None
+
+
+def _mesh(part: Any, matrix: np.ndarray, linear: bool, pictures: Pictures) -> Mesh:
     vertices = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
     mirrored = np.linalg.det(matrix[:3, :3]) < 0
     faces = np.asarray(part.faces, np.int64)[:, :: -1 if mirrored else 1]
@@ -111,25 +147,13 @@ def _mesh(part: Any, matrix: np.ndarray, linear: bool, pictures: dict[Any, Tenso
     )  # fmt: skip
 
 
-def _texture(part: Any, linear: bool, pictures: dict[Any, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    """The picture [H,W,3] sRGB, of those known already where it can be, and the coordinates [M,2] as in `Mesh`; or None
-    twice."""
-    material, uv = getattr(part.visual, "material", None), getattr(part.visual, "uv", None)
-    image = getattr(material, "baseColorTexture", None) or getattr(material, "image", None)
+def _texture(part: Any, linear: bool, pictures: Pictures) -> tuple[Tensor | None, Tensor | None]:
+    """The picture [H,W,3] sRGB and the coordinates [M,2] as in `Mesh`; or None twice."""
+    (image, factor), uv = _picture(part, linear), getattr(part.visual, "uv", None)
     if image is None or uv is None or len(uv) != len(part.vertices):
         return None, None
-    factor = getattr(material, "baseColorFactor", None) if linear else None
-    key = (id(image), None if factor is None else tuple(np.ravel(factor)))
-    if key not in pictures:
-        if image.width * image.height > TEXELS:
-            raise ValueError(f"its texture of {image.width} x {image.height} texels is larger than {TEXELS} in all")
-        picture = image.convert("RGB")
-        picture.thumbnail((SIDE, SIDE))
-        pictures[key] = _unit(np.asarray(picture))
-        if factor is not None and (tint := _unit(factor)).min() < 1:
-            pictures[key] = linear_to_srgb(srgb_to_linear(pictures[key]) * tint)  # as glTF says
     u, v = np.asarray(uv, np.float32).T
-    return pictures[key], torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
+    return pictures.get(image, factor), torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
 
 
 def _colors(part: Any, linear: bool) -> Tensor:

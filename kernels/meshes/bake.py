@@ -10,6 +10,7 @@ from ..gaussians.cameras import Cameras
 
 POWER = 4  # of the cosine between normal and line of sight: views from the front outweigh grazing ones
 COSINE_MIN = 0.15
+NEIGHBOURS = 1 << 18  # points at most among which that of an unseen one is looked for
 
 
 def bake_colors(
@@ -79,8 +80,9 @@ def fill(points: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
     if bool(seen.any()) and not bool(seen.all()):
         places = points.cpu().numpy()
         mask = seen.cpu().numpy()
-        _, nearest = cKDTree(places[mask]).query(places[~mask])
-        colors[~seen] = colors[seen][torch.from_numpy(nearest).to(colors.device)]
+        near = slice(None, None, -(-int(mask.sum()) // NEIGHBOURS))  # of millions of texels every few will do
+        _, nearest = cKDTree(places[mask][near]).query(places[~mask], workers=-1)
+        colors[~seen] = colors[seen][near][torch.from_numpy(nearest).to(colors.device)]
     return colors.clamp(0, 1)
 
 

@@ -44,7 +44,7 @@ def taubin(vertices: Tensor, faces: Tensor, rounds: int, shrink: float = 0.5, gr
 
 
 def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """About ``count`` triangles by quadric edge collapse (fast-simplification).
+    """About ``count`` triangles by quadric edge collapse (fast-simplification); more where fewer would tear the mesh.
 
     A closed mesh may get pinched: edges that four triangles share.
     Raises ValueError if the package fast-simplification is missing.
@@ -58,10 +58,13 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
         )
     import fast_simplification
 
-    # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
-    points, triangles = fast_simplification.simplify(
-        vertices.cpu().double().numpy(), faces.cpu().numpy().astype(np.int32), 1 - count / len(faces), agg=3
-    )
+    points, triangles = vertices.cpu().double().numpy(), faces.cpu().numpy().astype(np.int32)
+    before = len(triangles) + 1
+    while count < len(triangles) < before:  # a call stops early on its way to few triangles
+        before = len(triangles)
+        # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
+        points, triangles = fast_simplification.simplify(points, triangles, 1 - count / before, agg=3)
+        triangles = np.asarray(triangles, np.int32)
     fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
     return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
 

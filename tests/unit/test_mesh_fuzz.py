@@ -229,9 +229,35 @@ def test_large_textures_shrink_and_larger_ones_are_refused(tmp_path):
     (mesh,) = load_shape(textured_obj(tmp_path, (6000, 30)))
     assert mesh.texture.shape == (20, 4096, 3)
     torch.testing.assert_close(mesh.texture[0, 0], torch.tensor([0.0, 0, 1]))
-    path = textured_obj(tmp_path, (8200, 8200))
-    with pytest.raises(ValueError, match=r"a.obj .* texture of 8200 x 8200 texels"):
+    path = textured_obj(tmp_path, (12000, 12000))
+    with pytest.raises(ValueError, match=r"a.obj .* textures of 144000000 texels in all"):
         load_shape(path)
+
+
+def test_many_textures_have_one_budget(tmp_path):
+    """A few kB of one colour may name any number of pictures, or one picture with any number of tints."""
+
+    def scene(count, side, tints=False):
+        image, parts = Image.new("RGB", (side, side), (0, 0, 255)), trimesh.Scene()
+        for i in range(count):
+            tint = [255, 255, 255 - i, 255] if tints else None
+            material = trimesh.visual.material.PBRMaterial(baseColorTexture=image.copy(), baseColorFactor=tint)
+            visual = trimesh.visual.TextureVisuals(np.float32([[0, 0], [1, 0], [0, 1]]), material)
+            parts.add_geometry(trimesh.Trimesh(np.eye(3) + i, [[0, 1, 2]], visual=visual, process=False))
+        (tmp_path / "a.glb").write_bytes(parts.export(file_type="glb"))
+        return tmp_path / "a.glb"
+
+    with pytest.raises(ValueError, match=r"a.glb .* its 9 textures of 144000000 texels in all"):
+        load_shape(scene(9, 4000))
+    with pytest.raises(ValueError, match=r"a.glb .* textures of .* texels in all"):
+        load_shape(scene(9, 4000, tints=True))
+    tracemalloc.start()
+    try:
+        meshes = load_shape(scene(64, 1400))
+        assert tracemalloc.get_traced_memory()[1] < 1.2e9
+    finally:
+        tracemalloc.stop()
+    assert {mesh.texture.shape for mesh in meshes} == {(1024, 1024, 3)}
 
 
 def test_points_that_are_no_numbers_are_named(tmp_path):

@@ -9,6 +9,7 @@ import trimesh
 from distill3d.kernels.gaussians.cameras import orbit, sphere
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
 from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.meshes import bake
 from distill3d.kernels.meshes.bake import bake_colors
 from distill3d.kernels.meshes.cleanup import decimate, largest_components, taubin
 from distill3d.kernels.meshes.mesh import Mesh
@@ -246,11 +247,31 @@ def test_decimation_keeps_the_shape():
     assert torch.equal(same[0], ball.vertices)
 
 
+@pytest.mark.parametrize("count", [600, 300])
+def test_decimation_goes_on_where_one_call_stops_early(count):
+    pytest.importorskip("fast_simplification")
+    cup = trimesh.creation.annulus(0.3, 0.5, 0.6).subdivide().subdivide().subdivide().subdivide()
+    rough = body(cup)
+    noise = torch.randn(rough.vertices.shape, generator=torch.Generator().manual_seed(0))
+    vertices, faces = decimate(rough.vertices + 0.002 * noise, rough.faces, count)
+    assert len(faces) <= 1.05 * count
+    assert trimesh.Trimesh(vertices.numpy(), faces.numpy(), process=False).is_watertight
+
+
 def test_decimation_without_its_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     ball = body(trimesh.creation.icosphere(2))
     with pytest.raises(ValueError, match="pip install fast-simplification"):
         decimate(ball.vertices, ball.faces, 100)
+
+
+def test_of_millions_of_points_every_few_stand_for_their_neighbours(monkeypatch):
+    monkeypatch.setattr(bake, "NEIGHBOURS", 100)
+    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
+    weights = (torch.arange(5000) % 2 == 0).float()[:, None]  # every other point is seen, in the colour of its place
+    colors = bake.fill(points, points * weights, weights)
+    assert torch.equal(colors[::2], points[::2])
+    assert 0.05 < (colors[1::2] - points[1::2]).norm(dim=-1).mean() < 0.25  # that of 100 places, not of 2,500
 
 
 def test_hidden_vertices_take_the_nearest_colour_seen():

@@ -65,7 +65,7 @@ def test_help_page_is_there_where_the_page_looks_first_and_in_chinese_with_the_s
     assert chinese.startswith(f"# {translated['display_name']}\n\n")
     assert english.count("\n## ") == chinese.count("\n## ") and english.count("\n|") == chinese.count("\n|")
     for fact in (r"\]\(([^)]+)\)", r"`([^`\n]+)`", r"\d[\d,.]*\d|\d"):
-        pages = (page.partition("\n## Inputs\n")[0].partition("\n## 输入\n")[0] for page in (english, chinese))
+        pages = (page.partition("\n## Inputs\n")[0].partition("\n## \u8f93\u5165\n")[0] for page in (english, chinese))
         one, other = (sorted(set(re.findall(fact, page))) for page in pages)
         assert one == other, fact
 

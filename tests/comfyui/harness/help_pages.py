@@ -14,34 +14,8 @@ from harness import locales
 from harness.environment import ROOT
 
 FOLDER = ROOT / "web" / "docs"
-ENGLISH = {
-    "inputs": "## Inputs",
-    "outputs": "## Outputs",
-    "advanced": "Those in *italics* are advanced: ComfyUI shows them on demand.",
-    "input columns": "| Input | Default | Meaning |",
-    "output columns": "| Output | Meaning |",
-    "range": "{} ({} to {})",
-    "on": "on",
-    "off": "off",
-    "first": "the first of the list",
-    "empty": "empty",
-    "link": "a link",
-    "no link": "no link",
-}
-CHINESE = {
-    "inputs": "## 输入",
-    "outputs": "## 输出",
-    "advanced": "*斜体*的是高级输入\uff1aComfyUI 在需要时才显示。",
-    "input columns": "| 输入 | 默认值 | 含义 |",
-    "output columns": "| 输出 | 含义 |",
-    "range": "{}\uff08{} 到 {}\uff09",
-    "on": "开",
-    "off": "关",
-    "first": "列表的第一项",
-    "empty": "空",
-    "link": "需要连线",
-    "no link": "无连线",
-}
+WORDS = json.loads(Path(__file__).with_name("help_words.json").read_text(encoding="utf-8"))
+ENGLISH, CHINESE = WORDS["en"], WORDS["zh"]
 
 
 def pages(object_info: dict) -> Iterator[tuple[Path, str]]:
