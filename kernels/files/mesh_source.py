@@ -107,11 +107,28 @@ def _check_gltf(path: Path, beside: Beside) -> None:
             raise ValueError(
                 f"{name} is compressed with {extension}, which is not read: {cure} it without compression."
             )
+    _check_fractions(glb)
     placements(glb)
     room = max(SPARE, TIMES * (size + sum(_outside(glb, beside))))
     for what, total in (("buffer views", sum(_views(glb))), ("accessors", sum(_accessors(glb)))):
         if total > room:
             raise bad(name, f"its {what} announce {total} bytes, far more than its {size} bytes can hold")
+
+
+def _check_fractions(glb: Glb) -> None:
+    """trimesh takes whole numbers that stand for fractions as they are: places and texture coordinates of thousands."""
+    for mesh in get(glb, glb.tree, "meshes", list, []):
+        for primitive in get(glb, mesh, "primitives", list) if isinstance(mesh, dict) else ():
+            attributes = primitive.get("attributes") if isinstance(primitive, dict) else None
+            for name in ("POSITION", "TEXCOORD_0"):
+                index = attributes.get(name) if isinstance(attributes, dict) else None
+                if index is not None:
+                    entry = get(glb, get(glb, glb.tree, "accessors", list), get(glb, attributes, name, int), dict)
+                    if entry.get("normalized"):
+                        raise ValueError(
+                            f"{glb.name} holds {name} as quantized whole numbers (normalized), which are not read: "
+                            "export it without quantization (KHR_mesh_quantization)."
+                        )
 
 
 def _check_chunks(glb: Glb, size: int) -> None:
