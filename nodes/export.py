@@ -61,7 +61,7 @@ class ExportMesh(io.ComfyNode):
                     default=0,
                     min=0,
                     max=100_000_000,
-                    tooltip="Reduce the mesh to about this many triangles; 0 keeps all (about 70,000 at resolution "
+                    tooltip="Reduce the mesh to about this many triangles, or as few as its shape allows; 0 keeps all (about 70,000 at resolution "
                     "128). Needs the Python package fast-simplification, and may open small holes.",
                 ),
                 io.Int.Input(
@@ -119,8 +119,8 @@ class ExportMesh(io.ComfyNode):
                     step=64,
                     optional=True,
                     tooltip="Texels along each side of the texture, 64..4096; 0 for colours at the vertices instead. "
-                    "For glb, obj and the mesh output. Needs the Python package xatlas; without it the vertices "
-                    "carry the colours.",
+                    "For glb, obj and the mesh output. On a CPU 1024 takes seconds, 2048 some 20, 4096 minutes. Needs "
+                    "the Python package xatlas; without it the vertices carry the colours.",
                 ),
                 io.Float.Input(
                     "scale",
