@@ -61,8 +61,9 @@ class ExportMesh(io.ComfyNode):
                     default=0,
                     min=0,
                     max=100_000_000,
-                    tooltip="Reduce the mesh to about this many triangles, or as few as its shape allows; 0 keeps all (about 70,000 at resolution "
-                    "128). Needs the Python package fast-simplification, and may open small holes.",
+                    tooltip="Reduce the mesh to about this many triangles, or as few as its shape allows; 0 keeps all "
+                    "(about 70,000 at resolution 128). Needs the Python package fast-simplification, and may open "
+                    "small holes.",
                 ),
                 io.Int.Input(
                     "views",
