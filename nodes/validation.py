@@ -33,6 +33,9 @@ def undeclared(node: type[io.ComfyNode], values: dict[str, Any]) -> str | None:
         value = values.get(declared.id)
         if value is None:
             continue
+        if isinstance(declared, io.Int.Input | io.Float.Input) and not isinstance(value, int | float):
+            kind = "whole number" if isinstance(declared, io.Int.Input) else "number"
+            return f"{declared.id} is {value!r}; give a {kind} within {declared.min}..{declared.max}."
         low, high = getattr(declared, "min", None), getattr(declared, "max", None)
         if (low is not None and not value >= low) or (high is not None and not value <= high):  # NaN fails both
             return f"{declared.id} is {value}; choose a value within {low}..{high}."

@@ -10,9 +10,12 @@ const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
 const HEIGHT = 420; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
+const PEEK = 1_000; // ms between looks whether a running node's viewer can be seen again
 const HISTORY = 20; // prompts to look through for results
 
 const panels = new Map(); // by node
+const shells = new WeakSet(); // subgraphs' nodes that have said something
+const queued = new Map(); // the graph's id, by the id of a prompt that this page queued
 const root = () => app.rootGraph ?? app.graph;
 
 /** The node behind an id of the server's, which for one in a subgraph is "outer:inner". */
@@ -23,11 +26,25 @@ function nodeOf(id) {
   return graph?.getNodeById(Number(parts.at(-1)));
 }
 
+/** Whether the graph on the page is another than the one of that id. */
+function elsewhere(workflow) {
+  const here = root()?.id;
+  return Boolean(workflow && here && workflow !== here);
+}
+
 /** The panel of the server's node, if the graph on the page is the one that was queued. */
 function panelOf(id, workflow) {
-  const here = root()?.id;
-  if (workflow && here && workflow !== here) return undefined;
-  return panels.get(nodeOf(id));
+  return elsewhere(workflow) ? undefined : panels.get(nodeOf(id));
+}
+
+/** Remembers whose each prompt is: nodes of several graphs have the same ids, and events name only the prompt. */
+function rememberPrompts() {
+  const before = api.queuePrompt;
+  api.queuePrompt = async function (number, data, ...more) {
+    const answer = await before.call(this, number, data, ...more);
+    if (answer?.prompt_id) queued.set(answer.prompt_id, data?.workflow?.id);
+    return answer;
+  };
 }
 
 function addPanel(node) {
@@ -42,7 +59,6 @@ function addPanel(node) {
   widget.serialize = false; // nor in saved workflows
   toFront(node);
   node.setSize?.([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
-  chain(node, "onExecuted", (output) => showFile(panel, output?.distill3d?.[0]));
   chain(node, "onConfigure", () => panel.applied());
   chain(node, "onRemoved", () => {
     panels.delete(node);
@@ -76,6 +92,20 @@ async function runAnew(panel) {
   await app.queuePrompt(0, 1);
 }
 
+function executed({ node, display_node, output, prompt_id }) {
+  const panel = panelOf(display_node ?? node, queued.get(prompt_id));
+  if (panel) showFile(panel, output?.distill3d?.[0]).catch(report);
+}
+
+function report(error) {
+  console.warn("Distill3D: the server did not answer:", error);
+}
+
+/** Whether it is drawn: not in a closed subgraph, a collapsed node, or far outside what the page shows. */
+function visible(panel) {
+  return panel.element.isConnected && panel.element.getClientRects().length > 0;
+}
+
 /** Shows the cloud that a finished node left. */
 async function showFile(panel, record) {
   if (!record || panel.file === record.filename) return;
@@ -86,13 +116,13 @@ async function showFile(panel, record) {
   else panel.file = undefined; // ComfyUI empties its temp folder when it starts
 }
 
-/** Asks for pictures of a running node, one at a time, for as long as there are new ones. */
+/** Asks for pictures of a running node, one at a time, for as long as there are new ones and they can be seen. */
 async function follow(panel) {
   panel.again = true;
   if (panel.asking) return;
   panel.asking = true;
   try {
-    while (panel.again && panel.running && panels.get(panel.node) === panel) {
+    while (panel.again && panel.running && visible(panel) && panels.get(panel.node) === panel) {
       panel.again = false;
       const answer = await api.fetchApi(`/distill3d/live/${panel.id}?after=${panel.step}`);
       if (answer.status === 200) {
@@ -101,11 +131,13 @@ async function follow(panel) {
         panel.again = true; // asks for the next, which is not there yet, or for one that has come meanwhile
       }
     }
-  } finally {
-    panel.asking = false;
+  } catch (error) {
+    report(error); // and asks again later
   }
+  panel.asking = false;
   clearTimeout(panel.timer);
-  if (panel.running) panel.timer = setTimeout(() => follow(panel), PATIENCE);
+  const pause = visible(panel) ? PATIENCE : PEEK;
+  if (panel.running && panels.get(panel.node) === panel) panel.timer = setTimeout(() => follow(panel), pause);
 }
 
 function begin(id, workflow) {
@@ -117,10 +149,19 @@ function begin(id, workflow) {
   follow(panel);
 }
 
-/** Says it in the node of that id; `kind` guards against the node of another graph on the page. */
+/** Says it in the node of that id, and in those that it lies within; `kind` guards against another graph's node. */
 function complainIn(id, kind, text) {
   const node = nodeOf(id);
-  if (node?.comfyClass === kind && kind?.startsWith("Distill3D_")) complain(node, text, panels.get(node)?.message);
+  if (node?.comfyClass !== kind || !kind?.startsWith("Distill3D_")) return;
+  complain(node, text, panels.get(node)?.message);
+  const parts = String(id).split(":");
+  for (let depth = 1; depth < parts.length; depth++) {
+    const outer = nodeOf(parts.slice(0, depth).join(":"));
+    if (!outer || !text.trim()) continue;
+    if (!shells.has(outer)) chain(outer, "onSerialize", (saved) => saveWithout(outer, saved));
+    shells.add(outer);
+    complain(outer, `${node.title}: ${text}`);
+  }
 }
 
 /** A prompt is being queued: what was said about the last one is past, and what the server refuses comes soon. */
@@ -135,8 +176,8 @@ function listenForRefusal() {
   setTimeout(look, 200);
 }
 
-function failed({ node_id, node_type, exception_message }) {
-  complainIn(node_id, node_type, exception_message ?? "");
+function failed({ prompt_id, node_id, node_type, exception_message }) {
+  if (!elsewhere(queued.get(prompt_id))) complainIn(node_id, node_type, exception_message ?? "");
 }
 
 /** After the page or a workflow was loaded: joins what runs, and shows what ran last. */
@@ -147,7 +188,7 @@ async function restore() {
   for (const [id, run] of Object.entries(running)) begin(id, run.workflow);
   const entries = Object.values(await (await api.fetchApi(`/history?max_items=${HISTORY}`)).json());
   let newest = true;
-  for (const { prompt, outputs, status } of entries.sort((a, b) => b.prompt[0] - a.prompt[0])) {
+  for (const { prompt, outputs, status } of entries.sort((a, b) => ended(b) - ended(a))) {
     const workflow = prompt[3]?.extra_pnginfo?.workflow?.id;
     if (newest && workflow && workflow === root()?.id) {
       newest = false;
@@ -161,6 +202,11 @@ async function restore() {
       await showFile(panel, output.distill3d[0]);
     }
   }
+}
+
+/** When an entry of the history came to its end, ms. */
+function ended({ status }) {
+  return Math.max(0, ...(status?.messages ?? []).map(([, detail]) => detail?.timestamp ?? 0));
 }
 
 /** The page takes wheel and two fingers anywhere for its graph, before the viewer would hear of them. */
@@ -186,14 +232,20 @@ app.registerExtension({
   setup() {
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE + MESSAGE_STYLE }));
     keepForViewer();
+    rememberPrompts();
     api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
     api.addEventListener("distill3d.frame", ({ detail }) => {
       const panel = panelOf(detail.node, detail.workflow);
       if (panel?.running) follow(panel);
     });
     api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail.node, detail.workflow)?.ended(detail.partial));
+    api.addEventListener("executed", ({ detail }) => executed(detail));
     api.addEventListener("promptQueueing", listenForRefusal);
     api.addEventListener("execution_error", ({ detail }) => failed(detail));
+    api.addEventListener("reconnected", () => {
+      for (const panel of panels.values()) if (panel.running) panel.ended(); // restore() begins it anew if it runs
+      restore().catch(report);
+    });
   },
 
   nodeCreated(node) {

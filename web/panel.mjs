@@ -58,9 +58,13 @@ export class Panel {
     this.element.append(this.view, this.message, this.row, this.facts);
     if (stop) {
       const tip = "End this node after the step it is at and let the graph go on with the cloud so far";
-      this.stop = button("Stop and keep", tip, () => {
+      this.stop = button("Stop and keep", tip, async () => {
         this.stop.disabled = true;
-        stop();
+        try {
+          await stop();
+        } catch {
+          this.stop.disabled = false; // the server was not reached: to be pressed again
+        }
       });
       this.stop.className = "stop";
       this.stop.disabled = true;
@@ -173,6 +177,8 @@ export class Panel {
 
   dispose() {
     this.disposed = true;
+    this.running = false;
+    clearTimeout(this.timer);
     this.viewer?.dispose();
   }
 }
