@@ -45,8 +45,11 @@ export function complain(node, text, element) {
   widget.serialize = false; // nor in saved workflows
   node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
   const undo = () => {
-    if (node.removeWidget) node.removeWidget(widget);
-    else node.widgets.splice(node.widgets.indexOf(widget), 1);
+    // The node of a subgraph shows the widget, but has only those of its inner nodes in its list.
+    if (node.widgets.includes(widget)) {
+      if (node.removeWidget) node.removeWidget(widget);
+      else node.widgets.splice(node.widgets.indexOf(widget), 1);
+    }
     widget.onRemove?.();
     own.remove();
     node.setSize([node.size[0], height]);

@@ -26,6 +26,24 @@ def test_bad_value_is_refused_before_anything_runs(comfyui, quickstart_prompt, n
     assert [error["class_type"] for error in refused.value.node_errors.values()] == [node]
 
 
+@pytest.mark.parametrize(
+    ("node", "values", "message"),
+    [
+        ("Distill3D_Optimize", {"steps": "abc"}, "steps is 'abc'; give a whole number within 1..1000000"),
+        (
+            "Distill3D_OrbitCameras",
+            {"elevation_min": "low"},
+            "elevation_min is 'low'; give a number within -90.0..90.0",
+        ),
+        ("Distill3D_ExportMesh", {"faces": "many"}, "faces is 'many'; give a whole number within 0..100000000"),
+    ],
+)
+def test_value_of_a_wrong_kind_is_named(comfyui, quickstart_prompt, node, values, message):
+    with pytest.raises(PromptRefused) as refused:
+        comfyui.queue(prompts.set_values(quickstart_prompt, node, **values))
+    assert message in str(refused.value)
+
+
 def test_word_outside_the_vocabulary_ends_the_run_with_its_name(comfyui, quickstart_prompt):
     run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt="a red dragon"))
     assert run.status == "error"
