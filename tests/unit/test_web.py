@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from distill3d.kernels.toybox.captions import CATEGORIES, COLORS
+
 ROOT = Path(__file__).resolve().parents[2]
 WEB = ROOT / "web"
 LIBRARY = WEB / "gsplat.mjs"
@@ -99,6 +101,26 @@ def test_help_pages_show_pictures_that_are_there_and_small():
     for path in there:
         with Image.open(WEB / "docs" / path) as picture:
             assert 300 <= picture.width <= 1100, path
+
+
+def before_the_tables(id, place):
+    return re.split(r"\n## (?:Inputs|\u8f93\u5165)\n", help_page(id, place))[0]
+
+
+@pytest.mark.parametrize("place", ["{}.md", "{}/en.md", "{}/zh.md"])
+@pytest.mark.parametrize("id", nodes())
+def test_help_page_has_a_picture_and_a_source_to_read_on(id, place):
+    page = before_the_tables(id, place)
+    pictures = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page)
+    assert pictures and all(WEB.joinpath("docs", path).is_file() for path in pictures)
+    assert re.search(r"(?<!!)\[[^\]]+\]\(https://[^\s)]+\)", page)
+
+
+@pytest.mark.parametrize("place", ["{}.md", "{}/zh.md"])
+def test_page_of_the_prompts_lists_the_words_of_the_embedded_prior(place):
+    page = before_the_tables("Distill3D_ViewPrompts", place)
+    listed = [re.findall(r"`(\w+)`", item) for item in re.findall(r"^\* \*\*.+(?:\n  .+)*", page, re.MULTILINE)]
+    assert listed == [list(CATEGORIES), list(COLORS), ["stripes", "checks", "dots"]]
 
 
 def test_losses_link_to_their_papers():
