@@ -20,6 +20,7 @@ const asked = [];
 p.page.on("request", (request) => request.url().includes("/distill3d/live/") && asked.push(request.url()));
 
 try {
+  await p.page.evaluate(() => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", false));
   // The server is not reached for longer than the page waits for an event.
   await p.open_workflow(settings.workflow);
   await p.look_at(optimize);
