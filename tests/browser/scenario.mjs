@@ -37,6 +37,7 @@ try {
   await p.whole(`${name}-running`);
   await p.press("Stop and keep");
   facts.end = await p.end();
+  await p.page.waitForTimeout(1500); // pictures of other outputs come late, and make room for themselves
   await p.settle();
   facts.kept = await p.panel().locator(".facts").innerText();
   facts.stop_enabled = await p.panel().getByRole("button", { name: "Stop and keep" }).isVisible();
