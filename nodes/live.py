@@ -21,7 +21,7 @@ from ..kernels.files.compact import pack
 from ..kernels.optimize import Progress
 
 SHARE = 0.02  # of the time that packing pictures may take: after one, the next waits for so long
-PAUSE = 1.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
+PAUSE = 2.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
 LIMIT = 50_000  # Gaussians in a picture of a running cloud: 0.85 MB
 POINTS = 240  # of the loss curve
 ATTENTION = 30.0  # seconds after which a page that asked for a picture counts as gone

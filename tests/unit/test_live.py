@@ -79,7 +79,7 @@ def test_on_a_cpu_there_is_a_pause_between_pictures(live, monkeypatch):
     for step in range(1, 101):
         run.ask(0)
         run.step(progress(step, 0.3 * step))
-    assert packed == list(range(1, 101, 4))  # 1.2 s: the first step's end a second or more after the last
+    assert packed == list(range(1, 101, 7))  # 2.1 s: the first step whose end is two seconds or more after the last
 
 
 def test_a_picture_that_fails_does_not_end_the_run(live, monkeypatch):
