@@ -48,7 +48,7 @@ function rememberPrompts() {
 }
 
 function addPanel(node) {
-  const acts = [() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }), () => runAnew(panel)];
+  const acts = [() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }), () => runAnew(panel).catch(report)];
   const panel = new Panel(node, ...(node.comfyClass === OPTIMIZE ? acts : []));
   panels.set(node, panel);
   const widget = node.addDOMWidget("viewer", "distill3d_viewer", panel.element, {

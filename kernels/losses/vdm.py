@@ -113,9 +113,7 @@ class VDM:
     shared_t: bool = True  # one step for all views of a batch, so that M_psi sees one noise level at a time
     weighting: str = "sigma/alpha"  # w(t): "sigma/alpha" (a direction in latent units) | "1-abar" | "one"
     degradation: Degradation = field(default_factory=Degradation)  # M_psi
-    psi_lr: float = (
-        3e-3  # Adam's learning rate for M_psi at the start; 0 freezes it, which leaves CSD in the first part
-    )
+    psi_lr: float = 3e-3  # Adam's learning rate for M_psi at the start; 0 freezes it: the first part is then CSD
     psi_lr_end: float = 1e-4  # and at the end, linear in between
     psi_updates: int = 2  # Adam steps of M_psi per step of the run, all on its one batch
     x0_clip: float = 0.0  # clamp of |x0|, latent units; 0 = off, 5 tames high t
