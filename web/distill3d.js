@@ -2,7 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
+import { addElement, complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
@@ -51,12 +51,7 @@ function addPanel(node) {
   const acts = [() => api.fetchApi(`/distill3d/stop/${panel.id}`, { method: "POST" }), () => runAnew(panel).catch(report)];
   const panel = new Panel(node, ...(node.comfyClass === OPTIMIZE ? acts : []));
   panels.set(node, panel);
-  const widget = node.addDOMWidget("viewer", "distill3d_viewer", panel.element, {
-    serialize: false, // not in prompts
-    hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-  });
-  widget.serialize = false; // nor in saved workflows
+  addElement(node, "viewer", panel.element, HEIGHT);
   toFront(node);
   node.setSize?.([Math.max(node.size[0], WIDTH), Math.max(node.size[1], node.computeSize()[1])]);
   chain(node, "onConfigure", () => panel.applied());

@@ -14,6 +14,20 @@ export const MESSAGE_STYLE = `
 
 const shown = new Map(); // node: {undo, height}, what takes its message away again, and its height without
 
+/** A widget at the node's end that is neither in prompts nor in saved workflows: `element`, at least so high. */
+export function addElement(node, name, element, height) {
+  const widget = node.addDOMWidget(name, `distill3d_${name}`, element, {
+    serialize: false, // not in prompts
+    hideOnZoom: false,
+    hideInPanel: true, // the page's list of the selected node's inputs
+    getMinHeight: () => height,
+  });
+  widget.serialize = false; // nor in saved workflows
+  // Older pages list it there all the same, and set this to the list's width; without one the node's is taken.
+  Object.defineProperty(widget, "width", { get: () => undefined, set() {} });
+  return widget;
+}
+
 /** The element of a message, empty at first. */
 export function messageElement() {
   const element = document.createElement("div");
@@ -37,12 +51,7 @@ export function complain(node, text, element) {
   const own = messageElement();
   own.textContent = said;
   const height = node.size[1];
-  const widget = node.addDOMWidget("message", "distill3d_message", own, {
-    serialize: false, // not in prompts
-    hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-  });
-  widget.serialize = false; // nor in saved workflows
+  const widget = addElement(node, "message", own, HEIGHT);
   node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
   const undo = () => {
     // The node of a subgraph shows the widget, but has only those of its inner nodes in its list.

@@ -33,6 +33,7 @@ try {
     await p.drag(90, 40);
     await shoot(`${way}-orbit`);
     await p.whole(`${name}-${way}`);
+    said.beside = await p.beside(optimize);
   }
   facts.help = await (await p.help("Distill3D_VDMLoss")).innerText();
   await p.whole(`${name}-help`);

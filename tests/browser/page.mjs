@@ -151,6 +151,25 @@ export class Page {
     return content;
   }
 
+  /** The viewer's box, [x, y, width, height], before and while the page lists the node's inputs beside the graph, if it can. */
+  async beside(id) {
+    const box = () => this.page.evaluate(() => {
+      const { x, y, width, height } = document.querySelector(".distill3d .view").getBoundingClientRect();
+      return [x, y, width, height].map(Math.round);
+    });
+    const list = (open) => this.page.evaluate((open) => window.app.extensionManager.setting.set("Comfy.RightSidePanel.IsOpen", open), open);
+    await list(false);
+    const before = await box();
+    await this.page.evaluate((id) => (window.app.canvas.deselectAll(), window.app.canvas.selectNode(window.app.graph.getNodeById(id))), id);
+    await list(true);
+    await this.page.waitForTimeout(1000);
+    const boxes = [before, await box()];
+    await this.whole(`${this.folder.split("/").at(-1)}-beside`);
+    await list(false);
+    await this.page.waitForTimeout(500);
+    return boxes;
+  }
+
   panel(place = 0) {
     return this.page.locator(".distill3d").nth(place);
   }

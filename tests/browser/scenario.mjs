@@ -58,6 +58,7 @@ try {
     await shoot(what);
   }
   facts.graph_after = await place();
+  facts.beside = await p.beside(optimize);
   await p.press("Background");
   await p.settle();
   await shoot("white");

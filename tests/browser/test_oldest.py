@@ -40,6 +40,12 @@ def test_viewer_is_live_and_turns(played, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_viewer_stays_as_it_is_while_the_page_lists_the_inputs_of_its_node(played, way):
+    before, beside = played.facts[way]["beside"]
+    assert before == beside
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_stop_and_keep_lets_the_graph_go_on(played, way):
     assert played.facts[way]["end"] == "execution_success"
     assert "stopped and kept" in played.facts[way]["kept"]

@@ -65,6 +65,11 @@ def test_viewer_takes_the_room_there_is(played):
     assert abs(panel - view - sum(others)) < 0.05 * panel and view > 0.3 * panel
 
 
+def test_viewer_stays_as_it_is_while_the_page_lists_the_inputs_of_its_node(played):
+    before, beside = played.facts["beside"]
+    assert before == beside
+
+
 def test_page_loads_little_and_the_renderer_only_when_it_is_needed(played):
     assert "distill3d.js" in played.facts["loaded"] and "gsplat.mjs" not in played.facts["loaded"]
     ours = [file for file in prompts.ROOT.joinpath("web").iterdir() if file.suffix in (".js", ".mjs")]
