@@ -18,6 +18,7 @@ from .losses.schedule import annealed
 from .optimize import identity
 from .priors.base import Conditioning, Prior, clean_from_noise
 from .priors.prompts import ViewPrompts
+from .priors.seeing import needs_depth, told
 
 LOWEST = ("t_min", "t_start", "t_end", "refine_t_min")  # a loss's settings that bound its timesteps from below
 HIGHEST = ("t_max", "t_max_start", "t_max_end", "refine_t_max")  # and from above
@@ -91,7 +92,8 @@ def inspect(
     chosen = loss if timestep is None else at_timestep(loss, timestep)
     twin, questions = recorded(prior)
     with torch.no_grad():
-        picture = render(cloud, cameras, background, depth=False).color.permute(0, 3, 1, 2)
+        rendering = render(cloud, cameras, background, depth=needs_depth(prior))
+        picture = rendering.color.permute(0, 3, 1, 2)
         latents = prior.encode(picture)
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     generator, training = torch.Generator().manual_seed(seed), cloud.training
@@ -100,6 +102,7 @@ def inspect(
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
+    text, negative = told(prior, (text, negative), cameras, rendering.alpha, rendering.depth)
     factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
     views = Views(text, negative, cameras, round(progress * 1000), 1000, factor)
     with torch.enable_grad():

@@ -16,10 +16,11 @@ from .devices import sent
 from .gaussians.cameras import Cameras, CameraSampler
 from .gaussians.cloud import Gaussians
 from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
-from .gaussians.rasterize import render, resolve
+from .gaussians.rasterize import Rendering, render, resolve
 from .losses.base import Loss, Views
 from .priors.base import REPAYING_STEPS, Prior, running
 from .priors.prompts import ViewPrompts
+from .priors.seeing import needs_depth, told
 from .regularize import penalties
 from .schedules import sh_shares
 from .settings import OptimizeSettings, background_range, draw_backgrounds
@@ -115,7 +116,7 @@ class _Run:
         anchor: Anchor | None,
     ) -> None:
         self.prior, self.sampler, self.settings, self.steps = prior, cameras, settings, steps
-        self.grays = background_range(prior)
+        self.grays, self.depth = background_range(prior), needs_depth(prior)
         self.size = settings.image_size or prior.image_size
         latent_size = self.size // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
@@ -166,11 +167,11 @@ class _Run:
         cameras = _moved(sampled, self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.cloud.tensors().items()}
         backgrounds = self._backgrounds()
-        rendering = render(Gaussians(**params), cameras, backgrounds, settings.render_backend, depth=False)
+        rendering = render(Gaussians(**params), cameras, backgrounds, settings.render_backend, depth=self.depth)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
         latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
-        value, logs = self.loss(latents, self._views(sampled, cameras), self.streams["noise"])
+        value, logs = self.loss(latents, self._views(sampled, cameras, rendering), self.streams["noise"])
         extra = penalties(settings, params, rendering.color, rendering.alpha)
         if self.anchor is not None:
             extra |= self.anchor.penalties(rendering, cameras, backgrounds, settings.render_backend)
@@ -196,10 +197,11 @@ class _Run:
         draws = draw_backgrounds(settings.background, self.grays, settings.views, stream)
         return sent(draws, self.device).to(self.cloud.means.dtype)
 
-    def _views(self, sampled: Cameras, cameras: Cameras) -> Views:
+    def _views(self, sampled: Cameras, cameras: Cameras, rendering: Rendering) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
         negative = self.prompts.negative_rows(len(cameras))
+        text, negative = told(self.prior, (text, negative), cameras, rendering.alpha, rendering.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor)
 

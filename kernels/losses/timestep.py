@@ -127,5 +127,5 @@ def noised(prior: Prior, latents: Tensor, t: Tensor, generator: torch.Generator)
 
 
 def null_text(prior: Prior, like: Conditioning) -> Conditioning:
-    """The null text, as many rows as ``like``; `Views.negative` is it unless a negative prompt was given."""
-    return prior.embed([""] * len(like)).to(like.embeddings.device)
+    """The null text, as many rows as ``like`` and of its views; `Views.negative` is it without a negative prompt."""
+    return prior.embed([""] * len(like)).to(like.embeddings.device).seen(like.camera, like.hint)

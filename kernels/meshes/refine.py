@@ -14,6 +14,7 @@ from ..gaussians.cameras import Cameras, CameraSampler
 from ..losses.base import Loss, Views
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
+from ..priors.seeing import told
 from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
 from .cleanup import same_places
@@ -162,7 +163,7 @@ class _Run:
             now = replace(now, texture=halved(now.texture, self.level))
         seen = render_mesh(now, cameras, grays.to(self.device), edges=(self.lines, self.beside))
         latents = self.prior.encode(self._picture(seen).permute(0, 3, 1, 2))
-        value, logs = self.loss(latents, self._views(sampled, cameras, number), self.streams["noise"])
+        value, logs = self.loss(latents, self._views(sampled, cameras, seen, number), self.streams["noise"])
         extra = self._penalties(places)
         total = value + sum(extra.values())
         gradients = torch.autograd.grad(total, [*params.values()], allow_unused=True, materialize_grads=True)
@@ -181,9 +182,10 @@ class _Run:
             return seen.color
         return seen.color + seen.alpha * (0.5 + 0.5 * seen.normal - seen.color)
 
-    def _views(self, sampled: Cameras, cameras: Cameras, number: int) -> Views:
+    def _views(self, sampled: Cameras, cameras: Cameras, seen: MeshRendering, number: int) -> Views:
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
         negative = self.prompts.negative_rows(len(cameras))
+        text, negative = told(self.prior, (text, negative), cameras, seen.alpha, seen.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         return Views(text, negative, cameras, number, self.steps, factor)
 

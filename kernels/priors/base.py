@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,20 +24,24 @@ class Conditioning:
     embeddings: Tensor  # [B,L,D]
     pooled: Tensor | None = None  # [B,P], for priors that take a pooled embedding besides
     against: Against | None = None  # texts that the estimate is bent away from (Perp-Neg)
+    camera: Tensor | None = None  # [B,K], for priors that are told where each row is seen from; see `seeing.told`
+    hint: Tensor | None = None  # [B,3,H,W] 0..1, for priors that are shown a picture of each row's shape
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
+    def _map(self, each: Callable[[Tensor], Tensor], against: Against | None) -> Conditioning:
+        pooled, camera, hint = (None if v is None else each(v) for v in (self.pooled, self.camera, self.hint))
+        return Conditioning(each(self.embeddings), pooled, against, camera, hint)
+
     def to(self, device: torch.device | str) -> Conditioning:
         """The same rows on another device."""
-        pooled = None if self.pooled is None else self.pooled.to(device)
-        return Conditioning(self.embeddings.to(device), pooled, self.against and self.against.to(device))
+        return self._map(lambda value: value.to(device), self.against and self.against.to(device))
 
     def index(self, rows: int | slice | Sequence[int] | Tensor) -> Conditioning:
         """The chosen rows, [b,L,D]; an int keeps its row dimension."""
         chosen = [rows] if isinstance(rows, int) else rows
-        pooled = None if self.pooled is None else self.pooled[chosen]
-        return Conditioning(self.embeddings[chosen], pooled, self.against and self.against.index(chosen))
+        return self._map(lambda value: value[chosen], self.against and self.against.index(chosen))
 
     def repeat(self, count: int) -> Conditioning:
         """One row as ``count`` equal rows. Raises ValueError when there is not exactly one row."""
@@ -45,14 +49,18 @@ class Conditioning:
             raise ValueError(
                 f"Conditioning: repeat needs exactly 1 row, this one holds {len(self)}. Use index() first."
             )
-        pooled = None if self.pooled is None else self.pooled.expand(count, -1)
-        return Conditioning(self.embeddings.expand(count, -1, -1), pooled, self.against and self.against.repeat(count))
+        against = self.against and self.against.repeat(count)
+        return self._map(lambda value: value.expand(count, *[-1] * (value.dim() - 1)), against)
+
+    def seen(self, camera: Tensor | None, hint: Tensor | None) -> Conditioning:
+        """The same texts with what a prior is told of each row's view; Perp-Neg's texts are of the same views."""
+        return replace(self, camera=camera, hint=hint, against=self.against and self.against.seen(camera, hint))
 
     @staticmethod
     def lerp(a: Conditioning, b: Conditioning, weight: Tensor) -> Conditioning:
         """Rows (1 - weight) a + weight b; weight [B]. A single row on either side serves every weight.
 
-        The result is a text of its own: what a and b are bent away from stays behind.
+        The result is a text of its own: what a and b are bent away from, and the views they are of, stay behind.
         """
         weight = weight.to(a.embeddings)
         embeddings = torch.lerp(a.embeddings, b.embeddings, weight[:, None, None])
@@ -67,12 +75,13 @@ class Conditioning:
             raise ValueError("Conditioning: cat was given no parts; pass at least one.")
         if any(part.against for part in parts):
             raise ValueError("Conditioning: cat cannot join texts with Perp-Neg branches; pass predict a list of them.")
-        pooled = [p.pooled for p in parts if p.pooled is not None]
-        if pooled and len(pooled) != len(parts):
-            raise ValueError(
-                "Conditioning: cat mixes parts with and without a pooled embedding; embed all with one prior."
-            )
-        return Conditioning(torch.cat([p.embeddings for p in parts]), torch.cat(pooled) if pooled else None)
+        joined: dict[str, Any] = {}
+        for name, what in (("pooled", "a pooled embedding"), ("camera", "a camera"), ("hint", "a hint")):
+            values = [value for part in parts if (value := getattr(part, name)) is not None]
+            if values and len(values) != len(parts):
+                raise ValueError(f"Conditioning: cat mixes parts with and without {what}; make all for one prior.")
+            joined[name] = torch.cat(values) if values else None
+        return Conditioning(torch.cat([part.embeddings for part in parts]), **joined)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,10 @@ class Against:
         picked = torch.arange(len(self.null))[rows.cpu() if isinstance(rows, Tensor) else rows].tolist()
         branches = ((text.index(rows), tuple(weights[row] for row in picked)) for text, weights in self.branches)
         return Against(tuple(branches), self.null.index(rows))
+
+    def seen(self, camera: Tensor | None, hint: Tensor | None) -> Against:
+        branches = tuple((text.seen(camera, hint), weights) for text, weights in self.branches)
+        return Against(branches, self.null.seen(camera, hint))
 
     def repeat(self, count: int) -> Against:
         return Against(tuple((t.repeat(count), w * count) for t, w in self.branches), self.null.repeat(count))
