@@ -33,16 +33,19 @@ class _DiffusionPrior(torch.nn.ModuleDict):
     """Networks that are needed together, as one; the name is what ComfyUI's log shows."""
 
 
+# ComfyUI was started with --lowvram or --novram.
+SPARING = (comfy.model_management.VRAMState.LOW_VRAM, comfy.model_management.VRAMState.NO_VRAM)
 PICTURES, TEXTS = ("unet", "vae"), ("text_encoder",)  # what judges, and what reads
 
 
 class ManagedPrior:
     """A prior whose weights rest in main memory and are on the device only while they are used, or while nobody else
-    needs the room: the text encoder inside `reading`, the rest inside `loaded`. This is what a DISTILL3D_PRIOR socket
-    carries."""
+    needs the room: the text encoder inside `reading`, the rest inside `loaded`; with ``low_vram`` only the one network
+    that is at work. This is what a DISTILL3D_PRIOR socket carries."""
 
-    def __init__(self, prior: DiffusersPrior) -> None:
+    def __init__(self, prior: DiffusersPrior, low_vram: bool = False) -> None:
         self.prior = prior
+        self.low_vram = low_vram or comfy.model_management.vram_state in SPARING
         self.patchers: dict[tuple[str, ...], Any] = {parts: self._patcher(parts) for parts in (PICTURES, TEXTS)}
 
     def _patcher(self, parts: tuple[str, ...]) -> comfy.model_patcher.ModelPatcher:
@@ -66,6 +69,12 @@ class ManagedPrior:
     @contextmanager
     def _resident(self, parts: tuple[str, ...], scratch: int) -> Iterator[DiffusersPrior]:
         patcher = self.patchers[parts]
+        if self.low_vram:
+            room = max(_size(getattr(self.prior, part)) for part in parts) + scratch
+            comfy.model_management.free_memory(room, patcher.load_device)
+            with autograd(), self.prior.in_turns(patcher.load_device):
+                yield self.prior
+            return
         with autograd():
             # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed behind.
             comfy.model_management.load_models_gpu([patcher], memory_required=scratch, force_full_load=True)
@@ -80,8 +89,7 @@ def visiting(pipeline: Any, scratch: int) -> Iterator[None]:
     """
     device = comfy.model_management.get_torch_device()
     modules = [part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)]
-    size = sum(tensor.nbytes for module in modules for tensor in module.state_dict().values())
-    comfy.model_management.free_memory(size + scratch, device)
+    comfy.model_management.free_memory(sum(map(_size, modules)) + scratch, device)
     try:
         pipeline.to(device)
         yield
@@ -89,3 +97,8 @@ def visiting(pipeline: Any, scratch: int) -> Iterator[None]:
         for module in modules:
             module.to("cpu")
         comfy.model_management.soft_empty_cache()
+
+
+def _size(module: torch.nn.Module) -> int:
+    """Bytes of its weights."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())

@@ -77,16 +77,31 @@ class LoadDiffusionPrior(io.ComfyNode):
                     advanced=True,
                     tooltip="Factor on the LoRA, of denoiser and text encoder alike; 0 is the model without it.",
                 ),
+                io.Boolean.Input(
+                    "low_vram",
+                    default=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Keep the weights in main memory and only the network that is at work on the GPU: the "
+                    "same numbers for less memory, but slower, since two networks move in every step. With "
+                    "pictures_at_once 1 of Optimize the least. ComfyUI's --lowvram and --novram turn it on by "
+                    "themselves, and are what decides for checkpoints.",
+                ),
             ],
             outputs=[types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize.")],
         )
 
     @classmethod
-    def execute(cls, model: str, precision: str, lora: str = NO_LORA, lora_strength: float = 1.0) -> io.NodeOutput:
-        return io.NodeOutput(load(model, precision, None if lora == NO_LORA else lora_file(lora), lora_strength))
+    def execute(
+        cls, model: str, precision: str, lora: str = NO_LORA, lora_strength: float = 1.0, low_vram: bool = False
+    ) -> io.NodeOutput:
+        file = None if lora == NO_LORA else lora_file(lora)
+        return io.NodeOutput(load(model, precision, file, lora_strength, low_vram))
 
 
-def load(model: str, choice: str, lora: Path | None = None, strength: float = 1.0) -> ManagedPrior | ManagedComfyPrior:
+def load(
+    model: str, choice: str, lora: Path | None = None, strength: float = 1.0, low_vram: bool = False
+) -> ManagedPrior | ManagedComfyPrior:
     """The prior behind a choice of the model list, with a LoRA file in its weights where one is given."""
     if model in checkpoints():
         return load_checkpoint(model, choice, lora, strength)
@@ -95,7 +110,7 @@ def load(model: str, choice: str, lora: Path | None = None, strength: float = 1.
         prior = load_diffusers(path(model), device="cpu", dtype=dtype)
         if lora is not None:
             fuse(prior, lora, strength)
-        return ManagedPrior(prior)
+        return ManagedPrior(prior, low_vram)
 
 
 def load_checkpoint(model: str, choice: str, lora: Path | None, strength: float) -> ManagedComfyPrior:

@@ -18,6 +18,7 @@ from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_w
 from .captured import Accelerated
 from .lora import LoraAdapter
 from .prompts import AROUND, OVERHEAD
+from .turns import Turns
 
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PARTS = tuple(WEIGHTS)
@@ -39,6 +40,7 @@ class DiffusersPrior:
 
     pictures_at_once = 0  # 0 = all; see `running`
     _fast: Accelerated | None = None
+    _turns: Turns | None = None
 
     def __init__(
         self,
@@ -81,7 +83,7 @@ class DiffusersPrior:
 
     @property
     def device(self) -> torch.device:
-        return next(self.unet.parameters()).device
+        return self._turns.device if self._turns else next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -105,6 +107,28 @@ class DiffusersPrior:
         """Move all weights to the CPU, to free the accelerator's memory."""
         return self.to("cpu")
 
+    @contextmanager
+    def in_turns(self, device: torch.device | str) -> Iterator[DiffusersPrior]:
+        """Inside, the prior works on ``device`` with one of its networks there at a time, the others in main memory.
+
+        The same numbers, for the memory of the largest network and the time of moving two of them in every step.
+        """
+        self.offload()
+        networks: dict[str, nn.Module] = dict(zip(PARTS, self._modules(), strict=True))
+        with torch.inference_mode(False):
+            self._turns = Turns(networks, torch.device(device))
+            self.schedule = self.schedule.to(device)
+        try:
+            yield self
+        finally:
+            self._turns.end()
+            self._turns = None
+            self.schedule = self.schedule.to("cpu")
+
+    def _take(self, part: str) -> None:
+        if self._turns:
+            self._turns.take(part)
+
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Conditioning:
         """Last hidden states of the text encoder, one row per text, float32 on the prior's device; cached by text.
@@ -124,6 +148,7 @@ class DiffusersPrior:
                 f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length}, view words included. "
                 "Shorten it."
             )
+        self._take("text_encoder")
         tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
         tokens = tokens.to(next(self.text_encoder.parameters()).device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
@@ -139,8 +164,9 @@ class DiffusersPrior:
         dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
         scaled = dtype == torch.float16
         pictures = Narrowed.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
-        if 0 < self.pictures_at_once < len(pictures):
-            moments = Recomputed.apply(pictures, self._moments, self.pictures_at_once)
+        at_once = self.pictures_at_once or len(pictures)
+        if at_once < len(pictures) or self._turns:
+            moments = Recomputed.apply(pictures, self._moments, at_once)
         else:
             moments = self._moments(pictures)
         latents, log_variance = (Widened.apply(moments, scale) if scaled else moments.float()).chunk(2, 1)
@@ -150,6 +176,7 @@ class DiffusersPrior:
         return (latents - self.shift) * self.scaling
 
     def _moments(self, pictures: Tensor) -> Tensor:
+        self._take("vae")
         if self._fast:
             return self._fast.moments(pictures)
         # Renders come channels last, which would carry on through the layers, and their norms are slow that way.
@@ -157,6 +184,7 @@ class DiffusersPrior:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""
+        self._take("vae")
         weight = next(self.vae.parameters())
         images = self.vae.decode((latents / self.scaling + self.shift).to(weight)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -168,6 +196,7 @@ class DiffusersPrior:
         return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings])
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        self._take("unet")
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
         rows = (z, t.to(weight.device), text.embeddings.to(weight))
@@ -192,7 +221,7 @@ class DiffusersPrior:
         """
         before = self._fast, self.pictures_at_once
         self.pictures_at_once = pictures_at_once or self.pictures_at_once
-        if accelerate and self._fast is None and self.device.type == "cuda":
+        if accelerate and not (self._fast or self._turns) and self.device.type == "cuda":
             self.accelerate()
         try:
             yield
@@ -205,7 +234,7 @@ class DiffusersPrior:
 
     def adapter(self, rank: int) -> LoraAdapter:
         """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""
-        return LoraAdapter(self.unet, self.schedule, self.prediction, rank)
+        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, self._take)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,15 @@ class LoraAdapter:
     an adapter, and any number of runs can share one prior.
     """
 
-    def __init__(self, unet: Any, schedule: NoiseSchedule, prediction: str, rank: int) -> None:
-        """Raises ValueError when peft is not installed."""
+    def __init__(
+        self,
+        unet: Any,
+        schedule: NoiseSchedule,
+        prediction: str,
+        rank: int,
+        take: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """take("unet"): brings the U-Net to its device. Raises ValueError when peft is not installed."""
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
@@ -31,7 +38,7 @@ class LoraAdapter:
                 f"VSD Loss trains a LoRA, for which the package peft is needed ({error}). "
                 'Install it: pip install "peft>=0.13"'
             ) from error
-        self.schedule, self.prediction, self.rank = schedule, prediction, rank
+        self.schedule, self.prediction, self.rank, self.take = schedule, prediction, rank, take
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
         # alpha = rank: a scale of 1; without weights (meta) as they are passed in
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
@@ -41,6 +48,7 @@ class LoraAdapter:
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
         """The way down drawn with standard deviation 1 / rank, the way up 0 (as diffusers' own LoRA layers had it)."""
+        self.take("unet")
         device = next(self.unet.parameters()).device
         weights = {}
         with torch.inference_mode(False):
@@ -62,6 +70,7 @@ class LoraAdapter:
         return self._output(weights, alpha * z0 + sigma * noise, t, text) - target
 
     def _output(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        self.take("unet")
         own = next(self.unet.parameters())
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node

@@ -1,0 +1,82 @@
+"""A prior whose networks visit the device one at a time gives the same numbers, with one of them there at most."""
+
+from itertools import chain
+
+import pytest
+import torch
+from test_diffusers_prior import pipeline_folder  # noqa: F401 - a fixture
+
+from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.vdm import VDM
+from distill3d.kernels.losses.vsd import VSD
+from distill3d.kernels.optimize import optimize
+from distill3d.kernels.priors.diffusers_prior import PARTS, load_diffusers
+from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.settings import OptimizeSettings
+
+
+@pytest.fixture
+def prior(pipeline_folder):  # noqa: F811
+    return load_diffusers(pipeline_folder)
+
+
+def places(prior, part):
+    module = getattr(prior, part)
+    return [tensor.data_ptr() for tensor in chain(module.parameters(), module.buffers())]
+
+
+def watched(prior):
+    """Every network's calls, each with the networks whose weights were away from home then."""
+    homes, calls = {part: places(prior, part) for part in PARTS}, []
+
+    def watch(part):
+        def note(*_):
+            calls.append((part, [other for other in PARTS if places(prior, other) != homes[other]]))
+
+        return note
+
+    for part in ("unet", "text_encoder"):
+        getattr(prior, part).register_forward_pre_hook(watch(part))
+    prior.vae.encoder.register_forward_pre_hook(watch("vae"))
+    prior.vae.decoder.register_forward_pre_hook(watch("vae"))
+    return calls
+
+
+@pytest.mark.parametrize("loss", [CDS(), VDM(), VSD()], ids=lambda loss: loss.name)
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_a_run_in_turns_is_the_same_run(prior, loss, at_once):
+    pytest.importorskip("peft")
+    cloud = random_ball(60, scale=0.06, opacity_logit=-1.4)
+    settings = OptimizeSettings(views=2, pictures_at_once=at_once)
+
+    def run():
+        return optimize(cloud, loss, prior, view_prompts(prior, "a mug"), OrbitSampler(), 2, settings)
+
+    expected = run()
+    prior._rows.clear()  # so that the texts are embedded in turns too
+    homes, calls = {part: places(prior, part) for part in PARTS}, watched(prior)
+    with prior.in_turns("cpu"):
+        found = run()
+    for name, value in expected.tensors().items():
+        assert torch.equal(value, found.tensors()[name]), name
+    assert {part for part, _ in calls} >= {"text_encoder", "vae"} and len(calls) > 6
+    assert all(away == [part] for part, away in calls)
+    assert {part: places(prior, part) for part in PARTS} == homes
+
+
+def test_what_is_decoded_is_the_same(prior):
+    latents = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
+    expected, calls = prior.decode(latents), watched(prior)
+    with prior.in_turns("cpu"):
+        assert torch.equal(prior.decode(latents), expected)
+    assert calls == [("vae", ["vae"])]
+
+
+def test_an_error_brings_everything_home(prior):
+    homes = {part: places(prior, part) for part in PARTS}
+    with pytest.raises(RuntimeError), prior.in_turns("cpu"):
+        prior.encode(torch.rand(1, 3, 16, 16))
+        raise RuntimeError
+    assert {part: places(prior, part) for part in PARTS} == homes and prior._turns is None
