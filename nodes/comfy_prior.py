@@ -20,6 +20,7 @@ from ..kernels.priors.diffusers_prior import make_ordinary
 from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd
+from .vae_kind import check_kind
 
 
 class ComfyPrior:
@@ -40,6 +41,7 @@ class ComfyPrior:
         check_model(model)
         check_vae(vae, model)
         self.model, self.clip, self.vae = model, clip, OwnVAE(vae)
+        check_kind(vae, self.vae.encode, model.model.latent_format)
         self.family = family(model)
         self.name = name or f"{self.family.name} (MODEL)"
         self.image_size: int = self.family.image_size
@@ -116,10 +118,28 @@ class ComfyPrior:
         level = self.levels.to(t.device)[t]
         share = 1 - level if self.flow else torch.ones_like(level)
         x = z_t * (share.square() + level.square()).sqrt()[:, None, None, None]
+        at_once = 2 * self.vae.pictures_at_once or len(x)
+        rows = range(0, len(x), at_once)
+        clean = torch.cat([self._clean(x[i : i + at_once], level[i : i + at_once], text, i) for i in rows])
+        return noise_from_clean(z_t, clean, self.schedule.alpha(t), self.schedule.sigma(t))
+
+    def _clean(self, x: Tensor, level: Tensor, text: Conditioning, start: int) -> Tensor:
+        """The clean latents, float32, of some rows of one call, beginning with row ``start`` of the text."""
         with torch.inference_mode():
-            cond = self._cond(x, text)
+            cond = self._cond(x, text.index(slice(start, start + len(x))))
             (clean,) = comfy.samplers.calc_cond_batch(self.model.model, [[cond]], x, level, self.options)
-        return noise_from_clean(z_t, clean.float().clone(), self.schedule.alpha(t), self.schedule.sigma(t))
+        return clean.float().clone()
+
+    @contextmanager
+    def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
+        """Inside, if not 0, no more than ``pictures_at_once`` go through the encoder together, each batch once more on
+        the way back, and twice as many rows through the denoiser: the same numbers for less memory. ``accelerate`` is
+        not heeded: the denoiser runs as ComfyUI runs it."""
+        before, self.vae.pictures_at_once = self.vae.pictures_at_once, pictures_at_once or self.vae.pictures_at_once
+        try:
+            yield
+        finally:
+            self.vae.pictures_at_once = before
 
     def _cond(self, x: Tensor, text: Conditioning) -> dict[str, Any]:
         """One conditioning of as many rows as x, as ComfyUI's samplers prepare it."""

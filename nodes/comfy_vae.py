@@ -9,6 +9,8 @@ from comfy.ldm.models.autoencoder import AutoencodingEngine, DiagonalGaussianReg
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..kernels.priors.diffusers_prior import Recomputed
+
 
 class _Call(nn.Module):
     """A method of a network as a module's forward, which is all that functional_call can call."""
@@ -27,6 +29,8 @@ class OwnVAE(nn.Module):
     ComfyUI's loaders leave weights that are inference tensors, or live in memory that the next model may take;
     no gradient passes through either. The network is shared with the socket, its weights are not touched.
     """
+
+    pictures_at_once = 0  # that are encoded together; 0 = all
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -62,8 +66,13 @@ class OwnVAE(nn.Module):
         images = self._run("decode", latents.to(self.weights[0])).float()
         return self.vae.process_output(images.clone())  # which works in place
 
-    def _run(self, what: str, *args: Tensor) -> Tensor:
-        return functional_call(self._call[0], dict(zip(self.names, self.weights, strict=True)), (what, *args))
+    def _run(self, what: str, given: Tensor) -> Tensor:
+        def run(some: Tensor) -> Tensor:
+            return functional_call(self._call[0], dict(zip(self.names, self.weights, strict=True)), (what, some))
+
+        if 0 < self.pictures_at_once < len(given):
+            return Recomputed.apply(given, run, self.pictures_at_once)
+        return run(given)
 
 
 def _has_posterior(net: nn.Module) -> bool:

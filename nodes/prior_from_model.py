@@ -39,8 +39,8 @@ class DiffusionPriorFromModel(io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The model's own text encoder, with its LoRAs and CLIP Set Last Layer."),
                 io.Vae.Input(
                     "vae",
-                    tooltip="The model's own VAE. The VAE of another kind of model with as many channels (SDXL's with "
-                    "Stable Diffusion 1.x) cannot be told apart and gives wrong colours.",
+                    tooltip="The model's own VAE. One of another kind of model (SDXL's with Stable Diffusion 1.x) is "
+                    "refused: told by its checkpoint, or by what it makes of plain colours.",
                 ),
                 io.Float.Input(
                     "distilled_guidance",

@@ -1,8 +1,9 @@
-"""Checkpoint files as a prior, by Load Diffusion Prior: Stable Diffusion 1.5's layout with random weights."""
+"""Checkpoint files as a prior, by Load Diffusion Prior: the layouts of each family with random weights."""
 
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -12,39 +13,52 @@ from safetensors.torch import load_file, save_file
 from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import asked_of, close, info, looked, parts, probing, said  # noqa: F401 - fixtures
 
+# SDXL's text encoders take 3 GB of memory and minutes: only where it is asked for
+FAMILIES = ["sd15", "sd20v", *(["sd20", "sdxl"] if os.environ.get("DISTILL3D_LARGE_TESTS") else [])]
+
+
+def written(probing, info, family):  # noqa: F811
+    """A checkpoint of that family: a narrow U-Net with the text encoder and the VAE of its own size, as one file."""
+    folder = probing.base / "models" / "checkpoints"
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"random-{family}.safetensors"
+    if not file.exists():
+        prompt = parts(info, family=family, whole=True)
+        links = prompt.pop("prior")["inputs"]
+        prompt["save"] = {"class_type": "ProbeSave", "inputs": {**links, "file": str(file)}}
+        succeeded(probing.run(prompt))
+        probing.free()
+    return file
+
 
 @pytest.fixture(scope="module")
 def checkpoint(probing, info):  # noqa: F811
-    """A shallow U-Net with the text encoder and the VAE of Stable Diffusion 1.5's own size, as one file."""
-    folder = probing.base / "models" / "checkpoints"
-    folder.mkdir(parents=True, exist_ok=True)
-    prompt = parts(info, family="sd15", whole=True)
-    links = prompt.pop("prior")["inputs"]
-    file = folder / "random-sd15.safetensors"
-    prompt["save"] = {"class_type": "ProbeSave", "inputs": {**links, "file": str(file)}}
-    succeeded(probing.run(prompt))
-    probing.free()
-    return file
+    return written(probing, info, "sd15")
 
 
 def load_prior(name, precision="auto"):
     return {"class_type": "Distill3D_LoadDiffusionPrior", "inputs": {"model": name, "precision": precision}}
 
 
-def test_file_answers_as_comfyuis_own_loader_and_network_do(probing, info, checkpoint):  # noqa: F811
+@pytest.mark.parametrize("family", FAMILIES)
+def test_file_answers_as_comfyuis_own_loader_and_network_do(probing, info, family):  # noqa: F811
+    file = written(probing, info, family)
     prompt = looked(
         {
-            "source": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint.name}},
+            "source": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": file.name}},
             "prior": parts(info)["prior"],
         }
     )
+    prompt["direct"]["inputs"]["v"] = family == "sd20v"
     linked, direct = said(probing, prompt)
-    loaded, _ = said(probing, prompt | {"prior": load_prior(checkpoint.name, "fp32")} | {"direct": prompt["direct"]})
+    loaded, _ = said(probing, prompt | {"prior": load_prior(file.name, "fp32")} | {"direct": prompt["direct"]})
     for name in ("noise", "embeddings", "latents", "images"):
         close(linked[name], direct[name])
         close(loaded[name], direct[name])
     assert np.isfinite(loaded["noise"]).all() and np.std(loaded["noise"]) > 0.1
-    assert loaded["gradient"][1] and loaded["size"] == [512, 8, 4]
+    size = {"sd20v": 768, "sdxl": 1024}.get(family, 512)
+    assert loaded["gradient"][1] and loaded["size"] == [size, 8, 4]
+    probing.free()
 
 
 def test_a_run_with_a_checkpoint_goes_to_its_end(probing, info, checkpoint):  # noqa: F811
@@ -71,6 +85,17 @@ def test_files_that_are_no_such_checkpoint_are_refused_with_the_reason(probing, 
         save_file(content, checkpoint.with_name(f"{name}.safetensors"))
         run = probing.run({"prior": load_prior(f"{name}.safetensors"), "said": asked_of("prior")})
         assert run.status == "error" and f"checkpoint '{name}.safetensors'" in run.error and message in run.error
+
+
+def test_a_vae_from_another_familys_checkpoint_is_refused(probing, info, checkpoint):  # noqa: F811
+    prompt = parts(info, family="sdxl") | {
+        "other": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint.name}},
+        "said": asked_of("prior"),
+    }
+    prompt["prior"]["inputs"]["vae"] = ["other", 2]
+    run = probing.run(prompt)
+    assert run.status == "error"
+    assert f"vae comes from {checkpoint.name}, which is Stable Diffusion 1.x or 2.x; model is SDXL" in run.error
 
 
 def test_pickled_checkpoints_are_not_offered(probing, checkpoint):  # noqa: F811

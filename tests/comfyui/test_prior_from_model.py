@@ -70,6 +70,9 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
         close(prior[name], direct[name])
     assert not any(prior["needs_grad"])
     assert np.std(prior["noise"]) > 0.1
+    for name in ("noise", "latents"):  # a picture at a time
+        close(prior["apart"][name], prior[name])
+    assert prior["apart"]["gradient"] < 1e-4
     total, finite = prior["gradient"]
     assert finite and total > 0
     size, channels = {"sd15": (512, 4), "sd20": (512, 4)}.get(family, (1024, 16 if family in ("sd3", "flux") else 4))
@@ -192,6 +195,29 @@ def test_parts_of_two_families_are_refused(probing, info, family, other, message
     prompt["prior"]["inputs"][socket] = ["other", place]
     run = probing.run(prompt | {"said": asked_of("prior")})
     assert run.status == "error" and message in run.error
+
+
+@pytest.mark.parametrize(
+    ("family", "colors", "found"),
+    [
+        ("sd15", "sdxl", "SDXL, by its colours; model is Stable Diffusion 1.x or 2.x"),
+        ("sdxl", "sd15", "Stable Diffusion 1.x or 2.x, by its colours; model is SDXL"),
+        ("sd15", "sd15", None),
+        ("sd20", "sd15", None),
+        ("sdxl", "sdxl", None),
+        ("sd3", "sd3", None),
+    ],
+)
+def test_a_vae_whose_colours_are_another_familys_is_refused(probing, info, family, colors, found):
+    prompt = parts(info, family=family) | {
+        "other": node(info, "ProbeModel", family=family, latent_channels=4, colors=colors),
+        "said": asked_of("prior"),
+    }
+    prompt["prior"]["inputs"]["vae"] = ["other", 2]
+    run = probing.run(prompt)
+    assert run.status == ("success" if found is None else "error")
+    if found:
+        assert f"vae makes the latents of {found}" in run.error
 
 
 LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss")

@@ -33,6 +33,7 @@ class TinyPrior:
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
     predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
     pictures_at_once, _fast = DiffusersPrior.pictures_at_once, DiffusersPrior._fast
+    _take, _turns = DiffusersPrior._take, DiffusersPrior._turns
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel

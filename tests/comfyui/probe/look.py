@@ -46,6 +46,14 @@ class ProbePrior:
                 "size": [model.image_size, model.downscale, model.latent_channels],
                 "ratio": model.schedule.ratio(torch.arange(1000)).flatten().tolist(),
             }
+            with model.running(pictures_at_once=1):
+                apart = model.encode(pixels)
+                (change,) = torch.autograd.grad(apart.square().sum(), pixels)
+                said["apart"] = {
+                    "noise": [noise.tolist() for noise in model.predict(z_t, t, [text, null])],
+                    "latents": apart.tolist(),
+                    "gradient": float((change - gradient).abs().max() / gradient.abs().max()),
+                }
         return {"ui": {"said": [json.dumps(said)]}}
 
 

@@ -16,6 +16,10 @@ from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 from comfy.supported_models_base import ClipTarget
 from comfy.text_encoders import flux, sd3_clip
 
+COLORS = {
+    "sd15": comfy.latent_formats.SD15, "sdxl": comfy.latent_formats.SDXL,
+    "sd3": comfy.latent_formats.SD3, "flux": comfy.latent_formats.Flux,
+}  # fmt: skip
 SHALLOW = {"num_hidden_layers": 3, "intermediate_size": 64}
 SHALLOW_T5 = {"num_layers": 1, "d_ff": 64, "num_heads": 2}  # of FLUX; its width, words and tokenizer are the true ones
 SD3 = {
@@ -41,6 +45,20 @@ COMMON = {
     "channel_mult": [1, 1], "transformer_depth": [1, 1], "transformer_depth_output": [1, 1, 1, 1],
     "transformer_depth_middle": 1, "use_spatial_transformer": True, "legacy": False, "use_temporal_attention": False,
 }  # fmt: skip
+# As many blocks as ComfyUI knows a checkpoint's kind by, narrower where they are wide.
+WHOLE = {
+    "sd20": {
+        "num_res_blocks": [2] * 4, "channel_mult": [1] * 4, "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+    },
+    "sdxl": {
+        "num_res_blocks": [2] * 3, "channel_mult": [1] * 3, "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10], "transformer_depth_middle": 10,
+    },
+}  # fmt: skip
+V_MARK = (
+    "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # by whose spread ComfyUI tells Stable Diffusion 2's kinds
+)
 
 
 class ProbeModel:
@@ -51,20 +69,24 @@ class ProbeModel:
         whole = {"default": False}
         return {
             "required": {
-                "family": ([*UNETS, "sd3", "flux"],),
+                "family": ([*UNETS, "sd20v", "sd3", "flux"],),
                 "channels": ("INT", {"default": 4}),
                 "latent_channels": ("INT", {"default": 4}),
                 "whole": ("BOOLEAN", whole),
+                "colors": ("STRING", {"default": ""}),  # of its VAE, by `COLORS`
             }
         }
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "make"
 
-    def make(self, family, channels, latent_channels, whole):
-        if family in ("sd3", "flux"):
-            return transformer(family), clip(family, whole), vae(16, whole)
-        return unet(family, channels), clip(family, whole), vae(latent_channels, whole)
+    def make(self, family, channels, latent_channels, whole, colors):
+        wide = family in ("sd3", "flux")
+        made = vae(16 if wide else latent_channels, whole)
+        if colors:
+            paint(made.first_stage_model, COLORS[colors]())
+        denoiser = transformer(family) if wide else unet(family, channels, whole)
+        return denoiser, clip(family.removesuffix("v"), whole), made
 
 
 def filled(state, seed):
@@ -84,11 +106,15 @@ def filled(state, seed):
     return made
 
 
-def unet(family, channels):
-    config = COMMON | UNETS[family] | {"in_channels": channels}
+def unet(family, channels, whole):
+    """``family`` "sd20v" is Stable Diffusion 2 with v prediction, told apart only if ``whole``."""
+    kind = family.removesuffix("v")
+    config = COMMON | UNETS[kind] | {"in_channels": channels} | (WHOLE.get(kind, {}) if whole else {})
     net = UNetModel(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
     state = filled(net.state_dict(), 1)
-    if family != "sdxl":
+    if V_MARK in state:
+        state[V_MARK] *= 1.5 if family == "sd20v" else 0.5
+    if kind != "sdxl" or whole:
         return comfy.sd.load_diffusion_model_state_dict(state)
     # a shallow SDXL is none that ComfyUI's detection knows: the rest of its loader, by hand
     known = comfy.supported_models.SDXL(config)
@@ -134,3 +160,24 @@ def vae(latent_channels, whole):
     made = comfy.sd.VAE(sd=filled(AutoencoderKL(**parameters).state_dict(), 3), config={"params": parameters})
     made.latent_channels = latent_channels
     return made
+
+
+@torch.no_grad()
+def paint(net, form):
+    """Make a VAE's latents of flat colours those that a format's previews show in these colours, but for edges."""
+    flats = torch.tensor([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
+    seen = []
+    hook = net.encoder.conv_out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    net.encoder((2 * flats - 1)[:, :, None, None].expand(-1, -1, 64, 64))
+    hook.remove()
+    features = torch.cat([seen[0][..., 2:6, 2:6].mean((2, 3)), torch.ones(len(flats), 1)], 1)
+    shown = (2 * flats - 1) @ torch.linalg.pinv(torch.tensor(form.latent_rgb_factors))
+    latents = form.process_out(shown[:, :, None, None]).flatten(1)
+    solved = torch.linalg.lstsq(features.double(), latents.double(), driver="gelsd").solution.float()
+    channels = latents.shape[1]
+    net.encoder.conv_out.weight.zero_()
+    net.encoder.conv_out.bias.zero_()
+    net.encoder.conv_out.weight[:channels, :, 1, 1] = solved[:-1].T
+    net.encoder.conv_out.bias[:channels] = solved[-1]
+    net.quant_conv.weight.copy_(torch.eye(2 * channels)[:, :, None, None])
+    net.quant_conv.bias.zero_()
