@@ -82,7 +82,12 @@ def fast_backends(device: torch.device | str) -> list[str]:
     names = {"cuda": ["triton", "gsplat"], "cpu": ["numba"]}.get(kind, [])
     if kind == "cuda" and gsplat_raster.compiled():
         names.reverse()
-    return [name for name in names if available(name)]
+    return [name for name in names if available(name) and home(name) == kind]
+
+
+def home(backend: str) -> str | None:
+    """The type of the only device that the backend runs on; None: it runs on any."""
+    return {"numba": "cpu", "triton": triton_ready.home(), "gsplat": "cuda"}.get(backend)
 
 
 def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
@@ -90,8 +95,8 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
     check_backend(backend)
     if backend == "reference":
         return rasterize_reference
-    wanted = {"numba": "cpu", "triton": "cuda", "gsplat": "cuda"}.get(backend, device.type)
-    if wanted != device.type:
+    wanted = home(backend)
+    if wanted not in (None, device.type):
         raise ValueError(
             f"backend {backend!r} renders clouds on {wanted}, this one is on {device}; use 'auto' or 'torch'."
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,22 +19,27 @@ from .tiled import rasterize_tiled
 log = logging.getLogger(__name__)
 
 
+def home() -> str:
+    """The type of the device that the kernels run on: with TRITON_INTERPRET=1, Triton's interpreter, the CPU."""
+    return "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+
+
 @lru_cache(maxsize=1)
 def present() -> bool:
-    """Whether there is a CUDA device and a package triton. Imports and compiles nothing."""
-    return torch.cuda.is_available() and find_spec("triton") is not None
+    """Whether there is a package triton and a device for it. Imports and compiles nothing."""
+    return find_spec("triton") is not None and (home() == "cpu" or torch.cuda.is_available())
 
 
 @lru_cache(maxsize=1)
 def ready() -> bool:
-    """Compile the kernels and compare them with plain torch on the CUDA device. False, with the reason logged, if not.
+    """Compile the kernels and compare them with plain torch. False, with the reason logged, if that fails.
 
     The first time on a machine takes some seconds: Triton compiles, and keeps what it made.
     """
     if not present():
         return False
     try:
-        if wrong := disagreeing("cuda"):
+        if wrong := disagreeing(home()):
             log.warning("The Triton rasterizer gives wrong numbers here (%s); rendering without it.", ", ".join(wrong))
             return False
     except Exception as error:  # a missing compiler or driver function, each in a way of its own
