@@ -1,6 +1,7 @@
 """Every backend against the dense reference in float64: values and gradients.
 
 On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same checks there.
+Without one, the Triton kernels run in Triton's interpreter, on small scenes: it takes 20 ms per Gaussian and tile.
 """
 
 import math
@@ -11,11 +12,16 @@ import torch
 
 from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available, render
+from distill3d.kernels.gaussians.rasterize import available, home, render
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 no_numba = pytest.mark.skipif(not available("numba"), reason="needs numba")
 no_gsplat = pytest.mark.skipif(not available("gsplat"), reason="needs gsplat and a CUDA GPU")
+interpreted = available("triton") and home("triton") == "cpu"
+no_interpreter = pytest.mark.skipif(not interpreted, reason="needs Triton and its interpreter, TRITON_INTERPRET=1")
+no_triton = pytest.mark.skipif(
+    not (available("triton") and torch.cuda.is_available()) or interpreted, reason="needs Triton and a CUDA GPU"
+)
 # backend, device, dtype, largest error relative to the largest value
 SUBJECTS = [
     pytest.param(("torch", "cpu", torch.float64, 1e-11), id="torch-float64"),
@@ -24,6 +30,7 @@ SUBJECTS = [
     pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
     pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
     pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
+    pytest.param(("triton", "cuda", torch.float32, 1e-4), id="triton-cuda", marks=no_triton),
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
@@ -42,6 +49,21 @@ SCENES = {
     "faint": {"logit": -4.5},
     "clamped": {"count": 40, "logit": 5.0},
     "saturated": {"count": 500, "scale": -1.8, "logit": 2.0},
+}
+# The same for the interpreter, at most 2 x 2 tiles.
+SMALL = {"count": 14, "width": 21, "height": 10}
+SMALL_SCENES = {
+    "mixed": {},
+    "harmonics, antialiased, without depth": {
+        **{"degree": 3, "scale": -4.0, "count": 20},
+        "options": {"antialiased": True, "depth": False},
+    },
+    "antialiased": {"scale": -3.5, "options": {"antialiased": True}},
+    "one pixel": {"width": 1, "height": 1, "count": 12, "logit": -2.0},
+    "large": {"scale": -0.5, "logit": -3.0, "count": 8},
+    "faint": {"logit": -4.5, "scale": -1.5},
+    "clamped": {"logit": 5.0},
+    "saturated": {"count": 60, "scale": -1.5, "logit": 4.0, "width": 12, "height": 6},
 }
 
 
@@ -99,8 +121,11 @@ def outcome(cloud, cameras, backend, device, dtype, options):
 
 
 def outcome_of(scene, backend, device, dtype):
-    settings = DEFAULTS | SCENES[scene]
-    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"])
+    return outcome_with(DEFAULTS | SCENES[scene], backend, device, dtype)
+
+
+def outcome_with(settings, backend, device, dtype, views=3):
+    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], views)
     return outcome(cloud, cameras, backend, device, dtype, settings["options"])
 
 
@@ -138,6 +163,71 @@ def test_backend_agrees_with_the_reference(subject, scene):
         assert_near(f"gradient of {name}", gradient, true_gradients[name], 10 * tolerance)
 
 
+@pytest.fixture
+def poisoned():
+    """Memory that nobody has written holds NaN, or the largest integer."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@no_interpreter
+@pytest.mark.parametrize("scene", SMALL_SCENES)
+def test_the_triton_kernels_agree_with_the_reference_in_the_interpreter(scene, poisoned):
+    settings = DEFAULTS | SMALL | SMALL_SCENES[scene]
+    views = 1 if scene == "saturated" else 2
+    tolerance = 1e-3 if scene == "saturated" else 5e-5
+    picture, gradients = outcome_with(settings, "triton", "cpu", torch.float32, views)
+    truth, true_gradients = outcome_with(settings, "reference", "cpu", torch.float64, views)
+    assert truth.visible.any()
+    for name in ("color", "alpha", "depth", "means2d"):
+        assert_near(name, getattr(picture, name), getattr(truth, name), tolerance)
+    assert (picture.visible == truth.visible).all()
+    for name, gradient in gradients.items():
+        assert_near(f"gradient of {name}", gradient, true_gradients[name], 10 * tolerance)
+
+
+@no_interpreter
+def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_has(poisoned):
+    # 40 sheets that fill the picture's one tile; after 16 of them it is seen to be full, and the list is left.
+    n = 40
+    means = torch.zeros(n, 3, dtype=torch.float64)
+    means[:, 2] = torch.linspace(-0.5, 0.5, n).flip(0)
+    log_scales = torch.tensor([1.0, 1.5, -4.0], dtype=torch.float64).repeat(n, 1)
+    quats = torch.tensor([1.0, 0.1, 0.2, -0.1], dtype=torch.float64).repeat(n, 1)
+    sh = torch.randn(n, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    cloud = Gaussians(means, log_scales, quats, torch.full((n,), 1.0, dtype=torch.float64), sh)
+    cameras = cameras_of(8, 5, count=1)
+    _, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
+    _, true_gradients = outcome(cloud, cameras, "reference", "cpu", torch.float64, {})
+    for name, gradient in gradients.items():
+        assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)  # 1e-4 of the light is missing
+    assert (gradients["sh"][:8] != 0).all() and (gradients["sh"][16:] == 0).all()
+
+
+@no_interpreter
+def test_more_tiles_than_a_short_key_counts_change_nothing(monkeypatch):
+    from distill3d.kernels.gaussians import triton_binning
+
+    settings = DEFAULTS | SMALL | {"count": 8}
+    short, gradients = outcome_with(settings, "triton", "cpu", torch.float32, 2)
+    monkeypatch.setattr(triton_binning, "SMALL", 7)
+    long, same = outcome_with(settings, "triton", "cpu", torch.float32, 2)
+    assert torch.equal(short.color, long.color)
+    assert all(torch.equal(gradients[name], same[name]) for name in gradients)
+
+
+@no_interpreter
+def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
+    from distill3d.kernels.gaussians import triton_raster, triton_ready
+
+    assert triton_ready.disagreeing("cpu") == []
+    harmonics = triton_raster.view_colors
+    monkeypatch.setattr(triton_raster, "view_colors", lambda *given: 1.01 * harmonics(*given))
+    wrong = triton_ready.disagreeing("cpu")
+    assert "color" in wrong and "gradient of sh" in wrong and "alpha" not in wrong
+
+
 def test_the_clamped_and_saturated_scenes_are_what_they_are_named_for():
     clamped = cloud_of(**DEFAULTS | SCENES["clamped"])
     assert (clamped.opacities > 0.99).float().mean() > 0.5
@@ -160,11 +250,13 @@ def test_the_tiled_backend_passes_gradcheck():
     assert torch.autograd.gradcheck(pictures, inputs, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
-def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend):
+@pytest.mark.parametrize(
+    ("backend", "n"),
+    [("torch", 302), pytest.param("numba", 302, marks=no_numba), pytest.param("triton", 62, marks=no_interpreter)],
+)
+def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend, n):
     # A wall of 300 layers fills one side of the picture: its pixels are done long before their neighbours', and the
     # transmittance behind it, 0.1^300, is no longer a float32.
-    n = 302
     means = torch.zeros(n, 3, dtype=torch.float64)
     means[:, 2] = torch.linspace(0.5, -0.5, n)
     means[:, 0] = 0.25
@@ -199,6 +291,19 @@ def test_cpu_results_repeat_bit_for_bit(backend, threads):
             assert all(torch.equal(gradients[name], new[name]) for name in gradients)
     finally:
         torch.set_num_threads(before)
+
+
+@no_triton
+def test_triton_results_repeat_bit_for_bit_on_cuda():
+    settings = DEFAULTS | {"count": 20000, "scale": -4.0, "degree": 1, "width": 500, "height": 333}
+    cloud = cloud_of(**settings)
+    cloud.means[1::2] = cloud.means[::2]
+    cameras = cameras_of(settings["width"], settings["height"])
+    first, gradients = outcome(cloud, cameras, "triton", "cuda", torch.float32, {})
+    for _ in range(5):
+        again, new = outcome(cloud, cameras, "triton", "cuda", torch.float32, {})
+        assert torch.equal(first.color, again.color) and torch.equal(first.depth, again.depth)
+        assert all(torch.equal(gradients[name], new[name]) for name in gradients)
 
 
 @no_numba
