@@ -202,7 +202,8 @@ def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_ha
     _, true_gradients = outcome(cloud, cameras, "reference", "cpu", torch.float64, {})
     for name, gradient in gradients.items():
         assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)  # 1e-4 of the light is missing
-    assert (gradients["sh"][:8] != 0).all() and (gradients["sh"][16:] == 0).all()
+    opacity = gradients["opacity_logits"]
+    assert (opacity[:6] != 0).all() and (opacity[16:] == 0).all()
 
 
 @no_interpreter
