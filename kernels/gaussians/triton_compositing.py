@@ -23,7 +23,7 @@ LANES = 64  # pairs of a program of `_pack`
 PAIRS, STEP = 16, 8  # of a program of `_sum_entries`, and entries of each that it adds at once
 LOG2_E = math.log2(math.e)
 counting = triton.jit(  # few compilations
-    do_not_specialize=["pairs", "count", "color_stride", "plane", "width", "height", "columns", "rows"]
+    do_not_specialize=["pairs", "count", "color_stride", "plane", "width", "height", "columns", "rows", "tiles"]
 )
 
 _TOP, _MIN, _OPAQUE = tl.constexpr(ALPHA_MAX), tl.constexpr(ALPHA_MIN), tl.constexpr(1e-4)
@@ -126,6 +126,7 @@ def _composite(
             i += 2
         light = tl.max(through)
     tl.store(reached_ptr + tile, tl.minimum(i, length))
+    plane = plane.to(tl.int64)
     tl.store(planes_ptr + pixel, out0, known)
     tl.store(planes_ptr + plane + pixel, out1, known)
     tl.store(planes_ptr + 2 * plane + pixel, out2, known)
@@ -185,6 +186,7 @@ def _composite_back(
     length = (tl.load(offsets_ptr + tile + 1) - first).to(tl.int32)
     list_ptr, place_ptr = entries_ptr + first, ranked_ptr + first
     reached = tl.load(reached_ptr + tile)
+    plane = plane.to(tl.int64)
     grad0, grad1 = tl.load(grads_ptr + pixel, known, 0.0), tl.load(grads_ptr + plane + pixel, known, 0.0)
     grad2, flat = tl.load(grads_ptr + 2 * plane + pixel, known, 0.0), tl.load(grads_ptr + 3 * plane + pixel, known, 0.0)
     rest = grad0 * tl.load(planes_ptr + pixel, known, 0.0)
@@ -231,8 +233,8 @@ def _composite_back(
 
 @counting
 def _sum_entries(
-    order_ptr, counts_ptr, ends_ptr, partial_ptr,
-    grad_means2d_ptr, grad_shapes_ptr, grad_colors_ptr, grad_depths_ptr, pairs,
+    order_ptr, counts_ptr, ends_ptr, tiles_ptr, partial_ptr,
+    grad_means2d_ptr, grad_shapes_ptr, grad_colors_ptr, grad_depths_ptr, pairs, tiles,
     DEPTH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
     """Sum the rows of each pair's entries, and undo what `_pack` did to the conic and the opacity."""
@@ -246,10 +248,11 @@ def _sum_entries(
     total = tl.zeros([R, 16], tl.float32)
     most, done = tl.max(count, 0), 0
     while done < most:
-        k = done + tl.arange(0, K)
-        place = (start[:, None] + k[None, :])[:, :, None] * stride + column[None, None, :]
-        known = (k[None, :] < count[:, None])[:, :, None] & (column < stride)[None, None, :]
-        total += tl.sum(tl.load(partial_ptr + place, known, 0.0), 1)
+        k = (done + tl.arange(0, K))[None, :]
+        entry = start[:, None] + k
+        known = tl.load(tiles_ptr + entry, k < count[:, None], tiles) < tiles  # else no tile has written there
+        place = entry[:, :, None] * stride + column[None, None, :]
+        total += tl.sum(tl.load(partial_ptr + place, known[:, :, None] & (column < stride)[None, None, :], 0.0), 1)
         done += K
     scale = tl.where(column < 2, -2 / _LOG2_E, 1.0)
     scale = tl.where(column == 3, -1.0, tl.where((column == 2) | (column == 4), -0.5, scale))

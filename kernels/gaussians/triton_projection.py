@@ -120,8 +120,8 @@ def _project(
         strength += 0.5 * tl.log(tl.maximum(area / det, _FLOOR))
     reach = 2 * tl.maximum(strength - _LOG_MIN, 0.0)
     ex, ey = tl.sqrt(reach * a), tl.sqrt(reach * c)
-    # Written so that a Gaussian with a NaN in it is not visible.
-    seen = (z > _NEAR) & (strength > _LOG_MIN)
+    # Written so that a Gaussian with a NaN in it is not visible, nor one whose conic would not be a number.
+    seen = (z > _NEAR) & (strength > _LOG_MIN) & (det < 1e37)
     seen = seen & (mx + ex > 0) & (mx - ex < width) & (my + ey > 0) & (my - ey < height)
 
     # First and last pixel whose centre lies in the box, clamped as floats: a stray mean may not fit an integer.

@@ -91,7 +91,7 @@ class _Composite(torch.autograd.Function):
         counts: Tensor,
         screens: _Screens,
     ) -> tuple[Tensor, ...]:
-        lists = bin_pairs(depths, boxes, counts, screens.columns, screens.tiles)
+        lists = bin_pairs(means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, screens.tile)
         views, count = depths.shape
         rows = means2d.new_empty(views * count, compositing.ROW)
         color_stride = 3 * count if len(colors) > 1 else 0
@@ -106,7 +106,7 @@ class _Composite(torch.autograd.Function):
             DEPTH=screens.depth, **screens.tile, num_warps=compositing.WARPS,
         )  # fmt: skip
         tiled = (rows, lists.entries, lists.ranked, lists.offsets, reached, planes)
-        ctx.save_for_backward(*tiled, lists.order, lists.counts, lists.ends)
+        ctx.save_for_backward(*tiled, lists.order, lists.counts, lists.ends, lists.tiles)
         ctx.screens, ctx.views, ctx.count, ctx.shared = screens, views, count, len(colors) < views
         return planes[:3].permute(1, 2, 3, 0).contiguous(), *(layer[..., None] for layer in planes[3:])
 
@@ -124,7 +124,7 @@ class _Composite(torch.autograd.Function):
         outputs = [rows.new_empty(views, count, *rest) for rest in ((2,), (4,), (3,))]
         outputs.append(rows.new_empty(views, count) if screens.depth else None)
         compositing._sum_entries[triton.cdiv(len(rows), compositing.PAIRS),](
-            *saved[6:], partial, *outputs, len(rows),
+            *saved[6:], partial, *outputs, len(rows), screens.tiles,
             DEPTH=screens.depth, R=compositing.PAIRS, K=compositing.STEP, num_warps=4,
         )  # fmt: skip
         to_means2d, to_shapes, to_colors, to_depths = outputs

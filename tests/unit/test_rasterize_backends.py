@@ -12,6 +12,7 @@ import torch
 
 from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
+from distill3d.kernels.gaussians.projection import ALPHA_MIN, project
 from distill3d.kernels.gaussians.rasterize import available, home, render
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -204,6 +205,47 @@ def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_ha
         assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)  # 1e-4 of the light is missing
     opacity = gradients["opacity_logits"]
     assert (opacity[:6] != 0).all() and (opacity[16:] == 0).all()
+
+
+@no_interpreter
+def test_triton_lists_a_gaussian_where_it_shows_and_hardly_anywhere_else():
+    from distill3d.kernels.gaussians import triton_raster
+
+    settings = DEFAULTS | {"count": 200, "scale": -3.0, "width": 61, "height": 43}
+    cloud = cloud_of(**settings).to("cpu", torch.float32)
+    cloud.log_scales[:, 0] += 1.5  # needles: much of their boxes is empty
+    cameras = cameras_of(settings["width"], settings["height"], 2).to("cpu", torch.float32)
+    screens = triton_raster._Screens(cloud, cameras, False, False)
+    parameters = (cloud.means, cloud.log_scales, cloud.quats, cloud.opacity_logits)
+    means2d, shapes, depths, boxes, counts, _ = triton_raster._Project.apply(*parameters, screens)
+    tile = screens.tile
+    lists = triton_raster.bin_pairs(means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, tile)
+    shown = dense_alphas(project(cloud, cameras), 61, 43) >= ALPHA_MIN  # [V,N,H,W]
+    padding = (0, -61 % tile["TILE_W"], 0, -43 % tile["TILE_H"])
+    blocks = torch.nn.functional.pad(shown, padding).unfold(2, tile["TILE_H"], tile["TILE_H"])
+    wanted = blocks.unfold(3, tile["TILE_W"], tile["TILE_W"]).flatten(4).any(-1)  # [V,N,rows,columns]
+    listed = torch.zeros_like(wanted)
+    lengths = lists.offsets.diff()
+    tiles = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+    view, row, column = tiles // wanted[0, 0].numel(), tiles // screens.columns % screens.rows, tiles % screens.columns
+    pairs = lists.entries[: len(tiles)]
+    assert (pairs // 200 == view).all()
+    listed[view, pairs % 200, row, column] = True
+    assert (listed | ~wanted).all()
+    assert listed.sum() == len(tiles) < 1.05 * wanted.sum()
+    assert wanted.sum() < 0.8 * counts.sum()  # the scene has something to leave out
+    depth = depths.flatten()[pairs]
+    assert ((depth.diff() >= 0) | (tiles.diff() > 0)).all()
+
+
+def dense_alphas(projection, width, height):
+    """Alpha of every Gaussian at every pixel [V,N,H,W]."""
+    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
+    dx = (x - projection.means2d[..., :1])[:, :, None, :]
+    dy = (y - projection.means2d[..., 1:])[:, :, :, None]
+    a, b, c = (k[..., None, None] for k in projection.conics.unbind(-1))
+    alpha = projection.opacities[..., None, None] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
+    return torch.where(projection.visible[..., None, None], alpha, 0.0)
 
 
 @no_interpreter

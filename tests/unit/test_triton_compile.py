@@ -58,8 +58,8 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 
 bins = triton_raster.bin_pairs
 
-def bin_nothing(depths, boxes, counts, *sizes):  # what no kernel has written is no number of tiles
-    return bins(depths.zero_(), boxes, counts.zero_(), *sizes)
+def bin_nothing(means2d, shapes, depths, boxes, counts, *sizes):  # what no kernel has written is no number of tiles
+    return bins(means2d, shapes, depths.zero_(), boxes, counts.zero_(), *sizes)
 
 triton_raster.bin_pairs = bin_nothing
 for full in (True, False):
