@@ -44,7 +44,7 @@ def _pack(
     value = tl.load(means2d_ptr + pair * 2 + column, inside & (column < 2), 0.0)
     value += tl.load(shapes_ptr + pair * 4 + column - 2, inside & (column >= 2) & (column < 6), 0.0)
     value += tl.load(color + column - 6, inside & (column >= 6) & (column < 9), 0.0)
-    value += tl.load(depths_ptr + pair, inside & (column == 9), 0.0)
+    value += tl.load(depths_ptr + pair + column - 9, inside & (column == 9), 0.0)
     scale = tl.where((column == 2) | (column == 4), -0.5 * _LOG2_E, 1.0)
     scale = tl.where(column == 3, -_LOG2_E, tl.where(column == 5, _LOG2_E, scale))
     tl.store(rows_ptr + pair * _ROW + column, value * scale, inside & (column < 10))
@@ -220,7 +220,7 @@ def _composite_back(
             x, y, through, rest, grad0, grad1, grad2, flat, grad3,
             mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1, DEPTH,
         )  # fmt: skip
-        tl.store(partial_ptr + place1 * stride + lane, row1, (lane < stride) & more)
+        tl.store(partial_ptr + place1 * stride + lane, row1, lane < tl.where(more, stride, 0))
         i += 2
     i = reached
     while i < length:  # what lies behind the last light has no gradient
