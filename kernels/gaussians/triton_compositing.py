@@ -106,19 +106,19 @@ def _composite(
     out0, out1 = tl.zeros([TILE_H, TILE_W], tl.float32), tl.zeros([TILE_H, TILE_W], tl.float32)
     out2, out3 = tl.zeros([TILE_H, TILE_W], tl.float32), tl.zeros([TILE_H, TILE_W], tl.float32)
     pair0 = tl.load(list_ptr, length > 0, 0)
-    pair1, pair2 = tl.load(list_ptr + 1, length > 1, 0), tl.load(list_ptr + 2, length > 2, 0)
+    pair1, pair2 = tl.load(list_ptr + 1, length > 1, pair0), tl.load(list_ptr + 2, length > 2, pair0)
     mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair0, DEPTH)
     i, light = 0, tl.max(through)
     while (i < length) & (light > _OPAQUE):
         end = tl.minimum(i + _CHECK, length)
-        while i < end:  # two by two, so that the next one's numbers are on their way
+        while i < end:  # two by two, so that the next one's numbers are on their way; the last may be drawn as nothing
             mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1 = _row(rows_ptr, pair1, DEPTH)
-            pair1 = tl.load(list_ptr + i + 3, i + 3 < length, 0)
+            pair1 = tl.load(list_ptr + i + 3, i + 3 < length, pair1)
             through, out0, out1, out2, out3 = _blend(
                 x, y, through, out0, out1, out2, out3, mx, my, a, b, c, peak, red, green, blue, z, DEPTH
             )
             mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair2, DEPTH)
-            pair2 = tl.load(list_ptr + i + 4, i + 4 < length, 0)
+            pair2 = tl.load(list_ptr + i + 4, i + 4 < length, pair2)
             peak1 = tl.where(i + 1 < length, peak1, _NOTHING)
             through, out0, out1, out2, out3 = _blend(
                 x, y, through, out0, out1, out2, out3, mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1, DEPTH
@@ -201,20 +201,20 @@ def _composite_back(
     stride = 10 if DEPTH else 9
     lane = tl.arange(0, 16)
     pair0 = tl.load(list_ptr, length > 0, 0)
-    pair1, pair2 = tl.load(list_ptr + 1, length > 1, 0), tl.load(list_ptr + 2, length > 2, 0)
+    pair1, pair2 = tl.load(list_ptr + 1, length > 1, pair0), tl.load(list_ptr + 2, length > 2, pair0)
     mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair0, DEPTH)
     i = 0
     while i < reached:
         more = i + 1 < reached
         mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1 = _row(rows_ptr, pair1, DEPTH)
-        pair1 = tl.load(list_ptr + i + 3, i + 3 < length, 0)
+        pair1 = tl.load(list_ptr + i + 3, i + 3 < length, pair1)
         place0, place1 = tl.load(place_ptr + i), tl.load(place_ptr + i + 1, more, 0)
         through, rest, row0 = _differentiate(
             x, y, through, rest, grad0, grad1, grad2, flat, grad3, mx, my, a, b, c, peak, red, green, blue, z, DEPTH
         )
         tl.store(partial_ptr + place0 * stride + lane, row0, lane < stride)
         mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair2, DEPTH)
-        pair2 = tl.load(list_ptr + i + 4, i + 4 < length, 0)
+        pair2 = tl.load(list_ptr + i + 4, i + 4 < length, pair2)
         peak1 = tl.where(more, peak1, _NOTHING)
         through, rest, row1 = _differentiate(
             x, y, through, rest, grad0, grad1, grad2, flat, grad3,

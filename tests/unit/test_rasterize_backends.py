@@ -249,6 +249,22 @@ def dense_alphas(projection, width, height):
 
 
 @no_interpreter
+def test_a_gaussian_that_is_not_a_number_spoils_no_other(poisoned):
+    settings = DEFAULTS | SMALL | {"count": 9}
+    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], 1)
+    cloud.log_scales[0, 1] = float("nan")
+    cloud.sh[0] = float("nan")
+    picture, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
+    others = cloud.map(lambda tensor: tensor[1:])
+    truth, true_gradients = outcome(others, cameras, "reference", "cpu", torch.float64, {})
+    assert not picture.visible[0, 0]
+    for name in ("color", "alpha", "depth"):
+        assert_near(name, getattr(picture, name), getattr(truth, name), 5e-5)
+    for name in cloud.tensors():
+        assert_near(f"gradient of {name}", gradients[name][1:], true_gradients[name], 5e-4)
+
+
+@no_interpreter
 def test_more_tiles_than_a_short_key_counts_change_nothing(monkeypatch):
     from distill3d.kernels.gaussians import triton_binning
 
