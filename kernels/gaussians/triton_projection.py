@@ -78,7 +78,7 @@ def _footprint(p0, p1, p2, q0, q1, q2):
 
 @counting
 def _project(
-    means_ptr, log_scales_ptr, quats_ptr, logits_ptr, views_ptr, pinholes_ptr,
+    means_ptr, log_scales_ptr, quats_ptr, logits_ptr, views_ptr, intrinsics_ptr,
     means2d_ptr, shapes_ptr, depths_ptr, boxes_ptr, counts_ptr, visible_ptr,
     count, width, height, columns, rows,
     ANTIALIASED: tl.constexpr, TILE_W: tl.constexpr, TILE_H: tl.constexpr, B: tl.constexpr,
@@ -87,11 +87,11 @@ def _project(
     v = tl.program_id(1)
     n = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
     inside = n < count
-    view, hole = views_ptr + v * 16, pinholes_ptr + v * 4
+    view, hole = views_ptr + v * 16, intrinsics_ptr + v * 9
     v00, v01, v02, v03 = tl.load(view), tl.load(view + 1), tl.load(view + 2), tl.load(view + 3)
     v10, v11, v12, v13 = tl.load(view + 4), tl.load(view + 5), tl.load(view + 6), tl.load(view + 7)
     v20, v21, v22, v23 = tl.load(view + 8), tl.load(view + 9), tl.load(view + 10), tl.load(view + 11)
-    fx, fy, cx, cy = tl.load(hole), tl.load(hole + 1), tl.load(hole + 2), tl.load(hole + 3)
+    fx, fy, cx, cy = tl.load(hole), tl.load(hole + 4), tl.load(hole + 2), tl.load(hole + 5)
 
     _, _, _, _, _, r00, r01, r02, r10, r11, r12, r20, r21, r22 = _rotation(quats_ptr, n, inside)
     s0, s1, s2 = _row3(log_scales_ptr + n * 3, inside)
@@ -148,7 +148,7 @@ def _project(
 
 @counting
 def _pull_back(
-    means_ptr, log_scales_ptr, quats_ptr, logits_ptr, views_ptr, pinholes_ptr,
+    means_ptr, log_scales_ptr, quats_ptr, logits_ptr, views_ptr, intrinsics_ptr,
     grad_means2d_ptr, grad_shapes_ptr, grad_depths_ptr,
     grad_means_ptr, grad_log_scales_ptr, grad_quats_ptr, grad_logits_ptr,
     count, views, width, height,
@@ -169,11 +169,11 @@ def _pull_back(
     g20, g21, g22 = tl.zeros([B], tl.float32), tl.zeros([B], tl.float32), tl.zeros([B], tl.float32)
     v = 0
     while v < views:
-        view, hole = views_ptr + v * 16, pinholes_ptr + v * 4
+        view, hole = views_ptr + v * 16, intrinsics_ptr + v * 9
         v00, v01, v02, v03 = tl.load(view), tl.load(view + 1), tl.load(view + 2), tl.load(view + 3)
         v10, v11, v12, v13 = tl.load(view + 4), tl.load(view + 5), tl.load(view + 6), tl.load(view + 7)
         v20, v21, v22, v23 = tl.load(view + 8), tl.load(view + 9), tl.load(view + 10), tl.load(view + 11)
-        fx, fy = tl.load(hole), tl.load(hole + 1)
+        fx, fy = tl.load(hole), tl.load(hole + 4)
         at = v * count.to(tl.int64) + n
         to_x, to_y = (
             tl.load(grad_means2d_ptr + at * 2, inside, 0.0),

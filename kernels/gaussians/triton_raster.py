@@ -14,7 +14,7 @@ from . import triton_compositing as compositing
 from . import triton_projection as projection
 from .cameras import Cameras
 from .cloud import Gaussians
-from .projection import Layers, pinhole
+from .projection import Layers
 from .sh import view_colors
 from .triton_binning import bin_pairs
 
@@ -35,7 +35,7 @@ class _Screens:
 
     def __init__(self, gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> None:
         self.matrices = cameras.viewmats.detach().to(gaussians.means).contiguous()
-        self.pinholes = torch.cat(pinhole(cameras, gaussians.means), 1).detach().contiguous()
+        self.intrinsics = cameras.intrinsics.detach().to(gaussians.means).contiguous()
         self.views, self.antialiased, self.depth = len(cameras), bool(antialiased), bool(depth)
         self.width, self.height = int(cameras.width), int(cameras.height)
         self.tile = {"TILE_W": compositing.TILE_WIDTH, "TILE_H": compositing.TILE_HEIGHT}
@@ -57,7 +57,7 @@ class _Project(torch.autograd.Function):
         outputs = (means2d, shapes, depths, boxes, counts, means.new_empty((views, count), dtype=torch.bool))
         grid = (triton.cdiv(count, projection.LANES), views)
         projection._project[grid](
-            *inputs, screens.matrices, screens.pinholes, *outputs, count, *screens.sizes,
+            *inputs, screens.matrices, screens.intrinsics, *outputs, count, *screens.sizes,
             ANTIALIASED=screens.antialiased, B=projection.LANES, **screens.tile, num_warps=4,
         )  # fmt: skip
         ctx.save_for_backward(*inputs)
@@ -72,7 +72,7 @@ class _Project(torch.autograd.Function):
         outputs = [torch.empty_like(tensor) for tensor in inputs]
         count = len(inputs[0])
         projection._pull_back[triton.cdiv(count, projection.LANES_BACK),](
-            *inputs, screens.matrices, screens.pinholes, *(grad.contiguous() for grad in grads[:3]), *outputs,
+            *inputs, screens.matrices, screens.intrinsics, *(grad.contiguous() for grad in grads[:3]), *outputs,
             count, screens.views, screens.width, screens.height,
             ANTIALIASED=screens.antialiased, B=projection.LANES_BACK, num_warps=2,
         )  # fmt: skip
