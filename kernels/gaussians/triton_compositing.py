@@ -136,11 +136,19 @@ def _composite(
 
 
 @triton.jit
+def _both(first, second):
+    """The sums of two vectors as a column [2,1], the first above, for the cost of one: each takes half of the lanes."""
+    above = tl.arange(0, 2)[:, None] == 0
+    return tl.sum(tl.where(above, first[None, :], second[None, :]), 1)[:, None]
+
+
+@triton.jit
 def _differentiate(
-    x, y, through, rest, grad0, grad1, grad2, flat, grad3, mx, my, a, b, c, peak, red, green, blue, z,
+    x, y, column, through, rest, grad0, grad1, grad2, flat, grad3, mx, my, a, b, c, peak, red, green, blue, z,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Light and sum of w v that are left behind one more Gaussian, and the gradient of its row [16]."""
+    """Light and sum of w v that are left behind one more Gaussian, and the gradient of its row, [2,16]: numbers
+    0 and 1 one above the other in column 0, and so on."""
     dx, dy = x - mx, y - my
     raw, alpha = _alpha(dx, dy, a, b, c, peak, through)
     weight = alpha * through
@@ -153,18 +161,12 @@ def _differentiate(
     slope = tl.where(raw < _TOP, slope, 0.0)  # a clamped alpha does not move
     down = dy[:, None]
     q0, q1, q2 = tl.sum(slope, 0), tl.sum(slope * down, 0), tl.sum(slope * (down * down), 0)
-    s1, s2 = tl.sum(q0 * dx, 0), tl.sum(q1, 0)
-    lane = tl.arange(0, 16)
-    row = tl.where(lane == 0, a * s1 + 0.5 * b * s2, 0.5 * b * s1 + c * s2)
-    row = tl.where(lane == 2, tl.sum(q0 * (dx * dx), 0), row)
-    row = tl.where(lane == 3, tl.sum(q1 * dx, 0), row)
-    row = tl.where(lane == 4, tl.sum(q2, 0), row)
-    row = tl.where(lane == 5, tl.sum(q0, 0), row)
-    row = tl.where(lane == 6, tl.sum(tl.sum(weight * grad0, 0), 0), row)
-    row = tl.where(lane == 7, tl.sum(tl.sum(weight * grad1, 0), 0), row)
-    row = tl.where(lane == 8, tl.sum(tl.sum(weight * grad2, 0), 0), row)
-    if DEPTH:
-        row = tl.where(lane == 9, tl.sum(tl.sum(weight * grad3, 0), 0), row)
+    along, blues = q0 * dx, tl.sum(weight * grad2, 0)
+    row = tl.where(column == 0, _both(a * along + 0.5 * b * q1, 0.5 * b * along + c * q1), 0.0)
+    row = tl.where(column == 1, _both(along * dx, q1 * dx), row)
+    row = tl.where(column == 2, _both(q2, q0), row)
+    row = tl.where(column == 3, _both(tl.sum(weight * grad0, 0), tl.sum(weight * grad1, 0)), row)
+    row = tl.where(column == 4, _both(blues, tl.sum(weight * grad3, 0) if DEPTH else blues), row)
     return through - weight, rest, row
 
 
@@ -199,7 +201,8 @@ def _composite_back(
         rest += grad3 * tl.load(planes_ptr + 4 * plane + pixel, known, 0.0)
     through = tl.where(known, 1.0, 0.0)
     stride = 10 if DEPTH else 9
-    lane = tl.arange(0, 16)
+    column = tl.arange(0, 16)[None, :]
+    number = 2 * column + tl.arange(0, 2)[:, None]  # of a row, as `_differentiate` lays it out
     pair0 = tl.load(list_ptr, length > 0, 0)
     pair1, pair2 = tl.load(list_ptr + 1, length > 1, pair0), tl.load(list_ptr + 2, length > 2, pair0)
     mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair0, DEPTH)
@@ -210,24 +213,44 @@ def _composite_back(
         pair1 = tl.load(list_ptr + i + 3, i + 3 < length, pair1)
         place0, place1 = tl.load(place_ptr + i), tl.load(place_ptr + i + 1, more, 0)
         through, rest, row0 = _differentiate(
-            x, y, through, rest, grad0, grad1, grad2, flat, grad3, mx, my, a, b, c, peak, red, green, blue, z, DEPTH
+            x,
+            y,
+            column,
+            through,
+            rest,
+            grad0,
+            grad1,
+            grad2,
+            flat,
+            grad3,
+            mx,
+            my,
+            a,
+            b,
+            c,
+            peak,
+            red,
+            green,
+            blue,
+            z,
+            DEPTH,
         )
-        tl.store(partial_ptr + place0 * stride + lane, row0, lane < stride)
+        tl.store(partial_ptr + place0 * stride + number, row0, number < stride)
         mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair2, DEPTH)
         pair2 = tl.load(list_ptr + i + 4, i + 4 < length, pair2)
         peak1 = tl.where(more, peak1, _NOTHING)
         through, rest, row1 = _differentiate(
-            x, y, through, rest, grad0, grad1, grad2, flat, grad3,
+            x, y, column, through, rest, grad0, grad1, grad2, flat, grad3,
             mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1, DEPTH,
         )  # fmt: skip
-        tl.store(partial_ptr + place1 * stride + lane, row1, lane < tl.where(more, stride, 0))
+        tl.store(partial_ptr + place1 * stride + number, row1, number < tl.where(more, stride, 0))
         i += 2
     i = reached
     while i < length:  # what lies behind the last light has no gradient
         k = i + tl.arange(0, 16)
         place16 = tl.load(place_ptr + k, k < length, 0)
-        out = partial_ptr + place16[:, None] * stride + lane[None, :]
-        tl.store(out, tl.zeros([16, 16], tl.float32), (k < length)[:, None] & (lane < stride)[None, :])
+        out = partial_ptr + place16[:, None] * stride + column
+        tl.store(out, tl.zeros([16, 16], tl.float32), (k < length)[:, None] & (column < stride))
         i += 16
 
 
