@@ -1,18 +1,16 @@
 """Every backend against the dense reference in float64: values and gradients.
 
 On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same checks there.
-Without one, the Triton kernels run in Triton's interpreter, on small scenes: it takes 20 ms per Gaussian and tile.
+Without one, test_triton_rasterizer.py runs the Triton kernels in Triton's interpreter.
 """
 
-import math
 from functools import lru_cache
 
 import pytest
 import torch
+from splat_scenes import DEFAULTS, assert_near, cameras_of, cloud_of, outcome, outcome_with
 
-from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.projection import ALPHA_MIN, project
 from distill3d.kernels.gaussians.rasterize import available, home, render
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
@@ -35,9 +33,6 @@ SUBJECTS = [
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
-# What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
-# All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
-DEFAULTS = {"count": 120, "scale": -2.8, "logit": 0.0, "degree": 0, "width": 40, "height": 27, "options": {}}
 SCENES = {
     "mixed": {},
     "harmonics": {"degree": 3},
@@ -51,95 +46,15 @@ SCENES = {
     "clamped": {"count": 40, "logit": 5.0},
     "saturated": {"count": 500, "scale": -1.8, "logit": 2.0},
 }
-# The same for the interpreter, at most 2 x 2 tiles.
-SMALL = {"count": 14, "width": 21, "height": 10}
-SMALL_SCENES = {
-    "mixed": {},
-    "harmonics, antialiased, without depth": {
-        **{"degree": 3, "scale": -4.0, "count": 20},
-        "options": {"antialiased": True, "depth": False},
-    },
-    "antialiased": {"scale": -3.5, "options": {"antialiased": True}},
-    "one pixel": {"width": 1, "height": 1, "count": 12, "logit": -2.0},
-    "large": {"scale": -0.5, "logit": -3.0, "count": 8},
-    "faint": {"logit": -4.5, "scale": -1.5},
-    "clamped": {"logit": 5.0},
-    "saturated": {"count": 60, "scale": -1.5, "logit": 4.0, "width": 12, "height": 6},
-}
-
-
-def cloud_of(count, scale, logit, degree, **_):
-    """Gaussians around the origin, some of them behind the cameras at distance 2."""
-    generator = torch.Generator().manual_seed(count + degree)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    means = normal(count, 3) * 0.35
-    means[::10] *= 8
-    return Gaussians(
-        means=means,
-        log_scales=normal(count, 3) * 0.5 + scale,
-        quats=normal(count, 4),
-        opacity_logits=normal(count) + logit,
-        sh=normal(count, (degree + 1) ** 2, 3) * 0.5,
-    )
-
-
-def cameras_of(width, height, count=3, **_):
-    """Cameras on a ring, the principal point off the centre."""
-    azimuths = torch.arange(count, dtype=torch.float64) * (2 * math.pi / 3) + 0.3
-    zeros, ones = torch.zeros_like(azimuths), torch.ones_like(azimuths)
-    back = torch.stack((azimuths.sin(), 0.3 * ones, azimuths.cos()), 1)
-    back = torch.nn.functional.normalize(back, dim=1)
-    right = torch.stack((azimuths.cos(), zeros, -azimuths.sin()), 1)
-    rotation = torch.stack((right, torch.linalg.cross(right, back), -back), 1)
-    viewmats = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    viewmats[:, :3, :3] = rotation
-    viewmats[:, :3, 3] = -(rotation @ (2 * back)[..., None])[..., 0]
-    focal = 1.3 * max(width, height)
-    k = torch.tensor([[focal, 0, 0.5 * width + 0.3], [0, 1.1 * focal, 0.5 * height - 0.2], [0, 0, 1]])
-    return Cameras(viewmats, k.repeat(count, 1, 1), width, height, azimuths, zeros, 2 * ones)
-
-
-def outcome(cloud, cameras, backend, device, dtype, options):
-    """The rendering and the gradients of the cloud and of means2d for one fixed random loss."""
-    cloud = cloud.to(device, dtype).map(lambda t: t.detach().requires_grad_())
-    on_device = (t.to(device, dtype) for t in (cameras.viewmats, cameras.intrinsics))
-    rest = (t.to(device) for t in (cameras.azimuths, cameras.elevations, cameras.distances))
-    cameras = Cameras(*on_device, cameras.width, cameras.height, *rest)
-    generator = torch.Generator().manual_seed(7)
-    background = torch.rand(len(cameras), 3, generator=generator, dtype=torch.float64)
-    picture = render(cloud, cameras, background.to(device, dtype), backend, **options)
-    picture.means2d.retain_grad()
-    loss = 0.0
-    for image in (picture.color, picture.alpha, picture.depth):
-        weight = torch.randn(image.shape, generator=generator, dtype=torch.float64)
-        loss = loss + (image * weight.to(device, dtype)).sum()
-    loss.backward()
-    gradients = {name: tensor.grad for name, tensor in cloud.tensors().items()}
-    return picture, gradients | {"means2d": picture.means2d.grad}
 
 
 def outcome_of(scene, backend, device, dtype):
     return outcome_with(DEFAULTS | SCENES[scene], backend, device, dtype)
 
 
-def outcome_with(settings, backend, device, dtype, views=3):
-    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], views)
-    return outcome(cloud, cameras, backend, device, dtype, settings["options"])
-
-
 @lru_cache(maxsize=1)
 def true_outcome_of(scene):
     return outcome_of(scene, "reference", "cpu", torch.float64)
-
-
-def assert_near(name, value, truth, tolerance):
-    assert value.shape == truth.shape
-    error = (value.detach().cpu().double() - truth.detach()).abs().max().item()
-    size = truth.detach().abs().max().item()
-    assert error <= tolerance * max(size, 1e-3), f"{name}: off by {error:.2e}, the largest value is {size:.2e}"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -162,129 +77,6 @@ def test_backend_agrees_with_the_reference(subject, scene):
         assert (picture.visible.cpu() == truth.visible).all()
     for name, gradient in gradients.items():
         assert_near(f"gradient of {name}", gradient, true_gradients[name], 10 * tolerance)
-
-
-@pytest.fixture
-def poisoned():
-    """Memory that nobody has written holds NaN, or the largest integer."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@no_interpreter
-@pytest.mark.parametrize("scene", SMALL_SCENES)
-def test_the_triton_kernels_agree_with_the_reference_in_the_interpreter(scene, poisoned):
-    settings = DEFAULTS | SMALL | SMALL_SCENES[scene]
-    views = 1 if scene == "saturated" else 2
-    tolerance = 1e-3 if scene == "saturated" else 5e-5
-    picture, gradients = outcome_with(settings, "triton", "cpu", torch.float32, views)
-    truth, true_gradients = outcome_with(settings, "reference", "cpu", torch.float64, views)
-    assert truth.visible.any()
-    for name in ("color", "alpha", "depth", "means2d"):
-        assert_near(name, getattr(picture, name), getattr(truth, name), tolerance)
-    assert (picture.visible == truth.visible).all()
-    for name, gradient in gradients.items():
-        assert_near(f"gradient of {name}", gradient, true_gradients[name], 10 * tolerance)
-
-
-@no_interpreter
-def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_has(poisoned):
-    # 40 sheets that fill the picture's one tile; after 16 of them it is seen to be full, and the list is left.
-    n = 40
-    means = torch.zeros(n, 3, dtype=torch.float64)
-    means[:, 2] = torch.linspace(-0.5, 0.5, n).flip(0)
-    log_scales = torch.tensor([1.0, 1.5, -4.0], dtype=torch.float64).repeat(n, 1)
-    quats = torch.tensor([1.0, 0.1, 0.2, -0.1], dtype=torch.float64).repeat(n, 1)
-    sh = torch.randn(n, 1, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    cloud = Gaussians(means, log_scales, quats, torch.full((n,), 1.0, dtype=torch.float64), sh)
-    cameras = cameras_of(8, 5, count=1)
-    _, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
-    _, true_gradients = outcome(cloud, cameras, "reference", "cpu", torch.float64, {})
-    for name, gradient in gradients.items():
-        assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)  # 1e-4 of the light is missing
-    opacity = gradients["opacity_logits"]
-    assert (opacity[:6] != 0).all() and (opacity[16:] == 0).all()
-
-
-@no_interpreter
-def test_triton_lists_a_gaussian_where_it_shows_and_hardly_anywhere_else():
-    from distill3d.kernels.gaussians import triton_raster
-
-    settings = DEFAULTS | {"count": 200, "scale": -3.0, "width": 61, "height": 43}
-    cloud = cloud_of(**settings).to("cpu", torch.float32)
-    cloud.log_scales[:, 0] += 1.5  # needles: much of their boxes is empty
-    cameras = cameras_of(settings["width"], settings["height"], 2).to("cpu", torch.float32)
-    screens = triton_raster._Screens(cloud, cameras, False, False)
-    parameters = (cloud.means, cloud.log_scales, cloud.quats, cloud.opacity_logits)
-    means2d, shapes, depths, boxes, counts, _ = triton_raster._Project.apply(*parameters, screens)
-    tile = screens.tile
-    lists = triton_raster.bin_pairs(means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, tile)
-    shown = dense_alphas(project(cloud, cameras), 61, 43) >= ALPHA_MIN  # [V,N,H,W]
-    padding = (0, -61 % tile["TILE_W"], 0, -43 % tile["TILE_H"])
-    blocks = torch.nn.functional.pad(shown, padding).unfold(2, tile["TILE_H"], tile["TILE_H"])
-    wanted = blocks.unfold(3, tile["TILE_W"], tile["TILE_W"]).flatten(4).any(-1)  # [V,N,rows,columns]
-    listed = torch.zeros_like(wanted)
-    lengths = lists.offsets.diff()
-    tiles = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    view, row, column = tiles // wanted[0, 0].numel(), tiles // screens.columns % screens.rows, tiles % screens.columns
-    pairs = lists.entries[: len(tiles)]
-    assert (pairs // 200 == view).all()
-    listed[view, pairs % 200, row, column] = True
-    assert (listed | ~wanted).all()
-    assert listed.sum() == len(tiles) < 1.05 * wanted.sum()
-    assert wanted.sum() < 0.8 * counts.sum()  # the scene has something to leave out
-    depth = depths.flatten()[pairs]
-    assert ((depth.diff() >= 0) | (tiles.diff() > 0)).all()
-
-
-def dense_alphas(projection, width, height):
-    """Alpha of every Gaussian at every pixel [V,N,H,W]."""
-    x, y = torch.arange(width) + 0.5, torch.arange(height) + 0.5
-    dx = (x - projection.means2d[..., :1])[:, :, None, :]
-    dy = (y - projection.means2d[..., 1:])[:, :, :, None]
-    a, b, c = (k[..., None, None] for k in projection.conics.unbind(-1))
-    alpha = projection.opacities[..., None, None] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
-    return torch.where(projection.visible[..., None, None], alpha, 0.0)
-
-
-@no_interpreter
-def test_a_gaussian_that_is_not_a_number_spoils_no_other(poisoned):
-    settings = DEFAULTS | SMALL | {"count": 9}
-    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], 1)
-    cloud.log_scales[0, 1] = float("nan")
-    cloud.sh[0] = float("nan")
-    picture, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
-    others = cloud.map(lambda tensor: tensor[1:])
-    truth, true_gradients = outcome(others, cameras, "reference", "cpu", torch.float64, {})
-    assert not picture.visible[0, 0]
-    for name in ("color", "alpha", "depth"):
-        assert_near(name, getattr(picture, name), getattr(truth, name), 5e-5)
-    for name in cloud.tensors():
-        assert_near(f"gradient of {name}", gradients[name][1:], true_gradients[name], 5e-4)
-
-
-@no_interpreter
-def test_more_tiles_than_a_short_key_counts_change_nothing(monkeypatch):
-    from distill3d.kernels.gaussians import triton_binning
-
-    settings = DEFAULTS | SMALL | {"count": 8}
-    short, gradients = outcome_with(settings, "triton", "cpu", torch.float32, 2)
-    monkeypatch.setattr(triton_binning, "SMALL", 7)
-    long, same = outcome_with(settings, "triton", "cpu", torch.float32, 2)
-    assert torch.equal(short.color, long.color)
-    assert all(torch.equal(gradients[name], same[name]) for name in gradients)
-
-
-@no_interpreter
-def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
-    from distill3d.kernels.gaussians import triton_raster, triton_ready
-
-    assert triton_ready.disagreeing("cpu") == []
-    harmonics = triton_raster.view_colors
-    monkeypatch.setattr(triton_raster, "view_colors", lambda *given: 1.01 * harmonics(*given))
-    wrong = triton_ready.disagreeing("cpu")
-    assert "color" in wrong and "gradient of sh" in wrong and "alpha" not in wrong
 
 
 def test_the_clamped_and_saturated_scenes_are_what_they_are_named_for():
