@@ -297,3 +297,19 @@ def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(grap
         rasterize.resolve("triton", torch.device("cpu"), torch.float32)
     monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: True)
     assert rasterize.resolve("auto", device, torch.float32) is rasterize.gsplat_raster.rasterize_gsplat
+
+
+def test_gsplat_counts_as_compiled_once_its_library_lies_where_gsplat_looks(monkeypatch, tmp_path):
+    gsplat = rasterize.gsplat_raster
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(gsplat, "present", lambda: True)
+    monkeypatch.setattr(gsplat, "find_spec", lambda name: None)
+    gsplat.compiled.cache_clear()
+    try:
+        assert not gsplat.compiled()
+        (library,) = tmp_path.rglob("gsplat_cuda")
+        library.joinpath("gsplat_cuda.so").touch()
+        gsplat.compiled.cache_clear()
+        assert gsplat.compiled()
+    finally:
+        gsplat.compiled.cache_clear()

@@ -112,10 +112,13 @@ def dense_alphas(projection, width, height):
     return torch.where(projection.visible[..., None, None], alpha, 0.0)
 
 
-def test_a_gaussian_that_is_not_a_number_spoils_no_other(poisoned):
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the numpy under the interpreter
+@pytest.mark.parametrize("log_scale", [float("nan"), 45.0], ids=["not a number", "beyond all numbers"])
+def test_a_gaussian_whose_conic_is_no_number_spoils_no_other(log_scale, poisoned):
     settings = DEFAULTS | SMALL | {"count": 9}
     cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], 1)
-    cloud.log_scales[0, 1] = float("nan")
+    cloud.means[0] = 0.1  # before the camera
+    cloud.log_scales[0, 1] = log_scale
     cloud.sh[0] = float("nan")
     picture, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
     others = cloud.map(lambda tensor: tensor[1:])
