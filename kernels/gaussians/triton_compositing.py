@@ -4,7 +4,7 @@ A program, one warp, owns the pixels of one tile, and goes through the tile's li
 Gaussian is a few scalars, the pixels are the lanes. The next Gaussian's numbers are on their way meanwhile. Gradients
 go to a row of the list's own, which a second kernel sums per Gaussian: no two programs ever write the same number, so
 results repeat bit for bit.
-A pixel is finished once less than OPAQUE of the light is left.
+A pixel is finished once less than 1e-4 of the light is left.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .projection import ALPHA_MAX, ALPHA_MIN
 
 TILE_WIDTH, TILE_HEIGHT = 16, 8  # pixels, powers of two; four to a lane
 WARPS = 1  # that share a tile: more would have to meet at every sum over its pixels
-ROW = 12  # numbers per row of the pack, two of them unused: a row begins at 16 bytes
+ROW = 12  # numbers per row of the pack, two of them unused: each row begins at a multiple of 16 bytes
 LANES = 64  # pairs of a program of `_pack`
 PAIRS, STEP = 16, 8  # of a program of `_sum_entries`, and entries of each that it adds at once
 LOG2_E = math.log2(math.e)
@@ -35,7 +35,7 @@ _NOTHING = tl.constexpr(-1e4)  # log2 of an alpha that is 0
 def _pack(
     means2d_ptr, shapes_ptr, colors_ptr, depths_ptr, rows_ptr, pairs, count, color_stride, B: tl.constexpr
 ):  # fmt: skip
-    """Rows of mean, conic and log opacity as `_power` takes them, colour and depth, one per view and Gaussian."""
+    """Rows of mean, conic and log opacity as `_alpha` takes them, colour and depth, one per view and Gaussian."""
     pair = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)[:, None]
     column = tl.arange(0, 16)[None, :]
     inside = pair < pairs
