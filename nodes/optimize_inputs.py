@@ -215,8 +215,8 @@ def optimize_inputs() -> list[io.Input]:
             options=list(BACKENDS),
             default=DEFAULTS.render_backend,
             advanced=True,
-            tooltip="Rasterizer. auto: the fastest installed for the device (gsplat on CUDA, numba on the "
-            "CPU, else plain torch). reference is slow and for comparison.",
+            tooltip="Rasterizer. auto: the fastest installed for the device (on CUDA gsplat if compiled already, else "
+            "triton; numba on the CPU; else plain torch). reference is slow and for comparison.",
         ),
         io.Int.Input(
             "pictures_at_once",

@@ -65,6 +65,22 @@ def present() -> bool:
         return False
 
 
+@lru_cache(maxsize=1)
+def compiled() -> bool:
+    """Whether gsplat is present and its first use will find its CUDA code compiled."""
+    if not present():
+        return False
+    try:
+        from torch.utils.cpp_extension import _get_build_directory
+
+        # Where gsplat looks; it takes any library of that name as the finished build.
+        folder = Path(_get_build_directory("gsplat_cuda", verbose=False))
+        built = any((folder / f"gsplat_cuda{ending}").exists() for ending in (".so", ".lib"))
+        return built or find_spec("gsplat.csrc") is not None
+    except Exception:  # a private function of torch, which may go
+        return False
+
+
 def has_compiler() -> bool:
     from torch.utils.cpp_extension import CUDA_HOME, is_ninja_available
 

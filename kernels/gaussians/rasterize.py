@@ -9,14 +9,14 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from . import gsplat_raster
+from . import gsplat_raster, triton_ready
 from .cameras import Cameras
 from .cloud import Gaussians
 from .projection import Layers
 from .reference import rasterize_reference
 from .tiled import rasterize_tiled
 
-BACKENDS = ("auto", "reference", "torch", "numba", "gsplat")
+BACKENDS = ("auto", "reference", "torch", "numba", "triton", "gsplat")
 Backend = Callable[[Gaussians, Cameras, bool, bool], Layers]
 
 
@@ -44,8 +44,8 @@ def render(
     ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``antialiased`` keeps thin Gaussians from
     growing with the pixel (Mip-Splatting). With ``depth`` False the depth is all zeros and costs nothing.
     ``backend``: one of BACKENDS; "auto" takes the fastest that works on the cloud's device. All agree within
-    rounding, except that numba and gsplat stop once less than 1e-4 of the light is left. These two take float32; a
-    float64 cloud is rendered by "torch" instead.
+    rounding, except that numba, triton and gsplat stop once less than 1e-4 of the light is left. These three take
+    float32; a float64 cloud is rendered by "torch" instead.
     Raises ValueError on tensors, backgrounds, devices or backend names that do not fit together.
     """
     check_inputs(gaussians, cameras)
@@ -66,41 +66,49 @@ def available(backend: str) -> bool:
     check_backend(backend)
     if backend == "numba":
         return not isinstance(numba_backend(), Exception)
+    if backend == "triton":
+        return triton_ready.present()
     return backend != "gsplat" or gsplat_raster.present()
 
 
 def choose(device: torch.device | str) -> str:
-    """The name of the backend that "auto" means for a float32 cloud on this device."""
+    """The name of the backend that "auto" tries first for a float32 cloud on this device."""
+    return (*fast_backends(device), "torch")[0]
+
+
+def fast_backends(device: torch.device | str) -> list[str]:
+    """The available backends made for this device, fastest first; gsplat last where it would have to compile."""
     kind = torch.device(device).type
-    fast = {"cuda": "gsplat", "cpu": "numba"}.get(kind, "torch")
-    return fast if available(fast) else "torch"
+    names = {"cuda": ["triton", "gsplat"], "cpu": ["numba"]}.get(kind, [])
+    if kind == "cuda" and gsplat_raster.compiled():
+        names.reverse()
+    return [name for name in names if available(name) and home(name) == kind]
+
+
+def home(backend: str) -> str | None:
+    """The type of the only device that the backend runs on; None: it runs on any."""
+    return {"numba": "cpu", "triton": triton_ready.home(), "gsplat": "cuda"}.get(backend)
 
 
 def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
     """The function behind a backend's name for this device and dtype."""
     check_backend(backend)
-    name = choose(device) if backend == "auto" else backend
-    if name == "reference":
+    if backend == "reference":
         return rasterize_reference
-    wanted = {"numba": "cpu", "gsplat": "cuda"}.get(name, device.type)
-    if wanted != device.type:
+    wanted = home(backend)
+    if wanted not in (None, device.type):
         raise ValueError(
-            f"backend {name!r} renders clouds on {wanted}, this one is on {device}; use 'auto' or 'torch'."
+            f"backend {backend!r} renders clouds on {wanted}, this one is on {device}; use 'auto' or 'torch'."
         )
-    if name == "numba" and dtype == torch.float32:
-        rasterize = numba_backend()
+    if backend == "torch" or dtype != torch.float32:
+        return rasterize_tiled
+    if backend != "auto":
+        rasterize = LOADERS[backend]()
         if isinstance(rasterize, Exception):
-            raise ValueError(f"backend 'numba' cannot be imported ({rasterize}); use 'auto', or pip install numba.")
+            raise ValueError(str(rasterize)) from rasterize
         return rasterize
-    if name == "gsplat" and dtype == torch.float32:
-        if gsplat_raster.ready():
-            return gsplat_raster.rasterize_gsplat
-        if backend == "gsplat":
-            raise ValueError(
-                "backend 'gsplat' cannot be used here: it needs the gsplat package, compiled or with nvcc "
-                "and ninja to compile it; the log says what failed. Use 'auto' or 'torch'."
-            )
-    return rasterize_tiled
+    loaded = (LOADERS[name]() for name in fast_backends(device))
+    return next((rasterize for rasterize in loaded if not isinstance(rasterize, Exception)), rasterize_tiled)
 
 
 @lru_cache(maxsize=1)
@@ -109,8 +117,37 @@ def numba_backend() -> Backend | Exception:
     try:
         from .numba_raster import rasterize_numba
     except Exception as error:
-        return error
+        return ImportError(f"backend 'numba' cannot be imported ({error}); use 'auto', or pip install numba.")
     return rasterize_numba
+
+
+def triton_backend() -> Backend | Exception:
+    """The Triton rasterizer, or why it cannot be used."""
+    if not triton_ready.ready():
+        return RuntimeError(
+            "backend 'triton' cannot be used here: it needs the package triton (on Windows triton-windows) and a GPU "
+            "that it compiles for; the log says what failed. Use 'auto' or 'torch'."
+        )
+    from .triton_raster import rasterize_triton
+
+    return rasterize_triton
+
+
+def gsplat_backend() -> Backend | Exception:
+    """The gsplat rasterizer, compiled now if it is not yet, or why it cannot be used."""
+    if not gsplat_raster.ready():
+        return RuntimeError(
+            "backend 'gsplat' cannot be used here: it needs the gsplat package, compiled or with nvcc "
+            "and ninja to compile it; the log says what failed. Use 'auto' or 'torch'."
+        )
+    return gsplat_raster.rasterize_gsplat
+
+
+LOADERS: dict[str, Callable[[], Backend | Exception]] = {
+    "numba": numba_backend,
+    "triton": triton_backend,
+    "gsplat": gsplat_backend,
+}
 
 
 def check_backend(backend: str) -> None:

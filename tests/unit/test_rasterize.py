@@ -11,9 +11,11 @@ from distill3d.kernels.gaussians import rasterize
 from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.gaussians.projection import ALPHA_MAX, BLUR, project
-from distill3d.kernels.gaussians.rasterize import BACKENDS, available, choose, render
+from distill3d.kernels.gaussians.rasterize import BACKENDS, available, choose, fast_backends, home, render
 
 CPU_BACKENDS = [name for name in ("reference", "torch", "numba") if available(name)]
+if available("triton") and home("triton") == "cpu":  # in Triton's interpreter
+    CPU_BACKENDS.append("triton")
 every_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
 
 
@@ -231,7 +233,7 @@ def test_a_background_of_the_wrong_shape_is_named(background):
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'opengl'.*auto, reference, torch, numba, gsplat"):
+    with pytest.raises(ValueError, match=r"'opengl'.*auto, reference, torch, numba, triton, gsplat"):
         render(blobs([[0.0, 0, 0]]), facing_cameras(), backend="opengl")
     with pytest.raises(ValueError, match="'opengl'"):
         available("opengl")
@@ -262,3 +264,52 @@ def test_a_device_without_a_backend_of_its_own_gets_torch():
     assert choose("mps") == "torch"
     if not torch.cuda.is_available():
         assert choose("cuda") == "torch"
+
+
+@pytest.fixture
+def graphics_card(monkeypatch):
+    """As if there were a CUDA device, Triton and gsplat, whose code is compiled if ``graphics_card["compiled"]``."""
+    state = {"compiled": True}
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    monkeypatch.setattr(rasterize.gsplat_raster, "present", lambda: True)
+    monkeypatch.setattr(rasterize.gsplat_raster, "compiled", lambda: state["compiled"])
+    monkeypatch.setattr(rasterize.triton_ready, "present", lambda: True)
+    return state
+
+
+def test_a_graphics_card_gets_gsplat_if_it_is_compiled_and_else_triton(graphics_card):
+    assert fast_backends("cuda") == ["gsplat", "triton"] and choose("cuda") == "gsplat"
+    graphics_card["compiled"] = False
+    assert fast_backends("cuda:1") == ["triton", "gsplat"] and choose("cuda") == "triton"
+    assert "triton" not in fast_backends("cpu")
+
+
+def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(graphics_card, monkeypatch):
+    device = torch.device("cuda")
+    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: False)
+    monkeypatch.setattr(rasterize.triton_ready, "ready", lambda: False)
+    assert rasterize.resolve("auto", device, torch.float32) is rasterize.rasterize_tiled
+    for name in ("triton", "gsplat"):
+        with pytest.raises(ValueError, match=f"backend '{name}' cannot be used here"):
+            rasterize.resolve(name, device, torch.float32)
+        assert rasterize.resolve(name, device, torch.float64) is rasterize.rasterize_tiled
+    with pytest.raises(ValueError, match="'triton' renders clouds on cuda"):
+        rasterize.resolve("triton", torch.device("cpu"), torch.float32)
+    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: True)
+    assert rasterize.resolve("auto", device, torch.float32) is rasterize.gsplat_raster.rasterize_gsplat
+
+
+def test_gsplat_counts_as_compiled_once_its_library_lies_where_gsplat_looks(monkeypatch, tmp_path):
+    gsplat = rasterize.gsplat_raster
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setattr(gsplat, "present", lambda: True)
+    monkeypatch.setattr(gsplat, "find_spec", lambda name: None)
+    gsplat.compiled.cache_clear()
+    try:
+        assert not gsplat.compiled()
+        (library,) = tmp_path.rglob("gsplat_cuda")
+        library.joinpath("gsplat_cuda.so").touch()
+        gsplat.compiled.cache_clear()
+        assert gsplat.compiled()
+    finally:
+        gsplat.compiled.cache_clear()

@@ -1,21 +1,26 @@
 """Every backend against the dense reference in float64: values and gradients.
 
 On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same checks there.
+Without one, test_triton_rasterizer.py runs the Triton kernels in Triton's interpreter.
 """
 
-import math
 from functools import lru_cache
 
 import pytest
 import torch
+from splat_scenes import DEFAULTS, assert_near, cameras_of, cloud_of, outcome, outcome_with
 
-from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available, render
+from distill3d.kernels.gaussians.rasterize import available, home, render
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 no_numba = pytest.mark.skipif(not available("numba"), reason="needs numba")
 no_gsplat = pytest.mark.skipif(not available("gsplat"), reason="needs gsplat and a CUDA GPU")
+interpreted = available("triton") and home("triton") == "cpu"
+no_interpreter = pytest.mark.skipif(not interpreted, reason="needs Triton and its interpreter, TRITON_INTERPRET=1")
+no_triton = pytest.mark.skipif(
+    not (available("triton") and torch.cuda.is_available()) or interpreted, reason="needs Triton and a CUDA GPU"
+)
 # backend, device, dtype, largest error relative to the largest value
 SUBJECTS = [
     pytest.param(("torch", "cpu", torch.float64, 1e-11), id="torch-float64"),
@@ -24,12 +29,10 @@ SUBJECTS = [
     pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
     pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
     pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
+    pytest.param(("triton", "cuda", torch.float32, 1e-4), id="triton-cuda", marks=no_triton),
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
-# What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
-# All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
-DEFAULTS = {"count": 120, "scale": -2.8, "logit": 0.0, "degree": 0, "width": 40, "height": 27, "options": {}}
 SCENES = {
     "mixed": {},
     "harmonics": {"degree": 3},
@@ -45,75 +48,13 @@ SCENES = {
 }
 
 
-def cloud_of(count, scale, logit, degree, **_):
-    """Gaussians around the origin, some of them behind the cameras at distance 2."""
-    generator = torch.Generator().manual_seed(count + degree)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    means = normal(count, 3) * 0.35
-    means[::10] *= 8
-    return Gaussians(
-        means=means,
-        log_scales=normal(count, 3) * 0.5 + scale,
-        quats=normal(count, 4),
-        opacity_logits=normal(count) + logit,
-        sh=normal(count, (degree + 1) ** 2, 3) * 0.5,
-    )
-
-
-def cameras_of(width, height, count=3, **_):
-    """Cameras on a ring, the principal point off the centre."""
-    azimuths = torch.arange(count, dtype=torch.float64) * (2 * math.pi / 3) + 0.3
-    zeros, ones = torch.zeros_like(azimuths), torch.ones_like(azimuths)
-    back = torch.stack((azimuths.sin(), 0.3 * ones, azimuths.cos()), 1)
-    back = torch.nn.functional.normalize(back, dim=1)
-    right = torch.stack((azimuths.cos(), zeros, -azimuths.sin()), 1)
-    rotation = torch.stack((right, torch.linalg.cross(right, back), -back), 1)
-    viewmats = torch.eye(4, dtype=torch.float64).repeat(count, 1, 1)
-    viewmats[:, :3, :3] = rotation
-    viewmats[:, :3, 3] = -(rotation @ (2 * back)[..., None])[..., 0]
-    focal = 1.3 * max(width, height)
-    k = torch.tensor([[focal, 0, 0.5 * width + 0.3], [0, 1.1 * focal, 0.5 * height - 0.2], [0, 0, 1]])
-    return Cameras(viewmats, k.repeat(count, 1, 1), width, height, azimuths, zeros, 2 * ones)
-
-
-def outcome(cloud, cameras, backend, device, dtype, options):
-    """The rendering and the gradients of the cloud and of means2d for one fixed random loss."""
-    cloud = cloud.to(device, dtype).map(lambda t: t.detach().requires_grad_())
-    on_device = (t.to(device, dtype) for t in (cameras.viewmats, cameras.intrinsics))
-    rest = (t.to(device) for t in (cameras.azimuths, cameras.elevations, cameras.distances))
-    cameras = Cameras(*on_device, cameras.width, cameras.height, *rest)
-    generator = torch.Generator().manual_seed(7)
-    background = torch.rand(len(cameras), 3, generator=generator, dtype=torch.float64)
-    picture = render(cloud, cameras, background.to(device, dtype), backend, **options)
-    picture.means2d.retain_grad()
-    loss = 0.0
-    for image in (picture.color, picture.alpha, picture.depth):
-        weight = torch.randn(image.shape, generator=generator, dtype=torch.float64)
-        loss = loss + (image * weight.to(device, dtype)).sum()
-    loss.backward()
-    gradients = {name: tensor.grad for name, tensor in cloud.tensors().items()}
-    return picture, gradients | {"means2d": picture.means2d.grad}
-
-
 def outcome_of(scene, backend, device, dtype):
-    settings = DEFAULTS | SCENES[scene]
-    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"])
-    return outcome(cloud, cameras, backend, device, dtype, settings["options"])
+    return outcome_with(DEFAULTS | SCENES[scene], backend, device, dtype)
 
 
 @lru_cache(maxsize=1)
 def true_outcome_of(scene):
     return outcome_of(scene, "reference", "cpu", torch.float64)
-
-
-def assert_near(name, value, truth, tolerance):
-    assert value.shape == truth.shape
-    error = (value.detach().cpu().double() - truth.detach()).abs().max().item()
-    size = truth.detach().abs().max().item()
-    assert error <= tolerance * max(size, 1e-3), f"{name}: off by {error:.2e}, the largest value is {size:.2e}"
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
@@ -160,11 +101,13 @@ def test_the_tiled_backend_passes_gradcheck():
     assert torch.autograd.gradcheck(pictures, inputs, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True)
 
 
-@pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
-def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend):
+@pytest.mark.parametrize(
+    ("backend", "n"),
+    [("torch", 302), pytest.param("numba", 302, marks=no_numba), pytest.param("triton", 62, marks=no_interpreter)],
+)
+def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend, n):
     # A wall of 300 layers fills one side of the picture: its pixels are done long before their neighbours', and the
     # transmittance behind it, 0.1^300, is no longer a float32.
-    n = 302
     means = torch.zeros(n, 3, dtype=torch.float64)
     means[:, 2] = torch.linspace(0.5, -0.5, n)
     means[:, 0] = 0.25
@@ -199,6 +142,19 @@ def test_cpu_results_repeat_bit_for_bit(backend, threads):
             assert all(torch.equal(gradients[name], new[name]) for name in gradients)
     finally:
         torch.set_num_threads(before)
+
+
+@no_triton
+def test_triton_results_repeat_bit_for_bit_on_cuda():
+    settings = DEFAULTS | {"count": 20000, "scale": -4.0, "degree": 1, "width": 500, "height": 333}
+    cloud = cloud_of(**settings)
+    cloud.means[1::2] = cloud.means[::2]
+    cameras = cameras_of(settings["width"], settings["height"])
+    first, gradients = outcome(cloud, cameras, "triton", "cuda", torch.float32, {})
+    for _ in range(5):
+        again, new = outcome(cloud, cameras, "triton", "cuda", torch.float32, {})
+        assert torch.equal(first.color, again.color) and torch.equal(first.depth, again.depth)
+        assert all(torch.equal(gradients[name], new[name]) for name in gradients)
 
 
 @no_numba

@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("triton", reason="needs the package triton")
 
-SCRIPT = """
+COMPILE_ONLY = """
 import re, torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
@@ -26,9 +26,12 @@ run, compiled = JITFunction.run, {}
 
 def compile_only(self, *given, grid, warmup, **options):
     kernel = run(self, *given, grid=grid, warmup=True, **options)
-    compiled.setdefault(self.fn.__name__, []).append(kernel.asm["ptx"])
+    compiled.setdefault(self.fn.__name__, []).append(kernel)
 
 JITFunction.run = compile_only
+"""
+
+NETWORKS = """
 from distill3d.kernels.fast import triton_kernels as kernels
 from distill3d.kernels.fast.reference import Norm
 
@@ -43,21 +46,57 @@ kernels.backward(x, shift, y, None, norm, mean, rstd)
 kernels.add(x, residual, shift)
 kernels.layer_norm(rows, shift, weight, shift, 1e-5)
 kernels.geglu(rows)
-for name, codes in sorted(compiled.items()):
-    print(name, min(len(re.findall(r"ld\\.global\\S*\\.v4", code)) for code in codes))
+for name, variants in sorted(compiled.items()):
+    print(name, min(len(re.findall(r"ld\\.global\\S*\\.v4", kernel.asm["ptx"])) for kernel in variants))
 """
 
 
-def test_every_kernel_compiles_and_reads_its_pictures_in_pieces_of_16_bytes(tmp_path):
-    environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path)}
+RASTERIZER = """
+from distill3d.kernels.gaussians import triton_raster
+from distill3d.kernels.gaussians.cameras import turntable
+from distill3d.kernels.gaussians.cloud import Gaussians
+
+bins = triton_raster.bin_pairs
+
+def bin_nothing(means2d, shapes, depths, boxes, counts, *sizes):  # what no kernel has written is no number of tiles
+    return bins(means2d, shapes, depths.zero_(), boxes, counts.zero_(), *sizes)
+
+triton_raster.bin_pairs = bin_nothing
+for full in (True, False):
+    shapes = (3,), (3,), (4,), (), (4 if full else 1, 3)
+    cloud = Gaussians(*(torch.rand(50, *shape, requires_grad=True) for shape in shapes))
+    layers = triton_raster.rasterize_triton(cloud, turntable(2, size=40), full, full)
+    sum(layer.sum() for layer in (layers.color, layers.alpha, layers.depth) if layer is not None).backward()
+for name, variants in sorted(compiled.items()):
+    print(name, len(variants), max(kernel.metadata.shared for kernel in variants))
+"""
+
+
+def words_of(script, folder):
+    """What the script prints when compiling alone, as one list of words per line."""
+    environment = {**os.environ, "TRITON_CACHE_DIR": str(folder)}
     environment.pop("TRITON_INTERPRET", None)
-    command = [sys.executable, "-c", SCRIPT]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    command = [sys.executable, "-c", COMPILE_ONLY + script]
+    done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     if "No module named 'triton.backends" in done.stderr or "Cannot find ptxas" in done.stderr:
         pytest.skip("this Triton has no NVIDIA compiler")
     assert done.returncode == 0, done.stderr[-2000:]
-    wide = dict(line.split() for line in done.stdout.splitlines())
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def test_every_kernel_compiles_and_reads_its_pictures_in_pieces_of_16_bytes(tmp_path):
+    wide = dict(words_of(NETWORKS, tmp_path))
     small = {"_group_moments", "_group_means"}  # they read the sums of a few columns each
     pictures = {"_column_sums", "_normalise", "_gradient_sums", "_gradient", "_add", "_layer_norm", "_geglu"}
     assert set(wide) == small | pictures
     assert all(int(wide[name]) > 0 for name in pictures)
+
+
+def test_the_rasterizer_compiles_and_its_pixels_keep_to_their_lanes(tmp_path):
+    # A tile's pixels are 512 bytes; as much shared memory would mean that they change places at every Gaussian.
+    found = {name: (int(variants), int(shared)) for name, variants, shared in words_of(RASTERIZER, tmp_path)}
+    assert set(found) == {
+        *("_project", "_fill", "_pack", "_composite", "_composite_back", "_sum_entries", "_pull_back"),
+    }
+    assert all(variants == 2 for variants, _ in found.values())
+    assert max(found["_composite"][1], found["_composite_back"][1]) < 512
