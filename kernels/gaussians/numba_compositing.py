@@ -1,8 +1,7 @@
 """Front-to-back compositing and its derivative as compiled loops over tiles.
 
-Each tile owns its pixels, so no two threads ever write the same number: results repeat bit for bit. The inner loop,
-over the tile's rows that a Gaussian's box meets, is written for the vectoriser: one flat float32 buffer whose planes
-lie a constant apart, unsigned indices (signed ones would bring a wrap-around branch), selects instead of branches.
+Each tile owns its pixels, so no two threads ever write the same number: results repeat bit for bit. Within a tile a
+Gaussian visits the blocks of pixels that its ellipse meets, a block being one vector (see `numba_lanes`).
 A pixel is finished, like in 3DGS, once less than OPAQUE of the light is left: going on would underflow the
 transmittance, out of which the way back divides one Gaussian after the other.
 numba keeps compiled kernels beside this file and renews them when it changes, but not when an imported constant does.
@@ -17,17 +16,39 @@ import numpy as np
 from numba import njit
 
 from .compiled import compiled
-from .numba_binning import TILE_HEIGHT, TILE_WIDTH, span
+from .numba_binning import TILE_HEIGHT, TILE_WIDTH
+from .numba_lanes import (
+    BLOCK,
+    COUNT,
+    any_of,
+    block_x,
+    block_y,
+    counted,
+    least,
+    load,
+    most,
+    root,
+    select,
+    splat,
+    store,
+    store_sums,
+)
 from .projection import ALPHA_MAX, ALPHA_MIN
 
-PIXELS = TILE_WIDTH * TILE_HEIGHT
+ROW = 16  # floats per projected Gaussian; `numba_projection` says which
+BLOCK_HEIGHT = COUNT // BLOCK
+COLUMNS, ROWS = TILE_WIDTH // BLOCK, TILE_HEIGHT // BLOCK_HEIGHT  # blocks of a tile
+BLOCKS = COLUMNS * ROWS
+PIXELS = BLOCKS * COUNT
+FORWARD, BACKWARD = 6, 8  # planes of a tile's pixels, interleaved block by block
+SPANS = -(-ROWS // COUNT) * COUNT
 CHECK = 16  # Gaussians between two looks at whether all of a tile's pixels are finished
-# Without "ninf" and "nnan" the selects would not vectorise; NaN Gaussians were dropped as invisible.
-FAST = {"nnan", "ninf", "nsz", "arcp", "contract", "afn", "reassoc"}
+SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel
 
 f32, u64 = np.float32, np.uint64
-ZERO, HALF, ONE = f32(0), f32(0.5), f32(1)
+ZERO, ONE = f32(0), f32(1)
 TOP, OPAQUE = f32(ALPHA_MAX), f32(1e-4)
+NEVER = f32(1e9)  # above every rank
 LOG_MIN = f32(log(ALPHA_MIN))
 LOG_FLOOR = f32(log(ALPHA_MIN) - 0.05)  # keeps the polynomial below within its interval
 # exp(x/8) on [-6.05, 0], relative least squares at Chebyshev nodes; its 8th power is exp(x) to 2.3e-6.
@@ -35,217 +56,178 @@ E0, E1, E2 = f32(0.9999998890160103), f32(0.12499863246970226), f32(0.0078099870
 E3, E4, E5 = f32(0.00032381106051966336), f32(9.634457896359487e-06), f32(1.7285751365923085e-07)
 
 
-@njit(fastmath=FAST, boundscheck=False, error_model="numpy")
+@njit(boundscheck=False, error_model="numpy")
 def exp_negative(x: Any) -> Any:
-    """exp(x) for -6.05 <= x <= 0 in operations that vectorise; numba's own exp is scalar without Intel's SVML."""
-    p = E0 + x * (E1 + x * (E2 + x * (E3 + x * (E4 + x * E5))))
-    p *= p
-    p *= p
+    """exp(x) of Lanes for -6.05 <= x <= 0."""
+    p = ((((x * E5 + E4) * x + E3) * x + E2) * x + E1) * x + E0
+    p = p * p
+    p = p * p
     return p * p
 
 
-@njit(fastmath=FAST, boundscheck=False, error_model="numpy")
-def rows_forward(
-    planes: Any,
-    i0: Any,
-    i1: Any,
-    xm: Any,
-    ym: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    log_opacity: Any,
-    k0: Any,
-    k1: Any,
-    k2: Any,
-    k3: Any,
-    rank: Any,
-) -> None:
-    """Add one Gaussian to the pixels i0..i1.
-
-    Planes: T, three colours, depth, the rank of the last Gaussian before the pixel was finished, and its x and y.
-    ``xm``, ``ym``: from the mean to the tile's first pixel; ``a``, ``c``: half the conic's A and C.
-    """
-    for i in range(u64(i0), u64(i1)):
-        dx, dy = xm + planes[i + u64(6 * PIXELS)], ym + planes[i + u64(7 * PIXELS)]
-        power = log_opacity - (dx * (a * dx + b * dy) + c * dy * dy)
-        alpha = min(exp_negative(max(power, LOG_FLOOR)), TOP)
-        alpha = alpha if power >= LOG_MIN else ZERO
-        through = planes[i]
-        alpha = alpha if through >= OPAQUE else ZERO
-        planes[i + u64(5 * PIXELS)] = rank if through >= OPAQUE else planes[i + u64(5 * PIXELS)]
-        weight = alpha * through
-        planes[i] = through - weight
-        planes[i + u64(PIXELS)] += weight * k0
-        planes[i + u64(2 * PIXELS)] += weight * k1
-        planes[i + u64(3 * PIXELS)] += weight * k2
-        planes[i + u64(4 * PIXELS)] += weight * k3
-
-
-@njit(fastmath=FAST, boundscheck=False, error_model="numpy")
-def rows_backward(
-    planes: Any,
-    i0: Any,
-    i1: Any,
-    xm: Any,
-    ym: Any,
-    a: Any,
-    b: Any,
-    c: Any,
-    log_opacity: Any,
-    k0: Any,
-    k1: Any,
-    k2: Any,
-    k3: Any,
-    rank: Any,
-) -> tuple:
-    """Undo one Gaussian on the pixels i0..i1 and return its sums over them.
-
-    Planes: T behind the Gaussian, S = the sum of w v over what lies behind, gradients of colour (3), depth and alpha,
-    the last rank, x and y. With v = <gradients, (k, 1)>, d loss / d log alpha = alpha (T v - S / (1 - alpha)).
-    Returns that slope's moments 1, x, y, x^2, xy, y^2 around the mean, and the gradients of k.
-    """
-    s0 = sx = sy = sxx = sxy = syy = g0 = g1 = g2 = g3 = ZERO
-    for i in range(u64(i0), u64(i1)):
-        dx, dy = xm + planes[i + u64(8 * PIXELS)], ym + planes[i + u64(9 * PIXELS)]
-        power = log_opacity - (dx * (a * dx + b * dy) + c * dy * dy)
-        alpha = min(exp_negative(max(power, LOG_FLOOR)), TOP)
-        alpha = alpha if power >= LOG_MIN else ZERO
-        alpha = alpha if rank <= planes[i + u64(7 * PIXELS)] else ZERO
-        clear = ONE / (ONE - alpha)
-        through = planes[i] * clear
-        planes[i] = through
-        weight = alpha * through
-        h0, h1 = planes[i + u64(2 * PIXELS)], planes[i + u64(3 * PIXELS)]
-        h2, h3 = planes[i + u64(4 * PIXELS)], planes[i + u64(5 * PIXELS)]
-        value = planes[i + u64(6 * PIXELS)] + h0 * k0 + h1 * k1 + h2 * k2 + h3 * k3
-        behind = planes[i + u64(PIXELS)]
-        slope = alpha * (through * value - behind * clear)
-        slope = slope if alpha < TOP else ZERO
-        planes[i + u64(PIXELS)] = behind + weight * value
-        s0 += slope
-        sx += slope * dx
-        sy += slope * dy
-        sxx += slope * dx * dx
-        sxy += slope * dx * dy
-        syy += slope * dy * dy
-        g0 += weight * h0
-        g1 += weight * h1
-        g2 += weight * h2
-        g3 += weight * h3
-    return s0, sx, sy, sxx, sxy, syy, g0, g1, g2, g3
-
-
-@njit(fastmath=FAST, boundscheck=False, error_model="numpy")
-def clearest(planes: Any) -> float:
-    """The largest transmittance of the tile."""
-    most = ZERO
-    for i in range(PIXELS):
-        most = max(most, planes[i])
-    return most
+@njit(boundscheck=False, error_model="numpy")
+def gaussian(rows: Any, at: Any) -> tuple:
+    """Mean (2), A/2, B, C/2, log opacity, colour (3) and depth of the Gaussian whose row begins at ``at``."""
+    mx, my, a, b, c = rows[at], rows[at + u64(1)], rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
+    k0, k1, k2, k3 = rows[at + u64(6)], rows[at + u64(7)], rows[at + u64(8)], rows[at + u64(9)]
+    return mx, my, a, b, c, rows[at + u64(5)], k0, k1, k2, k3
 
 
 @njit(boundscheck=False, error_model="numpy")
-def row_span(my: Any, ey: Any, top: int) -> tuple:
-    """First and last row of the tile that begins at pixel row ``top`` which the box of a Gaussian meets."""
-    first, last = span(my, ey, top + TILE_HEIGHT)
-    return max(first - top, 0), max(last - top, -1)
+def within(value: float, limit: int) -> int:
+    """The whole part, at least 0 and at most the limit."""
+    return int(min(max(value, ZERO), f32(limit)))
+
+
+@njit(boundscheck=False, error_model="numpy")
+def block_spans(spans: Any, rows: Any, at: Any, left: int, top: int) -> tuple:
+    """First and one past the last row of the tile's blocks that an ellipse meets; its columns there into ``spans``.
+
+    On a strip of pixel rows the ellipse reaches furthest to the right where it does so at all, or on the strip's
+    edge nearest to there; to the left likewise, mirrored at the mean.
+    """
+    mx, my, b = rows[at], rows[at + u64(1)], rows[at + u64(3)]
+    ey, det, width, peak = rows[at + u64(11)], rows[at + u64(12)], rows[at + u64(13)], rows[at + u64(14)]
+    y = my - f32(top + 0.5)
+    first = within((y - ey + f32(1 - SLACK)) / f32(BLOCK_HEIGHT), ROWS)
+    end = within((y + ey + f32(BLOCK_HEIGHT + SLACK)) / f32(BLOCK_HEIGHT), ROWS)
+    x = mx - f32(left + 0.5)
+    for part in range(0, SPANS, COUNT):
+        near = (counted() + f32(part)) * f32(BLOCK_HEIGHT) - y
+        far = near + f32(BLOCK_HEIGHT - 1)
+        right, other = least(most(near, splat(peak)), far), least(most(near, splat(-peak)), far)
+        high = (root(most((ey * ey - right * right) * det, splat(ZERO))) - right * b) * width + x
+        low = x - (root(most((ey * ey - other * other) * det, splat(ZERO))) + other * b) * width
+        low = (low + f32(1 - SLACK)) * f32(1 / BLOCK)
+        high = (high + f32(BLOCK + SLACK)) * f32(1 / BLOCK)
+        store(spans, part, least(most(low, splat(ZERO)), splat(f32(COLUMNS))))
+        store(spans, SPANS + part, least(most(high, splat(ZERO)), splat(f32(COLUMNS))))
+    return first, end
 
 
 @njit(boundscheck=False, error_model="numpy")
 def tile_forward(
-    planes: Any,
-    entries: Any,
-    begin: int,
-    end: int,
-    left: int,
-    top: int,
-    means2d: Any,
-    shapes: Any,
-    extents: Any,
-    colors: Any,
-    depths: Any,
+    planes: Any, spans: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int
 ) -> int:
-    """Composite one tile into its planes; returns one past the last entry that was needed."""
+    """Composite one tile into its planes; returns one past the last entry that was needed.
+
+    Planes: T, three colours, depth, and the rank of the Gaussian that finished the pixel.
+    """
+    finished = False
     for e in range(begin, end):
-        m = entries[e]
-        k = m % colors.shape[0]
-        mx, my = means2d[m, 0], means2d[m, 1]
-        first, last = row_span(my, extents[m, 1], top)
-        rows_forward(
-            planes,
-            first * TILE_WIDTH,
-            (last + 1) * TILE_WIDTH,
-            f32(left + 0.5) - mx,
-            f32(top + 0.5) - my,
-            HALF * shapes[m, 0],
-            shapes[m, 1],
-            HALF * shapes[m, 2],
-            shapes[m, 3],
-            colors[k, 0],
-            colors[k, 1],
-            colors[k, 2],
-            depths[m],
-            f32(e - begin),
-        )
-        if (e - begin) % CHECK == CHECK - 1 and clearest(planes) < OPAQUE:
-            return e + 1
+        at = u64(entries[e]) * u64(ROW)
+        mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, at)
+        first, last = block_spans(spans, rows, at, left, top)
+        xm, ym = f32(left + 0.5) - mx, f32(top + 0.5) - my
+        for y in range(first, last):
+            dy = block_y() + (ym + f32(y * BLOCK_HEIGHT))
+            slope, height = dy * b, log_opacity - dy * dy * c
+            begin_x, end_x = int(spans[u64(y)]), int(spans[u64(SPANS + y)])
+            for x in range(begin_x, end_x):
+                plane = (y * COLUMNS + x) * (FORWARD * COUNT)
+                dx = block_x() + (xm + f32(x * BLOCK))
+                power = height - dx * (dx * a + slope)
+                through = load(planes, plane)
+                taken = (power >= LOG_MIN) & (through >= OPAQUE)
+                alpha = least(exp_negative(most(power, splat(LOG_FLOOR))), splat(TOP))
+                weight = select(taken, alpha, ZERO) * through
+                through = through - weight
+                store(planes, plane, through)
+                store(planes, plane + COUNT, load(planes, plane + COUNT) + weight * k0)
+                store(planes, plane + 2 * COUNT, load(planes, plane + 2 * COUNT) + weight * k1)
+                store(planes, plane + 3 * COUNT, load(planes, plane + 3 * COUNT) + weight * k2)
+                store(planes, plane + 4 * COUNT, load(planes, plane + 4 * COUNT) + weight * k3)
+                now = taken & (through < OPAQUE)
+                if any_of(now):
+                    finished = True
+                    rank = splat(f32(e - begin))
+                    store(planes, plane + 5 * COUNT, select(now, rank, load(planes, plane + 5 * COUNT)))
+        if finished and (e - begin) % CHECK == CHECK - 1:
+            if not clear(planes):
+                return e + 1
+            finished = False
     return end
+
+
+@njit(boundscheck=False, error_model="numpy")
+def clear(planes: Any) -> bool:
+    """Whether any pixel of the tile is not finished."""
+    most_light = splat(ZERO)
+    for block in range(BLOCKS):
+        most_light = most(most_light, load(planes, block * (FORWARD * COUNT)))
+    return any_of(most_light >= OPAQUE)
 
 
 @njit(boundscheck=False, error_model="numpy")
 def tile_backward(
     planes: Any,
+    spans: Any,
+    rows: Any,
     entries: Any,
     slots: Any,
     begin: int,
     end: int,
     left: int,
     top: int,
-    means2d: Any,
-    shapes: Any,
-    extents: Any,
-    colors: Any,
-    depths: Any,
     partial: Any,
 ) -> None:
-    """Walk one tile's needed entries from the last to the first and write each one's gradients into its slot."""
+    """Walk one tile's needed entries from the last to the first and write each one's sums into its slot.
+
+    Planes: T behind the Gaussian, R = what lies behind it as seen from there, gradients of colour (3), depth and
+    alpha, and the rank that finished the pixel. With v = <gradients, (k, 1)>, d loss / d log alpha = w (v - R), and R
+    in front of the Gaussian is R + alpha (v - R). The sums: that slope's moments 1, x, y, x^2, xy, y^2 around the
+    mean, and the gradients of k.
+    """
     for e in range(end - 1, begin - 1, -1):
-        m = entries[e]
-        k = m % colors.shape[0]
-        mx, my = means2d[m, 0], means2d[m, 1]
-        a, b, c = shapes[m, 0], shapes[m, 1], shapes[m, 2]
-        first, last = row_span(my, extents[m, 1], top)
-        s0, sx, sy, sxx, sxy, syy, g0, g1, g2, g3 = rows_backward(
-            planes,
-            first * TILE_WIDTH,
-            (last + 1) * TILE_WIDTH,
-            f32(left + 0.5) - mx,
-            f32(top + 0.5) - my,
-            HALF * a,
-            b,
-            HALF * c,
-            shapes[m, 3],
-            colors[k, 0],
-            colors[k, 1],
-            colors[k, 2],
-            depths[m],
-            f32(e - begin),
-        )
-        row = slots[e]
-        partial[row, 0], partial[row, 1] = a * sx + b * sy, b * sx + c * sy
-        partial[row, 2], partial[row, 3], partial[row, 4] = -HALF * sxx, -sxy, -HALF * syy
-        partial[row, 5], partial[row, 6], partial[row, 7], partial[row, 8], partial[row, 9] = s0, g0, g1, g2, g3
+        at = u64(entries[e]) * u64(ROW)
+        mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, at)
+        first, last = block_spans(spans, rows, at, left, top)
+        xm, ym, rank = f32(left + 0.5) - mx, f32(top + 0.5) - my, f32(e - begin)
+        s0 = sx = sy = sxx = sxy = syy = g0 = g1 = g2 = g3 = splat(ZERO)
+        for y in range(first, last):
+            dy = block_y() + (ym + f32(y * BLOCK_HEIGHT))
+            slope, height = dy * b, log_opacity - dy * dy * c
+            begin_x, end_x = int(spans[u64(y)]), int(spans[u64(SPANS + y)])
+            for x in range(begin_x, end_x):
+                plane = (y * COLUMNS + x) * (BACKWARD * COUNT)
+                dx = block_x() + (xm + f32(x * BLOCK))
+                power = height - dx * (dx * a + slope)
+                taken = (power >= LOG_MIN) & (load(planes, plane + 7 * COUNT) >= rank)
+                alpha = least(exp_negative(most(power, splat(LOG_FLOOR))), splat(TOP))
+                alpha = select(taken, alpha, ZERO)
+                through = load(planes, plane) / (ONE - alpha)
+                store(planes, plane, through)
+                weight = alpha * through
+                h0, h1 = load(planes, plane + 2 * COUNT), load(planes, plane + 3 * COUNT)
+                h2, h3 = load(planes, plane + 4 * COUNT), load(planes, plane + 5 * COUNT)
+                behind = load(planes, plane + COUNT)
+                gain = load(planes, plane + 6 * COUNT) + h0 * k0 + h1 * k1 + h2 * k2 + h3 * k3 - behind
+                store(planes, plane + COUNT, behind + alpha * gain)
+                change = select(alpha < TOP, weight * gain, ZERO)
+                cx, cy = change * dx, change * dy
+                s0, sx, sy = s0 + change, sx + cx, sy + cy
+                sxx, sxy, syy = sxx + cx * dx, sxy + cx * dy, syy + cy * dy
+                g0, g1, g2, g3 = g0 + weight * h0, g1 + weight * h1, g2 + weight * h2, g3 + weight * h3
+        store_sums(partial, slots[e] * ROW, (s0, sx, sy, sxx, sxy, syy, g0, g1, g2, g3))
 
 
 @njit(boundscheck=False, error_model="numpy")
-def blank_planes(count: int) -> Any:
-    """Uninitialised planes of one tile, the last two of which hold the x and y of its pixels."""
-    planes = np.empty((count + 2) * PIXELS, np.float32)
-    for i in range(PIXELS):
-        planes[count * PIXELS + i] = i % TILE_WIDTH
-        planes[(count + 1) * PIXELS + i] = i // TILE_WIDTH
-    return planes
+def corner(tile: int, width: int, height: int) -> tuple:
+    """View, left and top pixel of a tile."""
+    columns, rows = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
+    return tile // (columns * rows), tile % columns * TILE_WIDTH, tile // columns % rows * TILE_HEIGHT
+
+
+@njit(boundscheck=False, error_model="numpy")
+def lane(x: int, y: int) -> int:
+    """Where a tile's pixel is in a plane when the tile has just one."""
+    return (y // BLOCK_HEIGHT * COLUMNS + x // BLOCK) * COUNT + y % BLOCK_HEIGHT * BLOCK + x % BLOCK
+
+
+@njit(boundscheck=False, error_model="numpy")
+def interleaved(place: int, planes: int) -> int:
+    """The same pixel's place in the first of so many planes."""
+    return place // COUNT * (planes * COUNT) + place % COUNT
 
 
 @compiled(boundscheck=False)
@@ -255,11 +237,7 @@ def composite_share(
     order: Any,
     entries: Any,
     offsets: Any,
-    means2d: Any,
-    shapes: Any,
-    extents: Any,
-    colors: Any,
-    depths: Any,
+    rows: Any,
     color: Any,
     alpha: Any,
     depth: Any,
@@ -267,34 +245,30 @@ def composite_share(
     ranks: Any,
     lasts: Any,
 ) -> None:
-    """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through, ranks [tiles,256], lasts [tiles].
+    """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks [tiles*PIXELS], lasts.
 
-    ``order``: the tiles of all views, most work first. means2d [V*N,2], shapes [V*N,4], extents [V*N,2],
-    colors [N or V*N,3], depths [V*N].
+    ``order``: the tiles of all views, most work first. ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
-    columns, rows = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
-    planes = blank_planes(6)
-    for rank in range(worker, order.shape[0], workers):
-        tile = order[rank]
-        left, top = tile % columns * TILE_WIDTH, tile // columns % rows * TILE_HEIGHT
-        v = tile // (columns * rows)
-        for i in range(6 * PIXELS):
-            planes[i] = ONE if i < PIXELS else ZERO
-        lasts[tile] = tile_forward(
-            planes, entries, offsets[tile], offsets[tile + 1], left, top, means2d, shapes, extents, colors, depths
-        )
-        for i in range(PIXELS):
-            through[tile, i] = planes[i]
-            ranks[tile, i] = planes[5 * PIXELS + i]
+    planes, spans = np.empty(FORWARD * PIXELS, np.float32), np.empty(2 * SPANS, np.float32)
+    for turn in range(worker, order.shape[0], workers):
+        tile = order[turn]
+        v, left, top = corner(tile, width, height)
+        for block in range(0, FORWARD * PIXELS, FORWARD * COUNT):
+            for plane in range(FORWARD):
+                blank = ONE if plane == 0 else (NEVER if plane == FORWARD - 1 else ZERO)
+                store(planes, block + plane * COUNT, splat(blank))
+        lasts[tile] = tile_forward(planes, spans, rows, entries, offsets[tile], offsets[tile + 1], left, top)
+        for block in range(0, PIXELS, COUNT):
+            store(through, tile * PIXELS + block, load(planes, block * FORWARD))
+            store(ranks, tile * PIXELS + block, load(planes, block * FORWARD + (FORWARD - 1) * COUNT))
         for y in range(top, min(top + TILE_HEIGHT, height)):
             for x in range(left, min(left + TILE_WIDTH, width)):
-                i = (y - top) * TILE_WIDTH + x - left
+                i = interleaved(lane(x - left, y - top), FORWARD)
                 alpha[v, y, x] = ONE - planes[i]
-                color[v, y, x, 0] = planes[PIXELS + i]
-                color[v, y, x, 1] = planes[2 * PIXELS + i]
-                color[v, y, x, 2] = planes[3 * PIXELS + i]
-                depth[v, y, x] = planes[4 * PIXELS + i]
+                for d in range(3):
+                    color[v, y, x, d] = planes[i + (1 + d) * COUNT]
+                depth[v, y, x] = planes[i + 4 * COUNT]
 
 
 @compiled(boundscheck=False)
@@ -305,11 +279,7 @@ def composite_back_share(
     entries: Any,
     slots: Any,
     offsets: Any,
-    means2d: Any,
-    shapes: Any,
-    extents: Any,
-    colors: Any,
-    depths: Any,
+    rows: Any,
     through: Any,
     ranks: Any,
     lasts: Any,
@@ -318,71 +288,49 @@ def composite_back_share(
     depth: Any,
     partial: Any,
 ) -> None:
-    """From the gradients of color, alpha and depth fill ``partial`` [E,10].
-
-    Per slot: gradients of mean (2), conic (3), log opacity, colour (3) and depth.
-    """
+    """From the gradients of color, alpha and depth fill ``partial`` [E*ROW], per slot the sums of `tile_backward`."""
     _, height, width = alpha.shape
-    columns, rows = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
-    planes = blank_planes(8)
-    for rank in range(worker, order.shape[0], workers):
-        tile = order[rank]
-        left, top = tile % columns * TILE_WIDTH, tile // columns % rows * TILE_HEIGHT
-        v = tile // (columns * rows)
-        for i in range(PIXELS, 7 * PIXELS):
-            planes[i] = ZERO
-        for i in range(PIXELS):
-            planes[i] = through[tile, i]
-            planes[7 * PIXELS + i] = ranks[tile, i]
+    planes, spans = np.empty(BACKWARD * PIXELS, np.float32), np.empty(2 * SPANS, np.float32)
+    for turn in range(worker, order.shape[0], workers):
+        tile = order[turn]
+        v, left, top = corner(tile, width, height)
+        for block in range(0, PIXELS, COUNT):
+            for plane in range(BACKWARD):
+                store(planes, block * BACKWARD + plane * COUNT, splat(ZERO))
+            store(planes, block * BACKWARD, load(through, tile * PIXELS + block))
+            store(planes, block * BACKWARD + 7 * COUNT, load(ranks, tile * PIXELS + block))
         for y in range(top, min(top + TILE_HEIGHT, height)):
             for x in range(left, min(left + TILE_WIDTH, width)):
-                i = (y - top) * TILE_WIDTH + x - left
-                planes[2 * PIXELS + i] = color[v, y, x, 0]
-                planes[3 * PIXELS + i] = color[v, y, x, 1]
-                planes[4 * PIXELS + i] = color[v, y, x, 2]
-                planes[5 * PIXELS + i] = depth[v, y, x]
-                planes[6 * PIXELS + i] = alpha[v, y, x]
+                i = interleaved(lane(x - left, y - top), BACKWARD)
+                for d in range(3):
+                    planes[i + (2 + d) * COUNT] = color[v, y, x, d]
+                planes[i + 5 * COUNT] = depth[v, y, x]
+                planes[i + 6 * COUNT] = alpha[v, y, x]
         for e in range(lasts[tile], offsets[tile + 1]):
-            for d in range(10):
-                partial[slots[e], d] = ZERO
+            for d in range(0, ROW, COUNT):
+                store(partial, slots[e] * ROW + d, splat(ZERO))
         tile_backward(
-            planes,
-            entries,
-            slots,
-            offsets[tile],
-            lasts[tile],
-            left,
-            top,
-            means2d,
-            shapes,
-            extents,
-            colors,
-            depths,
-            partial,
+            planes, spans, rows, entries, slots, offsets[tile], lasts[tile], left, top, partial
         )
 
 
 @compiled(boundscheck=False)
 def gather_share(
-    worker: int, workers: int, partial: Any, firsts: Any, means2d: Any, shapes: Any, colors: Any, depths: Any
+    worker: int, workers: int, partial: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
 ) -> None:
-    """Sum each Gaussian's slots into the gradients means2d [V*N,2], shapes [V*N,4], colors [N or V*N,3], depths [V*N].
-
-    A Gaussian adds up its own slots in their order, whichever thread does it.
-    """
-    shared, total = colors.shape[0], depths.shape[0]
-    sums = np.empty(10, np.float32)
-    for n in range(worker * shared // workers, (worker + 1) * shared // workers):
-        for d in range(3):
-            colors[n, d] = ZERO
-        for m in range(n, total, shared):
-            for d in range(10):
-                sums[d] = ZERO
+    """Add up each Gaussian's slots, in their order: gradients of means2d [V*N,2] and of the rest of ``rows``, ``grads``
+    [V*N*ROW], where A, B and C stand for the conic itself."""
+    total = means2d.shape[0]
+    for m in range(worker * total // workers, (worker + 1) * total // workers):
+        for d in range(0, ROW, COUNT):
+            sums = splat(ZERO)
             for slot in range(firsts[m], firsts[m + 1]):
-                for d in range(10):
-                    sums[d] += partial[slot, d]
-            means2d[m, 0], means2d[m, 1] = sums[0], sums[1]
-            shapes[m, 0], shapes[m, 1], shapes[m, 2], shapes[m, 3] = sums[2], sums[3], sums[4], sums[5]
-            for d in range(3):
-                colors[n, d] += sums[6 + d]
-            depths[m] = sums[9]
+                sums = sums + load(partial, slot * ROW + d)
+            store(grads, m * ROW + d, sums)
+        at = u64(m * ROW)
+        a, b, c = rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
+        s0, sx, sy = grads[at], grads[at + u64(1)], grads[at + u64(2)]
+        sxx, sxy, syy = grads[at + u64(3)], grads[at + u64(4)], grads[at + u64(5)]
+        means2d[m, 0], means2d[m, 1] = (a + a) * sx + b * sy, b * sx + (c + c) * sy
+        grads[at + u64(2)], grads[at + u64(3)], grads[at + u64(4)] = f32(-0.5) * sxx, -sxy, f32(-0.5) * syy
+        grads[at + u64(5)] = s0

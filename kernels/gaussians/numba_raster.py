@@ -13,9 +13,9 @@ from .cameras import Cameras
 from .cloud import Gaussians
 from .numba_binning import TILE_HEIGHT, TILE_WIDTH, count_share, fill_share
 from .numba_compositing import PIXELS, composite_back_share, composite_share, gather_share
-from .numba_projection import project_share, pull_back_share
+from .numba_projection import ROW, project_share
+from .numba_pullback import pull_back_share
 from .projection import Layers, pinhole
-from .sh import view_colors
 from .workers import spread
 
 GRAIN = 256  # Gaussians that are worth waking a thread for
@@ -24,10 +24,8 @@ GRAIN = 256  # Gaussians that are worth waking a thread for
 def rasterize_numba(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
     """Render a float32 cloud on the CPU. The first call compiles for some seconds."""
     screens = _Screens(cameras, antialiased)
-    parameters = (gaussians.means, gaussians.log_scales, gaussians.quats, gaussians.opacity_logits)
-    means2d, shapes, depths, extents, visible = _Project.apply(*parameters, screens)
-    colors = view_colors(gaussians, cameras)
-    color, alpha, layer = _Composite.apply(means2d, shapes, colors, depths, extents, visible, screens)
+    means2d, rows, extents, depths, visible = _Project.apply(*gaussians.tensors().values(), screens)
+    color, alpha, layer = _Composite.apply(means2d, rows, extents, depths, visible, screens)
     return Layers(color, alpha, layer if depth else None, means2d, visible)
 
 
@@ -35,91 +33,85 @@ class _Screens:
     """The cameras as arrays."""
 
     def __init__(self, cameras: Cameras, antialiased: bool) -> None:
-        double = torch.zeros((), dtype=torch.float64)
-        self.views = cameras.viewmats.detach().to(double).contiguous().numpy()
-        self.pinholes = torch.cat(pinhole(cameras, double), 1).detach().contiguous().numpy()
-        self.width, self.height, self.antialiased = int(cameras.width), int(cameras.height), bool(antialiased)
-
-    @property
-    def arguments(self) -> tuple:
-        return self.views, self.pinholes, self.width, self.height, self.antialiased
+        single = torch.zeros((), dtype=torch.float32)
+        self.width, self.height = int(cameras.width), int(cameras.height)
+        tensors = cameras.viewmats, torch.cat(pinhole(cameras, single), 1), cameras.positions
+        arrays = (tensor.detach().to(single).contiguous().numpy() for tensor in tensors)
+        self.arguments = (*arrays, self.width, self.height, bool(antialiased))
+        self.views = len(cameras)
 
 
-def arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(tensor.detach().contiguous().numpy() for tensor in tensors)
+def flat(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().reshape(-1).numpy()
 
 
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, log_scales: Tensor, quats: Tensor, logits: Tensor, screens: _Screens
+        ctx: Any, means: Tensor, log_scales: Tensor, quats: Tensor, logits: Tensor, sh: Tensor, screens: _Screens
     ) -> tuple[Tensor, ...]:
-        views, count = len(screens.views), len(means)
-        outputs = [means.new_empty(views, count, *rest) for rest in ((2,), (4,), (), (2,))]
-        outputs.append(means.new_empty(views, count, dtype=torch.bool))
-        inputs = arrays(means, log_scales, quats, logits)
-        spread(project_share, count // GRAIN, inputs, screens.arguments, arrays(*outputs))
-        ctx.save_for_backward(means, log_scales, quats, logits)
+        views, count = screens.views, len(means)
+        with np.errstate(over="ignore"):
+            strengths = -np.log1p(np.exp(-flat(logits)))
+            scales = np.exp(flat(log_scales))
+        ctx.cloud = flat(means), scales, flat(quats), strengths, flat(sh)
+        means2d, rows, extents = (means.new_empty(views, count, size) for size in (2, ROW, 2))
+        depths, visible = means.new_empty(views, count), means.new_empty(views, count, dtype=torch.bool)
+        outputs = means2d, rows, extents, depths, visible
+        arguments = ctx.cloud, screens.arguments, tuple(flat(output) for output in outputs)
+        spread(project_share, count // GRAIN, *arguments)
+        ctx.save_for_backward(means, log_scales, quats, logits, sh, rows)
         ctx.screens = screens
-        ctx.mark_non_differentiable(*outputs[3:])
-        return tuple(outputs)
+        ctx.mark_non_differentiable(*outputs[2:])
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        inputs = ctx.saved_tensors
+        *inputs, rows = ctx.saved_tensors
         outputs = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
-        tuples = arrays(*inputs), ctx.screens.arguments, arrays(*grads[:3]), arrays(*outputs)
-        spread(pull_back_share, len(outputs[0]) // GRAIN, *tuples)
+        given = flat(rows), flat(grads[0]), flat(grads[1])
+        arguments = ctx.cloud, ctx.screens.arguments, given, tuple(flat(output) for output in outputs)
+        spread(pull_back_share, len(inputs[0]) // GRAIN, *arguments)
+        outputs[3] *= torch.sigmoid(-inputs[3])
         return *outputs, None
 
 
 class _Composite(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any,
-        means2d: Tensor,
-        shapes: Tensor,
-        colors: Tensor,
-        depths: Tensor,
-        extents: Tensor,
-        visible: Tensor,
-        screens: _Screens,
+        ctx: Any, means2d: Tensor, rows: Tensor, extents: Tensor, depths: Tensor, visible: Tensor, screens: _Screens
     ) -> tuple[Tensor, ...]:
-        views, width, height = len(screens.views), screens.width, screens.height
+        views, width, height = screens.views, screens.width, screens.height
         color = means2d.new_empty(views, height, width, 3)
         alpha, depth = means2d.new_empty(views, height, width, 1), means2d.new_empty(views, height, width, 1)
-        lists = _bin(arrays(means2d, extents, depths, visible), width, height)
+        projected = tuple(tensor.detach().numpy() for tensor in (means2d, extents, depths, visible))
+        lists = _bin(projected, width, height)
         entries, offsets = lists[:2]
         tiles = len(offsets) - 1
-        rest = np.empty((tiles, PIXELS), np.float32), np.empty((tiles, PIXELS), np.float32), np.empty(tiles, np.int64)
+        rest = np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32), np.empty(tiles, np.int64)
         order = np.argsort(-np.diff(offsets), kind="stable")  # dealt out long to short, the shares weigh the same
-        flat = arrays(*flatten(means2d, shapes, extents, colors, depths))
-        pictures = arrays(color, alpha[..., 0], depth[..., 0])
-        spread(composite_share, tiles, order, entries, offsets, *flat, *pictures, *rest)
-        ctx.save_for_backward(means2d, shapes, colors, depths, extents)
+        pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
+        spread(composite_share, tiles, order, entries, offsets, flat(rows), *pictures, *rest)
+        ctx.save_for_backward(rows)
         ctx.lists = (*lists, *rest)
         return color, alpha, depth
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_color: Tensor, grad_alpha: Tensor, grad_depth: Tensor) -> tuple[Tensor | None, ...]:
-        means2d, shapes, colors, depths, extents = ctx.saved_tensors
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (rows,) = ctx.saved_tensors
         entries, offsets, slots, firsts, *rest = ctx.lists
-        flat = arrays(*flatten(means2d, shapes, extents, colors, depths))
-        pictures = arrays(grad_color, grad_alpha[..., 0], grad_depth[..., 0])
-        grads = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (means2d, shapes, colors, depths)]
-        partial = np.empty((len(entries), 10), np.float32)
+        pictures = [grad.contiguous().numpy() for grad in grads]
+        pictures[1:] = [picture[..., 0] for picture in pictures[1:]]
+        partial = np.empty(len(entries) * ROW, np.float32)
         order = np.argsort(offsets[:-1] - rest[-1], kind="stable")
         lists = order, entries, slots, offsets
-        spread(composite_back_share, len(order), *lists, *flat, *rest, *pictures, partial)
-        spread(gather_share, colors.shape[1] // GRAIN, partial, firsts, *arrays(*flatten(*grads)))
-        return *grads, None, None, None
-
-
-def flatten(*tensors: Tensor) -> list[Tensor]:
-    """[V,N,...] as [V*N,...]"""
-    return [tensor.detach().flatten(0, 1) for tensor in tensors]
+        spread(composite_back_share, len(order), *lists, flat(rows), *rest, *pictures, partial)
+        to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
+        gathered = to_means2d.view(-1, 2).numpy(), flat(to_rows)
+        spread(gather_share, rows.shape[1] // GRAIN, partial, firsts, flat(rows), *gathered)
+        return to_means2d, to_rows, None, None, None, None
 
 
 def _bin(projected: tuple[np.ndarray, ...], width: int, height: int) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,285 @@
+"""Vectors of float32 inside compiled loops: a few numbers that one instruction adds, multiplies or compares.
+
+The compiler turns simple loops into such vectors by itself, but neither chooses 4x4 blocks of pixels, nor the full
+width of AVX-512, nor keeps ten sums in registers over a loop in a loop. A `Lanes` value holds COUNT numbers, a `Mask` as
+many truths; ``+ - * /`` work between Lanes, and with float32 scalars, ``>= <= > <`` make masks, ``&`` joins them.
+On processors with shorter registers LLVM splits them up.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+COUNT = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+BLOCK = 4  # the lanes as a block of pixels: 4 columns, COUNT / 4 rows
+FLAGS = ("contract", "nsz", "arcp")  # none that forbids NaN: comparisons with it stay false
+
+FLOAT, BIT, INDEX = ir.FloatType(), ir.IntType(1), ir.IntType(32)
+VECTOR, BITS = ir.VectorType(FLOAT, COUNT), ir.VectorType(BIT, COUNT)
+
+
+class Lanes(types.Type):
+    """COUNT float32 numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Lanes{COUNT}")
+
+
+class Mask(types.Type):
+    """COUNT truths."""
+
+    def __init__(self) -> None:
+        super().__init__(name=f"Mask{COUNT}")
+
+
+lanes, mask = Lanes(), Mask()
+
+
+@register_model(Lanes)
+class LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, VECTOR)
+
+
+@register_model(Mask)
+class MaskModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, kind: Any) -> None:
+        super().__init__(manager, kind, BITS)
+
+
+def constant(numbers: Any) -> Any:
+    return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(number)) for number in numbers])
+
+
+def widened(builder: Any, value: Any) -> Any:
+    """The value if it is a vector, else a vector of it."""
+    if isinstance(value.type, ir.VectorType):
+        return value
+    if isinstance(value.type, ir.DoubleType):
+        value = builder.fptrunc(value, FLOAT)
+    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(INDEX, 0))
+    everywhere = ir.Constant(ir.VectorType(INDEX, COUNT), [ir.Constant(INDEX, 0)] * COUNT)
+    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), everywhere)
+
+
+def define(function: Any, emit: Any, result: types.Type, operand: types.Type = lanes) -> None:
+    """Teach numba an operator between two ``operand``, or one and a float."""
+
+    @type_callable(function)
+    def typed(context: Any) -> Any:
+        def typer(a: Any, b: Any) -> Any:
+            fits = all(kind is operand or (operand is lanes and isinstance(kind, types.Float)) for kind in (a, b))
+            return result if fits and operand in (a, b) else None
+
+        return typer
+
+    def lower(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return emit(builder, *(widened(builder, value) for value in values))
+
+    for kinds in ((operand, operand), (operand, types.Float), (types.Float, operand)):
+        lower_builtin(function, *kinds)(lower)
+
+
+define(operator.add, lambda builder, a, b: builder.fadd(a, b, flags=FLAGS), lanes)
+define(operator.sub, lambda builder, a, b: builder.fsub(a, b, flags=FLAGS), lanes)
+define(operator.mul, lambda builder, a, b: builder.fmul(a, b, flags=FLAGS), lanes)
+define(operator.truediv, lambda builder, a, b: builder.fdiv(a, b, flags=FLAGS), lanes)
+define(operator.ge, lambda builder, a, b: builder.fcmp_ordered(">=", a, b), mask)
+define(operator.le, lambda builder, a, b: builder.fcmp_ordered("<=", a, b), mask)
+define(operator.gt, lambda builder, a, b: builder.fcmp_ordered(">", a, b), mask)
+define(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), mask)
+define(operator.and_, lambda builder, a, b: builder.and_(a, b), mask, mask)
+
+
+@intrinsic
+def splat(typing: Any, value: Any) -> Any:
+    """Lanes that all hold the value."""
+    return lanes(value), lambda context, builder, signature, values: widened(builder, values[0])
+
+
+@intrinsic
+def select(typing: Any, where: Any, a: Any, b: Any) -> Any:
+    """a where the mask holds, else b; either may be a float."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.select(values[0], widened(builder, values[1]), widened(builder, values[2]))
+
+    return lanes(where, a, b), emit
+
+
+def smaller(sign: str) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        a, b = (widened(builder, value) for value in values)
+        return builder.select(builder.fcmp_ordered(sign, a, b), a, b)
+
+    return emit
+
+
+@intrinsic
+def least(typing: Any, a: Any, b: Any) -> Any:
+    """The smaller of each pair; b where a is NaN."""
+    return lanes(a, b), smaller("<")
+
+
+@intrinsic
+def most(typing: Any, a: Any, b: Any) -> Any:
+    """The larger of each pair; b where a is NaN."""
+    return lanes(a, b), smaller(">")
+
+
+@intrinsic
+def any_of(typing: Any, where: Any) -> Any:
+    """Whether the mask holds anywhere."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        bits = builder.bitcast(values[0], ir.IntType(COUNT))
+        return builder.icmp_unsigned("!=", bits, ir.Constant(bits.type, 0))
+
+    return types.boolean(where), emit
+
+
+@intrinsic
+def block_x(typing: Any) -> Any:
+    """Each lane's column in its block of pixels."""
+    return lanes(), lambda *_: constant(lane % BLOCK for lane in range(COUNT))
+
+
+@intrinsic
+def block_y(typing: Any) -> Any:
+    """Each lane's row in its block of pixels."""
+    return lanes(), lambda *_: constant(lane // BLOCK for lane in range(COUNT))
+
+
+@intrinsic
+def counted(typing: Any) -> Any:
+    """0, 1, 2, ..."""
+    return lanes(), lambda *_: constant(range(COUNT))
+
+
+def each(name: str) -> Any:
+    """Emits LLVM's function of that name on every lane."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.FunctionType(VECTOR, [VECTOR])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}.v{COUNT}f32")
+        return builder.call(function, values)
+
+    return emit
+
+
+@intrinsic
+def root(typing: Any, a: Any) -> Any:
+    """Square roots."""
+    return lanes(a), each("sqrt")
+
+
+@intrinsic
+def logarithm(typing: Any, a: Any) -> Any:
+    """Natural logarithms, one by one: slow."""
+    return lanes(a), each("log")
+
+
+def place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -> Any:
+    """Pointer to the vector that begins at this index of a flat, contiguous float32 array."""
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
+
+
+@intrinsic
+def load(typing: Any, array: Any, index: Any) -> Any:
+    """COUNT neighbours of a flat, contiguous float32 array, from the index on. No bounds are checked."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(place(context, builder, signature.args[0], *values), align=4)
+
+    return lanes(array, index), emit
+
+
+@intrinsic
+def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write Lanes to COUNT neighbours of a flat, contiguous float32 array. No bounds are checked."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[2], place(context, builder, signature.args[0], *values[:2]), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), emit
+
+
+@intrinsic
+def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
+    """Write the sum over the lanes of each of a tuple's Lanes, one after the other, filled up with zeros to a multiple
+    of COUNT."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        array, index, vectors = values
+        parts = cgutils.unpack_tuple(builder, vectors)
+        for first in range(0, len(parts), COUNT):
+            group = parts[first : first + COUNT]
+            group += [constant([0.0] * COUNT)] * (COUNT - len(group))
+            here = builder.add(index, ir.Constant(index.type, first))
+            builder.store(folded(builder, group), place(context, builder, signature.args[0], array, here), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, vectors), emit
+
+
+def folded(builder: Any, vectors: list) -> Any:
+    """One vector that holds the sum of each of COUNT vectors: neighbours are added until one of each is left."""
+    halves = [[ir.Constant(INDEX, lane + odd) for lane in range(0, 2 * COUNT, 2)] for odd in (0, 1)]
+    even, odd = (ir.Constant(ir.VectorType(INDEX, COUNT), half) for half in halves)
+    while len(vectors) > 1:
+        vectors = [
+            builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd), flags=FLAGS)
+            for a, b in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
+
+
+def items(context: Any, builder: Any, signature: Any, values: Any) -> list:
+    """Pointers to what each lane reads or writes: the items ``offset`` of COUNT rows of a flat, contiguous array."""
+    array, first, count, stride, offset = values[:5]
+    data = context.make_array(signature.args[0])(context, builder, array).data
+    pointers = []
+    for step in range(COUNT):
+        row = builder.add(first, ir.Constant(first.type, step))
+        last = builder.sub(count, ir.Constant(count.type, 1))
+        row = builder.select(builder.icmp_signed("<", row, count), row, last)
+        pointers.append(builder.gep(data, [builder.add(builder.mul(row, stride), offset)]))
+    return pointers
+
+
+ROWS = (types.intp, types.intp, types.intp, types.intp)  # first row, number of rows, items per row, which item
+
+
+@intrinsic
+def pick(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any) -> Any:
+    """One item of each of COUNT rows of a flat array, from row ``first`` on; the last row again beyond ``count``."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        result = ir.Constant(VECTOR, ir.Undefined)
+        for step, pointer in enumerate(items(context, builder, signature, values)):
+            result = builder.insert_element(result, builder.load(pointer), ir.Constant(INDEX, step))
+        return result
+
+    return lanes(array, *ROWS), emit
+
+
+@intrinsic
+def put(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any, value: Any) -> Any:
+    """Write what `pick` reads. ``value``: Lanes, or for an array of bool a Mask."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        for step, pointer in enumerate(items(context, builder, signature, values)):
+            item = builder.extract_element(values[5], ir.Constant(INDEX, step))
+            builder.store(builder.zext(item, pointer.type.pointee) if item.type == BIT else item, pointer)
+        return context.get_dummy_value()
+
+    return types.void(array, *ROWS, value), emit
