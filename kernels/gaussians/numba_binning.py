@@ -9,7 +9,7 @@ from numba import njit
 
 from .compiled import compiled
 
-TILE_WIDTH, TILE_HEIGHT = 16, 32  # pixels
+TILE_WIDTH, TILE_HEIGHT = 32, 32  # pixels
 DIGIT = 11  # bits per pass of the radix sort; three passes cover a float32
 BUCKETS = 1 << DIGIT
 

@@ -23,15 +23,17 @@ from .numba_lanes import (
     any_of,
     block_x,
     block_y,
-    counted,
     least,
     load,
     most,
+    reciprocal,
     root,
     select,
     splat,
     store,
+    store_run,
     store_sums,
+    store_whole,
 )
 from .projection import ALPHA_MAX, ALPHA_MIN
 
@@ -41,8 +43,8 @@ COLUMNS, ROWS = TILE_WIDTH // BLOCK, TILE_HEIGHT // BLOCK_HEIGHT  # blocks of a 
 BLOCKS = COLUMNS * ROWS
 PIXELS = BLOCKS * COUNT
 FORWARD, BACKWARD = 6, 8  # planes of a tile's pixels, interleaved block by block
-SPANS = -(-ROWS // COUNT) * COUNT
-CHECK = 16  # Gaussians between two looks at whether all of a tile's pixels are finished
+BATCH = 32  # Gaussians whose blocks are listed at once, and after which finished tiles are left
+store_columns = store_run(COLUMNS)
 SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel
 
 f32, u64 = np.float32, np.uint64
@@ -80,53 +82,67 @@ def within(value: float, limit: int) -> int:
 
 
 @njit(boundscheck=False, error_model="numpy")
-def block_spans(spans: Any, rows: Any, at: Any, left: int, top: int) -> tuple:
-    """First and one past the last row of the tile's blocks that an ellipse meets; its columns there into ``spans``.
+def list_blocks(work: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int) -> None:
+    """List the blocks of the tile that the ellipses of a batch of entries meet: `Work`'s items and starts.
 
-    On a strip of pixel rows the ellipse reaches furthest to the right where it does so at all, or on the strip's
+    On a strip of pixel rows an ellipse reaches furthest to the right where it does so at all, or on the strip's
     edge nearest to there; to the left likewise, mirrored at the mean.
     """
-    mx, my, b = rows[at], rows[at + u64(1)], rows[at + u64(3)]
-    ey, det, width, peak = rows[at + u64(11)], rows[at + u64(12)], rows[at + u64(13)], rows[at + u64(14)]
-    y = my - f32(top + 0.5)
-    first = within((y - ey + f32(1 - SLACK)) / f32(BLOCK_HEIGHT), ROWS)
-    end = within((y + ey + f32(BLOCK_HEIGHT + SLACK)) / f32(BLOCK_HEIGHT), ROWS)
-    x = mx - f32(left + 0.5)
-    for part in range(0, SPANS, COUNT):
-        near = (counted() + f32(part)) * f32(BLOCK_HEIGHT) - y
-        far = near + f32(BLOCK_HEIGHT - 1)
-        right, other = least(most(near, splat(peak)), far), least(most(near, splat(-peak)), far)
-        high = (root(most((ey * ey - right * right) * det, splat(ZERO))) - right * b) * width + x
-        low = x - (root(most((ey * ey - other * other) * det, splat(ZERO))) + other * b) * width
-        low = (low + f32(1 - SLACK)) * f32(1 / BLOCK)
-        high = (high + f32(BLOCK + SLACK)) * f32(1 / BLOCK)
-        store(spans, part, least(most(low, splat(ZERO)), splat(f32(COLUMNS))))
-        store(spans, SPANS + part, least(most(high, splat(ZERO)), splat(f32(COLUMNS))))
-    return first, end
+    items, starts, spans, guide = work
+    number = 0
+    for e in range(begin, end):
+        starts[e - begin] = number
+        at = u64(entries[e]) * u64(ROW)
+        x, y = rows[at] - f32(left + 0.5), rows[at + u64(1)] - f32(top + 0.5)
+        b, ey, det = rows[at + u64(3)], rows[at + u64(11)], rows[at + u64(12)]
+        width, peak = rows[at + u64(13)], rows[at + u64(14)]
+        for part in range(0, 2 * ROWS, COUNT):
+            side = load(guide, part)
+            near = load(guide, 2 * ROWS + part) - y
+            height = least(most(near, side * peak), near + f32(BLOCK_HEIGHT - 1))
+            reach = side * root(most((ey * ey - height * height) * det, splat(ZERO))) - height * b
+            block = (reach * width + x + load(guide, 4 * ROWS + part)) * f32(1 / BLOCK)
+            store_whole(spans, part, least(most(block, splat(ZERO)), splat(f32(COLUMNS))))
+        first = within((y - ey + f32(1 - SLACK)) / f32(BLOCK_HEIGHT), ROWS)
+        last = within((y + ey + f32(BLOCK_HEIGHT + SLACK)) / f32(BLOCK_HEIGHT), ROWS)
+        for row in range(first, last):
+            begin_x, end_x = spans[u64(ROWS + row)], spans[u64(row)]
+            store_columns(items, number, row * COLUMNS + begin_x)
+            number += max(end_x - begin_x, 0)
+    starts[end - begin] = number
 
 
 @njit(boundscheck=False, error_model="numpy")
-def tile_forward(
-    planes: Any, spans: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int
-) -> int:
+def new_work() -> tuple:
+    """What `list_blocks` needs: items, starts, spans, and per row of blocks, for the right and for the left side of
+    an ellipse, the sign, the first pixel row, and what added to a pixel's x makes the block's end or beginning."""
+    items = np.empty(BATCH * BLOCKS + COLUMNS, np.int32)
+    starts, spans, guide = np.empty(BATCH + 1, np.int32), np.empty(2 * ROWS, np.int32), np.empty(6 * ROWS, np.float32)
+    for i in range(2 * ROWS):
+        guide[i] = 1.0 if i < ROWS else -1.0
+        guide[2 * ROWS + i] = i % ROWS * BLOCK_HEIGHT
+        guide[4 * ROWS + i] = BLOCK + SLACK if i < ROWS else 1 - SLACK
+    return items, starts, spans, guide
+
+
+@njit(boundscheck=False, error_model="numpy")
+def tile_forward(planes: Any, work: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int) -> int:
     """Composite one tile into its planes; returns one past the last entry that was needed.
 
     Planes: T, three colours, depth, and the rank of the Gaussian that finished the pixel.
     """
-    finished = False
-    for e in range(begin, end):
-        at = u64(entries[e]) * u64(ROW)
-        mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, at)
-        first, last = block_spans(spans, rows, at, left, top)
-        xm, ym = f32(left + 0.5) - mx, f32(top + 0.5) - my
-        for y in range(first, last):
-            dy = block_y() + (ym + f32(y * BLOCK_HEIGHT))
-            slope, height = dy * b, log_opacity - dy * dy * c
-            begin_x, end_x = int(spans[u64(y)]), int(spans[u64(SPANS + y)])
-            for x in range(begin_x, end_x):
-                plane = (y * COLUMNS + x) * (FORWARD * COUNT)
-                dx = block_x() + (xm + f32(x * BLOCK))
-                power = height - dx * (dx * a + slope)
+    items, starts, _, _ = work
+    for batch in range(begin, end, BATCH):
+        stop, finished = min(batch + BATCH, end), False
+        list_blocks(work, rows, entries, batch, stop, left, top)
+        for e in range(batch, stop):
+            mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, u64(entries[e]) * u64(ROW))
+            xm, ym = block_x() + (f32(left + 0.5) - mx), block_y() + (f32(top + 0.5) - my)
+            for i in range(starts[e - batch], starts[e - batch + 1]):
+                item = items[u64(i)]
+                plane = item * (FORWARD * COUNT)
+                dx, dy = xm + f32(item % COLUMNS * BLOCK), ym + f32(item // COLUMNS * BLOCK_HEIGHT)
+                power = log_opacity - (dx * (dx * a + dy * b) + dy * dy * c)
                 through = load(planes, plane)
                 taken = (power >= LOG_MIN) & (through >= OPAQUE)
                 alpha = least(exp_negative(most(power, splat(LOG_FLOOR))), splat(TOP))
@@ -142,10 +158,8 @@ def tile_forward(
                     finished = True
                     rank = splat(f32(e - begin))
                     store(planes, plane + 5 * COUNT, select(now, rank, load(planes, plane + 5 * COUNT)))
-        if finished and (e - begin) % CHECK == CHECK - 1:
-            if not clear(planes):
-                return e + 1
-            finished = False
+        if finished and not clear(planes):
+            return stop
     return end
 
 
@@ -161,7 +175,7 @@ def clear(planes: Any) -> bool:
 @njit(boundscheck=False, error_model="numpy")
 def tile_backward(
     planes: Any,
-    spans: Any,
+    work: Any,
     rows: Any,
     entries: Any,
     slots: Any,
@@ -178,24 +192,25 @@ def tile_backward(
     in front of the Gaussian is R + alpha (v - R). The sums: that slope's moments 1, x, y, x^2, xy, y^2 around the
     mean, and the gradients of k.
     """
-    for e in range(end - 1, begin - 1, -1):
-        at = u64(entries[e]) * u64(ROW)
-        mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, at)
-        first, last = block_spans(spans, rows, at, left, top)
-        xm, ym, rank = f32(left + 0.5) - mx, f32(top + 0.5) - my, f32(e - begin)
-        s0 = sx = sy = sxx = sxy = syy = g0 = g1 = g2 = g3 = splat(ZERO)
-        for y in range(first, last):
-            dy = block_y() + (ym + f32(y * BLOCK_HEIGHT))
-            slope, height = dy * b, log_opacity - dy * dy * c
-            begin_x, end_x = int(spans[u64(y)]), int(spans[u64(SPANS + y)])
-            for x in range(begin_x, end_x):
-                plane = (y * COLUMNS + x) * (BACKWARD * COUNT)
-                dx = block_x() + (xm + f32(x * BLOCK))
-                power = height - dx * (dx * a + slope)
+    items, starts, _, _ = work
+    batch, stop = end, end
+    while stop > begin:
+        batch = max(stop - BATCH, begin)
+        list_blocks(work, rows, entries, batch, stop, left, top)
+        for e in range(stop - 1, batch - 1, -1):
+            mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, u64(entries[e]) * u64(ROW))
+            xm, ym = block_x() + (f32(left + 0.5) - mx), block_y() + (f32(top + 0.5) - my)
+            rank = f32(e - begin)
+            s0 = sx = sy = sxx = sxy = syy = g0 = g1 = g2 = g3 = splat(ZERO)
+            for i in range(starts[e - batch], starts[e - batch + 1]):
+                item = items[u64(i)]
+                plane = item * (BACKWARD * COUNT)
+                dx, dy = xm + f32(item % COLUMNS * BLOCK), ym + f32(item // COLUMNS * BLOCK_HEIGHT)
+                power = log_opacity - (dx * (dx * a + dy * b) + dy * dy * c)
                 taken = (power >= LOG_MIN) & (load(planes, plane + 7 * COUNT) >= rank)
                 alpha = least(exp_negative(most(power, splat(LOG_FLOOR))), splat(TOP))
                 alpha = select(taken, alpha, ZERO)
-                through = load(planes, plane) / (ONE - alpha)
+                through = load(planes, plane) * reciprocal(ONE - alpha)
                 store(planes, plane, through)
                 weight = alpha * through
                 h0, h1 = load(planes, plane + 2 * COUNT), load(planes, plane + 3 * COUNT)
@@ -208,7 +223,8 @@ def tile_backward(
                 s0, sx, sy = s0 + change, sx + cx, sy + cy
                 sxx, sxy, syy = sxx + cx * dx, sxy + cx * dy, syy + cy * dy
                 g0, g1, g2, g3 = g0 + weight * h0, g1 + weight * h1, g2 + weight * h2, g3 + weight * h3
-        store_sums(partial, slots[e] * ROW, (s0, sx, sy, sxx, sxy, syy, g0, g1, g2, g3))
+            store_sums(partial, slots[e] * ROW, (s0, sx, sy, sxx, sxy, syy, g0, g1, g2, g3))
+        stop = batch
 
 
 @njit(boundscheck=False, error_model="numpy")
@@ -250,7 +266,7 @@ def composite_share(
     ``order``: the tiles of all views, most work first. ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
-    planes, spans = np.empty(FORWARD * PIXELS, np.float32), np.empty(2 * SPANS, np.float32)
+    planes, work = np.empty(FORWARD * PIXELS, np.float32), new_work()
     for turn in range(worker, order.shape[0], workers):
         tile = order[turn]
         v, left, top = corner(tile, width, height)
@@ -258,7 +274,7 @@ def composite_share(
             for plane in range(FORWARD):
                 blank = ONE if plane == 0 else (NEVER if plane == FORWARD - 1 else ZERO)
                 store(planes, block + plane * COUNT, splat(blank))
-        lasts[tile] = tile_forward(planes, spans, rows, entries, offsets[tile], offsets[tile + 1], left, top)
+        lasts[tile] = tile_forward(planes, work, rows, entries, offsets[tile], offsets[tile + 1], left, top)
         for block in range(0, PIXELS, COUNT):
             store(through, tile * PIXELS + block, load(planes, block * FORWARD))
             store(ranks, tile * PIXELS + block, load(planes, block * FORWARD + (FORWARD - 1) * COUNT))
@@ -290,7 +306,7 @@ def composite_back_share(
 ) -> None:
     """From the gradients of color, alpha and depth fill ``partial`` [E*ROW], per slot the sums of `tile_backward`."""
     _, height, width = alpha.shape
-    planes, spans = np.empty(BACKWARD * PIXELS, np.float32), np.empty(2 * SPANS, np.float32)
+    planes, work = np.empty(BACKWARD * PIXELS, np.float32), new_work()
     for turn in range(worker, order.shape[0], workers):
         tile = order[turn]
         v, left, top = corner(tile, width, height)
@@ -310,7 +326,7 @@ def composite_back_share(
             for d in range(0, ROW, COUNT):
                 store(partial, slots[e] * ROW + d, splat(ZERO))
         tile_backward(
-            planes, spans, rows, entries, slots, offsets[tile], lasts[tile], left, top, partial
+            planes, work, rows, entries, slots, offsets[tile], lasts[tile], left, top, partial
         )
 
 

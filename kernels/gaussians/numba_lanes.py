@@ -157,12 +157,6 @@ def block_y(typing: Any) -> Any:
     return lanes(), lambda *_: constant(lane // BLOCK for lane in range(COUNT))
 
 
-@intrinsic
-def counted(typing: Any) -> Any:
-    """0, 1, 2, ..."""
-    return lanes(), lambda *_: constant(range(COUNT))
-
-
 def each(name: str) -> Any:
     """Emits LLVM's function of that name on every lane."""
 
@@ -178,6 +172,16 @@ def each(name: str) -> Any:
 def root(typing: Any, a: Any) -> Any:
     """Square roots."""
     return lanes(a), each("sqrt")
+
+
+@intrinsic
+def reciprocal(typing: Any, a: Any) -> Any:
+    """1 / a of finite numbers, to the last bit or two: an estimate and one Newton step where the processor has them."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fdiv(constant([1.0] * COUNT), values[0], flags=("arcp", "contract", "ninf", "nnan"))
+
+    return lanes(a), emit
 
 
 @intrinsic
@@ -211,6 +215,40 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(array, index, value), emit
+
+
+@intrinsic
+def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write the whole parts of Lanes to a flat, contiguous int32 array. No bounds are checked."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        whole = builder.fptosi(values[2], ir.VectorType(INDEX, COUNT))
+        builder.store(whole, builder.bitcast(builder.gep(data, [values[1]]), whole.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), emit
+
+
+def store_run(length: int) -> Any:
+    """A function that writes first, first + 1, ... to so many items of a flat, contiguous int32 array."""
+
+    @intrinsic
+    def run(typing: Any, array: Any, index: Any, first: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            data = context.make_array(signature.args[0])(context, builder, values[0]).data
+            kind = ir.VectorType(INDEX, length)
+            start = builder.insert_element(ir.Constant(kind, ir.Undefined), values[2], ir.Constant(INDEX, 0))
+            everywhere = ir.Constant(kind, [ir.Constant(INDEX, 0)] * length)
+            start = builder.shuffle_vector(start, ir.Constant(kind, ir.Undefined), everywhere)
+            steps = ir.Constant(kind, [ir.Constant(INDEX, step) for step in range(length)])
+            target = builder.bitcast(builder.gep(data, [values[1]]), kind.as_pointer())
+            builder.store(builder.add(start, steps), target, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, index, types.int32), emit
+
+    return run
 
 
 @intrinsic

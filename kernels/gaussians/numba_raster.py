@@ -90,7 +90,7 @@ class _Composite(torch.autograd.Function):
         entries, offsets = lists[:2]
         tiles = len(offsets) - 1
         rest = np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32), np.empty(tiles, np.int64)
-        order = np.argsort(-np.diff(offsets), kind="stable")  # dealt out long to short, the shares weigh the same
+        order = np.lexsort((-np.diff(offsets), np.arange(tiles) // (tiles // views)))  # dealt out long to short, the shares weigh the same
         pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
         spread(composite_share, tiles, order, entries, offsets, flat(rows), *pictures, *rest)
         ctx.save_for_backward(rows)
@@ -105,7 +105,7 @@ class _Composite(torch.autograd.Function):
         pictures = [grad.contiguous().numpy() for grad in grads]
         pictures[1:] = [picture[..., 0] for picture in pictures[1:]]
         partial = np.empty(len(entries) * ROW, np.float32)
-        order = np.argsort(offsets[:-1] - rest[-1], kind="stable")
+        order = np.lexsort((offsets[:-1] - rest[-1], np.arange(len(offsets) - 1) // ((len(offsets) - 1) // rows.shape[0])))
         lists = order, entries, slots, offsets
         spread(composite_back_share, len(order), *lists, flat(rows), *rest, *pictures, partial)
         to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
