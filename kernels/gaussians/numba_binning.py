@@ -8,8 +8,9 @@ import numpy as np
 from numba import njit
 
 from .compiled import compiled
+from .numba_lanes import BLOCK, COUNT
 
-TILE_WIDTH, TILE_HEIGHT = 32, 32  # pixels
+TILE_WIDTH, TILE_HEIGHT = 8 * BLOCK, 8 * COUNT // BLOCK  # pixels
 DIGIT = 11  # bits per pass of the radix sort; three passes cover a float32
 BUCKETS = 1 << DIGIT
 
@@ -116,5 +117,5 @@ def fill_share(
                     place = places[v, y, x]
                     places[v, y, x] = place + 1
                     entries[place] = v * count + n
-                    slots[place] = slot
+                    slots[slot] = place
                     slot += 1

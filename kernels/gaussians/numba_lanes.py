@@ -218,37 +218,50 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write the whole parts of Lanes to a flat, contiguous int32 array. No bounds are checked."""
+def spans_mask(typing: Any, array: Any) -> Any:
+    """64 bits, eight rows of eight: in row i those from array[8+i] up to but without array[i], whole numbers 0..8.
+
+    ``array`` [16]: flat, contiguous float32; fractions are dropped.
+    """
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        kind = ir.VectorType(INDEX, 16)
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        floats = builder.load(builder.bitcast(data, ir.VectorType(FLOAT, 16).as_pointer()), align=4)
+        ones = ir.Constant(kind, [ir.Constant(INDEX, 1)] * 16)
+        below = builder.sub(builder.shl(ones, builder.fptosi(floats, kind)), ones)
+        octets = builder.trunc(below, ir.VectorType(ir.IntType(8), 16))
+        both = builder.bitcast(octets, ir.VectorType(ir.IntType(64), 2))
+        ends, starts = (builder.extract_element(both, ir.Constant(INDEX, half)) for half in (0, 1))
+        return builder.and_(ends, builder.not_(starts))
+
+    return types.uint64(array), emit
+
+
+@intrinsic
+def lowest(typing: Any, bits: Any) -> Any:
+    """Index of the lowest bit of a uint64 that is set."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.cttz(values[0], ir.Constant(BIT, 1))
+
+    return types.uint64(types.uint64), emit
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the line of the cache that holds this item of a flat, contiguous array."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
-        whole = builder.fptosi(values[2], ir.VectorType(INDEX, COUNT))
-        builder.store(whole, builder.bitcast(builder.gep(data, [values[1]]), whole.type.as_pointer()), align=4)
+        octet = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [octet, INDEX, INDEX, INDEX])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = builder.bitcast(builder.gep(data, [values[1]]), octet)
+        builder.call(function, [address, *(ir.Constant(INDEX, flag) for flag in (0, 3, 1))])
         return context.get_dummy_value()
 
-    return types.void(array, index, value), emit
-
-
-def store_run(length: int) -> Any:
-    """A function that writes first, first + 1, ... to so many items of a flat, contiguous int32 array."""
-
-    @intrinsic
-    def run(typing: Any, array: Any, index: Any, first: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-            data = context.make_array(signature.args[0])(context, builder, values[0]).data
-            kind = ir.VectorType(INDEX, length)
-            start = builder.insert_element(ir.Constant(kind, ir.Undefined), values[2], ir.Constant(INDEX, 0))
-            everywhere = ir.Constant(kind, [ir.Constant(INDEX, 0)] * length)
-            start = builder.shuffle_vector(start, ir.Constant(kind, ir.Undefined), everywhere)
-            steps = ir.Constant(kind, [ir.Constant(INDEX, step) for step in range(length)])
-            target = builder.bitcast(builder.gep(data, [values[1]]), kind.as_pointer())
-            builder.store(builder.add(start, steps), target, align=4)
-            return context.get_dummy_value()
-
-        return types.void(array, index, types.int32), emit
-
-    return run
+    return types.void(array, index), emit
 
 
 @intrinsic

@@ -90,6 +90,7 @@ class _Composite(torch.autograd.Function):
         entries, offsets = lists[:2]
         tiles = len(offsets) - 1
         rest = np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32), np.empty(tiles, np.int64)
+        rest = *rest, np.empty(len(entries), np.uint64)
         order = np.lexsort((-np.diff(offsets), np.arange(tiles) // (tiles // views)))  # dealt out long to short, the shares weigh the same
         pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
         spread(composite_share, tiles, order, entries, offsets, flat(rows), *pictures, *rest)
@@ -101,16 +102,16 @@ class _Composite(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (rows,) = ctx.saved_tensors
-        entries, offsets, slots, firsts, *rest = ctx.lists
+        entries, offsets, places, firsts, *rest = ctx.lists
         pictures = [grad.contiguous().numpy() for grad in grads]
         pictures[1:] = [picture[..., 0] for picture in pictures[1:]]
         partial = np.empty(len(entries) * ROW, np.float32)
-        order = np.lexsort((offsets[:-1] - rest[-1], np.arange(len(offsets) - 1) // ((len(offsets) - 1) // rows.shape[0])))
-        lists = order, entries, slots, offsets
+        order = np.lexsort((offsets[:-1] - rest[2], np.arange(len(offsets) - 1) // ((len(offsets) - 1) // rows.shape[0])))
+        lists = order, entries, offsets
         spread(composite_back_share, len(order), *lists, flat(rows), *rest, *pictures, partial)
         to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
         gathered = to_means2d.view(-1, 2).numpy(), flat(to_rows)
-        spread(gather_share, rows.shape[1] // GRAIN, partial, firsts, flat(rows), *gathered)
+        spread(gather_share, rows.shape[1] // GRAIN, partial, places, firsts, flat(rows), *gathered)
         return to_means2d, to_rows, None, None, None, None
 
 
