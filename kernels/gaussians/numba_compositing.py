@@ -16,13 +16,14 @@ import numpy as np
 from numba import njit
 
 from .compiled import compiled
-from .numba_binning import TILE_HEIGHT, TILE_WIDTH
+from .numba_binning import SLACK, TILE_HEIGHT, TILE_WIDTH
 from .numba_lanes import (
     BLOCK,
     COUNT,
     any_of,
     block_x,
     block_y,
+    claim,
     least,
     load,
     lowest,
@@ -45,7 +46,6 @@ PIXELS = BLOCKS * COUNT
 FORWARD, BACKWARD = 6, 8  # planes of a tile's pixels, interleaved block by block
 BATCH = 32  # Gaussians whose blocks are listed at once, and after which finished tiles are left
 AHEAD = 8  # Gaussians between asking for one's row and using it
-SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel
 
 f32, u64 = np.float32, np.uint64
 ZERO, ONE = f32(0), f32(1)
@@ -261,6 +261,7 @@ def interleaved(place: int, planes: int) -> int:
 def composite_share(
     worker: int,
     workers: int,
+    turns: Any,
     order: Any,
     entries: Any,
     offsets: Any,
@@ -276,11 +277,14 @@ def composite_share(
     """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks [tiles*PIXELS], lasts
     [tiles] and masks [E].
 
-    ``order``: the tiles of all views, most work first. ``rows`` [V*N*ROW].
+    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to take them. ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
     planes, guide, corners = np.empty(FORWARD * PIXELS, np.float32), new_guide(), block_corners()
-    for turn in range(worker, order.shape[0], workers):
+    while True:
+        turn = claim(turns, 1)
+        if turn >= order.shape[0]:
+            return
         tile = order[turn]
         v, left, top = corner(tile, width, height)
         for block in range(0, FORWARD * PIXELS, FORWARD * COUNT):
@@ -306,6 +310,7 @@ def composite_share(
 def composite_back_share(
     worker: int,
     workers: int,
+    turns: Any,
     order: Any,
     entries: Any,
     offsets: Any,
@@ -322,7 +327,10 @@ def composite_back_share(
     """From the gradients of color, alpha and depth fill ``partial`` [E*ROW], per entry the sums of `tile_backward`."""
     _, height, width = alpha.shape
     planes, corners = np.empty(BACKWARD * PIXELS, np.float32), block_corners()
-    for turn in range(worker, order.shape[0], workers):
+    while True:
+        turn = claim(turns, 1)
+        if turn >= order.shape[0]:
+            return
         tile = order[turn]
         v, left, top = corner(tile, width, height)
         for block in range(0, PIXELS, COUNT):
@@ -343,6 +351,22 @@ def composite_back_share(
         tile_backward(planes, corners, rows, entries, masks, offsets[tile], lasts[tile], left, top, partial)
 
 
+@njit(boundscheck=False, error_model="numpy")
+def gather(m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any) -> None:
+    for d in range(0, ROW, COUNT):
+        sums = splat(ZERO)
+        for slot in range(firsts[m], firsts[m + 1]):
+            sums = sums + load(partial, places[slot] * ROW + d)
+        store(grads, m * ROW + d, sums)
+    at = u64(m * ROW)
+    a, b, c = rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
+    s0, sx, sy = grads[at], grads[at + u64(1)], grads[at + u64(2)]
+    sxx, sxy, syy = grads[at + u64(3)], grads[at + u64(4)], grads[at + u64(5)]
+    means2d[m, 0], means2d[m, 1] = (a + a) * sx + b * sy, b * sx + (c + c) * sy
+    grads[at + u64(2)], grads[at + u64(3)], grads[at + u64(4)] = f32(-0.5) * sxx, -sxy, f32(-0.5) * syy
+    grads[at + u64(5)] = s0
+
+
 @compiled(boundscheck=False)
 def gather_share(
     worker: int, workers: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
@@ -351,15 +375,4 @@ def gather_share(
     of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for the conic itself."""
     total = means2d.shape[0]
     for m in range(worker * total // workers, (worker + 1) * total // workers):
-        for d in range(0, ROW, COUNT):
-            sums = splat(ZERO)
-            for slot in range(firsts[m], firsts[m + 1]):
-                sums = sums + load(partial, places[slot] * ROW + d)
-            store(grads, m * ROW + d, sums)
-        at = u64(m * ROW)
-        a, b, c = rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
-        s0, sx, sy = grads[at], grads[at + u64(1)], grads[at + u64(2)]
-        sxx, sxy, syy = grads[at + u64(3)], grads[at + u64(4)], grads[at + u64(5)]
-        means2d[m, 0], means2d[m, 1] = (a + a) * sx + b * sy, b * sx + (c + c) * sy
-        grads[at + u64(2)], grads[at + u64(3)], grads[at + u64(4)] = f32(-0.5) * sxx, -sxy, f32(-0.5) * syy
-        grads[at + u64(5)] = s0
+        gather(m, partial, places, firsts, rows, means2d, grads)

@@ -218,6 +218,19 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
+def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
+    """Write the whole parts of Lanes to COUNT neighbours of a flat, contiguous int32 array. No bounds are checked."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        whole = builder.fptosi(values[2], ir.VectorType(INDEX, COUNT))
+        builder.store(whole, builder.bitcast(builder.gep(data, [values[1]]), whole.type.as_pointer()), align=4)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), emit
+
+
+@intrinsic
 def spans_mask(typing: Any, array: Any) -> Any:
     """64 bits, eight rows of eight: in row i those from array[8+i] up to but without array[i], whole numbers 0..8.
 
@@ -246,6 +259,17 @@ def lowest(typing: Any, bits: Any) -> Any:
         return builder.cttz(values[0], ir.Constant(BIT, 1))
 
     return types.uint64(types.uint64), emit
+
+
+@intrinsic
+def claim(typing: Any, counter: Any, number: Any) -> Any:
+    """Raise an int64 array's first item by so much, whatever other threads do to it, and return what it was."""
+
+    def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, values[0]).data
+        return builder.atomic_rmw("add", data, values[1], "monotonic")
+
+    return types.int64(counter, types.int64), emit
 
 
 @intrinsic

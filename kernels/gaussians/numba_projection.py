@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit
 
 from .compiled import compiled
+from .numba_binning import count_tiles, store_tiles
 from .numba_harmonics import store_harmonics
 from .numba_lanes import COUNT, least, load, logarithm, most, pick, put, root, select, splat, store
 from .projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
@@ -157,14 +158,15 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
 
     ``cloud``: means [N*3], scales [N*3], quats [N*4], log opacities [N], sh [N*3*K], all flat.
     ``screens``: viewmats [V,4,4], pinholes [V,4] (fx, fy, cx, cy), positions [V,3], width, height, antialiased.
-    ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], extents [V*N*2], depths [V*N], visible [V*N] bool.
+    ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], depths [V*N], visible [V*N] bool; and for `bin_share`, boxes [V*N*4]
+    and lengths [workers,V*tiles], which comes zeroed.
     """
     means, scales, quats, strengths, sh = cloud
     views, pinholes, positions, width, height, antialiased = screens
-    means2d, table, extents, depths, visible = outputs
+    means2d, table, depths, visible, boxes, lengths = outputs
     count, numbers = strengths.shape[0], sh.shape[0] // strengths.shape[0]
     basis, coefficients = np.empty(16 * COUNT, np.float32), np.empty(48 * COUNT, np.float32)
-    groups = -(-count // COUNT)
+    box, groups = np.empty(4 * COUNT, np.int32), -(-count // COUNT)
     for group in range(worker * groups // workers, (worker + 1) * groups // workers):
         n = group * COUNT
         mean, scale = three(means, n, count), three(scales, n, count)
@@ -209,10 +211,11 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
             pairs = v * count * 2
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 0, mx)
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 1, my)
-            put(extents[pairs : pairs + 2 * count], n, count, 2, 0, ex)
-            put(extents[pairs : pairs + 2 * count], n, count, 2, 1, ey)
             put(depths[v * count : (v + 1) * count], n, count, 1, 0, z)
             put(visible[v * count : (v + 1) * count], n, count, 1, 0, seen)
+            store_tiles(box, mx, my, ex, ey, seen, width, height)
+            first = v * count + n
+            count_tiles(box, min(COUNT, count - n), boxes[4 * first :], lengths[worker], v, width, height)
 
 
 @njit(error_model="numpy")

@@ -23,15 +23,18 @@ BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 def spread(kernel: Callable[..., None], limit: int, *arguments: Any) -> None:
     """Call kernel(worker, workers, *arguments) for each worker, at most ``limit`` of them, and wait for all."""
-    threads = torch.get_num_threads()
-    workers = max(1, min(threads, limit))
-    runtime = openmp()
+    threads, workers, runtime = torch.get_num_threads(), team(limit), openmp()
     if workers == 1:
         kernel(0, 1, *arguments)
     elif runtime is not None and runtime.omp_get_max_threads() == threads:
         _on_team(runtime, threads, kernel, workers, arguments)
     else:
         _on_pool(kernel, workers, arguments)
+
+
+def team(limit: int) -> int:
+    """How many workers `spread` would call."""
+    return max(1, min(torch.get_num_threads(), limit))
 
 
 def _on_team(runtime: Any, threads: int, kernel: Callable[..., None], workers: int, arguments: tuple) -> None:
