@@ -64,9 +64,10 @@ def widened(builder: Any, value: Any) -> Any:
         return value
     if isinstance(value.type, ir.DoubleType):
         value = builder.fptrunc(value, FLOAT)
-    first = builder.insert_element(ir.Constant(VECTOR, ir.Undefined), value, ir.Constant(INDEX, 0))
+    kind = ir.VectorType(value.type, COUNT)
+    first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(INDEX, 0))
     everywhere = ir.Constant(ir.VectorType(INDEX, COUNT), [ir.Constant(INDEX, 0)] * COUNT)
-    return builder.shuffle_vector(first, ir.Constant(VECTOR, ir.Undefined), everywhere)
+    return builder.shuffle_vector(first, ir.Constant(kind, ir.Undefined), everywhere)
 
 
 def define(function: Any, emit: Any, result: types.Type, operand: types.Type = lanes) -> None:
@@ -318,17 +319,31 @@ def folded(builder: Any, vectors: list) -> Any:
     return vectors[0]
 
 
-def items(context: Any, builder: Any, signature: Any, values: Any) -> list:
+def items(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     """Pointers to what each lane reads or writes: the items ``offset`` of COUNT rows of a flat, contiguous array."""
-    array, first, count, stride, offset = values[:5]
-    data = context.make_array(signature.args[0])(context, builder, array).data
-    pointers = []
-    for step in range(COUNT):
-        row = builder.add(first, ir.Constant(first.type, step))
-        last = builder.sub(count, ir.Constant(count.type, 1))
-        row = builder.select(builder.icmp_signed("<", row, count), row, last)
-        pointers.append(builder.gep(data, [builder.add(builder.mul(row, stride), offset)]))
-    return pointers
+    data = context.make_array(signature.args[0])(context, builder, values[0]).data
+    first, count, stride, offset = (widened(builder, value) for value in values[1:5])
+    wide = first.type
+    one, steps = (ir.Constant(wide, [ir.Constant(wide.element, i) for i in row]) for row in ([1] * COUNT, range(COUNT)))
+    row, last = builder.add(first, steps), builder.sub(count, one)
+    row = builder.select(builder.icmp_signed("<", row, last), row, last)
+    size = ir.Constant(wide.element, context.get_abi_sizeof(data.type.pointee))
+    item = builder.mul(builder.add(builder.mul(row, stride), offset), widened(builder, size))
+    address = builder.add(item, widened(builder, builder.ptrtoint(data, wide.element)))
+    return builder.inttoptr(address, ir.VectorType(data.type, COUNT))
+
+
+def masked(builder: Any, name: str, result: Any, arguments: list) -> Any:
+    """Call LLVM's gather or scatter with every lane switched on."""
+    items = next(value.type for value in arguments if isinstance(value.type.element, ir.PointerType))
+    plain = next(kind for kind in (result, arguments[0].type) if isinstance(kind, ir.VectorType))
+    arguments = [*arguments, ir.Constant(INDEX, 1), ir.Constant(BITS, [ir.Constant(BIT, 1)] * COUNT)]
+    if plain is result:
+        arguments.append(ir.Constant(result, ir.Undefined))
+    kind = ir.FunctionType(result, [value.type for value in arguments])
+    scalar = f"{'f' if plain.element == FLOAT else 'i'}{32 if plain.element == FLOAT else plain.element.width}"
+    name = f"llvm.masked.{name}.v{items.count}{scalar}.v{items.count}p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
 
 
 ROWS = (types.intp, types.intp, types.intp, types.intp)  # first row, number of rows, items per row, which item
@@ -339,10 +354,7 @@ def pick(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: A
     """One item of each of COUNT rows of a flat array, from row ``first`` on; the last row again beyond ``count``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        result = ir.Constant(VECTOR, ir.Undefined)
-        for step, pointer in enumerate(items(context, builder, signature, values)):
-            result = builder.insert_element(result, builder.load(pointer), ir.Constant(INDEX, step))
-        return result
+        return masked(builder, "gather", VECTOR, [items(context, builder, signature, values)])
 
     return lanes(array, *ROWS), emit
 
@@ -352,9 +364,10 @@ def put(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: An
     """Write what `pick` reads. ``value``: Lanes, or for an array of bool a Mask."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        for step, pointer in enumerate(items(context, builder, signature, values)):
-            item = builder.extract_element(values[5], ir.Constant(INDEX, step))
-            builder.store(builder.zext(item, pointer.type.pointee) if item.type == BIT else item, pointer)
+        value = values[5]
+        if value.type.element == BIT:
+            value = builder.zext(value, ir.VectorType(ir.IntType(8), COUNT))
+        masked(builder, "scatter", ir.VoidType(), [value, items(context, builder, signature, values)])
         return context.get_dummy_value()
 
     return types.void(array, *ROWS, value), emit
