@@ -79,12 +79,20 @@ def depth_order(depths: Any, order: Any) -> Any:
 
 @compiled(boundscheck=False)
 def bin_share(
-    worker: int, workers: int, boxes: Any, depths: Any, columns: int, offsets: Any, entries: Any, slots: Any, firsts: Any
+    worker: int,
+    workers: int,
+    boxes: Any,
+    depths: Any,
+    columns: int,
+    offsets: Any,
+    entries: Any,
+    slots: Any,
+    firsts: Any,
 ) -> None:
     """Fill ``entries`` [E] (view * N + Gaussian, tile by tile, front to back), ``slots`` [E] and ``firsts`` [V*N+1].
 
-    A worker takes every ``workers``-th view. boxes [V,N,4], depths [V,N]. ``offsets`` [V,tiles+1]: where each tile's list
-    begins. A Gaussian's entries are at the places that its consecutive slots from ``firsts`` on name.
+    A worker takes every ``workers``-th view. boxes [V,N,4], depths [V,N]. ``offsets`` [V,tiles+1]: where each tile's
+    list begins. A Gaussian's entries are at the places that its consecutive slots from ``firsts`` on name.
     """
     views, count = depths.shape
     for v in range(worker, views, workers):

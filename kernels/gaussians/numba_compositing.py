@@ -37,9 +37,9 @@ from .numba_lanes import (
     store,
     store_sums,
 )
+from .numba_projection import ROW
 from .projection import ALPHA_MAX, ALPHA_MIN
 
-ROW = 16  # floats per projected Gaussian; `numba_projection` says which
 BLOCK_HEIGHT = COUNT // BLOCK
 BLOCKS = 64  # of a tile, eight by eight: a bit each of one word
 PIXELS = BLOCKS * COUNT
@@ -102,8 +102,8 @@ def list_blocks(masks: Any, guide: Any, rows: Any, entries: Any, begin: int, end
 
 @njit(boundscheck=False, error_model="numpy")
 def new_guide() -> Any:
-    """What `list_blocks` needs, per row of blocks for the right and for the left side of an ellipse: the sign, the first
-    pixel row, what added to a pixel's x makes the block's end or beginning, and room."""
+    """What `list_blocks` needs, per row of blocks for the right and for the left side of an ellipse: the sign, the
+    first pixel row, what added to a pixel's x makes the block's end or beginning, and room."""
     guide = np.empty(64, np.float32)
     for i in range(16):
         guide[i] = ONE if i < 8 else -ONE
@@ -247,13 +247,13 @@ def corner(tile: int, width: int, height: int) -> tuple:
 
 @njit(boundscheck=False, error_model="numpy")
 def lane(x: int, y: int) -> int:
-    """Where a tile's pixel is in a plane when the tile has just one."""
+    """Where a pixel of a tile is in a plane of its own."""
     return (y // BLOCK_HEIGHT * 8 + x // BLOCK) * COUNT + y % BLOCK_HEIGHT * BLOCK + x % BLOCK
 
 
 @njit(boundscheck=False, error_model="numpy")
 def interleaved(place: int, planes: int) -> int:
-    """The same pixel's place in the first of so many planes."""
+    """The same place in the first of so many interleaved planes."""
     return place // COUNT * (planes * COUNT) + place % COUNT
 
 
@@ -277,7 +277,8 @@ def composite_share(
     """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks [tiles*PIXELS], lasts
     [tiles] and masks [E].
 
-    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to take them. ``rows`` [V*N*ROW].
+    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to take them.
+    ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
     planes, guide, corners = np.empty(FORWARD * PIXELS, np.float32), new_guide(), block_corners()
@@ -371,8 +372,8 @@ def gather(m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: A
 def gather_share(
     worker: int, workers: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
 ) -> None:
-    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``places``: gradients of means2d [V*N,2] and
-    of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for the conic itself."""
+    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``places``: gradients of means2d [V*N,2]
+    and of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for the conic itself."""
     total = means2d.shape[0]
     for m in range(worker * total // workers, (worker + 1) * total // workers):
         gather(m, partial, places, firsts, rows, means2d, grads)

@@ -1,23 +1,27 @@
 """Vectors of float32 inside compiled loops: a few numbers that one instruction adds, multiplies or compares.
 
 The compiler turns simple loops into such vectors by itself, but neither chooses 4x4 blocks of pixels, nor the full
-width of AVX-512, nor keeps ten sums in registers over a loop in a loop. A `Lanes` value holds COUNT numbers, a `Mask` as
-many truths; ``+ - * /`` work between Lanes, and with float32 scalars, ``>= <= > <`` make masks, ``&`` joins them.
-On processors with shorter registers LLVM splits them up.
+width of AVX-512, nor keeps ten sums in registers over a loop in a loop. A `Lanes` value holds COUNT numbers, a `Mask`
+as many truths; ``+ - * /`` work between Lanes, and with floats, ``>= <= > <`` make masks, ``&`` joins them. On
+processors with shorter registers LLVM splits them up.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import llvmlite.binding
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-COUNT = 16 if llvmlite.binding.get_host_cpu_features().get("avx512f") else 8
+FEATURES = (
+    getattr(config, "CPU_FEATURES", None) or llvmlite.binding.get_host_cpu_features().flatten()
+)  # as numba chooses them
+COUNT = 16 if "+avx512f" in FEATURES.split(",") else 8
 BLOCK = 4  # the lanes as a block of pixels: 4 columns, COUNT / 4 rows
 FLAGS = ("contract", "nsz", "arcp")  # none that forbids NaN: comparisons with it stay false
 
@@ -99,13 +103,18 @@ define(operator.lt, lambda builder, a, b: builder.fcmp_ordered("<", a, b), mask)
 define(operator.and_, lambda builder, a, b: builder.and_(a, b), mask, mask)
 
 
-@intrinsic
+def emitted(function: Callable[..., Any]) -> Any:
+    """`intrinsic` for the type checker, to whom the first argument would be missing."""
+    return intrinsic(function)
+
+
+@emitted
 def splat(typing: Any, value: Any) -> Any:
     """Lanes that all hold the value."""
     return lanes(value), lambda context, builder, signature, values: widened(builder, values[0])
 
 
-@intrinsic
+@emitted
 def select(typing: Any, where: Any, a: Any, b: Any) -> Any:
     """a where the mask holds, else b; either may be a float."""
 
@@ -123,19 +132,19 @@ def smaller(sign: str) -> Any:
     return emit
 
 
-@intrinsic
+@emitted
 def least(typing: Any, a: Any, b: Any) -> Any:
     """The smaller of each pair; b where a is NaN."""
     return lanes(a, b), smaller("<")
 
 
-@intrinsic
+@emitted
 def most(typing: Any, a: Any, b: Any) -> Any:
     """The larger of each pair; b where a is NaN."""
     return lanes(a, b), smaller(">")
 
 
-@intrinsic
+@emitted
 def any_of(typing: Any, where: Any) -> Any:
     """Whether the mask holds anywhere."""
 
@@ -146,13 +155,13 @@ def any_of(typing: Any, where: Any) -> Any:
     return types.boolean(where), emit
 
 
-@intrinsic
+@emitted
 def block_x(typing: Any) -> Any:
     """Each lane's column in its block of pixels."""
     return lanes(), lambda *_: constant(lane % BLOCK for lane in range(COUNT))
 
 
-@intrinsic
+@emitted
 def block_y(typing: Any) -> Any:
     """Each lane's row in its block of pixels."""
     return lanes(), lambda *_: constant(lane // BLOCK for lane in range(COUNT))
@@ -169,13 +178,13 @@ def each(name: str) -> Any:
     return emit
 
 
-@intrinsic
+@emitted
 def root(typing: Any, a: Any) -> Any:
     """Square roots."""
     return lanes(a), each("sqrt")
 
 
-@intrinsic
+@emitted
 def reciprocal(typing: Any, a: Any) -> Any:
     """1 / a of finite numbers, to the last bit or two: an estimate and one Newton step where the processor has them."""
 
@@ -185,7 +194,7 @@ def reciprocal(typing: Any, a: Any) -> Any:
     return lanes(a), emit
 
 
-@intrinsic
+@emitted
 def logarithm(typing: Any, a: Any) -> Any:
     """Natural logarithms, one by one: slow."""
     return lanes(a), each("log")
@@ -197,7 +206,7 @@ def place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -
     return builder.bitcast(builder.gep(data, [index]), VECTOR.as_pointer())
 
 
-@intrinsic
+@emitted
 def load(typing: Any, array: Any, index: Any) -> Any:
     """COUNT neighbours of a flat, contiguous float32 array, from the index on. No bounds are checked."""
 
@@ -207,7 +216,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
     return lanes(array, index), emit
 
 
-@intrinsic
+@emitted
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """Write Lanes to COUNT neighbours of a flat, contiguous float32 array. No bounds are checked."""
 
@@ -218,7 +227,7 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, index, value), emit
 
 
-@intrinsic
+@emitted
 def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
     """Write the whole parts of Lanes to COUNT neighbours of a flat, contiguous int32 array. No bounds are checked."""
 
@@ -231,7 +240,7 @@ def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, index, value), emit
 
 
-@intrinsic
+@emitted
 def spans_mask(typing: Any, array: Any) -> Any:
     """64 bits, eight rows of eight: in row i those from array[8+i] up to but without array[i], whole numbers 0..8.
 
@@ -252,7 +261,7 @@ def spans_mask(typing: Any, array: Any) -> Any:
     return types.uint64(array), emit
 
 
-@intrinsic
+@emitted
 def lowest(typing: Any, bits: Any) -> Any:
     """Index of the lowest bit of a uint64 that is set."""
 
@@ -262,7 +271,7 @@ def lowest(typing: Any, bits: Any) -> Any:
     return types.uint64(types.uint64), emit
 
 
-@intrinsic
+@emitted
 def claim(typing: Any, counter: Any, number: Any) -> Any:
     """Raise an int64 array's first item by so much, whatever other threads do to it, and return what it was."""
 
@@ -273,7 +282,7 @@ def claim(typing: Any, counter: Any, number: Any) -> Any:
     return types.int64(counter, types.int64), emit
 
 
-@intrinsic
+@emitted
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
     """Ask for the line of the cache that holds this item of a flat, contiguous array."""
 
@@ -289,7 +298,7 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), emit
 
 
-@intrinsic
+@emitted
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
     """Write the sum over the lanes of each of a tuple's Lanes, one after the other, filled up with zeros to a multiple
     of COUNT."""
@@ -333,41 +342,38 @@ def items(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.inttoptr(address, ir.VectorType(data.type, COUNT))
 
 
-def masked(builder: Any, name: str, result: Any, arguments: list) -> Any:
-    """Call LLVM's gather or scatter with every lane switched on."""
-    items = next(value.type for value in arguments if isinstance(value.type.element, ir.PointerType))
-    plain = next(kind for kind in (result, arguments[0].type) if isinstance(kind, ir.VectorType))
-    arguments = [*arguments, ir.Constant(INDEX, 1), ir.Constant(BITS, [ir.Constant(BIT, 1)] * COUNT)]
-    if plain is result:
-        arguments.append(ir.Constant(result, ir.Undefined))
-    kind = ir.FunctionType(result, [value.type for value in arguments])
-    scalar = f"{'f' if plain.element == FLOAT else 'i'}{32 if plain.element == FLOAT else plain.element.width}"
-    name = f"llvm.masked.{name}.v{items.count}{scalar}.v{items.count}p0"
-    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), arguments)
+def masked(builder: Any, name: str, result: Any, arguments: list, kind: str) -> Any:
+    """Call LLVM's gather or scatter of a ``kind`` of numbers with every lane switched on."""
+    function = ir.FunctionType(result, [value.type for value in arguments])
+    name = f"llvm.masked.{name}.v{COUNT}{kind}.v{COUNT}p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), arguments)
 
 
+ALIGNED, ALL = ir.Constant(INDEX, 1), ir.Constant(BITS, [ir.Constant(BIT, 1)] * COUNT)
 ROWS = (types.intp, types.intp, types.intp, types.intp)  # first row, number of rows, items per row, which item
 
 
-@intrinsic
+@emitted
 def pick(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any) -> Any:
     """One item of each of COUNT rows of a flat array, from row ``first`` on; the last row again beyond ``count``."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return masked(builder, "gather", VECTOR, [items(context, builder, signature, values)])
+        arguments = [items(context, builder, signature, values), ALIGNED, ALL, ir.Constant(VECTOR, ir.Undefined)]
+        return masked(builder, "gather", VECTOR, arguments, "f32")
 
     return lanes(array, *ROWS), emit
 
 
-@intrinsic
+@emitted
 def put(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any, value: Any) -> Any:
     """Write what `pick` reads. ``value``: Lanes, or for an array of bool a Mask."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value = values[5]
+        value, kind = values[5], "f32"
         if value.type.element == BIT:
-            value = builder.zext(value, ir.VectorType(ir.IntType(8), COUNT))
-        masked(builder, "scatter", ir.VoidType(), [value, items(context, builder, signature, values)])
+            value, kind = builder.zext(value, ir.VectorType(ir.IntType(8), COUNT)), "i8"
+        arguments = [value, items(context, builder, signature, values), ALIGNED, ALL]
+        masked(builder, "scatter", ir.VoidType(), arguments, kind)
         return context.get_dummy_value()
 
     return types.void(array, *ROWS, value), emit

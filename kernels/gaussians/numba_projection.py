@@ -1,4 +1,4 @@
-"""EWA projection, colours and their derivative as compiled loops: what `projection.project` does, COUNT Gaussians at once.
+"""EWA projection, colours and their derivative as compiled loops: `projection.project` for COUNT Gaussians at once.
 
 A projected Gaussian is one row of ROW floats, a line of the cache: mean (2), A/2, B, C/2 of the conic, log opacity,
 colour (3), depth, half sides of its box (2), then what `numba_compositing.block_spans` needs: the conic's determinant,
@@ -158,8 +158,8 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
 
     ``cloud``: means [N*3], scales [N*3], quats [N*4], log opacities [N], sh [N*3*K], all flat.
     ``screens``: viewmats [V,4,4], pinholes [V,4] (fx, fy, cx, cy), positions [V,3], width, height, antialiased.
-    ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], depths [V*N], visible [V*N] bool; and for `bin_share`, boxes [V*N*4]
-    and lengths [workers,V*tiles], which comes zeroed.
+    ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], depths [V*N], visible [V*N] bool; and for `bin_share`, boxes
+    [V*N*4] and lengths [workers,V*tiles], which comes zeroed.
     """
     means, scales, quats, strengths, sh = cloud
     views, pinholes, positions, width, height, antialiased = screens

@@ -14,10 +14,10 @@ SCRIPT = """
 import importlib, sys
 import numpy as np
 kernels = importlib.import_module(sys.argv[1] + ".numba_binning")
-means, extents = np.full((1, 1, 2), 4.0, np.float32), np.ones((1, 1, 2), np.float32)
-touched = np.zeros((1, 1), np.int64)
-kernels.count_share(0, 1, means, extents, np.ones((1, 1), bool), 8, 8, np.zeros((1, 1, 1), np.int64), touched)
-print(touched[0, 0], sum(kernels.count_share.stats.cache_hits.values()))
+boxes, depths, offsets = np.array([[[0, 1, 0, 1]]], np.int16), np.ones((1, 1), np.float32), np.array([[0, 1]])
+entries, slots, firsts = np.full(1, 7, np.int32), np.zeros(1, np.int32), np.zeros(2, np.int64)
+kernels.bin_share(0, 1, boxes, depths, 1, offsets, entries, slots, firsts)
+print(entries[0], firsts[1], sum(kernels.bin_share.stats.cache_hits.values()))
 """
 
 
@@ -33,4 +33,4 @@ def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seen.append(done.stdout.split())
-    assert seen == [["1", "0"], ["1", "0"], ["1", "1"]]
+    assert seen == [["0", "1", "0"], ["0", "1", "0"], ["0", "1", "1"]]

@@ -4,6 +4,10 @@ On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k 
 """
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from functools import lru_cache
 
 import pytest
@@ -27,12 +31,25 @@ SUBJECTS = [
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
-# What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
+# What a scene changes: the number of Gaussians, log scale and its spread, opacity logit, SH degree, picture and options
+# of render().
 # All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
-DEFAULTS = {"count": 120, "scale": -2.8, "logit": 0.0, "degree": 0, "width": 40, "height": 27, "options": {}}
+DEFAULTS = {
+    "count": 120,
+    "scale": -2.8,
+    "spread": 0.5,
+    "logit": 0.0,
+    "degree": 0,
+    "width": 40,
+    "height": 27,
+    "options": {},
+}
 SCENES = {
     "mixed": {},
     "harmonics": {"degree": 3},
+    "harmonics of degree 1": {"degree": 1},
+    "harmonics of degree 2": {"degree": 2},
+    "needles over many tiles": {"scale": -3.0, "spread": 1.5, "width": 150, "height": 101},
     "antialiased": {"scale": -4.0, "options": {"antialiased": True}},
     "without depth": {"options": {"depth": False}},
     "smaller than a tile": {"width": 7, "height": 5},
@@ -45,7 +62,7 @@ SCENES = {
 }
 
 
-def cloud_of(count, scale, logit, degree, **_):
+def cloud_of(count, scale, spread, logit, degree, **_):
     """Gaussians around the origin, some of them behind the cameras at distance 2."""
     generator = torch.Generator().manual_seed(count + degree)
 
@@ -56,7 +73,7 @@ def cloud_of(count, scale, logit, degree, **_):
     means[::10] *= 8
     return Gaussians(
         means=means,
-        log_scales=normal(count, 3) * 0.5 + scale,
+        log_scales=normal(count, 3) * spread + scale,
         quats=normal(count, 4),
         opacity_logits=normal(count) + logit,
         sh=normal(count, (degree + 1) ** 2, 3) * 0.5,
@@ -215,6 +232,18 @@ def test_numba_results_do_not_depend_on_the_number_of_threads():
     for picture, gradients in results[1:]:
         assert torch.equal(picture.color, results[0][0].color)
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
+
+
+@no_numba
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the vectors have this width anyway")
+def test_numba_agrees_with_the_reference_on_a_processor_without_avx512(tmp_path):
+    shorter = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt"}
+    names = "test_backend_agrees_with_the_reference and numba and not float64 and (mixed or needles or antialiased)"
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", names, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, env={**os.environ, **shorter, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
