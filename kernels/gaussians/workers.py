@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+PROCESS = os.getpid()
 BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
@@ -26,7 +27,8 @@ def spread(kernel: Callable[..., None], limit: int, *arguments: Any) -> None:
     threads, workers, runtime = torch.get_num_threads(), team(limit), openmp()
     if workers == 1:
         kernel(0, 1, *arguments)
-    elif runtime is not None and runtime.omp_get_max_threads() == threads:
+    elif runtime is not None and runtime.omp_get_max_threads() == threads and os.getpid() == PROCESS:
+        # Not in a fork, which inherits the runtime without its threads and would wait for them.
         _on_team(runtime, threads, kernel, workers, arguments)
     else:
         _on_pool(kernel, workers, arguments)
