@@ -4,7 +4,6 @@ Each tile owns its pixels, so no two threads ever write the same number: results
 Gaussian visits the blocks of pixels that its ellipse meets, a block being one vector (see `numba_lanes`).
 A pixel is finished, like in 3DGS, once less than OPAQUE of the light is left: going on would underflow the
 transmittance, out of which the way back divides one Gaussian after the other.
-numba keeps compiled kernels beside this file and renews them when it changes, but not when an imported constant does.
 """
 
 from __future__ import annotations
