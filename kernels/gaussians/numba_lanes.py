@@ -18,9 +18,8 @@ from numba import types
 from numba.core import cgutils, config
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-FEATURES = (
-    getattr(config, "CPU_FEATURES", None) or llvmlite.binding.get_host_cpu_features().flatten()
-)  # as numba chooses them
+# As numba chooses them.
+FEATURES = getattr(config, "CPU_FEATURES", None) or llvmlite.binding.get_host_cpu_features().flatten()
 COUNT = 16 if "+avx512f" in FEATURES.split(",") else 8
 BLOCK = 4  # the lanes as a block of pixels: 4 columns, COUNT / 4 rows
 FLAGS = ("contract", "nsz", "arcp")  # none that forbids NaN: comparisons with it stay false
