@@ -8,12 +8,22 @@ from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 
-# What a scene changes: the number of Gaussians, log scale, opacity logit, SH degree, picture and options of render().
+# What a scene changes: the number of Gaussians, log scale and its spread, opacity logit, SH degree, picture and options
+# of render().
 # All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
-DEFAULTS = {"count": 120, "scale": -2.8, "logit": 0.0, "degree": 0, "width": 40, "height": 27, "options": {}}
+DEFAULTS = {
+    "count": 120,
+    "scale": -2.8,
+    "spread": 0.5,
+    "logit": 0.0,
+    "degree": 0,
+    "width": 40,
+    "height": 27,
+    "options": {},
+}
 
 
-def cloud_of(count, scale, logit, degree, **_):
+def cloud_of(count, scale, spread, logit, degree, **_):
     """Gaussians around the origin, some of them behind the cameras at distance 2."""
     generator = torch.Generator().manual_seed(count + degree)
 
@@ -24,7 +34,7 @@ def cloud_of(count, scale, logit, degree, **_):
     means[::10] *= 8
     return Gaussians(
         means=means,
-        log_scales=normal(count, 3) * 0.5 + scale,
+        log_scales=normal(count, 3) * spread + scale,
         quats=normal(count, 4),
         opacity_logits=normal(count) + logit,
         sh=normal(count, (degree + 1) ** 2, 3) * 0.5,

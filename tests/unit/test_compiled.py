@@ -1,6 +1,7 @@
 """The cache of compiled kernels when one folder is imported under several names, as ComfyUI and the tests do."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,10 +15,10 @@ SCRIPT = """
 import importlib, sys
 import numpy as np
 kernels = importlib.import_module(sys.argv[1] + ".numba_binning")
-means, extents = np.full((1, 1, 2), 4.0, np.float32), np.ones((1, 1, 2), np.float32)
-touched = np.zeros((1, 1), np.int64)
-kernels.count_share(0, 1, means, extents, np.ones((1, 1), bool), 8, 8, np.zeros((1, 1, 1), np.int64), touched)
-print(touched[0, 0], sum(kernels.count_share.stats.cache_hits.values()))
+boxes, depths, offsets = np.array([[[0, 1, 0, 1]]], np.int16), np.ones((1, 1), np.float32), np.array([[0, 1]])
+entries, slots, firsts = np.full(1, 7, np.int32), np.zeros(1, np.int32), np.zeros(2, np.int64)
+kernels.bin_share(0, 1, boxes, depths, 1, offsets, entries, slots, firsts)
+print(entries[0], firsts[1], sum(kernels.bin_share.stats.cache_hits.values()))
 """
 
 
@@ -33,4 +34,20 @@ def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         seen.append(done.stdout.split())
-    assert seen == [["1", "0"], ["1", "0"], ["1", "1"]]
+    assert seen == [["0", "1", "0"], ["0", "1", "0"], ["0", "1", "1"]]
+
+
+@pytest.mark.skipif(not available("numba"), reason="needs numba")
+def test_code_is_compiled_anew_when_a_file_beside_its_own_changes(tmp_path):
+    folder = shutil.copytree(Path(gaussians.__file__).parent, tmp_path / "copied", ignore=lambda *_: ["__pycache__"])
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    hits = []
+    for _ in range(3):
+        command = [sys.executable, "-c", SCRIPT, "copied"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        hits.append(done.stdout.split()[-1])
+        if len(hits) == 2:
+            lanes = folder / "numba_lanes.py"
+            lanes.write_text(lanes.read_text(encoding="utf-8") + "\nANOTHER = 1\n", encoding="utf-8")
+    assert hits == ["0", "1", "0"]

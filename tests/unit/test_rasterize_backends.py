@@ -4,6 +4,10 @@ On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k 
 Without one, test_triton_rasterizer.py runs the Triton kernels in Triton's interpreter.
 """
 
+import os
+import platform
+import subprocess
+import sys
 from functools import lru_cache
 
 import pytest
@@ -36,6 +40,9 @@ SUBJECTS = [
 SCENES = {
     "mixed": {},
     "harmonics": {"degree": 3},
+    "harmonics of degree 1": {"degree": 1},
+    "harmonics of degree 2": {"degree": 2},
+    "needles over many tiles": {"scale": -3.0, "spread": 1.5, "width": 150, "height": 101},
     "antialiased": {"scale": -4.0, "options": {"antialiased": True}},
     "without depth": {"options": {"depth": False}},
     "smaller than a tile": {"width": 7, "height": 5},
@@ -171,6 +178,18 @@ def test_numba_results_do_not_depend_on_the_number_of_threads():
     for picture, gradients in results[1:]:
         assert torch.equal(picture.color, results[0][0].color)
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
+
+
+@no_numba
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the vectors have this width anyway")
+def test_numba_agrees_with_the_reference_on_a_processor_without_avx512(tmp_path):
+    shorter = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt"}
+    names = "test_backend_agrees_with_the_reference and numba and not float64 and (mixed or needles or antialiased)"
+    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", names, "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        command, env={**os.environ, **shorter, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("backend", ["torch", pytest.param("numba", marks=no_numba)])
