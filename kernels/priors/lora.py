@@ -66,4 +66,6 @@ class LoraAdapter:
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node
         options = {"encoder_hidden_states": text.embeddings.to(own, copy=True)}
+        if text.camera is not None:
+            options["class_labels"] = text.camera.to(own, copy=True)
         return torch.func.functional_call(self.unet, dict(weights), (z, t.to(own.device)), options).sample.float()
