@@ -143,7 +143,7 @@ def view_prompts(
     A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
     `AROUND`, or names none and gets the bare prompt; one that knows views out of a scene names theirs in
     ``outward_words``. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`.
-    Raises ValueError for a text that the prior rejects (empty, or outside its vocabulary) and for settings out of range.
+    Raises ValueError for a text that the prior rejects (empty, or outside its vocabulary) and settings out of range.
     """
     factors: dict[str, Any] = {
         "side_guidance": side_guidance,
