@@ -44,7 +44,7 @@ class MultiViewPrior(DiffusersPrior):
         """As a `DiffusersPrior`; unet: a U-Net whose class embedding is the camera's, changed to see views together."""
         super().__init__(name, unet, vae, text_encoder, tokenizer, schedule, prediction, card)
         for place, module in unet.named_modules():
-            if place.endswith(".attn1"):
+            if place.endswith(".attn1") and not isinstance(module.processor, TogetherAttention):
                 module.set_processor(TogetherAttention(VIEWS, module.processor))
         card = card or {}
         self.around_words = tuple(card.get("around") or ())
@@ -114,7 +114,9 @@ def load_multiview_file(
     """
     from transformers import CLIPTokenizer
 
-    file, weights = Path(file), load_file(file)
+    file = Path(file)
+    with torch.inference_mode(False):
+        weights = load_file(file)
     owner = f"checkpoint {file.name!r}"
     for prefix, what in ((ldm.UNET, "denoiser"), (ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
         if not any(name.startswith(prefix) for name in weights):

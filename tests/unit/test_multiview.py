@@ -30,6 +30,7 @@ from distill3d.kernels.meshes.refine import RefineSettings, refine_mesh
 from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors import ldm, perp_neg
 from distill3d.kernels.priors.base import AdaptablePrior
+from distill3d.kernels.priors.captured import Accelerated, Graphed
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.multiview import MultiViewPrior, camera_rows, load_multiview_file
 from distill3d.kernels.priors.prompts import view_prompts
@@ -310,6 +311,29 @@ def test_fused_blocks_judge_views_together_too(prior):
     with torch.no_grad():
         found = fused(z, t, encoder_hidden_states=texts[0].embeddings, class_labels=texts[0].camera).sample
     torch.testing.assert_close(found, prior.predict(z, t, texts)[0], atol=1e-4, rtol=1e-4)
+
+
+def test_accelerated_networks_are_told_the_cameras(prior, monkeypatch):
+    """All of the accelerated way but the recording of graphs, which needs a GPU."""
+    z, t, texts = question(prior)
+    plain = prior.predict(z, t, texts)
+    direct, fast = Graphed.__new__(Graphed), Accelerated.__new__(Accelerated)
+    direct.net, fast.watched, fast.denoiser = fast_unet(prior.unet), prior.unet, direct._direct
+    monkeypatch.setattr(prior, "_fast", fast)
+    for found, expected in zip(prior.predict(z, t, texts), plain, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_graphs_answer_as_plain_layers_do(folder, weights):
+    prior = load_diffusers(folder, device="cuda")
+    asked = {views: [question(prior, views, seed=seed) for seed in range(4)] for views in (4, 8)}
+    before = {views: [prior.predict(z.cuda(), t.cuda(), texts) for z, t, texts in asked[views]] for views in asked}
+    prior.accelerate()
+    for place, views in ((place, views) for place in range(4) for views in asked):  # direct, recorded, replayed
+        z, t, texts = asked[views][place]
+        for found, expected in zip(prior.predict(z.cuda(), t.cuda(), texts), before[views][place], strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)  # TF32
 
 
 def test_perp_neg_asks_of_whole_groups(prior):
