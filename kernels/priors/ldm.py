@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -32,9 +32,12 @@ def is_multiview(config: Mapping[str, Any]) -> bool:
 
 
 def holds_multiview(file: str | Path) -> bool:
-    """Whether a .safetensors file is an MVDream checkpoint, by the names in its header."""
-    with safe_open(str(file), "pt") as opened:
-        return f"{UNET}camera_embed.0.weight" in opened.keys()
+    """Whether a .safetensors file is an MVDream checkpoint, by the names in its header; what cannot be read is none."""
+    try:
+        with safe_open(str(file), "pt") as opened:
+            return f"{UNET}camera_embed.0.weight" in opened.keys()
+    except SafetensorError:
+        return False
 
 
 def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:

@@ -452,3 +452,5 @@ def test_wrong_models_are_refused_with_the_reason(folder, weights, reader, tmp_p
     plain = {k: v for k, v in whole.items() if "camera_embed" not in k}
     save_file(plain, tmp_path / "plain.safetensors")
     assert not ldm.holds_multiview(tmp_path / "plain.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:1000])
+    assert not ldm.holds_multiview(tmp_path / "cut.safetensors")
