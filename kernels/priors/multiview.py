@@ -110,7 +110,7 @@ def load_multiview_file(
     """MVDream's checkpoint, sd-v2.1-base-4view or sd-v1.5-4view, as one .safetensors file; never uses the network.
 
     tokenizer: a folder with CLIP's vocabulary (vocab.json, merges.txt), which is the same in both and in no file.
-    dtype and vae_dtype as for `load_diffusers`. Raises ValueError naming the file and what it lacks.
+    dtype and vae_dtype as for `load_diffusers`. The file must be one of which `ldm.holds_multiview` is true. Raises ValueError naming the file and what it lacks.
     """
     from transformers import CLIPTokenizer
 
@@ -118,14 +118,16 @@ def load_multiview_file(
     with torch.inference_mode(False):
         weights = load_file(file)
     owner = f"checkpoint {file.name!r}"
-    for prefix, what in ((ldm.UNET, "denoiser"), (ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
+    config = ldm.described(weights)
+    ldm.translated(config, owner)  # refuses ImageDream, before its other parts are missed
+    for prefix, what in ((ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
         if not any(name.startswith(prefix) for name in weights):
             raise ValueError(f"{owner} holds no {what}; use a whole MVDream checkpoint, or a diffusers folder.")
     if vae_dtype is None:
         vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     with torch.inference_mode(False):
         own = {name: value for name, value in weights.items() if name.startswith(ldm.UNET)}
-        unet = ldm.make_unet(own, ldm.described(own), dtype, owner)
+        unet = ldm.make_unet(own, config, dtype, owner)
         vae = ldm.make_vae({n: v for n, v in weights.items() if n.startswith(ldm.VAE)}, vae_dtype, owner)
         text_encoder = ldm.make_text_encoder(weights, dtype, owner)
         # OpenCLIP fills up with token 0, which is "!", CLIP with the end of text

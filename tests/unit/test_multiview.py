@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import mvdream_reference as reference
@@ -158,14 +159,48 @@ def test_file_answers_as_the_networks_written_down_plainly(tmp_path, reader, kin
 
 
 def test_half_precision_weights_and_their_variant_load(folder, weights, tmp_path):
-    import shutil
-
     place = shutil.copytree(folder, tmp_path / "half")
     unet = place / "unet" / "diffusion_pytorch_model.safetensors"
     unet.rename(unet.with_name("diffusion_pytorch_model.fp16.safetensors"))
     half = load_diffusers(place, dtype=torch.float16)
     assert half.dtype == torch.float16 and half.unet.conv_in.weight.dtype == torch.float16
     assert torch.equal(half.unet.conv_in.weight, weights["input_blocks.0.0.weight"].half())
+
+
+def test_weights_in_several_files_load(folder, weights, tmp_path):
+    from safetensors.torch import save_file
+
+    place = shutil.copytree(folder, tmp_path / "parts")
+    whole = place / "unet" / "diffusion_pytorch_model.safetensors"
+    whole.unlink()
+    index = {}
+    for number, names in enumerate((list(weights)[::2], list(weights)[1::2])):
+        part = whole.with_name(f"diffusion_pytorch_model-{number}.safetensors")
+        save_file({name: weights[name] for name in names}, part)
+        index |= dict.fromkeys(names, part.name)
+    whole.with_suffix(".safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
+    found = load_diffusers(place).unet.state_dict()
+    assert torch.equal(found["class_embedding.linear_2.bias"], weights["camera_embed.2.bias"])
+
+
+@pytest.mark.parametrize(
+    ("heads", "linear", "text", "count"),
+    [({"num_head_channels": 64}, True, 1024, 865_910_724), ({"num_heads": 8}, False, 768, 859_520_964)],
+)
+def test_the_true_shapes_are_those_of_stable_diffusion_and_a_camera(monkeypatch, heads, linear, text, count):
+    """sd-v2.1-base-4view and sd-v1.5-4view as their codebase builds them, without their numbers."""
+    config = {"in_channels": 4, "out_channels": 4, "model_channels": 320, "attention_resolutions": [4, 2, 1]}
+    config |= {"num_res_blocks": 2, "channel_mult": [1, 2, 4, 4], "context_dim": text, "camera_dim": 16, **heads}
+
+    def add(self, name, *shape, **_):
+        self[name] = torch.empty(shape, device="meta")
+
+    monkeypatch.setattr(tiny_mvdream._Weights, "add", add)
+    weights = {ldm.UNET + name: value for name, value in tiny_mvdream.unet_weights(config, linear).items()}
+    unet = ldm.make_unet(weights, ldm.described(weights), torch.float32, "checkpoint")
+    assert unet.num_parameters() == count + (16 + 1) * 1280 + (1280 + 1) * 1280
+    assert unet.config.attention_head_dim == ([5, 10, 20, 20] if linear else 8)
+    assert unet.config.use_linear_projection == linear and unet.config.sample_size == 32
 
 
 # Each row: our azimuth and elevation, and the columns right, up, backward in MVDream's axes (Blender's, front at +x).
@@ -364,8 +399,6 @@ def test_perp_neg_asks_of_whole_groups(prior):
 
 
 def test_prompts_have_no_view_words_but_those_of_a_card(prior, folder, weights, tmp_path):
-    import shutil
-
     prompts = view_prompts(prior, "a red mug")
     assert torch.equal(prompts.around.embeddings, prompts.base.embeddings) and prompts.overhead is prompts.base
     with pytest.raises(ValueError, match="multi-view prior has none"):
@@ -445,6 +478,12 @@ def test_wrong_models_are_refused_with_the_reason(folder, weights, reader, tmp_p
         ("no-text", {k: v for k, v in whole.items() if not k.startswith("cond_stage")}, "holds no text encoder"),
         ("no-vae", {k: v for k, v in whole.items() if not k.startswith("first_stage")}, "holds no VAE"),
         ("imagedream", whole | {f"{unet}image_embed.latents": torch.zeros(1, 4)}, "is an ImageDream model"),
+        (
+            "imagedream-too",  # whose autoencoder has another name
+            {k.replace("first_stage_model.", "vae_model."): v for k, v in whole.items()}
+            | {f"{unet}middle_block.1.transformer_blocks.0.attn2.to_k_ip.weight": torch.zeros(4, 4)},
+            "is an ImageDream model",
+        ),
     ):
         save_file(content, tmp_path / f"{name}.safetensors")
         with pytest.raises(ValueError, match=f"checkpoint '{name}.safetensors' {message}"):
