@@ -110,7 +110,8 @@ def load_multiview_file(
     """MVDream's checkpoint, sd-v2.1-base-4view or sd-v1.5-4view, as one .safetensors file; never uses the network.
 
     tokenizer: a folder with CLIP's vocabulary (vocab.json, merges.txt), which is the same in both and in no file.
-    dtype and vae_dtype as for `load_diffusers`. The file must be one of which `ldm.holds_multiview` is true. Raises ValueError naming the file and what it lacks.
+    dtype and vae_dtype as for `load_diffusers`. The file must be one of which `ldm.holds_multiview` is true. Raises
+    ValueError naming the file and what it lacks.
     """
     from transformers import CLIPTokenizer
 
