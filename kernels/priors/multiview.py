@@ -15,6 +15,7 @@ from ..gaussians.cameras import Cameras
 from . import ldm
 from .base import Conditioning, NoiseSchedule
 from .diffusers_prior import DiffusersPrior
+from .lora import LoraAdapter
 
 VIEWS = 4  # that MVDream was trained to see at once, a quarter turn apart
 # Its world is Blender's, z up; the front, from which its authors' distillation counts azimuth, is at +x.
@@ -74,6 +75,24 @@ class MultiViewPrior(DiffusersPrior):
                 f"{len(z_t)} latents, with cameras: {[text.camera is not None for text in conditionings]}."
             )
         return super().predict(z_t, t, conditionings)
+
+    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
+        assert text.camera is not None  # `predict` sees to it
+        return (text.camera.to(self.device, self.dtype),)
+
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
+        (camera,) = told
+        if self._fast:
+            return self._fast.output(z, steps, hidden, camera)
+        return self.unet(z, steps, encoder_hidden_states=hidden, class_labels=camera).sample
+
+    def adapter(self, rank: int) -> LoraAdapter:
+        """As `DiffusersPrior.adapter`; the adapted U-Net is told the cameras too."""
+
+        def beside(z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning) -> dict[str, Tensor]:
+            return {"class_labels": self._told(text)[0].clone()}  # it may be an inference tensor in a ComfyUI node
+
+        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, beside)
 
 
 class TogetherAttention:
