@@ -92,7 +92,9 @@ class MultiViewPrior(DiffusersPrior):
         def beside(z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning) -> dict[str, Tensor]:
             return {"class_labels": self._told(text)[0].clone()}  # it may be an inference tensor in a ComfyUI node
 
-        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, beside)
+        adapter = super().adapter(rank)
+        adapter.beside = beside
+        return adapter
 
 
 class TogetherAttention:
