@@ -18,7 +18,7 @@ from .losses.schedule import annealed
 from .optimize import identity
 from .priors.base import Conditioning, Prior, clean_from_noise
 from .priors.prompts import ViewPrompts
-from .priors.seeing import needs_depth, told
+from .priors.seeing import check_views, needs_depth, told
 
 LOWEST = ("t_min", "t_start", "t_end", "refine_t_min")  # a loss's settings that bound its timesteps from below
 HIGHEST = ("t_max", "t_max_start", "t_max_end", "refine_t_max")  # and from above
@@ -87,8 +87,10 @@ def inspect(
 
     ``timestep`` narrows the loss's timestep settings as far as they let it, see `at_timestep`; None leaves them.
     State that the cloud brings from a run with the same loss, such as M_psi, is used and not changed.
+    A prior that judges views together wants them in its groups, as `turntable` orders them.
     Of several questions to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
     """
+    together = check_views(prior, len(cameras))
     chosen = loss if timestep is None else at_timestep(loss, timestep)
     twin, questions = recorded(prior)
     with torch.no_grad():
@@ -104,7 +106,7 @@ def inspect(
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
     text, negative = told(prior, (text, negative), cameras, rendering.alpha, rendering.depth)
     factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, together)
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)

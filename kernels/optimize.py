@@ -20,7 +20,7 @@ from .gaussians.rasterize import Rendering, render, resolve
 from .losses.base import Loss, Views
 from .priors.base import REPAYING_STEPS, Prior, running
 from .priors.prompts import ViewPrompts
-from .priors.seeing import needs_depth, told
+from .priors.seeing import check_views, needs_depth, told, views_together
 from .regularize import penalties
 from .schedules import sh_shares
 from .settings import OptimizeSettings, background_range, draw_backgrounds
@@ -117,6 +117,7 @@ class _Run:
     ) -> None:
         self.prior, self.sampler, self.settings, self.steps = prior, cameras, settings, steps
         self.grays, self.depth = background_range(prior), needs_depth(prior)
+        self.together = views_together(prior)
         self.size = settings.image_size or prior.image_size
         latent_size = self.size // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
@@ -163,7 +164,7 @@ class _Run:
     def step(self) -> dict[str, Tensor]:
         settings, last = self.settings, self.taken + 1 == self.steps
         before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
-        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
+        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"], together=self.together)
         cameras = _moved(sampled, self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.cloud.tensors().items()}
         backgrounds = self._backgrounds()
@@ -203,7 +204,7 @@ class _Run:
         negative = self.prompts.negative_rows(len(cameras))
         text, negative = told(self.prior, (text, negative), cameras, rendering.alpha, rendering.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor)
+        return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor, self.together)
 
     def _updated(self, gradients: dict[str, Tensor], accept: Tensor) -> tuple[Gaussians, TrainingState]:
         state = self.state
@@ -300,7 +301,7 @@ def _check(
     """Raise ValueError for whatever could fail later, naming the cure; returns the steps the cloud has behind it."""
     settings.check()
     loss.check()
-    cameras.check()
+    cameras.check(check_views(prior, settings.views))
     cloud.check()
     prior.check_size(size)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:

@@ -11,6 +11,7 @@ from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.inspection import Inspection, inspect
 from ..kernels.losses.base import Loss
 from ..kernels.priors.prompts import ViewPrompts
+from ..kernels.priors.seeing import check_views
 from ..kernels.settings import background_range
 from . import types
 from .memory import ManagedPrior
@@ -106,7 +107,8 @@ class InspectGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         size = prior.prior.image_size
         distance, fov_y = (cameras or OrbitSampler()).usual_look
-        around = turntable(views, elevation, distance, fov_y, size)
+        together = check_views(prior.prior, views)
+        around = turntable(views, elevation, distance, fov_y, size, together=together)
         device = comfy.model_management.get_torch_device()
         with prior.loaded(scratch=scratch_bytes(views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.sd
+import comfy.sd1_clip
 import folder_paths
 from comfy_api.latest import io
 
 from ..kernels.priors.diffusers_prior import load_diffusers
+from ..kernels.priors.ldm import holds_multiview
 from ..kernels.priors.lora_file import fuse
+from ..kernels.priors.multiview import load_multiview_file
 from . import types
 from .comfy_lora import NO_LORA, lora_file, loras, patched
 from .comfy_prior import ManagedComfyPrior, managed
@@ -19,6 +22,7 @@ from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
 
 EMBEDDED = "toybox (embedded)"
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[1] / "models" / "toybox"
+CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 
 class LoadDiffusionPrior(io.ComfyNode):
@@ -31,7 +35,7 @@ class LoadDiffusionPrior(io.ComfyNode):
             description="The 2D diffusion model that judges the renderings. The embedded one ships with the pack, runs "
             "on a CPU and knows the toybox: everyday objects in plain colours. For anything else put a checkpoint of "
             "Stable Diffusion 1.x, 2.x or SDXL into ComfyUI's models/checkpoints, or a Stable Diffusion folder in "
-            "diffusers format into models/diffusers.",
+            "diffusers format into models/diffusers. MVDream, as either, judges four views of the object together.",
             search_aliases=[
                 "stable diffusion",
                 "diffusers",
@@ -39,6 +43,8 @@ class LoadDiffusionPrior(io.ComfyNode):
                 "text to 3d",
                 "checkpoint",
                 "toybox",
+                "mvdream",
+                "multi-view",
             ],
             inputs=[
                 io.Combo.Input(
@@ -46,8 +52,9 @@ class LoadDiffusionPrior(io.ComfyNode):
                     options=[EMBEDDED, *folders(), *checkpoints()],
                     default=EMBEDDED,
                     tooltip="The embedded prior, a diffusers folder below models/diffusers (with model_index.json and "
-                    ".safetensors weights), or a .safetensors file below models/checkpoints. Consistent3D: Stable "
-                    "Diffusion 2.1-base at 512 px; DreamMapping: a Stable Diffusion.",
+                    ".safetensors weights), or a .safetensors file below models/checkpoints. An MVDream (4 views at "
+                    "256 px) wants views 4 or 8, elevations 0..30, no overhead views, and prompts that end in ', 3d "
+                    "asset'. Consistent3D: Stable Diffusion 2.1-base at 512 px; DreamMapping: a Stable Diffusion.",
                 ),
                 io.Combo.Input(
                     "precision",
@@ -103,11 +110,16 @@ def load(
     model: str, choice: str, lora: Path | None = None, strength: float = 1.0, low_vram: bool = False
 ) -> ManagedPrior | ManagedComfyPrior:
     """The prior behind a choice of the model list, with a LoRA file in its weights where one is given."""
-    if model in checkpoints():
+    file = folder_paths.get_full_path_or_raise("checkpoints", model) if model in checkpoints() else None
+    # ComfyUI's loader would take an MVDream for a Stable Diffusion, and leave out what reads the cameras.
+    if file is not None and not holds_multiview(file):
         return load_checkpoint(model, choice, lora, strength)
     dtype = weights_dtype(choice, comfy.model_management.get_torch_device())
     with autograd():  # else the weights would be inference tensors, through which no gradient passes
-        prior = load_diffusers(path(model), device="cpu", dtype=dtype)
+        if file is None:
+            prior = load_diffusers(path(model), dtype=dtype)
+        else:
+            prior = load_multiview_file(file, CLIP_TOKENIZER, dtype=dtype)
         if lora is not None:
             fuse(prior, lora, strength)
         return ManagedPrior(prior, low_vram)

@@ -128,11 +128,16 @@ def turntable(
     fov_y: float = 40.0,
     size: int | tuple[int, int] = 128,
     device: torch.device | str | None = None,
+    together: int = 1,
 ) -> Cameras:
-    """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the front."""
+    """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the front.
+
+    Ordered so that every ``together`` of them, a divisor of n, are all around the object by themselves.
+    """
     if n < 1:
         raise ValueError(f"turntable: n is {n}; at least 1 view is needed.")
-    return orbit(torch.arange(n) * (360.0 / n), elevation, distance, fov_y, size, device=device)
+    azimuths = (torch.arange(n) * (360.0 / n)).view(together, -1).t().flatten()
+    return orbit(azimuths, elevation, distance, fov_y, size, device=device)
 
 
 def sphere(
@@ -160,8 +165,9 @@ class CameraSampler(Protocol):
         """Distance, world units, and vertical field of view, degrees, that stand for the views."""
         ...
 
-    def check(self) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+    def check(self, together: int = 1) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure; and where views cannot come
+        ``together`` as `sample` has it."""
         ...
 
     def sample(
@@ -170,8 +176,13 @@ class CameraSampler(Protocol):
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
+        together: int = 1,
     ) -> Cameras:
-        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's)."""
+        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
+
+        ``together``, a divisor of count: so many in a row are one rig, at equal azimuth steps all around the object,
+        alike in all else.
+        """
         ...
 
     def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
@@ -185,6 +196,7 @@ class OrbitSampler:
 
     Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies anywhere in its
     own sector, so every batch sees all sides. Elevations, distances and fields of view are uniform in their range.
+    Rigs of cameras are spread in the same way over the circle's part that brings a rig back onto itself.
     The defaults are those the embedded prior was trained with (object in the unit cube, fov 40, distance about 2).
     LucidDreamer: elevation -15..45 degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
     """
@@ -203,8 +215,8 @@ class OrbitSampler:
         """Distance, world units, and vertical field of view, degrees, in the middle of their ranges."""
         return (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
 
-    def check(self) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+    def check(self, together: int = 1) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure; any ``together`` will do."""
         limits = {
             "elevation_min": (-90.0, 90.0, "degrees"),
             "elevation_max": (-90.0, 90.0, "degrees"),
@@ -223,17 +235,26 @@ class OrbitSampler:
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
+        together: int = 1,
     ) -> Cameras:
-        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's)."""
+        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
+
+        ``together``: so many in a row are one rig, at equal azimuth steps, alike in all else.
+        """
         self.check()
         if count < 1:
             raise ValueError(f"Orbit cameras: count is {count}; at least 1 view is needed.")
+        if count % together:
+            raise ValueError(f"Orbit cameras: count is {count}; {together} views come together, use a multiple.")
         width, height = _checked_size(size)
         device = generator.device if device is None else device
+        rigs, step = count // together, 360.0 / together
         # One draw, moved once: a run sees the same views whatever the device of the cloud, and nothing synchronises.
-        draws = torch.rand(count + 1, 8, generator=generator, device=generator.device).to(device)
-        phase, (sector, elevation, distance, fov, overhead) = draws[0, 0], draws[1:, :5].unbind(1)
-        azimuths = 360.0 * (phase + (torch.arange(count, device=device) + sector) / count)
+        draws = torch.rand(rigs + 1, 8, generator=generator, device=generator.device).to(device)
+        phase, own = draws[0, 0], draws[1:].repeat_interleave(together, 0)
+        sector, elevation, distance, fov, overhead = own[:, :5].unbind(1)
+        place = torch.arange(count, device=device)
+        azimuths = step * (phase + (place // together + sector) / rigs) + step * (place % together)
         level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
         above = OVERHEAD_ELEVATIONS[0] + elevation * (OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0])
         return _look_at(
@@ -241,7 +262,7 @@ class OrbitSampler:
             torch.where(overhead < self.overhead_share, above, level),
             self.distance_min + distance * (self.distance_max - self.distance_min),
             self.fov_y_min + fov * (self.fov_y_max - self.fov_y_min),
-            (2 * draws[1:, 5:8] - 1) * self.target_jitter,
+            (2 * own[:, 5:8] - 1) * self.target_jitter,
             width,
             height,
         )

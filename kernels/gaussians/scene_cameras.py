@@ -76,8 +76,14 @@ class SceneSampler:
         """Distance, world units, and vertical field of view, degrees, of the inward cameras, in their middle."""
         return (self.distance_min + self.distance_max) / 2, self.fov_y
 
-    def check(self) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+    def check(self, together: int = 1) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure; and for any ``together`` above
+        1: views into a scene and out of it are no rig around an object."""
+        if together > 1:
+            raise ValueError(
+                f"Scene cameras: the prior judges {together} views around one object together, but a scene is seen "
+                "from within as well. Use Orbit Cameras, or a prior that judges every view by itself."
+            )
         limits = {
             "outward_share": (0.0, 1.0, "as a share of the views"),
             "elevation_min": (-90.0, 90.0, "degrees"),
@@ -99,9 +105,10 @@ class SceneSampler:
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
+        together: int = 1,
     ) -> Cameras:
         """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's), inward ones first."""
-        self.check()
+        self.check(together)
         if count < 1:
             raise ValueError(f"Scene cameras: count is {count}; at least 1 view is needed.")
         draws = torch.rand(count + 1, 6, generator=generator, device=generator.device).cpu()

@@ -26,11 +26,16 @@ class Views:
     step: int  # steps done so far in the whole schedule, 0-based
     steps: int  # length of the whole schedule
     guidance_factor: Tensor | float = 1.0  # [V,1,1,1], multiplies the guidance scale of every loss, view by view
+    together: int = 1  # so many views in a row are judged as one, which takes one noise level
 
     @property
     def progress(self) -> float:
         """Share of the schedule that is done, 0..1."""
         return min(self.step / max(self.steps, 1), 1.0)
+
+    def alike(self, values: Tensor) -> Tensor:
+        """Values [V,...] drawn view by view, as views that are judged together share them: those of their first."""
+        return values if self.together == 1 else values[:: self.together].repeat_interleave(self.together, 0)
 
 
 class LossRun(Protocol):

@@ -195,7 +195,7 @@ class _Run:
 
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         settings, k = self.settings, views.progress
-        t, t_next = settings.timesteps(len(latents), k, generator, latents.device)
+        t, t_next = map(views.alike, settings.timesteps(len(latents), k, generator, latents.device))
         guidance = annealed(settings.guidance_start, settings.guidance_end, k) * views.guidance_factor
         noise, texts = self._noise(views).to(latents), (views.text, views.negative)
         direction = cds(

@@ -125,7 +125,7 @@ class _Run(TimestepRun):
         self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         e = self.settings.edge_below(t)
-        s = self.settings.between(e, t, generator)
+        s = views.alike(self.settings.between(e, t, generator))
         z_e = latents + self.prior.schedule.ratio(e) * self.noise.to(latents)
         null = null_text(self.prior, views.text)
         consistency, pull = sctd(self.prior, z_e, e, s, t, views.text, views.negative, null, guidance)

@@ -92,7 +92,8 @@ class SDI(TimestepLoss):
             share = self.eta * schedule.sigma(at) / schedule.sigma(above)
             return share * spread * draw_noise(tuple(z.shape), generator, z)
 
-        over = sent(torch.randint(0, self.stride, (len(t),), generator=generator, device=generator.device), t.device)
+        over = torch.randint(0, self.stride, (len(t),), generator=generator, device=generator.device)
+        over = views.alike(sent(over, t.device))
         highest = min(self.timesteps.t_max(views.progress) + self.stride - 1, last)
         to, strides = (t + over).clamp(max=last), math.ceil(highest / self.stride)
         z = inverted(schedule, latents, to, self.stride, strides, estimate, kick if self.eta > 0 else None)

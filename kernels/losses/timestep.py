@@ -103,7 +103,7 @@ class TimestepRun:
 
     def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
-        t = settings.drawn(len(latents), views.progress, generator, latents.device)
+        t = views.alike(settings.drawn(len(latents), views.progress, generator, latents.device))
         direction, logs = self.direction(
             latents.detach(), t, views, settings.guidance * views.guidance_factor, generator
         )

@@ -191,7 +191,7 @@ class _Run:
             return self._refine(latents, views, generator)
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
-        t = settings.timesteps.draw(draws, views.progress, generator, z0.device).expand(len(z0))
+        t = views.alike(settings.timesteps.draw(draws, views.progress, generator, z0.device).expand(len(z0)))
         alpha, sigma = schedule.alpha(t).to(z0), schedule.sigma(t).to(z0)
         z_t = alpha * z0 + sigma * draw_noise(tuple(z0.shape), generator, z0)
         estimates = self.prior.predict(z_t, t, [views.text, views.negative])
@@ -209,7 +209,7 @@ class _Run:
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
         part = (views.progress - settings.refine_from) / (1 - settings.refine_from)
-        t = settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0))
+        t = views.alike(settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0)))
         z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(tuple(z0.shape), generator, z0)
         guidance = settings.refine_guidance * views.guidance_factor
         picture = imagined(self.prior, z_t, t, settings.refine_steps, views.text, views.negative, guidance)

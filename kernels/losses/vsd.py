@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..devices import sent
-from ..priors.base import AdaptablePrior, Adapter, Conditioning, Prior
+from ..priors.base import AdaptablePrior, Adapter, Prior
 from .base import LossRun, Views, check_range, draw_noise, guided
 from .degradation import AdamState
 from .timestep import TimestepLoss, TimestepRun, noised
@@ -84,17 +84,18 @@ class _Run(TimestepRun):
         z_t, _ = noised(self.prior, latents, t, generator)
         e_c, e_u = self.prior.predict(z_t, t, [views.text, views.negative])
         e_q = self.adapter.predict(self.lora.parameters, z_t, t, views.text)
-        return vsd(e_c, e_u, e_q, guidance), {"lora_loss": self._learn(latents, views.text, generator)}
+        return vsd(e_c, e_u, e_q, guidance), {"lora_loss": self._learn(latents, views, generator)}
 
-    def _learn(self, latents: Tensor, text: Conditioning, generator: torch.Generator) -> Tensor:
+    def _learn(self, latents: Tensor, views: Views, generator: torch.Generator) -> Tensor:
         """The LoRA's loss on the renders, before the one AdamW step that lowers it."""
         count, steps = len(latents), len(self.prior.schedule)
-        t = sent(torch.randint(0, steps, (count,), generator=generator, device=generator.device), latents.device)
+        t = torch.randint(0, steps, (count,), generator=generator, device=generator.device)
+        t = views.alike(sent(t, latents.device))
         noise = draw_noise(tuple(latents.shape), generator, latents)
         lr = self.settings.lora_lr
         with torch.inference_mode(False), torch.enable_grad():
             weights = {key: value.detach().requires_grad_(lr > 0) for key, value in self.lora.parameters.items()}
-            error = self.adapter.error(weights, latents, noise, t, text)
+            error = self.adapter.error(weights, latents, noise, t, views.text)
             if lr > 0:
                 # of the sum, not the mean: half precision has no numbers as small, and Adam does not mind the scale
                 gradients = torch.autograd.grad(error.square().sum(), list(weights.values()))

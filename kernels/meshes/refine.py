@@ -14,7 +14,7 @@ from ..gaussians.cameras import Cameras, CameraSampler
 from ..losses.base import Loss, Views
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import told
+from ..priors.seeing import check_views, told, views_together
 from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
 from ..training import random_streams
 from .cleanup import same_places
@@ -95,7 +95,7 @@ def refine_mesh(
     settings = settings or RefineSettings()
     settings.check()
     loss.check()
-    cameras.check()
+    cameras.check(check_views(prior, settings.views))
     mesh.check()
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"Refine mesh: steps is {steps!r}; give a whole number of 1 or more.")
@@ -122,6 +122,7 @@ class _Run:
     ) -> None:  # fmt: skip
         self.start, self.prior, self.sampler, self.size = mesh, prior, cameras, size
         self.steps, self.settings, self.device = steps, settings, torch.device(prior.device)
+        self.together = views_together(prior)
         self.prompts, self.grays = prompts.to(self.device), background_range(prior)
         self.paint = "colors" if mesh.texture is None else "texture"
         own = mesh.map(lambda value: value.detach().to(self.device, copy=True))
@@ -151,7 +152,7 @@ class _Run:
 
     def step(self, number: int) -> dict[str, Tensor]:
         settings = self.settings
-        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"])
+        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"], together=self.together)
         cameras = sampled.to(self.device)
         params = {name: value.detach().requires_grad_() for name, value in self.params.items()}
         places = self.smoothing(params["vertices"])
@@ -187,7 +188,7 @@ class _Run:
         negative = self.prompts.negative_rows(len(cameras))
         text, negative = told(self.prior, (text, negative), cameras, seen.alpha, seen.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        return Views(text, negative, cameras, number, self.steps, factor)
+        return Views(text, negative, cameras, number, self.steps, factor, self.together)
 
     def _penalties(self, vertices: Tensor) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}

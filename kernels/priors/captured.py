@@ -66,16 +66,20 @@ class Accelerated:
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
             return self.encoder(pictures)
 
-    def output(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
-        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient."""
+    def output(self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None) -> Tensor:
+        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient.
+
+        camera [B,K]: for a network that takes a class embedding.
+        """
+        given = (z, steps, text) if camera is None else (z, steps, text, camera)
         try:
-            result = self.denoiser(z, steps, text)
+            result = self.denoiser(*given)
         except Exception as error:
             if not self.fused_unet:
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet, self.denoiser = False, Graphed(unwatched(self.watched))
-            result = self.denoiser(z, steps, text)
+            result = self.denoiser(*given)
         for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
             hook(self.watched, (z, steps), SimpleNamespace(sample=result))
         return result
@@ -91,8 +95,9 @@ class Graphed:
         self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
 
     @torch.no_grad()
-    def __call__(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
-        given, key = [z, steps, text], (z.shape, text.shape)
+    def __call__(self, *given: Tensor) -> Tensor:
+        """given: z, steps and text, and a camera for a network that takes one."""
+        key = tuple(value.shape for value in given)
         if key not in self.graphs:
             first = key not in self.seen
             self.seen.add(key)
@@ -111,8 +116,9 @@ class Graphed:
         graph.replay()
         return output.clone()  # the graphs share their memory
 
-    def _direct(self, z: Tensor, steps: Tensor, text: Tensor) -> Tensor:
-        return self.net(z, steps, encoder_hidden_states=text, return_dict=False)[0]
+    def _direct(self, z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
+        beside = {"class_labels": camera[0]} if camera else {}
+        return self.net(z, steps, encoder_hidden_states=text, return_dict=False, **beside)[0]
 
     def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         graph = torch.cuda.CUDAGraph()

@@ -1,9 +1,10 @@
-"""Stable Diffusion 1.x / 2.x, and any small pipeline of its kind, from a diffusers folder on disk."""
+"""Stable Diffusion 1.x / 2.x, MVDream, and any small pipeline of their kind, from a diffusers folder on disk."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..devices import sent
-from . import perp_neg
+from . import ldm, perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .captured import Accelerated
 from .lora import LoraAdapter
@@ -39,6 +40,7 @@ class DiffusersPrior:
     """
 
     pictures_at_once = 0  # 0 = all; see `running`
+    views_together = 1  # rows of the U-Net that must not be parted
     _fast: Accelerated | None = None
     _turns: Turns | None = None
 
@@ -193,19 +195,24 @@ class DiffusersPrior:
     def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
         """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of them; Perp-Neg's
         branches too. Raises ValueError when a conditioning does not hold one row per latent."""
-        return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings])
+        return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_together)
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         self._take("unet")
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
-        rows = (z, t.to(weight.device), text.embeddings.to(weight))
+        rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._told(text))
         at_once = 2 * self.pictures_at_once or len(z)
-        output = torch.cat([self._output(*part) for part in zip(*(row.split(at_once) for row in rows), strict=True)])
+        whole = self.views_together * math.ceil(at_once / self.views_together)
+        output = torch.cat([self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)])
         output = output.float()
         return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor) -> Tensor:
+    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
+        """What else `_output` takes of each row."""
+        return ()
+
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
         if self._fast:
             return self._fast.output(z, steps, hidden)
         return self.unet(z, steps, encoder_hidden_states=hidden).sample
@@ -217,7 +224,7 @@ class DiffusersPrior:
         weights.
 
         pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
-        and no more than twice as many rows through the U-Net. The same numbers for less memory.
+        and no more than twice as many rows, or one group of views, through the U-Net. The same numbers for less memory.
         """
         before = self._fast, self.pictures_at_once
         self.pictures_at_once = pictures_at_once or self.pictures_at_once
@@ -298,7 +305,9 @@ def load_diffusers(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
 ) -> DiffusersPrior:
-    """Load a StableDiffusionPipeline folder: unet, vae, text_encoder, tokenizer, scheduler. Never uses the network.
+    """Load a StableDiffusionPipeline or MVDreamPipeline folder: unet, vae, text_encoder, tokenizer, scheduler.
+
+    Never uses the network.
 
     Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
     float32 and bfloat16 beside a half type; float16 is eight times as exact, but some autoencoders overflow in it. A
@@ -309,7 +318,16 @@ def load_diffusers(
     """
     folder = Path(folder)
     variants = check_folder(folder)
-    _check_parts(folder)
+    config = read_json(folder / "unet" / CONFIGS["unet"])
+    many = ldm.is_multiview(config)
+    if many:
+        config = ldm.translated(config, f"prior folder {folder}")
+    elif config.get("addition_embed_type") or config.get("class_embed_type"):
+        raise ValueError(
+            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), which cannot "
+            "be loaded. Use Stable Diffusion 1.x or 2.x."
+        )
+    _check_parts(folder, config)
     scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in ("epsilon", "v_prediction") or "Flow" in scheduler.get("_class_name", ""):
@@ -324,6 +342,8 @@ def load_diffusers(
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
+    from .multiview import MultiViewPrior
+
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
     spare: dict[str, Any] = {"low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
 
@@ -332,14 +352,18 @@ def load_diffusers(
 
     # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes in it.
     with torch.inference_mode(False):
-        unet = load(UNet2DConditionModel, "unet", torch_dtype=dtype, **spare)
+        if many:
+            unet = ldm.load_unet(folder / "unet", variants["unet"], dtype)
+        else:
+            unet = load(UNet2DConditionModel, "unet", torch_dtype=dtype, **spare)
         vae = load(AutoencoderKL, "vae", torch_dtype=vae_dtype, **spare)
         text_encoder = load(CLIPTextModel, "text_encoder").to(dtype)
         tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
         abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=ABAR_MIN)
         card = read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
         name = folder.resolve().name
-        prior = DiffusersPrior(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
+        kind = MultiViewPrior if many else DiffusersPrior
+        prior = kind(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
         return prior.to(device)
 
 
@@ -373,14 +397,9 @@ def check_folder(
     return variants
 
 
-def _check_parts(folder: Path) -> None:
+def _check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
     """Refuse models of another kind from their configs, before gigabytes of weights are read."""
-    unet, vae, text = (read_json(folder / part / "config.json") for part in ("unet", "vae", "text_encoder"))
-    if unet.get("addition_embed_type") or unet.get("class_embed_type"):
-        raise ValueError(
-            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), which cannot "
-            "be loaded. Use Stable Diffusion 1.x or 2.x."
-        )
+    vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
     for wanted, found, what in (
         (unet.get("in_channels", 4), vae.get("latent_channels", 4), "channels per latent, but its vae makes"),
         (unet.get("cross_attention_dim"), text.get("hidden_size"), "values per token, but its text_encoder makes"),

@@ -29,8 +29,13 @@ class LoraAdapter:
         prediction: str,
         rank: int,
         take: Callable[[str], None] = lambda _: None,
+        beside: Callable[[Tensor, Tensor, Tensor, Conditioning], Mapping[str, Any]] | None = None,
     ) -> None:
-        """take("unet"): brings the U-Net to its device. Raises ValueError when peft is not installed."""
+        """take("unet"): brings the U-Net to its device. beside: of latents, steps, embeddings and the text, further
+        arguments of the U-Net's call.
+
+        Raises ValueError when peft is not installed.
+        """
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
@@ -38,7 +43,8 @@ class LoraAdapter:
                 f"VSD Loss trains a LoRA, for which the package peft is needed ({error}). "
                 'Install it: pip install "peft>=0.13"'
             ) from error
-        self.schedule, self.prediction, self.rank, self.take = schedule, prediction, rank, take
+        self.schedule, self.prediction, self.rank = schedule, prediction, rank
+        self.take, self.beside = take, beside
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
         # alpha = rank: a scale of 1; without weights (meta) as they are passed in
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
@@ -74,5 +80,6 @@ class LoraAdapter:
         own = next(self.unet.parameters())
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node
-        options = {"encoder_hidden_states": text.embeddings.to(own, copy=True)}
-        return torch.func.functional_call(self.unet, dict(weights), (z, t.to(own.device)), options).sample.float()
+        hidden, steps = text.embeddings.to(own, copy=True), t.to(own.device)
+        options = {"encoder_hidden_states": hidden, **(self.beside(z, steps, hidden, text) if self.beside else {})}
+        return torch.func.functional_call(self.unet, dict(weights), (z, steps), options).sample.float()

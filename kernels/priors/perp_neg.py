@@ -14,13 +14,16 @@ from .base import Conditioning
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]  # z [N,C,h,w], t [N], N rows -> noise estimates [N,C,h,w]
 
 
-def predict(network: Network, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+def predict(
+    network: Network, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning], together: int = 1
+) -> list[Tensor]:
     """Noise estimates [B,C,h,w], one per conditioning, from one call of ``network``; heeds ``against``.
 
     The estimate of a text with ``against`` is e + sum_i w_i perp(d_i, d_0), with d_i = e_i - e_null and d_0 = e -
     e_null. Ordinary guidance with it is the paper's e_null + s [d_0 + sum_i w_i perp(d_i, d_0)], so that no loss need
     know of it; with a negative prompt, guidance starts from that one's estimate and the d_i still from the null
-    text's. Rows of weight 0 are not evaluated, nor is a null text that is among ``conditionings`` evaluated again.
+    text's. Rows of weight 0 are not evaluated, unless the network judges them as one with others, ``together`` in a
+    row; nor is a null text that is among ``conditionings`` evaluated again.
     Raises ValueError when a conditioning does not hold one row per latent.
     """
     everyone: Sequence[int] = range(len(z_t))
@@ -35,14 +38,17 @@ def predict(network: Network, z_t: Tensor, t: Tensor, conditionings: Sequence[Co
     ]
     bends: list[tuple[int, int, list[tuple[int, tuple[float, ...]]]]] = []  # places: text, null, branches with weights
     for place, against in enumerate(conditioning.against for conditioning in conditionings):
-        if against is None or not (wanted := [i for i in everyone if any(w[i] for _, w in against.branches)]):
+        if against is None:
+            continue
+        wanted = _whole([i for i in everyone if any(w[i] for _, w in against.branches)], together)
+        if not wanted:
             continue
         null = next((k for k, other in enumerate(conditionings) if _same(other, against.null)), len(parts))
         if null == len(parts):
             parts.append((_taken(against.null, wanted), wanted))
         branches = []
         for text, weights in against.branches:
-            if used := [i for i in everyone if weights[i]]:
+            if used := _whole([i for i in everyone if weights[i]], together):
                 branches.append((len(parts), weights))
                 parts.append((_taken(text, used), used))
         bends.append((place, null, branches))
@@ -83,6 +89,12 @@ def view_weights(azimuth: float) -> tuple[float, float]:
         return 0.0 if r > 0.8 else -2 * math.exp(-2 * r), 0.0 if r < 0.2 else -2 * math.exp(-10 * (1 - r))
     r = 2 - turn
     return -2.0, 0.0 if r > 0.8 else -math.exp(-10 * r)
+
+
+def _whole(rows: list[int], together: int) -> list[int]:
+    """The rows with all those that are judged together with them."""
+    groups = dict.fromkeys(row // together for row in rows)
+    return [group * together + place for group in groups for place in range(together)]
 
 
 def _taken(text: Conditioning, rows: Sequence[int]) -> Conditioning:

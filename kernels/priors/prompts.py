@@ -141,9 +141,9 @@ def view_prompts(
     """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
 
     A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
-    `AROUND`; one that knows views out of a scene names theirs in ``outward_words``. view_dependent False uses the bare
-    prompt from every side. The rest is as in `ViewPrompts`. Raises ValueError for a text that the prior rejects (empty,
-    or outside its vocabulary) and for settings out of range.
+    `AROUND`, or names none and gets the bare prompt; one that knows views out of a scene names theirs in
+    ``outward_words``. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`.
+    Raises ValueError for a text that the prior rejects (empty, or outside its vocabulary) and settings out of range.
     """
     factors: dict[str, Any] = {
         "side_guidance": side_guidance,
@@ -160,12 +160,14 @@ def view_prompts(
     negative_row = prior.embed([negative]) if negative else null
     words = (getattr(prior, "around_words", AROUND), getattr(prior, "overhead_words", OVERHEAD))
     around, overhead = (
-        prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent else base for views in words
+        prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else base
+        for views in words
     )
     if perp_neg and (not view_dependent or len(around) % 4):
         raise ValueError(
             f"View Prompts: perp_neg is {perp_neg:g}, but there are no front and side texts to lead away from. Turn "
-            "view_dependent on, with view words for a multiple of four sectors, or set perp_neg to 0."
+            "view_dependent on, with view words for a multiple of four sectors (a multi-view prior has none of its "
+            "own), or set perp_neg to 0."
         )
     views = getattr(prior, "outward_words", ())
     outward = prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else None

@@ -27,6 +27,30 @@ class SeeingPrior(Protocol):
         ...
 
 
+@runtime_checkable
+class GroupPrior(Protocol):
+    """A prior that judges several views of one object together. Rows come in such groups, one after another."""
+
+    @property
+    def views_together(self) -> int: ...  # at equal azimuth steps all around, of one elevation and distance
+
+
+def views_together(prior: Prior) -> int:
+    """How many views in a row the prior judges together; 1 for one that judges every view by itself."""
+    return prior.views_together if isinstance(prior, GroupPrior) else 1
+
+
+def check_views(prior: Prior, views: int) -> int:
+    """`views_together`. Raises ValueError when ``views`` cannot be divided into such groups."""
+    together = views_together(prior)
+    if views % together:
+        raise ValueError(
+            f"views is {views}; prior {prior.name!r} judges {together} views of one object together: use {together}, "
+            f"{2 * together}, ..."
+        )
+    return together
+
+
 def needs_depth(prior: Prior) -> bool:
     return isinstance(prior, SeeingPrior) and prior.needs_depth
 

@@ -23,6 +23,7 @@ from distill3d.kernels.optimize import DivergedError, Progress, optimize
 from distill3d.kernels.priors.base import Prior
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
+from distill3d.kernels.priors.seeing import needs_depth, told, views_together
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.judgement import judge_cameras, judgement
@@ -167,11 +168,14 @@ class Watch:
         """How far the guidance agrees with itself: the run's own, and with a fixed noise drawn anew each time."""
         bench, cameras = self.bench, self.bench.cameras["sheet"]
         with torch.no_grad():
-            latents = bench.prior.encode(bench.pictures(cloud, cameras).permute(0, 3, 1, 2))
+            seen = render(cloud, cameras, BACKGROUND, depth=needs_depth(bench.prior))
+            latents = bench.prior.encode(seen.color.clamp(0, 1).permute(0, 3, 1, 2))
         text = self.prompts.at(cameras.azimuths.cpu(), cameras.elevations.cpu())
         negative = self.prompts.negative_rows(len(cameras))
+        text, negative = told(bench.prior, (text, negative), cameras, seen.alpha, seen.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        views = Views(text, negative, cameras, progress.step, self.task.setup.steps, factor)
+        together = views_together(bench.prior)
+        views = Views(text, negative, cameras, progress.step, self.task.setup.steps, factor, together)
         state = dict(cloud.training.loss)
         kinds = {"consistency": state} | ({"consistency_fresh": None} if "noise" in state else {})
         for name, known in kinds.items():

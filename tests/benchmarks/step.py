@@ -2,6 +2,7 @@
 
     python tests/benchmarks/step.py --device cuda [--loss sds,cds,vdm] [--prior sd21-shapes|toybox] [--views 1,2,4,8,16]
         [--gaussians 10000,50000,200000,1000000] [--pictures-at-once N] [--vae-dtype float16] [--profile] [--json FILE]
+    python tests/benchmarks/step.py --device cuda --prior mvdream-shapes --views 4,8    (four views judged together)
 
 Prints one JSON object last. The naive loop (step_naive.py) is eager diffusers with a batched render. Times are medians
 in milliseconds, by CUDA events on a GPU. ``parts``: encoder forward and backward, one guided U-Net call, splat render
@@ -28,7 +29,7 @@ from typing import Any
 
 import torch
 from step_naive import NaiveLoop
-from step_priors import KINDS, in_float32, parts, prior
+from step_priors import KINDS, SIZES, in_float32, parts, prior
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -43,7 +44,9 @@ from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.optimize import Progress, optimize
 from distill3d.kernels.priors.base import Conditioning
 from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
+from distill3d.kernels.priors.seeing import told
 from distill3d.kernels.settings import OptimizeSettings
 
 LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM(refine_from=1.0)}
@@ -62,7 +65,8 @@ class Bench:
         self.profiling = options.profile and self.cuda
         dtypes = (torch.float16, getattr(torch, options.vae_dtype)) if self.cuda else (torch.float32, torch.float32)
         self.modules = parts(self.kind, options.device, *dtypes)
-        self.size: int = 128 if self.kind == "toybox" else 512
+        self.size: int = SIZES[self.kind]
+        self.together = VIEWS if self.kind == "mvdream-shapes" else 1
         self.sampler = OrbitSampler()
 
     def timed(self, act: Callable[[], Any]) -> float:
@@ -97,7 +101,13 @@ class Bench:
         return random_ball(count, scale=scale, opacity_logit=-2.0).to(self.device)
 
     def cameras(self, views: int) -> Cameras:
-        return self.sampler.sample(views, self.size, torch.Generator().manual_seed(0)).to(self.device)
+        generator = torch.Generator().manual_seed(0)
+        return self.sampler.sample(views, self.size, generator, together=self.together).to(self.device)
+
+    def told(self, ours: DiffusersPrior, *texts: Conditioning) -> list[Conditioning]:
+        """Rows of texts, with the cameras for a prior that reads them."""
+        cameras = self.cameras(len(texts[0]))
+        return list(told(ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None))
 
     def settings(self, views: int, count: int) -> OptimizeSettings:
         """Of the pack's loop, with nothing but the steps themselves."""
@@ -188,9 +198,14 @@ def measure_naive(bench: Bench, loss: str, cloud: Gaussians, views: int, prompts
     abar = torch.cumprod(1 - abar, 0).float().to(bench.device)
     texts = prompts.base.embeddings, prompts.null.embeddings
     networks = bench.modules["unet"], bench.modules["vae"]
-    naive = NaiveLoop(*networks, abar, cloud, *texts, loss, GUIDANCE[loss], bench.backend)
+    camera = bench.told(bench.ours(), prompts.base.repeat(views))[0].camera
+    naive = NaiveLoop(*networks, abar, cloud, *texts, loss, GUIDANCE[loss], bench.backend, camera)
     generator = torch.Generator().manual_seed(0)
-    step = bench.timed(lambda: naive.step(bench.sampler.sample(views, bench.size, generator).to(bench.device)))
+
+    def act() -> None:
+        naive.step(bench.sampler.sample(views, bench.size, generator, together=bench.together).to(bench.device))
+
+    step = bench.timed(act)
     return {"step": step, "memory": bench.peak(), "loop": naive}
 
 
@@ -249,7 +264,7 @@ def gradients(
     latents = given.encode(rendering.color.permute(0, 3, 1, 2))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     run = LOSSES[loss].start(given, shape, generator)
-    value, _ = run(latents, Views(texts[0], texts[1], cameras, 30, 100), generator)
+    value, _ = run(latents, Views(texts[0], texts[1], cameras, 30, 100, together=bench.together), generator)
     found = torch.autograd.grad(value, [rendering.color, *params.values()])
     z = torch.randn(latents.shape, generator=generator).to(device)
     (estimate,) = given.predict(z, torch.full((views,), 500, device=device), texts[:1])
@@ -258,7 +273,7 @@ def gradients(
 
 def agreement(bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int) -> dict[str, Any]:
     """Cosines with float32 of the naive dtype's plain networks and of the pack's fast ones."""
-    texts = [ours.embed([words] * views) for words in (PROMPT, "")]
+    texts = bench.told(ours, *(ours.embed([words] * views) for words in (PROMPT, "")))
     torch.backends.cudnn.allow_tf32 = False
     truth = gradients(bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views)
     rows = {"plain": gradients(bench, ours, texts, loss, cloud, views)}
@@ -293,7 +308,7 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
     del naive, loop
 
     fast = measure_ours(bench, ours, loss, cloud, views, prompts)
-    text, null = prompts.base.repeat(views), prompts.null.repeat(views)
+    text, null = bench.told(ours, prompts.base.repeat(views), prompts.null.repeat(views))
     with ours.running(True, bench.at_once):
         timed = network_times(bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views)
     row["ours"] = {**completed({**timed, "render": drawn}, fast["step"], loss, work, top), "memory": fast["memory"]}

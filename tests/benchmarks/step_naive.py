@@ -29,6 +29,7 @@ class NaiveLoop:
     loss: str
     guidance: float
     backend: str = "auto"
+    camera: Tensor | None = None  # [V,K], for a U-Net that judges views together and is told their cameras
     psi: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -53,7 +54,9 @@ class NaiveLoop:
         """Estimates with the text and without, [V,C,h,w]."""
         weight = next(self.unet.parameters())
         text = torch.cat([self.text.expand(len(z), -1, -1), self.null.expand(len(z), -1, -1)]).to(weight)
-        output = self.unet(torch.cat([z, z]).to(weight), torch.cat([t, t]), encoder_hidden_states=text).sample.float()
+        camera = None if self.camera is None else torch.cat([self.camera, self.camera]).to(weight)
+        given = torch.cat([z, z]).to(weight), torch.cat([t, t])
+        output = self.unet(*given, encoder_hidden_states=text, class_labels=camera).sample.float()
         return output.chunk(2)  # type: ignore[return-value]
 
     def step(self, cameras: Cameras) -> None:

@@ -1,4 +1,4 @@
-"""The priors that step.py times: the embedded one, and Stable Diffusion 2.1-base's shapes with random weights."""
+"""The priors that step.py times: the embedded one; Stable Diffusion 2.1-base's and MVDream's shapes, random weights."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ import torch
 
 from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.multiview import MultiViewPrior
 
 TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"
-KINDS = ("sd21-shapes", "toybox")
+KINDS = ("sd21-shapes", "mvdream-shapes", "toybox")
+SIZES = {"sd21-shapes": 512, "mvdream-shapes": 256, "toybox": 128}  # pixels
+CAMERA = 16  # numbers that tell MVDream of a camera
 
 
 def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) ->
     else:
         torch.manual_seed(0)
         with torch.device(device):
-            unet, vae, text = stable_diffusion_21()
+            unet, vae, text = stable_diffusion_21(CAMERA if kind == "mvdream-shapes" else None)
     modules = {"unet": (unet, dtype), "vae": (vae, vae_dtype), "text_encoder": (text, dtype)}
     for module, kind_of_number in modules.values():
         # not the libraries' own to(), which warns of nothing
@@ -36,8 +39,11 @@ def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) ->
     return {**{name: module for name, (module, _) in modules.items()}, "tokenizer": tokenizer}
 
 
-def stable_diffusion_21() -> tuple[Any, Any, Any]:
-    """U-Net (866 million weights), autoencoder (84) and text encoder (340) of stabilityai/stable-diffusion-2-1-base."""
+def stable_diffusion_21(camera: int | None = None) -> tuple[Any, Any, Any]:
+    """U-Net (866 million weights), autoencoder (84) and text encoder (340) of stabilityai/stable-diffusion-2-1-base.
+
+    camera: of so many numbers, which the U-Net is told beside: MVDream's.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -46,6 +52,8 @@ def stable_diffusion_21() -> tuple[Any, Any, Any]:
         attention_head_dim=(5, 10, 20, 20),
         cross_attention_dim=1024,
         use_linear_projection=True,
+        class_embed_type=None if camera is None else "projection",
+        projection_class_embeddings_input_dim=camera,
     )
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
@@ -70,8 +78,8 @@ def stable_diffusion_21() -> tuple[Any, Any, Any]:
 def prior(kind: str, modules: dict[str, Any]) -> DiffusersPrior:
     """A prior of the pack around such modules."""
     schedule = NoiseSchedule.scaled_linear().to(next(modules["unet"].parameters()).device)
-    card = {"image_size": 128 if kind == "toybox" else 512}
-    return DiffusersPrior(kind, schedule=schedule, card=card, **modules)
+    card, make = {"image_size": SIZES[kind]}, MultiViewPrior if kind == "mvdream-shapes" else DiffusersPrior
+    return make(kind, schedule=schedule, card=card, **modules)
 
 
 def in_float32(modules: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,36 @@ def test_both_loops_run_and_their_parts_and_gradients_are_reported(step, tmp_pat
     assert result["cosine"]["vdm"]["fast"]["least"] >= 0.999
 
 
+def test_a_prior_that_judges_views_together_is_timed_too(step, monkeypatch):
+    import step_priors
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    def small(camera):
+        unet = UNet2DConditionModel(
+            sample_size=16, block_out_channels=(8, 16), layers_per_block=1, cross_attention_dim=16,
+            attention_head_dim=2,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), norm_num_groups=4,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"), class_embed_type="projection",
+            projection_class_embeddings_input_dim=camera,
+        )  # fmt: skip
+        vae = AutoencoderKL(
+            block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4,
+        )  # fmt: skip
+        text = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        return unet, vae, CLIPTextModel(text)
+
+    monkeypatch.setattr(step_priors, "stable_diffusion_21", small)
+    monkeypatch.setitem(step_priors.SIZES, "mvdream-shapes", 32)
+    options = Namespace(device="cpu", loss="sds", prior="mvdream-shapes", pictures_at_once=0, render_backend="torch")
+    options.vae_dtype, options.profile, options.no_gradients, options.json = "bfloat16", False, False, None
+    options.repeats, options.warm = 1, 0
+    result = step.run(options, [4], [60])
+    assert result["image_size"] == 32 and result["cases"][0]["naive"]["step_ms"] > 0
+    assert result["cosine"]["sds"]["fast"]["estimate"] >= 0.999
+
+
 def test_a_cosine_tells_directions_apart(step):
     import torch
 

@@ -30,9 +30,10 @@ def normal(seed, *shape):
 class TinyPrior:
     """A random U-Net behind the parts of DiffusersPrior that a loss meets."""
 
+    views_together = DiffusersPrior.views_together
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
     predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
-    pictures_at_once, _fast = DiffusersPrior.pictures_at_once, DiffusersPrior._fast
+    pictures_at_once, _fast, _told = DiffusersPrior.pictures_at_once, DiffusersPrior._fast, DiffusersPrior._told
     _take, _turns = DiffusersPrior._take, DiffusersPrior._turns
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):

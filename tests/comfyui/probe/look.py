@@ -57,6 +57,44 @@ class ProbePrior:
         return {"ui": {"said": [json.dumps(said)]}}
 
 
+class ProbeViews:
+    """What a prior that judges views together says of two objects, each seen from four sides."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"prior": ("DISTILL3D_PRIOR",)}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, prior):
+        from comfy.text_encoders.sd2_clip import SD2ClipHTokenizer
+
+        z_t = torch.randn(8, 4, 8, 8, generator=torch.Generator().manual_seed(4))
+        camera = torch.randn(8, 16, generator=torch.Generator().manual_seed(6))
+        t = torch.tensor([40] * 4 + [900] * 4)
+        with prior.reading() as model:
+            texts = model.embed([*TEXTS[:1], ""])
+        with prior.loaded() as model:
+            rows = [texts.index(row).repeat(8).seen(camera, None) for row in (0, 1)]
+            pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(5)).requires_grad_()
+            latents = model.encode(pixels)
+            (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
+            said = {
+                "z": z_t.tolist(),
+                "t": t.tolist(),
+                "camera": camera.tolist(),
+                "pixels": pixels.tolist(),
+                "noise": [noise.tolist() for noise in model.predict(z_t, t, rows)],
+                "embeddings": texts.embeddings.tolist(),
+                "latents": latents.tolist(),
+                "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
+                "tokens": [token for token, _ in SD2ClipHTokenizer().tokenize_with_weights(TEXTS[0])[0]],
+            }
+        return {"ui": {"said": [json.dumps(said)]}}
+
+
 class ProbeDirect:
     """The same from ComfyUI's network called with a latent and a time, without its samplers, and from its VAE."""
 
