@@ -170,13 +170,17 @@ class DiffusersPrior:
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
-        rows = (z, t.to(weight.device), text.embeddings.to(weight))
+        rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._told(text))
         at_once = 2 * self.pictures_at_once or len(z)
         output = torch.cat([self._output(*part) for part in zip(*(row.split(at_once) for row in rows), strict=True)])
         output = output.float()
         return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor) -> Tensor:
+    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
+        """What else `_output` takes of each row."""
+        return ()
+
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
         if self._fast:
             return self._fast.output(z, steps, hidden)
         return self.unet(z, steps, encoder_hidden_states=hidden).sample

@@ -20,6 +20,11 @@ def hint(shape: str, cameras: Cameras, alpha: Tensor, depth: Tensor) -> Tensor:
     return depth_picture(alpha, depth) if shape == "depth" else normal_picture(cameras, alpha, depth)
 
 
+def shows_shape(pictures: Tensor) -> Tensor:
+    """Whether there is more than background in each of the pictures [V,3,H,W], [V] bool."""
+    return (pictures != pictures[:, :, :1, :1]).any(3).any(2).any(1)
+
+
 def depth_picture(alpha: Tensor, depth: Tensor) -> Tensor:
     """Inverse depth as grey [V,3,H,W]: the nearest point of each view 1, the farthest `FARTHEST`, the background 0.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -22,8 +22,18 @@ class LoraAdapter:
     an adapter, and any number of runs can share one prior.
     """
 
-    def __init__(self, unet: Any, schedule: NoiseSchedule, prediction: str, rank: int) -> None:
-        """Raises ValueError when peft is not installed."""
+    def __init__(
+        self,
+        unet: Any,
+        schedule: NoiseSchedule,
+        prediction: str,
+        rank: int,
+        beside: Callable[[Tensor, Tensor, Tensor, Conditioning], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """beside: of latents, steps, embeddings and the text, further arguments of the U-Net's call.
+
+        Raises ValueError when peft is not installed.
+        """
         try:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
@@ -31,7 +41,7 @@ class LoraAdapter:
                 f"VSD Loss trains a LoRA, for which the package peft is needed ({error}). "
                 'Install it: pip install "peft>=0.13"'
             ) from error
-        self.schedule, self.prediction, self.rank = schedule, prediction, rank
+        self.schedule, self.prediction, self.rank, self.beside = schedule, prediction, rank, beside
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
         # alpha = rank: a scale of 1; without weights (meta) as they are passed in
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
@@ -65,5 +75,6 @@ class LoraAdapter:
         own = next(self.unet.parameters())
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node
-        options = {"encoder_hidden_states": text.embeddings.to(own, copy=True)}
-        return torch.func.functional_call(self.unet, dict(weights), (z, t.to(own.device)), options).sample.float()
+        hidden, steps = text.embeddings.to(own, copy=True), t.to(own.device)
+        options = {"encoder_hidden_states": hidden, **(self.beside(z, steps, hidden, text) if self.beside else {})}
+        return torch.func.functional_call(self.unet, dict(weights), (z, steps), options).sample.float()

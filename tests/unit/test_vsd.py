@@ -32,7 +32,7 @@ class TinyPrior:
 
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
     predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
-    pictures_at_once, _fast = DiffusersPrior.pictures_at_once, DiffusersPrior._fast
+    pictures_at_once, _fast, _told = DiffusersPrior.pictures_at_once, DiffusersPrior._fast, DiffusersPrior._told
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel
