@@ -31,7 +31,7 @@ def depth_picture(alpha: Tensor, depth: Tensor) -> Tensor:
     alpha [V,H,W,1] 0..1; depth [V,H,W,1] world units along the optical axis. As MiDaS gives it, on whose pictures depth
     ControlNets were trained: linear in the inverse depth, near is white, and the scale is each picture's own.
     """
-    solid = alpha > SOLID
+    solid = _solid(alpha, depth)
     nearness = torch.where(solid, 1 / depth.clamp_min(1e-6), 0.0)
     nearest = nearness.amax((1, 2, 3), keepdim=True)
     farthest = torch.where(solid, nearness, torch.inf).amin((1, 2, 3), keepdim=True)
@@ -57,7 +57,7 @@ def normals(cameras: Cameras, alpha: Tensor, depth: Tensor) -> Tensor:
     alpha [V,H,W,1] 0..1; depth [V,H,W,1] world units along the optical axis. By finite differences of the points in
     camera space, each side counted the less the more the depth jumps there, so that an edge stays an edge.
     """
-    solid = alpha > SOLID
+    solid = _solid(alpha, depth)
     points = _points(cameras, depth)
     pixel = depth / cameras.intrinsics[:, 0, 0].to(depth).view(-1, 1, 1, 1)  # a pixel's width at that depth
     across = _difference(points, solid, pixel, axis=2)
@@ -66,6 +66,11 @@ def normals(cameras: Cameras, alpha: Tensor, depth: Tensor) -> Tensor:
     facing = normalize(torch.linalg.cross(down, across), dim=-1) * depth.new_tensor([1.0, -1.0, -1.0])
     known = solid & (facing.norm(dim=-1, keepdim=True) > 0)
     return torch.where(known, facing, facing.new_tensor([0.0, 0.0, 1.0]))
+
+
+def _solid(alpha: Tensor, depth: Tensor) -> Tensor:
+    """Where the object is. A mesh's smoothed silhouette reaches into pixels beside it, which have no depth."""
+    return (alpha > SOLID) & (depth > 0)
 
 
 def _points(cameras: Cameras, depth: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probin
         (parts(info, family="flux") | net, linked, "that of the model none. Choose a ControlNet made for FLUX"),
         (diffusers | net, linked, "control_net is linked, but prior 'tiny-controlled' is a diffusers folder"),
         (diffusers, {}, "folder is 'none', but prior 'tiny-controlled' needs a ControlNet in diffusers format"),
-        ({"prior": node(info, "LoadDiffusionPrior")}, {"folder": folder}, "its cross_attention_dim is 32, but that of"),
+        ({"prior": node(info, "LoadDiffusionPrior")}, {"folder": folder}, "its block_out_channels is [8, 16], but"),
     ]  # fmt: skip
     for prompt, inputs, message in cases:
         run = probing.run(prompt | {"controlled": control_prior(info, **inputs)} | run_of(info, "controlled"))

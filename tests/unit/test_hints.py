@@ -89,6 +89,16 @@ def test_depth_is_linear_in_the_inverse_near_white_far_dark_and_black_behind():
     torch.testing.assert_close(picture, expected[:, None].expand(2, 3, 2, 2))
 
 
+def test_a_pixel_beside_a_smoothed_silhouette_counts_as_background():
+    cameras, alpha, depth, _ = sphere()
+    spilt = alpha.clone()
+    beside = (alpha == 0) & (alpha.roll(1, 2) == 1)
+    spilt[beside] = 0.9
+    assert beside.sum() > 20
+    for shape in ("depth", "normal"):
+        assert torch.equal(hint(shape, cameras, spilt, depth), hint(shape, cameras, alpha, depth))
+
+
 @pytest.mark.parametrize("shape", ["depth", "normal"])
 def test_an_empty_view_is_all_background(shape):
     picture = hint(shape, camera(8), torch.zeros(1, 8, 8, 1), torch.zeros(1, 8, 8, 1))
