@@ -84,15 +84,15 @@ class ProbeControlled:
             pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
             (gradient,) = torch.autograd.grad(seeing.encode(pixels).square().sum(), pixels)
         said = {
-            "clean": [((z_t - sigma * each) / alpha).tolist() for each in noise],
-            "direct": direct,
+            "noise": [each.tolist() for each in noise],
+            "direct": [((z_t - alpha * clean) / sigma).tolist() for clean in direct],
             "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
             "needs_grad": [each.requires_grad for each in noise],
         }
         return {"ui": {"said": [json.dumps(said)]}}
 
     def direct(self, model, clip, vae, control_net, hint, strength, shares):
-        """Clean latents [2,3,C,h,w] of both texts, one row at a time, since ComfyUI goes by the first row's time."""
+        """Clean latents [3,C,h,w] of either text, one row at a time, since ComfyUI goes by the first row's time."""
         inner, sampling = model.model, model.get_model_object("model_sampling")
         z_t, t = asked(inner.latent_format.latent_channels)
         flow = hasattr(sampling, "shift")
@@ -117,6 +117,6 @@ class ProbeControlled:
                 (answer,) = comfy.samplers.calc_cond_batch(inner, [[cond]], x, level, model.model_options)
                 shown.cleanup()
                 model.cleanup()
-                rows.append(answer[0].tolist())
-            clean.append(rows)
+                rows.append(answer[0])
+            clean.append(torch.stack(rows))
         return clean
