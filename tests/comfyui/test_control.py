@@ -9,6 +9,7 @@ import pytest
 import torch
 from harness import environment
 from harness.server import PromptRefused
+from test_four_ways import alive, freed
 from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import asked_of, close, info, parts, probing, probing_server  # noqa: F401 - fixtures
 from tiny_prior import write_tiny_prior
@@ -170,6 +171,24 @@ def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, f
     assert results[0] == results[1] and results[2] == results[3]
     alone = succeeded(probing.run(prompt | run_of(info, "prior")))
     assert saved(probing, alone).read_bytes() not in results
+
+
+def test_both_priors_hold_the_weights_once_and_give_them_back(probing, folders, file):  # noqa: F811
+    info, (prior, control) = probing.object_info(), folders  # noqa: F811
+    net = {"net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}}
+    ways = (
+        ({"prior": node(info, "LoadDiffusionPrior", model=prior)}, {"folder": control}, 3),  # reads, judges, control
+        (parts(info, family="sd15") | net, {"control_net": ["net", 0]}, 4),  # the MODEL, its CLIP, the encoder, control
+    )
+    start = freed(probing)
+    for loaded, inputs, most in ways:
+        prompt = loaded | {"controlled": control_prior(info, **inputs)} | run_of(info, "controlled")
+        prompt["alone"] = optimize(info, "start", image_size=64, steps=1)
+        prompt["save alone"] = node(info, "SaveGaussians", gaussians=["alone", 0], filename_prefix="control/alone")
+        succeeded(probing.run(prompt))
+        assert 0 < alive(probing)[1] <= most
+        left, models = freed(probing)
+        assert left < start[0] + 2e6 and models == 0
 
 
 def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probing, folders, file):  # noqa: F811

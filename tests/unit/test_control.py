@@ -156,6 +156,20 @@ def test_the_networks_are_called_once_for_all_texts_and_in_parts_if_asked(plain,
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_of_the_fused_networks_only_the_encoder_is_used(plain, control):
+    class Fused:
+        def moments(self, pictures):
+            return torch.full((len(pictures), 8, 16, 16), 0.5)
+
+    prior = controlled(plain, control)
+    z_t, t, texts = asked(prior)
+    expected = prior.predict(z_t, t, texts)
+    prior._fast = Fused()
+    assert torch.equal(prior.predict(z_t, t, texts)[0], expected[0])
+    assert torch.equal(prior.encode(picture(1, 2)), torch.full((2, 4, 16, 16), 0.5 * plain.scaling))
+    assert plain._fast is None
+
+
 @pytest.mark.parametrize("shape", ["depth", "normal"])
 def test_what_it_is_told_of_a_view_is_the_hint_picture_of_its_render(plain, control, shape):
     prior, cameras = controlled(plain, control, shape=shape), orbit(torch.tensor([0.0, 90.0]), 15.0, 2.0, 40.0, SIZE)
