@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..kernels.gaussians.cameras import Cameras
 from ..kernels.priors.base import Conditioning
-from ..kernels.priors.control import Sight, check_single, shown
+from ..kernels.priors.control import Sight, check_single, only, shown
 from ..kernels.priors.hints import shows_shape
 from .comfy_prior import ComfyPrior, ManagedComfyPrior
 from .comfy_vae import OwnVAE
@@ -68,11 +68,10 @@ class _ByRow:
         found = self.control.get_control(x, t, cond, batched_number, options)
         if found is None:
             return None
-        return {place: [_only(counts, features) for features in layers] for place, layers in found.items()}
-
-
-def _only(rows: Tensor, features: Tensor | None) -> Tensor | None:
-    return None if features is None else features * rows.view(-1, *[1] * (features.dim() - 1)).to(features)
+        return {
+            place: [None if features is None else only(counts, features) for features in layers]
+            for place, layers in found.items()
+        }
 
 
 class _HintVAE:

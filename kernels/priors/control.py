@@ -76,6 +76,11 @@ def shown(text: Conditioning, name: str) -> Tensor:
     return text.hint
 
 
+def only(rows: Tensor, features: Tensor) -> Tensor:
+    """The features [B,...] of the rows [B] bool, 0 in the others, whatever they hold."""
+    return torch.where(rows.view(-1, *[1] * (features.dim() - 1)), features, 0.0)
+
+
 class ControlledPrior(DiffusersPrior):
     """A `DiffusersPrior` whose U-Net also gets what a ControlNet makes of the renders' shape.
 
@@ -122,11 +127,8 @@ class ControlledPrior(DiffusersPrior):
             conditioning_scale=self.sight.strength,
             return_dict=False,
         )
-        share = counts.to(z)[:, None, None, None]
-        return {
-            "down_block_additional_residuals": [share * features for features in down],
-            "mid_block_additional_residual": share * middle,
-        }
+        down, middle = [only(counts, features) for features in down], only(counts, middle)
+        return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
     def adapter(self, rank: int) -> LoraAdapter:
         """As `DiffusersPrior.adapter`; the adapted U-Net is shown the same."""

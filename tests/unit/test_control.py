@@ -144,6 +144,19 @@ def test_a_view_that_shows_nothing_solid_is_judged_without(plain, control, backg
     torch.testing.assert_close(found[1:], plain.predict(z_t, t, texts)[0][1:], rtol=1e-5, atol=1e-5)
 
 
+def test_a_view_judged_without_is_safe_from_what_the_network_makes_of_it(plain, control):
+    prior = controlled(plain, control)
+    prior.control = lambda z, *args, **options: tuple(
+        [layer / layer.new_tensor([1.0, 0.0]).view(2, 1, 1, 1) for layer in layers] if isinstance(layers, list | tuple)
+        else layers
+        for layers in control(z, *args, **options)
+    )  # fmt: skip
+    z_t, t, texts = asked(prior)
+    text = texts[0].seen(None, texts[0].hint * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+    (found,) = prior.predict(z_t, t, [text])
+    assert found.isfinite().all()
+
+
 def test_the_networks_are_called_once_for_all_texts_and_in_parts_if_asked(plain, control, monkeypatch):
     prior, sizes, forward = controlled(plain, control), [], control.forward
     monkeypatch.setattr(control, "forward", lambda z, *a, **k: sizes.append(len(z)) or forward(z, *a, **k))
