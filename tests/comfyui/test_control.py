@@ -111,11 +111,7 @@ def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):  #
     prompt = parts(info, family="sd15") | {
         "net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}},
         "controlled": control_prior(info, control_net=["net", 0]),
-        "inspect": node(info, "InspectGuidance", gaussians=["optimize", 0], **{
-            name: [name, 0] for name in ("prompts", "cameras", "loss")
-        }, prior=["controlled", 0]),
-        "shown": {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 0]}},
-    }  # fmt: skip
+    }
     results = []
     for every in (1, 0):  # otherwise the same, so that ComfyUI runs it again
         run = succeeded(probing.run(prompt | run_of(info, "controlled", preview_every=every)))
@@ -161,7 +157,11 @@ def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, f
         "prior": node(info, "LoadDiffusionPrior", model=prior),
         "controlled": control_prior(info, folder=control),
         "plain": asked_of("prior"),
-    }
+        "inspect": node(info, "InspectGuidance", gaussians=["optimize", 0], **{
+            name: [name, 0] for name in ("prompts", "cameras", "loss")
+        }, prior=["controlled", 0]),
+        "shown": {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 0]}},
+    }  # fmt: skip
     results = []
     for loss in ("VDMLoss", "VSDLoss"):
         for every in (1, 0):
