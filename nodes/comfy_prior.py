@@ -51,6 +51,7 @@ class ComfyPrior:
         self.levels, self.flow, self.schedule = found.values, found.flow, found.schedule
         self.distilled_guidance = distilled_guidance
         self.options: dict[str, Any] = {}
+        self.beside: dict[str, list[dict[str, Any]]] = {}  # conditioning with models of its own, as samplers take it
         self._rows: dict[str, tuple[Tensor, Tensor | None]] = {}
         check_clip(self.embed([""]), model)
 
@@ -180,10 +181,11 @@ class ManagedComfyPrior:
     def loaded(self, scratch: int = 0) -> Iterator[ComfyPrior]:
         """The prior on its device, gradients possible; other models make room for it and for ``scratch`` bytes."""
         prior, model = self.prior, self.prior.model
-        others = model.get_nested_additional_models()
+        added, needed = comfy.sampler_helpers.get_additional_models(prior.beside, prior.dtype)
+        others = [*model.get_nested_additional_models(), *added]
         with autograd():
             with torch.inference_mode():  # as where ComfyUI loaded it; the encoder's copies are mended below
-                comfy.model_management.load_models_gpu([model, self.encoder, *others], memory_required=scratch)
+                comfy.model_management.load_models_gpu([model, self.encoder, *others], memory_required=scratch + needed)
             with torch.inference_mode(False):
                 make_ordinary(prior.vae)
                 prior.vae.to(prior.device)
@@ -191,12 +193,16 @@ class ManagedComfyPrior:
             prior.levels = prior.levels.to(prior.device)
             # As a sampler begins and ends (samplers.py, CFGGuider.outer_sample).
             prior.options = comfy.model_patcher.create_model_options_clone(model.model_options)
-            comfy.sampler_helpers.prepare_model_patcher(model, {}, prior.options)
+            comfy.sampler_helpers.prepare_model_patcher(model, prior.beside, prior.options)
             model.pre_run()
             try:
+                with torch.inference_mode():  # some ControlNets take weights from the model here
+                    for conds in prior.beside.values():
+                        comfy.samplers.pre_run_control(model.model, conds)
                 yield prior
             finally:
                 prior.options = {}
+                comfy.sampler_helpers.cleanup_models(prior.beside, added)
                 model.cleanup()
 
 

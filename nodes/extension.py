@@ -6,6 +6,7 @@ from comfy_api.latest import ComfyExtension, io
 
 from .baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
 from .cameras import OrbitCameras, SceneCameras
+from .control import ControlPrior
 from .export import ExportMesh
 from .files import LoadGaussians, SaveGaussians
 from .gaussians import InitGaussians, InitScene
@@ -36,6 +37,7 @@ class Distill3D(ComfyExtension):
         return [
             LoadDiffusionPrior,
             DiffusionPriorFromModel,
+            ControlPrior,
             ViewPromptsNode,
             OrbitCameras,
             SceneCameras,

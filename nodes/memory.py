@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -43,12 +43,15 @@ class ManagedPrior:
     needs the room: the text encoder inside `reading`, the rest inside `loaded`; with ``low_vram`` only the one network
     that is at work. This is what a DISTILL3D_PRIOR socket carries."""
 
+    judging: Sequence[tuple[str, ...]] = (PICTURES,)  # what `loaded` brings; keys of `patchers`
+
     def __init__(self, prior: DiffusersPrior, low_vram: bool = False) -> None:
         self.prior = prior
         self.low_vram = low_vram or comfy.model_management.vram_state in SPARING
-        self.patchers: dict[tuple[str, ...], Any] = {parts: self._patcher(parts) for parts in (PICTURES, TEXTS)}
+        self.patchers: dict[tuple[str, ...], Any] = {parts: self.patcher(parts) for parts in (PICTURES, TEXTS)}
 
-    def _patcher(self, parts: tuple[str, ...]) -> comfy.model_patcher.ModelPatcher:
+    def patcher(self, parts: tuple[str, ...]) -> comfy.model_patcher.ModelPatcher:
+        """Some of the prior's networks as ComfyUI's memory manager moves them, together."""
         return comfy.model_patcher.ModelPatcher(
             _DiffusionPrior({part: getattr(self.prior, part) for part in parts}),
             load_device=comfy.model_management.get_torch_device(),
@@ -57,28 +60,30 @@ class ManagedPrior:
 
     def reading(self) -> AbstractContextManager[DiffusersPrior]:
         """The prior ready to embed texts."""
-        return self._resident(TEXTS, 0)
+        return self._resident([TEXTS], 0)
 
     def loaded(self, scratch: int = 0) -> AbstractContextManager[DiffusersPrior]:
         """The prior on its device, gradients possible; other models make room for it and for ``scratch`` bytes.
 
         Its text encoder stays where it is: texts that View Prompts has embedded are remembered.
         """
-        return self._resident(PICTURES, scratch)
+        return self._resident(self.judging, scratch)
 
     @contextmanager
-    def _resident(self, parts: tuple[str, ...], scratch: int) -> Iterator[DiffusersPrior]:
-        patcher = self.patchers[parts]
+    def _resident(self, groups: Sequence[tuple[str, ...]], scratch: int) -> Iterator[DiffusersPrior]:
+        patchers = [self.patchers[parts] for parts in groups]
         if self.low_vram:
-            room = max(_size(getattr(self.prior, part)) for part in parts) + scratch
-            comfy.model_management.free_memory(room, patcher.load_device)
-            with autograd(), self.prior.in_turns(patcher.load_device):
+            room = max(sum(map(_size, modules)) for modules in self.prior.visitors().values()) + scratch
+            comfy.model_management.free_memory(room, patchers[0].load_device)
+            with autograd(), self.prior.in_turns(patchers[0].load_device):
                 yield self.prior
             return
         with autograd():
             # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed behind.
-            comfy.model_management.load_models_gpu([patcher], memory_required=scratch, force_full_load=True)
-            yield self.prior.to(patcher.load_device, parts)  # weights that another node's run moved are mended here
+            comfy.model_management.load_models_gpu(patchers, memory_required=scratch, force_full_load=True)
+            for parts, patcher in zip(groups, patchers, strict=True):
+                self.prior.to(patcher.load_device, parts)  # weights that another node's run moved are mended here
+            yield self.prior
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +43,6 @@ class Accelerated:
         reason = misfit(vae)
         self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
-        self.denoiser = Graphed(fast_unet(unet), True) if self.fused_unet else Graphed(unwatched(unet))
         layers = {True: "fused kernels", False: "plain layers"}
         log.info(
             "Prior %r: CUDA graphs, of %s in the U-Net, of %s in the encoder%s.",
@@ -51,6 +51,10 @@ class Accelerated:
             layers[self.fused_encoder],
             f" ({reason})" if reason else "",
         )
+
+    @cached_property
+    def denoiser(self) -> Graphed:  # made when first called: a controlled prior calls the U-Net itself
+        return Graphed(fast_unet(self.watched), True) if self.fused_unet else Graphed(unwatched(self.watched))
 
     def _plain_moments(self, pictures: Tensor) -> Tensor:
         return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from . import ldm, perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .captured import Accelerated
 from .lora import LoraAdapter
+from .passes import Narrowed, Recomputed, Widened
 from .prompts import AROUND, OVERHEAD
 from .turns import Turns
 
@@ -116,9 +117,8 @@ class DiffusersPrior:
         The same numbers, for the memory of the largest network and the time of moving two of them in every step.
         """
         self.offload()
-        networks: dict[str, nn.Module] = dict(zip(PARTS, self._modules(), strict=True))
         with torch.inference_mode(False):
-            self._turns = Turns(networks, torch.device(device))
+            self._turns = Turns(self.visitors(), torch.device(device))
             self.schedule = self.schedule.to(device)
         try:
             yield self
@@ -126,6 +126,10 @@ class DiffusersPrior:
             self._turns.end()
             self._turns = None
             self.schedule = self.schedule.to("cpu")
+
+    def visitors(self) -> dict[str, list[nn.Module]]:
+        """The networks that are needed together, by the part whose turn it then is."""
+        return {part: [module] for part, module in zip(PARTS, self._modules(), strict=True)}
 
     def _take(self, part: str) -> None:
         if self._turns:
@@ -249,54 +253,6 @@ class DiffusersPrior:
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)
-
-
-class Recomputed(torch.autograd.Function):
-    """function(pictures), a few pictures at a time and once more on the way back: the memory of those few."""
-
-    @staticmethod
-    def forward(ctx: Any, pictures: Tensor, function: Callable[[Tensor], Tensor], at_once: int) -> Tensor:
-        ctx.save_for_backward(pictures)
-        ctx.function, ctx.at_once = function, at_once
-        return torch.cat([function(part) for part in pictures.split(at_once)])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        gradients = []
-        for part, upstream in zip(ctx.saved_tensors[0].split(ctx.at_once), grad.split(ctx.at_once), strict=True):
-            with torch.enable_grad():
-                pictures = part.detach().requires_grad_()
-                gradients += torch.autograd.grad(ctx.function(pictures), pictures, upstream)
-        return torch.cat(gradients), None, None
-
-
-class Narrowed(torch.autograd.Function):
-    """pictures.half(), whose gradient comes back divided by what `Widened` left in ``scale``."""
-
-    @staticmethod
-    def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
-        ctx.dtype, ctx.scale = pictures.dtype, scale
-        return pictures.half()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad.to(ctx.dtype) / ctx.scale.pop(), None
-
-
-class Widened(torch.autograd.Function):
-    """moments.float() of float16, whose gradient goes back multiplied to values around 1, lest small ones be lost."""
-
-    @staticmethod
-    def forward(ctx: Any, moments: Tensor, scale: list[Tensor]) -> Tensor:
-        ctx.scale = scale
-        return moments.float()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        largest = grad.abs().amax()
-        power = 2.0 ** -largest.clamp(1e-30, 1e30).log2().floor()  # of two: rounds nothing; NaN stays NaN
-        ctx.scale.append(power)
-        return (grad * power).half(), None
 
 
 def load_diffusers(

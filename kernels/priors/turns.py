@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,15 +15,16 @@ class Turns:
     after another's turn, so that a backward pass has to compute the forward one once more (`Recomputed`).
     """
 
-    def __init__(self, networks: Mapping[str, nn.Module], device: torch.device) -> None:
-        """networks: on the CPU, with ordinary tensors as weights."""
+    def __init__(self, networks: Mapping[str, Sequence[nn.Module]], device: torch.device) -> None:
+        """networks: by whose turn it is, on the CPU, with ordinary tensors as weights."""
         self.device, self.present = device, ""
         self._homes = {
-            name: [(tensor, _home(tensor, device)) for tensor in _tensors(net)] for name, net in networks.items()
+            name: [(tensor, _home(tensor, device)) for module in modules for tensor in _tensors(module)]
+            for name, modules in networks.items()
         }
 
     def take(self, name: str) -> None:
-        """From here on the network of that name is on the device, and no other is."""
+        """From here on the networks of that name are on the device, and no others are."""
         if name == self.present:
             return
         self.end()

@@ -124,21 +124,23 @@ def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, 
         succeeded(probing.run(prompt))
         return alive(probing)
 
-    def freed():
-        probing.free()
-        for _ in range(20):  # the server gets to it when its queue is empty
-            time.sleep(0.5)
-            found = alive(probing)
-            if found[1] == 0:
-                break
-        return found
-
-    start = freed()
+    start = freed(probing)
     for way in ("folder", "file"):
         held, models = run(way)
         assert held > start[0] + 60e6 and models > 0, way  # its U-Net alone has 64 MB
-        left, models = freed()
+        left, models = freed(probing)
         assert left < start[0] + 2e6 and models == 0, way
+
+
+def freed(probing):  # noqa: F811
+    """What is alive once the server has given everything back."""
+    probing.free()
+    for _ in range(20):  # the server gets to it when its queue is empty
+        time.sleep(0.5)
+        found = alive(probing)
+        if found[1] == 0:
+            break
+    return found
 
 
 def alive(probing):  # noqa: F811

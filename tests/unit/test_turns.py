@@ -12,6 +12,7 @@ from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.optimize import optimize
+from distill3d.kernels.priors.control import ControlledPrior, Sight
 from distill3d.kernels.priors.diffusers_prior import PARTS, load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.settings import OptimizeSettings
@@ -64,6 +65,28 @@ def test_a_run_in_turns_is_the_same_run(prior, loss, at_once):
     assert {part for part, _ in calls} >= {"text_encoder", "vae"} and len(calls) > 6
     assert all(away == [part] for part, away in calls)
     assert {part: places(prior, part) for part in PARTS} == homes
+
+
+def test_a_control_network_comes_and_goes_with_the_unet(prior):
+    from diffusers import ControlNetModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        control = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 16))
+        for weight in control.parameters():
+            torch.nn.init.normal_(weight, std=0.1)
+    shown = ControlledPrior(prior, control, Sight())
+    homes, seen = [weight.data_ptr() for weight in control.parameters()], []
+    shown.vae.encoder.register_forward_pre_hook(lambda *_: seen.append([w.data_ptr() for w in control.parameters()]))
+    control.register_forward_pre_hook(lambda *_: seen.append([w.data_ptr() for w in control.parameters()]))
+    cloud, prompts = random_ball(200, scale=0.1, opacity_logit=3.0), view_prompts(shown, "a mug")
+    settings = OptimizeSettings(views=2)
+    expected = optimize(cloud, CDS(), shown, prompts, OrbitSampler(), 1, settings)
+    seen.clear()
+    with shown.in_turns("cpu"):
+        found = optimize(cloud, CDS(), shown, prompts, OrbitSampler(), 1, settings)
+    assert torch.equal(found.means, expected.means) and not torch.equal(found.means, cloud.means)
+    assert seen[0] == homes and any(not set(places) & set(homes) for places in seen)
 
 
 def test_what_is_decoded_is_the_same(prior):

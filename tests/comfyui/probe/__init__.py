@@ -5,11 +5,15 @@ It runs inside the server, hence under ComfyUI's inference mode and from weights
 
 from __future__ import annotations
 
+from .control import ProbeControlled, ProbeControlNet
 from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave, ProbeViews
 from .models import ProbeModel
 from .toybox import ProbeToyboxFile, teach
 
-NODES = (ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews)
+NODES = (
+    ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
+    ProbeControlNet, ProbeControlled,
+)  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
 teach()
