@@ -61,6 +61,7 @@ def with_lora():
 
 WAYS = {
     "folder": loaded("toybox"),
+    "folder in turns": loaded("toybox", low_vram=True),
     "file": loaded(FILE),
     "parts": from_file(),
     "parts with LoRA": with_lora(),
@@ -76,6 +77,7 @@ def answers(probing, way):  # noqa: F811
 
 def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
     plain, blue = answers(probing, "folder"), answers(probing, "folder with LoRA")
+    assert answers(probing, "folder in turns") == plain
     for reference, others in ((plain, ("file", "parts")), (blue, ("parts with LoRA", "file with LoRA"))):
         for way in others:
             ours = answers(probing, way)
