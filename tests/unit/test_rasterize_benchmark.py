@@ -22,7 +22,7 @@ def test_backends_take_turns_and_are_compared_with_torch(monkeypatch, capsys, tm
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert list(result["cases"]) == ["40", "90"]
     for case in result["cases"].values():
-        assert set(case) == {"torch", "numba"}
+        assert set(case) >= {"torch", "numba"}  # and Triton in its interpreter
         assert set(case["torch"]["error"].values()) == {0.0}
         assert len(case["numba"]["error"]) == 8 and 0 < max(case["numba"]["error"].values()) < 1e-2
         for row in case.values():
