@@ -41,6 +41,9 @@ class DiffusersPrior:
     """
 
     pictures_at_once = 0  # 0 = all; see `running`
+    # View words of a prior whose card names none.
+    usual_around: tuple[str, ...] = AROUND
+    usual_overhead: tuple[str, ...] = OVERHEAD
     views_together = 1  # rows of the U-Net that must not be parted
     _fast: Accelerated | None = None
     _turns: Turns | None = None
@@ -76,8 +79,8 @@ class DiffusersPrior:
         self.background = None if grey is None else sum(self.background_range or ()) / 2
         self.distance: float | None = card.get("distance")  # world units, of the cameras it was trained with
         self.fov_y: float | None = card.get("fov_y")  # degrees
-        self.around_words: tuple[str, ...] = tuple(card.get("around") or AROUND)
-        self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or OVERHEAD)
+        self.around_words: tuple[str, ...] = tuple(card.get("around") or self.usual_around)
+        self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or self.usual_overhead)
         self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
         self._rows: dict[str, Tensor] = {}
 

@@ -30,26 +30,14 @@ class MultiViewPrior(DiffusersPrior):
 
     views_together = VIEWS
     needs_depth = False
+    usual_around, usual_overhead = (), ()
 
-    def __init__(
-        self,
-        name: str,
-        unet: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        schedule: NoiseSchedule,
-        prediction: str = "epsilon",
-        card: dict[str, Any] | None = None,
-    ) -> None:
-        """As a `DiffusersPrior`; unet: a U-Net whose class embedding is the camera's, changed to see views together."""
-        super().__init__(name, unet, vae, text_encoder, tokenizer, schedule, prediction, card)
-        for place, module in unet.named_modules():
+    def __init__(self, *given: Any, **named: Any) -> None:
+        """As a `DiffusersPrior`; unet: its class embedding is the camera's, and it is changed to see views together."""
+        super().__init__(*given, **named)
+        for place, module in self.unet.named_modules():
             if place.endswith(".attn1") and not isinstance(module.processor, TogetherAttention):
                 module.set_processor(TogetherAttention(VIEWS, module.processor))
-        card = card or {}
-        self.around_words = tuple(card.get("around") or ())
-        self.overhead_words = tuple(card.get("overhead") or ())
 
     def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor, None]:
         """The cameras [V,16] as `camera_rows` has them. Raises ValueError for views that do not come in fours, or

@@ -43,6 +43,7 @@ class ProbePrior:
                 "samples": [model.encode(pixels, torch.Generator().manual_seed(seed)).tolist() for seed in (6, 6, 7)],
                 "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
                 "images": model.decode(latents.detach()).tolist(),
+                "in_turns": bool(getattr(model, "_turns", None)),
                 "size": [model.image_size, model.downscale, model.latent_channels],
                 "ratio": model.schedule.ratio(torch.arange(1000)).flatten().tolist(),
             }
