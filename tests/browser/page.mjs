@@ -163,6 +163,8 @@ export class Page {
     await this.page.evaluate((id) => (window.app.canvas.deselectAll(), window.app.canvas.selectNode(window.app.graph.getNodeById(id))), id);
     await list(true);
     await this.page.waitForTimeout(1000);
+    await this.page.evaluate(() => window.app.canvas.setDirty(true, true)); // places are set when the graph is drawn
+    await this.page.waitForTimeout(500);
     const boxes = [before, await box()];
     await this.whole(`${this.folder.split("/").at(-1)}-beside`);
     await list(false);
