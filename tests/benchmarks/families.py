@@ -106,7 +106,7 @@ def from_comfyui(family: str, device: str) -> Callable[[], AbstractContextManage
     described = {"ddconfig": shape, "embed_dim": model.latent_format.latent_channels}
     net = AutoencoderKL(**described)
     fill(net)
-    vae = comfy.sd.VAE(sd=net.state_dict(), config={"params": described})
+    vae = comfy.sd.VAE(sd=net.state_dict())  # its channels are read from the weights
     return managed(patcher, Texts(family), vae, family).loaded
 
 

@@ -33,7 +33,7 @@ SUBJECTS = [
     pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
     pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
     pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
-    pytest.param(("triton", "cuda", torch.float32, 1e-4), id="triton-cuda", marks=no_triton),
+    pytest.param(("triton", "cuda", torch.float32, 5e-4), id="triton-cuda", marks=no_triton),  # stops at 1e-4 of light
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
@@ -78,7 +78,10 @@ def test_backend_agrees_with_the_reference(subject, scene):
     truth, true_gradients = true_outcome_of(scene)
     assert truth.visible.any() and not truth.visible.all()
     for name in ("color", "alpha", "depth"):
-        assert_near(name, getattr(picture, name), getattr(truth, name), tolerance)
+        found, expected = getattr(picture, name), getattr(truth, name)
+        if name == "depth" and backend == "gsplat":  # where alpha is small, one contribution more is another depth
+            found, expected = found * picture.alpha, expected * truth.alpha
+        assert_near(name, found, expected, tolerance)
     if backend != "gsplat":  # it leaves means2d of what it culls undefined, and rounds its boxes up
         assert_near("means2d", picture.means2d, truth.means2d, tolerance)
         assert (picture.visible.cpu() == truth.visible).all()
