@@ -1,12 +1,12 @@
 """Distils held-out toys and scores them against the truth; prints a table and one JSON object last.
 
-    python tests/benchmarks/quality.py --device cuda --losses vdm,cds,sds --prompts 12 --steps 600 --jobs 3 \\
+    python tests/benchmarks/quality.py --device cuda --losses vdm,cds,sds --prompts 12 --jobs 3 \\
         --json quality.json --sheet quality.png --curves curves.png \\
         [--set loss.guidance=5 --set vdm.psi_lr=0] [--sweep configs.json]
 
 Every object starts from a random ball and follows the embedded prior; its caption was never trained on. Settings not
-given are those of `quality_plan.LOSSES` and `SETTINGS`. ``--set`` keys are dotted: loss.* (every loss), vdm.*, cds.*,
-sds.* (that one), settings.*, init.*, cameras.*, prompts.*.
+given are those of `quality_plan.LOSSES` and `SETTINGS`, of runs of up to 300 steps of their `SHORT_` forms. ``--set``
+keys are dotted: loss.* (every loss), vdm.*, cds.*, sds.* (that one), settings.*, init.*, cameras.*, prompts.*.
 A sweep file is a list of {"name": str, "set": {key: value}, optional "losses": [..], optional "steps": n}.
 Results are written after each object, and a call with the same file goes on where the last one stopped: a row is
 done again only if its settings, the defaults in the code, the prior's weights or the measures have changed since.
@@ -130,7 +130,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--captions", help='these instead, for example "a red mug;a green car"')
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=267)
     parser.add_argument("--views", type=int, default=24, help="views of the metrics")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--sweep", type=Path)

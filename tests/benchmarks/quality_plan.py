@@ -23,8 +23,8 @@ from distill3d.kernels.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
 
-# What suits the embedded prior in 800 steps. workflows/compare_losses.json has what suits it in 240 to 400, the config
-# "400 steps" of sweeps/losses.json; quickstart.json is made for fewer. The papers' values are in README.
+# What suits the embedded prior in 800 steps; runs of at most SHORT steps have the changes below. What suits it in 240
+# to 400 is in workflows/compare_losses.json, the config "400 steps" of sweeps/losses.json. The papers' are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(
         guidance=2.0, shared_t=False, psi_updates=2, refine_from=0.6, refine_steps=4, refine_guidance=1.5,
@@ -49,6 +49,9 @@ TUNING_CAPTIONS: tuple[str, ...] = tuple(
     json.loads((Path(__file__).parent / "sweeps/tuning_captions.json").read_text())
 )
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
+SHORT = 300
+SHORT_SETTINGS = replace(SETTINGS, lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2)  # twice as fast
+SHORT_LOSSES: dict[str, Any] = LOSSES | {"vdm": replace(LOSSES["vdm"], refine_from=0.4, refine_steps=3)}
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,8 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
     """The defaults with ``changes`` applied and checked; keys of another loss are passed over."""
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}.")
-    setup = Setup(LOSSES[loss], steps, replace(SETTINGS, render_backend=backend))
+    losses, settings = (SHORT_LOSSES, SHORT_SETTINGS) if steps <= SHORT else (LOSSES, SETTINGS)
+    setup = Setup(losses[loss], steps, replace(settings, render_backend=backend))
     for key, value in changes.items():
         part, _, rest = key.partition(".")
         if part in LOSSES and rest:

@@ -87,7 +87,7 @@ def rows_of(values, **more):
 
 def test_claims_are_judged_on_the_rows_of_their_experiment():
     claims = script("claims")
-    rows = rows_of([0.5, 0.6, 0.7] * 2, config="default") + rows_of(
+    rows = rows_of([0.5, 0.6, 0.7] * 2, config="800 steps") + rows_of(
         [0.6, 0.71, 0.8] * 2, loss="cds", config="without pull", consistency=0.9, consistency_fresh=0.2
     )
     lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
@@ -138,7 +138,7 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
     for name in ("tuning", "psi", "views"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert {row["caption"] for row in rows} <= known
-    for name in ("losses", "dca", "designs"):
+    for name in ("losses", "dca", "designs", "quickstart"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert {row["caption"] for row in rows} <= {caption.text for caption in captions(60, 0)}
     with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
