@@ -8,9 +8,11 @@ from typing import Any
 import comfy.model_base
 import comfy.model_sampling
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from ..kernels.priors.base import Conditioning, NoiseSchedule
+from ..kernels.priors.weights import check_complete
 
 CURE = "Link a text-to-image model: Stable Diffusion 1.x, 2.x or 3.x, SDXL, or FLUX.1."
 KINDS = (comfy.model_base.BaseModel, comfy.model_base.SDXL, comfy.model_base.SD3, comfy.model_base.Flux)
@@ -139,3 +141,23 @@ def family(model: Any) -> Family:
 
 def _config(model: Any) -> dict[str, Any]:
     return model.model.model_config.unet_config
+
+
+def check_weights(owner: str, file: str, model: Any, clip: Any, vae: Any) -> None:
+    """Raises ValueError for a checkpoint without some of its networks' weights, which ComfyUI leaves as they happen to
+    be. Of text encoders those are looked at that a checkpoint holds under their own names (CLIP-L)."""
+    text = getattr(getattr(clip.cond_stage_model, "clip_l", None), "transformer", None)
+    networks = {
+        "model.diffusion_model.": model.model.diffusion_model,
+        "first_stage_model.": getattr(vae, "first_stage_model", None),
+        "cond_stage_model.transformer.": text,
+        "conditioner.embedders.0.transformer.": text,
+    }
+    with safe_open(file, "pt") as opened:
+        names = list(opened.keys())
+    for prefix, network in networks.items():
+        held = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        if held and network is not None:
+            wanted = {name for name in network.state_dict() if name.endswith((".weight", ".bias"))}
+            # CLIP's projection is the identity where a checkpoint has none
+            check_complete(owner, [prefix + name for name in wanted - held if "text_projection" not in name])

@@ -47,12 +47,12 @@ class ControlledComfyPrior(ComfyPrior):
         """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not rendered."""
         return self.sight.facts(cameras, alpha, depth, self.name)
 
-    def _cond(self, x: Tensor, text: Conditioning) -> dict[str, Any]:
+    def _cond(self, x: Tensor, text: Conditioning, kind: int) -> dict[str, Any]:
         picture = shown(text, self.name)
         self.control.cond_hint_original, self.control.cond_hint = picture, None  # not what it was shown last
         sampling = self.model.get_model_object("model_sampling")
         first, last = (sampling.percent_to_sigma(share) for share in (self.sight.start, self.sight.end))
-        return super()._cond(x, text) | {"control": _ByRow(self.control, first, last, shows_shape(picture))}
+        return super()._cond(x, text, kind) | {"control": _ByRow(self.control, first, last, shows_shape(picture))}
 
 
 class _ByRow:

@@ -12,6 +12,8 @@ import comfy.utils
 import folder_paths
 from comfy.weight_adapter import LoRAAdapter
 
+from ..kernels.priors.weights import read_whole
+
 NO_LORA = "none"
 
 
@@ -36,7 +38,8 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
 
     Raises ValueError for a file with layers that neither has, or that are of other sizes.
     """
-    lora = comfy.utils.load_torch_file(str(file), safe_load=True)
+    with read_whole(f"lora {file.name!r}"):
+        lora = comfy.utils.load_torch_file(str(file), safe_load=True)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     converted = comfy.lora_convert.convert_lora(lora)

@@ -125,11 +125,28 @@ class ComfyPrior:
         return noise_from_clean(z_t, clean, self.schedule.alpha(t), self.schedule.sigma(t))
 
     def _clean(self, x: Tensor, level: Tensor, text: Conditioning, start: int) -> Tensor:
-        """The clean latents, float32, of some rows of one call, beginning with row ``start`` of the text."""
+        """The clean latents, float32, of some rows of one call, beginning with row ``start`` of the text.
+
+        Patches such as IP-Adapter's tell a prompt from a negative one by its place in the list of conditionings, in
+        which samplers give the prompt first.
+        """
+        text = text.index(slice(start, start + len(x)))
+        negative = text.led_away()
+        rows = [places.nonzero().flatten() for places in (~negative, negative)]
+        here, there = ((x[chosen], level[chosen]) for chosen in rows)
+        # Models beside this one, ControlNets, are shown the rows of one kind.
+        alike = not self.beside and all(map(torch.equal, here, there))
+        clean = torch.empty_like(x)
         with torch.inference_mode():
-            cond = self._cond(x, text.index(slice(start, start + len(x))))
-            (clean,) = comfy.samplers.calc_cond_batch(self.model.model, [[cond]], x, level, self.options)
-        return clean.float().clone()
+            for kinds in [(0, 1)] if alike else [(kind,) for kind in (0, 1) if len(rows[kind])]:
+                conds: list[list[dict[str, Any]] | None] = [None, None]
+                for kind in kinds:
+                    conds[kind] = [self._cond(x[rows[kind]], text.index(rows[kind]), kind)]
+                asked = (here, there)[kinds[0]]
+                found = comfy.samplers.calc_cond_batch(self.model.model, conds, *asked, self.options)
+                for kind in kinds:
+                    clean[rows[kind]] = found[kind].float()
+        return clean
 
     @contextmanager
     def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
@@ -142,13 +159,14 @@ class ComfyPrior:
         finally:
             self.vae.pictures_at_once = before
 
-    def _cond(self, x: Tensor, text: Conditioning) -> dict[str, Any]:
-        """One conditioning of as many rows as x, as ComfyUI's samplers prepare it."""
+    def _cond(self, x: Tensor, text: Conditioning, kind: int) -> dict[str, Any]:
+        """One conditioning of as many rows as x, as ComfyUI's samplers prepare it; kind: 0 prompts, 1 negative."""
         given: dict[str, Any] = {"cross_attn": text.embeddings, "device": x.device, "noise": x}
         if text.pooled is not None:
             # Told the size of a small render, SDXL would imagine a small, soft picture.
             height, width = (max(side * self.downscale, self.image_size) for side in x.shape[2:])
-            given |= {"pooled_output": text.pooled, "width": width, "height": height, "prompt_type": "positive"}
+            given |= {"pooled_output": text.pooled, "width": width, "height": height}
+            given["prompt_type"] = ("positive", "negative")[kind]
         given["guidance"] = self.distilled_guidance
         return {"model_conds": self.model.model.extra_conds(**given), "uuid": uuid.uuid4()}
 

@@ -16,6 +16,7 @@ from ..kernels.priors.ldm import holds_multiview
 from ..kernels.priors.lora_file import fuse
 from ..kernels.priors.multiview import load_multiview_file
 from . import types
+from .comfy_checks import check_weights
 from .comfy_lora import NO_LORA, lora_file, loras, patched
 from .comfy_prior import ManagedComfyPrior, managed
 from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
@@ -134,16 +135,21 @@ def load_checkpoint(model: str, choice: str, lora: Path | None, strength: float)
     try:
         loaded = comfy.sd.load_checkpoint_guess_config(file, embedding_directory=embeddings, model_options=options)
         denoiser, clip, vae = loaded[:3]
-    except RuntimeError as error:
+    except comfy.model_management.OOM_EXCEPTION:
+        raise
+    except Exception as error:  # files that are cut short, or of kinds that it does not know, each in a way of its own
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"checkpoint {model!r}: ComfyUI does not recognise it ({str(error).strip()}). Checkpoints of Stable "
-            "Diffusion 1.x, 2.x and SDXL can be loaded, with their text encoder and VAE inside."
+            f"checkpoint {model!r}: ComfyUI does not recognise it ({reason}). Checkpoints of Stable Diffusion 1.x, "
+            "2.x and SDXL can be loaded, with their text encoder and VAE inside. If it is one, its file is damaged or "
+            "cut short: download it again."
         ) from error
     if missing := [name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None]:
         raise ValueError(
             f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with ComfyUI's nodes and link "
             "them to Diffusion Prior from Model."
         )
+    check_weights(f"checkpoint {model!r}", file, denoiser, clip, vae)
     if lora is not None:
         denoiser, clip = patched(denoiser, clip, lora, strength)
     return managed(denoiser, clip, vae, Path(model).stem)

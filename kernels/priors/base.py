@@ -26,22 +26,36 @@ class Conditioning:
     against: Against | None = None  # texts that the estimate is bent away from (Perp-Neg)
     camera: Tensor | None = None  # [B,K], for priors that are told where each row is seen from; see `seeing.told`
     hint: Tensor | None = None  # [B,3,H,W] 0..1, for priors that are shown a picture of each row's shape
+    negative: Tensor | None = None  # [B] bool on the CPU: rows that guidance leads away from; None: there are none
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
 
     def _map(self, each: Callable[[Tensor], Tensor], against: Against | None) -> Conditioning:
-        pooled, camera, hint = (None if v is None else each(v) for v in (self.pooled, self.camera, self.hint))
-        return Conditioning(each(self.embeddings), pooled, against, camera, hint)
+        values = (self.pooled, self.camera, self.hint, self.negative)
+        pooled, camera, hint, negative = (None if value is None else each(value) for value in values)
+        return Conditioning(each(self.embeddings), pooled, against, camera, hint, negative)
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same rows on another device."""
-        return self._map(lambda value: value.to(device), self.against and self.against.to(device))
+        moved = self._map(lambda value: value.to(device), self.against and self.against.to(device))
+        return replace(moved, negative=self.negative)
+
+    def led_away(self) -> Tensor:
+        """`negative`, written out where there are none too."""
+        return torch.zeros(len(self), dtype=torch.bool) if self.negative is None else self.negative
+
+    def as_negative(self) -> Conditioning:
+        """The same rows as such that guidance leads away from."""
+        return replace(self, negative=torch.ones(len(self), dtype=torch.bool))
 
     def index(self, rows: int | slice | Sequence[int] | Tensor) -> Conditioning:
         """The chosen rows, [b,L,D]; an int keeps its row dimension."""
         chosen = [rows] if isinstance(rows, int) else rows
-        return self._map(lambda value: value[chosen], self.against and self.against.index(chosen))
+        return self._map(
+            lambda value: value[chosen.to(value.device) if isinstance(chosen, Tensor) else chosen],
+            self.against and self.against.index(chosen),
+        )
 
     def repeat(self, count: int) -> Conditioning:
         """One row as ``count`` equal rows. Raises ValueError when there is not exactly one row."""
@@ -81,6 +95,8 @@ class Conditioning:
             if values and len(values) != len(parts):
                 raise ValueError(f"Conditioning: cat mixes parts with and without {what}; make all for one prior.")
             joined[name] = torch.cat(values) if values else None
+        if any(part.negative is not None for part in parts):
+            joined["negative"] = torch.cat([part.led_away() for part in parts])
         return Conditioning(torch.cat([part.embeddings for part in parts]), **joined)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..gaussians.cameras import Cameras
 from .base import Conditioning, NoiseSchedule, Prior
-from .diffusers_prior import DiffusersPrior, check_folder, make_ordinary, read_json
+from .diffusers_prior import DiffusersPrior, make_ordinary
+from .folder import check_folder, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter
 from .seeing import SeeingPrior

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,20 +16,14 @@ from ..devices import sent
 from . import ldm, perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .captured import Accelerated
+from .folder import CONFIGS, WEIGHTS, check_folder, check_kind, check_parts, read_json
 from .lora import LoraAdapter
 from .passes import Narrowed, Recomputed, Widened
 from .prompts import AROUND, OVERHEAD
 from .turns import Turns
+from .weights import check_complete, read_whole
 
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
 PARTS = tuple(WEIGHTS)
-CONFIGS = {
-    "unet": "config.json",
-    "vae": "config.json",
-    "text_encoder": "config.json",
-    "tokenizer": "tokenizer_config.json",
-    "scheduler": "scheduler_config.json",
-}
 
 
 class DiffusersPrior:
@@ -281,18 +274,16 @@ def load_diffusers(
     many = ldm.is_multiview(config)
     if many:
         config = ldm.translated(config, f"prior folder {folder}")
-    elif config.get("addition_embed_type") or config.get("class_embed_type"):
-        raise ValueError(
-            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), which cannot "
-            "be loaded. Use Stable Diffusion 1.x or 2.x."
-        )
-    _check_parts(folder, config)
+    else:
+        check_kind(folder, config)
+    check_parts(folder, config)
     scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction") or "Flow" in scheduler.get("_class_name", ""):
+    prediction, method = scheduler.get("prediction_type", "epsilon"), scheduler.get("_class_name", "")
+    other = any(name in method for name in ("Flow", "EDM", "LCM", "TCD"))
+    if prediction not in ("epsilon", "v_prediction") or other:
         raise ValueError(
-            f"prior folder {folder}: its scheduler is {scheduler.get('_class_name')} with prediction {prediction!r}; "
-            "only epsilon and v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded."
+            f"prior folder {folder}: its scheduler is {method} with prediction {prediction!r}; only epsilon and "
+            "v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded, none distilled to few steps."
         )
     if vae_dtype is None:
         vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
@@ -307,7 +298,13 @@ def load_diffusers(
     spare: dict[str, Any] = {"low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
 
     def load(kind: Any, part: str, **more: Any) -> Any:
-        return kind.from_pretrained(folder / part, variant=variants[part], **options, **more)
+        owner = f"prior folder {folder}: its {part}"
+        with read_whole(owner):
+            found, info = kind.from_pretrained(
+                folder / part, variant=variants[part], output_loading_info=True, **options, **more
+            )
+        check_complete(owner, info["missing_keys"])
+        return found
 
     # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes in it.
     with torch.inference_mode(False):
@@ -324,57 +321,6 @@ def load_diffusers(
         kind = MultiViewPrior if many else DiffusersPrior
         prior = kind(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
         return prior.to(device)
-
-
-def check_folder(
-    folder: Path,
-    weights: Mapping[str, str] = WEIGHTS,
-    configs: Mapping[str, str] = CONFIGS,
-    owner: str = "prior folder",
-    needed: str = "A Stable Diffusion pipeline",
-) -> dict[str, str | None]:
-    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing file.
-
-    weights and configs: file names by part, those of weights without their ends.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{owner} {folder} does not exist; give the folder that holds a diffusers pipeline.")
-    missing = [f"{part}/{file}" for part, file in configs.items() if not (folder / part / file).is_file()]
-    variants: dict[str, str | None] = {}
-    for part, stem in weights.items():
-        for variant, names in {None: stem, "fp16": f"{stem}.fp16"}.items():
-            if any((folder / part / f"{names}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
-                variants[part] = variant
-                break
-        else:
-            missing.append(f"{part}/{stem}.safetensors")
-    if missing:
-        raise ValueError(
-            f"{owner} {folder} lacks {', '.join(missing)}. {needed} in diffusers layout is needed, with safetensors "
-            "weights (.bin and .ckpt files are not read)."
-        )
-    return variants
-
-
-def _check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
-    """Refuse models of another kind from their configs, before gigabytes of weights are read."""
-    vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
-    for wanted, found, what in (
-        (unet.get("in_channels", 4), vae.get("latent_channels", 4), "channels per latent, but its vae makes"),
-        (unet.get("cross_attention_dim"), text.get("hidden_size"), "values per token, but its text_encoder makes"),
-    ):
-        if wanted != found:
-            raise ValueError(
-                f"prior folder {folder}: its unet takes {wanted} {what} {found}. The parts of one text-to-image model "
-                "are needed (inpainting and depth models do not fit)."
-            )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
 
 
 def make_ordinary(module: nn.Module) -> None:

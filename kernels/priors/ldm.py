@@ -12,6 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from .weights import read_whole
+
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 OPENCLIP, CLIP = TEXT + "model.", TEXT + "transformer.text_model."
 WEIGHTS = "diffusion_pytorch_model"
@@ -123,7 +125,8 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
     if not whole.is_file():
         names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
         files = [folder / name for name in sorted(set(names))]
-    weights = {UNET + name: value for file in files for name, value in load_file(file).items()}
+    with read_whole(f"prior folder {folder.parent}: its unet"):
+        weights = {UNET + name: value for file in files for name, value in load_file(file).items()}
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     return make_unet(weights, config, dtype, str(folder))
 

@@ -16,6 +16,7 @@ from . import ldm
 from .base import Conditioning, NoiseSchedule
 from .diffusers_prior import DiffusersPrior
 from .lora import LoraAdapter
+from .weights import read_whole
 
 VIEWS = 4  # that MVDream was trained to see at once, a quarter turn apart
 # Its world is Blender's, z up; the front, from which its authors' distillation counts azimuth, is at +x.
@@ -125,9 +126,9 @@ def load_multiview_file(
     from transformers import CLIPTokenizer
 
     file = Path(file)
-    with torch.inference_mode(False):
-        weights = load_file(file)
     owner = f"checkpoint {file.name!r}"
+    with torch.inference_mode(False), read_whole(owner):
+        weights = load_file(file)
     config = ldm.described(weights)
     ldm.translated(config, owner)  # refuses ImageDream, before its other parts are missed
     for prefix, what in ((ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):

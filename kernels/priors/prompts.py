@@ -156,8 +156,8 @@ def view_prompts(
     prior.check_text(prompt)
     if negative:
         prior.check_text(negative)
-    base, null = prior.embed([prompt]), prior.embed([""])
-    negative_row = prior.embed([negative]) if negative else null
+    base, null = prior.embed([prompt]), prior.embed([""]).as_negative()
+    negative_row = prior.embed([negative]).as_negative() if negative else null
     words = (getattr(prior, "around_words", AROUND), getattr(prior, "overhead_words", OVERHEAD))
     around, overhead = (
         prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else base

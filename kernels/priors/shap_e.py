@@ -11,7 +11,7 @@ import torch
 
 from ..meshes.mesh import Mesh
 from ..meshes.placing import upright
-from .diffusers_prior import check_folder, read_json
+from .folder import check_folder, read_json
 
 PIPELINE = "ShapEPipeline"
 WEIGHTS = {

@@ -87,6 +87,35 @@ def test_files_that_are_no_such_checkpoint_are_refused_with_the_reason(probing, 
         assert run.status == "error" and f"checkpoint '{name}.safetensors'" in run.error and message in run.error
 
 
+def test_files_that_lack_weights_or_are_cut_short_are_refused_by_name(probing, info, checkpoint):  # noqa: F811
+    weights, folder = load_file(checkpoint), checkpoint.parent
+    without = {
+        "out": "model.diffusion_model.out.2.weight",
+        "deep": "model.diffusion_model.output_blocks.",
+        "encoder": "first_stage_model.encoder.mid.block_1.conv1.weight",
+        "tokens": "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+    }
+    for name, lost in without.items():
+        kept = {key: value for key, value in weights.items() if not key.startswith(lost)}
+        save_file(kept, folder / f"without-{name}.safetensors")
+    whole = checkpoint.read_bytes()
+    (folder / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
+    (folder / "no-weights.safetensors").write_bytes(b"not found" * 50)
+    (probing.base / "models" / "loras").mkdir(exist_ok=True)
+    (probing.base / "models" / "loras" / "broken.safetensors").write_bytes(b"not found" * 50)
+    reasons = {f"without-{name}": (lost if name != "deep" else "download it again") for name, lost in without.items()}
+    reasons |= {"cut": "cut short: download it again", "no-weights": "cut short: download it again"}
+    for name, reason in reasons.items():
+        run = probing.run({"prior": load_prior(f"{name}.safetensors", "fp32"), "said": asked_of("prior")})
+        assert run.status == "error" and name in run.error and reason in run.error, (name, run.error)
+        (folder / f"{name}.safetensors").unlink()
+    prompt = {"prior": load_prior(checkpoint.name, "fp32"), "said": asked_of("prior")}
+    prompt["prior"]["inputs"]["lora"] = "broken.safetensors"
+    run = probing.run(prompt)
+    assert run.status == "error" and "lora 'broken.safetensors' cannot be read" in run.error
+    probing.free()
+
+
 def test_a_vae_from_another_familys_checkpoint_is_refused(probing, info, checkpoint):  # noqa: F811
     prompt = parts(info, family="sdxl") | {
         "other": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": checkpoint.name}},

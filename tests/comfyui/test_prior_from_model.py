@@ -115,6 +115,28 @@ def test_what_other_nodes_did_to_the_model_counts(probing, info):
     close(again["noise"], plain["noise"])
 
 
+@pytest.mark.parametrize("family", ["sd15", "sdxl"])
+def test_patches_tell_prompts_from_negative_ones_as_in_comfyuis_samplers(probing, info, family):
+    prompt = parts(info, family=family) | {
+        "adapter": {"class_type": "ProbeAdapter", "inputs": {"model": ["source", 0]}}
+    }
+    links = {"prior": ["prior", 0], "model": ["source", 0], "clip": ["source", 1]}
+    prompt["said"] = {"class_type": "ProbeSampled", "inputs": links}
+
+    def answers():
+        return json.loads(succeeded(probing.run(prompt)).history["outputs"]["said"]["said"][0])
+
+    plain = answers()
+    prompt["prior"]["inputs"]["model"] = prompt["said"]["inputs"]["model"] = ["adapter", 0]
+    patched = answers()
+    for said in (plain, patched):
+        close(said["together"], said["direct"])
+        close(said["alone"], said["direct"])
+        close(said["some"], np.array(said["direct"])[:, :1])
+    change = np.abs(np.array(patched["direct"]) - np.array(plain["direct"])).max((1, 2, 3, 4))
+    assert change[0] > 2 * change[1] > 0.01  # the prompt's half and the other's are changed, and not alike
+
+
 def test_v_prediction_and_its_schedule_come_from_the_models_sampling(probing, info):
     prompt = parts(info, family="sd20")
     prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction", zsnr=True)

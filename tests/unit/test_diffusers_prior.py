@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors import diffusers_prior
+from distill3d.kernels.priors import diffusers_prior, folder
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 
@@ -269,8 +270,33 @@ def test_missing_folder_and_files_are_named(copy, tmp_path):
         load_diffusers(copy)
 
 
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_weights_that_are_cut_short_or_lacking_are_named(copy, part):
+    file = copy / part / f"{folder.WEIGHTS[part]}.safetensors"
+    whole, weights = file.read_bytes(), {name: value.clone() for name, value in load_file(file).items()}
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=rf"its {part} cannot be read .*Download it again"):
+        load_diffusers(copy)
+    lost = next(name for name in weights if name.endswith("weight"))
+    save_file({name: value for name, value in weights.items() if name != lost}, file, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=rf"its {part} (lacks 1 of its weights, .*{lost}|cannot be read .*lacks weights)"
+    ):
+        load_diffusers(copy)
+
+
+@pytest.mark.parametrize("with_accelerate", [True, False])
+def test_no_weight_is_left_to_chance_without_accelerate_either(copy, monkeypatch, with_accelerate):
+    monkeypatch.setattr(diffusers_prior.importlib.util, "find_spec", lambda name: with_accelerate or None)
+    file = copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors"
+    weights = {name: value.clone() for name, value in load_file(file).items() if name != "conv_in.weight"}
+    save_file(weights, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"its unet (lacks 1 of its weights, conv_in.weight|cannot be read)"):
+        load_diffusers(copy)
+
+
 def test_variant_files_are_found(copy, prior):
-    for part, stem in diffusers_prior.WEIGHTS.items():
+    for part, stem in folder.WEIGHTS.items():
         (copy / part / f"{stem}.safetensors").rename(copy / part / f"{stem}.fp16.safetensors")
     z_t, t = normal(1, 1, 3, 8, 8), torch.tensor([40])
     results = [p.predict(z_t, t, [p.embed(["a mug"])])[0] for p in (load_diffusers(copy), prior)]
@@ -298,6 +324,29 @@ def test_models_of_other_kinds_are_refused_by_name(copy):
     edit(unet, cross_attention_dim=16)
     scheduler.write_text("{", encoding="utf-8")
     with pytest.raises(ValueError, match=r"scheduler_config.json is not valid JSON"):
+        load_diffusers(copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "message"),
+    [
+        ("unet", {"_class_name": "UNet3DConditionModel"}, "a UNet3DConditionModel.*videos"),
+        ("unet", {"time_cond_proj_dim": 256}, "distilled to few steps"),
+        ("unet", {"addition_embed_type": "text_time"}, "Take SDXL's checkpoint file"),
+        ("scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler.*none distilled"),
+        ("scheduler", {"_class_name": "LCMScheduler"}, "LCMScheduler.*none distilled"),
+    ],
+)
+def test_other_kinds_of_networks_are_refused_before_their_weights_are_read(copy, part, change, message):
+    edit(copy / part / folder.CONFIGS[part], **change)
+    (copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=message):
+        load_diffusers(copy)
+
+
+def test_a_config_that_is_no_table_is_refused_by_name(copy):
+    (copy / "unet" / "config.json").write_text("[1]")
+    with pytest.raises(ValueError, match=r"unet.config.json holds a list where names with values belong"):
         load_diffusers(copy)
 
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from .control import ProbeControlled, ProbeControlNet
 from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave, ProbeViews
 from .models import ProbeModel
+from .patches import ProbeAdapter, ProbeSampled
 from .toybox import ProbeToyboxFile, teach
 
 NODES = (
     ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
-    ProbeControlNet, ProbeControlled,
+    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 

@@ -31,7 +31,7 @@ class ProbePrior:
     def look(self, prior):
         with prior.loaded() as model:
             z_t, t = asked(model.latent_channels)
-            text, null = model.embed(TEXTS), model.embed([""] * 3)
+            text, null = model.embed(TEXTS), model.embed([""] * 3).as_negative()
             pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
             latents = model.encode(pixels)
             (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
