@@ -24,7 +24,8 @@ from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
 
 # What suits the embedded prior in 800 steps. workflows/compare_losses.json has what suits it in 240 to 400, the config
-# "400 steps" of sweeps/losses.json; quickstart.json is made for fewer. The papers' values are in README.
+# "400 steps" of sweeps/losses.json. CDS's serve the quickstart's 200 steps too, with the learning rates in
+# sweeps/quickstart.json. The papers' values are in README.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(
         guidance=2.0, shared_t=False, psi_updates=2, refine_from=0.6, refine_steps=4, refine_guidance=1.5,

@@ -138,7 +138,7 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
     for name in ("tuning", "psi", "views"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert {row["caption"] for row in rows} <= known
-    for name in ("losses", "dca", "designs"):
+    for name in ("losses", "dca", "designs", "quickstart"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert {row["caption"] for row in rows} <= {caption.text for caption in captions(60, 0)}
     with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
@@ -152,7 +152,7 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
     in the sweep's file."""
     claims, plan = script("claims"), script("quality_plan")
     weights = plan.weights_of(SimpleNamespace(prior=BENCHMARKS.parents[1] / "models" / "toybox"))
-    for name, arguments in claims.EXPERIMENTS.items():
+    for name, arguments in (claims.EXPERIMENTS | {"quickstart": "--steps 200"}).items():
         words = shlex.split(arguments)
         steps = int(words[words.index("--steps") + 1])
         known = {}
