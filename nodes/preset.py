@@ -15,22 +15,17 @@ class Preset:
     views: int
     count: int
     scale: float  # world units
-    weight: float
-    shared_t: bool
-    refine_steps: int
-    refine_guidance: float
     lambda_opacity: float
     resolution: int  # grid points of Export Mesh
     texture_size: int  # texels
 
 
-# Small Gaussians need long runs, and long runs another balance of VDM's second part. For the same time the draft's many
-# steps of 2 views come nearer to the truth than 60 steps of 4.
-STANDARD = Preset(125, 4, 4000, 0.03, 1.0, True, 2, 4.0, 3000.0, 96, 512)
+# Small Gaussians need long runs. The loss and the learning rates are the same for all of them.
+STANDARD = Preset(200, 2, 4000, 0.03, 3000.0, 96, 512)
 PRESETS = {
-    "draft": replace(STANDARD, steps=110, views=2, resolution=64, texture_size=256),
+    "draft": replace(STANDARD, steps=110, resolution=64, texture_size=256),
     "standard": STANDARD,
-    "high": Preset(400, 4, 20_000, 0.013, 2.0, False, 3, 1.5, 1500.0, 128, 1024),
+    "high": Preset(400, 4, 20_000, 0.013, 1500.0, 128, 1024),
 }
 
 
@@ -42,16 +37,16 @@ class QualityPreset(io.ComfyNode):
             display_name="Quality Preset",
             category="Distill3D",
             description="One choice between quick and good, as numbers for the other nodes: link each output to the "
-            "input of the same name. For the embedded prior with VDM Loss. The subgraph Text to 3D has it built in.",
+            "input of the same name. For the embedded prior with CDS Loss. The subgraph Text to 3D has it built in.",
             search_aliases=["draft", "standard", "high", "settings", "fast", "text to 3d"],
             inputs=[
                 io.Combo.Input(
                     "quality",
                     options=list(PRESETS),
                     default="standard",
-                    tooltip="draft: half the time of standard, to see whether the prompt works (110 steps of 2 views). "
-                    "standard: as in the quickstart (125 steps of 4 views). high: 400 steps of 4 views with five times "
-                    "as many, smaller Gaussians; four times the time on a CPU.",
+                    tooltip="draft: about half the time of standard, to see whether the prompt works (110 steps of 2 "
+                    "views). standard: as in the quickstart (200 steps of 2 views). high: 400 steps of 4 views with "
+                    "five times as many, smaller Gaussians; about four times the time.",
                 ),
             ],
             outputs=[
@@ -59,10 +54,6 @@ class QualityPreset(io.ComfyNode):
                 io.Int.Output(display_name="views", tooltip="To views of Optimize N Steps."),
                 io.Int.Output(display_name="count", tooltip="To count of Init Gaussians."),
                 io.Float.Output(display_name="scale", tooltip="To scale of Init Gaussians, world units."),
-                io.Float.Output(display_name="weight", tooltip="To weight of VDM Loss."),
-                io.Boolean.Output(display_name="shared_t", tooltip="To shared_t of VDM Loss."),
-                io.Int.Output(display_name="refine_steps", tooltip="To refine_steps of VDM Loss."),
-                io.Float.Output(display_name="refine_guidance", tooltip="To refine_guidance of VDM Loss."),
                 io.Float.Output(display_name="lambda_opacity", tooltip="To lambda_opacity of Optimize N Steps."),
                 io.Int.Output(display_name="resolution", tooltip="To resolution of Export Mesh, grid points."),
                 io.Int.Output(display_name="texture_size", tooltip="To texture_size of Export Mesh, texels."),

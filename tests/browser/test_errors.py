@@ -18,7 +18,7 @@ def played(play, comfyui, workflow):
         "Distill3D_OrbitCameras",
         "Distill3D_InitGaussians",
     }
-    kept |= {"Distill3D_VDMLoss", "Distill3D_Optimize", "PreviewImage"}
+    kept |= {"Distill3D_CDSLoss", "Distill3D_Optimize", "PreviewImage"}
     workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}
     workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())]

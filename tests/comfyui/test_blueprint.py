@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
+import sys
+from pathlib import Path
 
 import plyfile
 import pytest
 import trimesh
 from harness import prompts
 
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAME = "Text to 3D (Distill3D)"
-PRESET, VDM, OPTIMIZE = "Distill3D_QualityPreset", "Distill3D_VDMLoss", "Distill3D_Optimize"
+PRESET, LOSS, OPTIMIZE = "Distill3D_QualityPreset", "Distill3D_CDSLoss", "Distill3D_Optimize"
 INIT, MESH = "Distill3D_InitGaussians", "Distill3D_ExportMesh"
 # Where each of the preset's numbers belongs.
 GOES_TO = {
-    "steps": OPTIMIZE, "views": OPTIMIZE, "count": INIT, "scale": INIT, "weight": VDM, "shared_t": VDM,
-    "refine_steps": VDM, "refine_guidance": VDM, "lambda_opacity": OPTIMIZE, "resolution": MESH, "texture_size": MESH,
+    "steps": OPTIMIZE, "views": OPTIMIZE, "count": INIT, "scale": INIT, "lambda_opacity": OPTIMIZE,
+    "resolution": MESH, "texture_size": MESH,
 }  # fmt: skip
 
 
@@ -103,8 +107,8 @@ def test_standard_is_the_quickstart(blueprint, presets, object_info):
     ours = prompts.api_form(blueprint, object_info)
     theirs = prompts.api_form(prompts.read("quickstart"), object_info)
     for name, kind in GOES_TO.items():
-        assert json.loads(presets["standard"][name].lower()) == of_kind(theirs, kind)[name], name
-    for kind in (*set(GOES_TO.values()), "Distill3D_OrbitCameras", "Distill3D_ViewPrompts"):
+        assert json.loads(presets["standard"][name]) == of_kind(theirs, kind)[name], name
+    for kind in (*set(GOES_TO.values()), LOSS, "Distill3D_OrbitCameras", "Distill3D_ViewPrompts"):
         own = {
             name: value
             for name, value in of_kind(ours, kind).items()
@@ -113,11 +117,17 @@ def test_standard_is_the_quickstart(blueprint, presets, object_info):
         assert own.items() <= of_kind(theirs, kind).items(), kind
 
 
-def test_high_has_the_settings_that_were_measured(presets):
-    assert {name: json.loads(value.lower()) for name, value in presets["high"].items()} == {
-        "steps": 400, "views": 4, "count": 20_000, "scale": 0.013, "weight": 2.0, "shared_t": False, "refine_steps": 3,
-        "refine_guidance": 1.5, "lambda_opacity": 1500.0, "resolution": 128, "texture_size": 1024,
-    }  # fmt: skip
+@pytest.mark.parametrize(("quality", "files"), [("draft", [64, 256]), ("standard", [96, 512]), ("high", [128, 1024])])
+def test_presets_have_the_settings_that_were_measured(presets, quality, files):
+    """The benchmark's sweep of the same names, and what the mesh gets."""
+    sys.path.insert(0, str(BENCHMARKS))
+    plan = importlib.import_module("quality_plan")
+    (config,) = (c for c in json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text()) if c["name"] == quality)
+    measured = plan.build("cds", config["steps"], "auto", config["set"])
+    loop, start = measured.settings, measured.init
+    assert [json.loads(presets[quality][name]) for name in GOES_TO] == [
+        measured.steps, loop.views, start.count, start.scale, loop.lambda_opacity, *files,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("quality", ["draft", "high"])

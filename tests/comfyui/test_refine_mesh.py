@@ -25,7 +25,7 @@ def graph(comfyui, object_info, quickstart_prompt):
     base = prompts.set_values(base, "Distill3D_Optimize", **still)
     base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32, texture_size=0)
     (export,) = prompts.of_type(base, "Distill3D_ExportMesh")
-    kinds = {"prior": "LoadDiffusionPrior", "prompts": "ViewPrompts", "cameras": "OrbitCameras", "loss": "VDMLoss"}
+    kinds = {"prior": "LoadDiffusionPrior", "prompts": "ViewPrompts", "cameras": "OrbitCameras", "loss": "CDSLoss"}
     links = {name: [prompts.of_type(base, f"Distill3D_{kind}")[0], 0] for name, kind in kinds.items()}
     declared = object_info["Distill3D_RefineMesh"]["input"]["required"]
     values = {name: spec[1]["default"] for name, spec in declared.items() if "default" in spec[1]}

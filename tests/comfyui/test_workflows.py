@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import re
 import subprocess
 import sys
@@ -102,12 +103,39 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
         found = [prompt[id]["inputs"] for id in prompts.of_type(prompt, f"Distill3D_{kind}")]
         return [{k: v for k, v in each.items() if k not in apart and not isinstance(v, list)} for each in found]
 
-    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "VDMLoss"):
+    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss"):
         assert values(halves, kind) == values(whole, kind)
     assert values(halves, "Optimize") == 2 * values(whole, "Optimize")
     (steps,) = (whole[id]["inputs"]["steps"] for id in prompts.of_type(whole, "Distill3D_Optimize"))
     loops = [halves[id]["inputs"] for id in prompts.of_type(halves, "Distill3D_Optimize")]
     assert sum(loop["steps"] for loop in loops) == steps and {loop["schedule_steps"] for loop in loops} == {steps}
+
+
+def test_quickstart_has_the_settings_that_were_measured(object_info):
+    """The benchmark's config "standard" of sweeps/quickstart.json, field by field."""
+    sys.path.insert(0, str(BENCHMARKS))
+    plan = importlib.import_module("quality_plan")
+    (config,) = (c for c in json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text()) if c["name"] == "standard")
+    measured = plan.build("cds", config["steps"], "auto", config["set"])
+    prompt = prompts.api_form(prompts.read("quickstart"), object_info)
+
+    def inputs(kind):
+        (id,) = prompts.of_type(prompt, f"Distill3D_{kind}")
+        return prompt[id]["inputs"]
+
+    def same(given, wanted, least, apart=()):
+        shared = given.keys() & wanted.keys() - set(apart)
+        assert len(shared) >= least
+        assert {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
+
+    loss, loop, start = inputs("CDSLoss"), inputs("Optimize"), inputs("InitGaussians")
+    same({name: value for name, value in loss.items() if value != -1}, asdict(measured.loss), 9)
+    same(loop, asdict(measured.settings), 18, apart=("densify", "image_size", "preview_every", "max_gaussians"))
+    same(start, asdict(measured.init), 3)
+    same(inputs("OrbitCameras"), asdict(measured.cameras), 8)
+    same(inputs("ViewPrompts"), asdict(measured.prompts), 7)
+    assert loss["preset"] == "coarse" and loop["steps"] == measured.steps and loop["densify"] is False
+    assert start["opacity"] == pytest.approx(1 / (1 + math.exp(-measured.init.opacity_logit)), abs=1e-4)
 
 
 def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
