@@ -5,7 +5,7 @@
 Prints one JSON object last. ``sd21`` is Load Diffusion Prior's way for a diffusers folder, also with low_vram; the
 others go through ComfyUI's own networks and memory manager, as Diffusion Prior from Model does: they need a ComfyUI,
 which ``--comfyui`` names (its folder; no server is started). A case is views x pixels, and pictures_at_once where that
-is not 0. The text encoder takes no part in a step: embeddings are random, and of sd21 its reading is a case of its own.
+is not 0. The text encoder takes no part in a step: embeddings are random.
 """
 
 from __future__ import annotations

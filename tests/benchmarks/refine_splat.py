@@ -45,7 +45,7 @@ from distill3d.kernels.toybox.shapes import shape
 
 CAPTIONS = ("a blue mug", "a green chair", "a yellow car", "a pink teapot")
 SHOWN = (0, 6, 12, 18)  # of the measured cameras
-LOSS = SDS(guidance=8.0, weighting="sigma/alpha", t_min=400, t_max_end=800)
+LOSS = SDS(guidance=2.5, weighting="sigma/alpha", t_min=50, t_max_end=800)
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_gamut=20.0)
 GROWTH = Densify(every=15, start=0.1, stop=0.7, grow_share=0.2, count_max=4_000)
 # What each damage wants: how far the noise may go, and how much of the damaged splat's silhouettes and colours stays.
