@@ -115,6 +115,20 @@ def test_what_other_nodes_did_to_the_model_counts(probing, info):
     close(again["noise"], plain["noise"])
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_denoisers_file_by_comfyuis_loader_answers_the_same(probing, info, family):
+    prompt = parts(info, family=family)
+    plain = said(probing, looked(prompt))[0]
+    save = node(info, "ModelSave", model=["source", 0], filename_prefix=f"diffusion_models/{family}")
+    succeeded(probing.run({"source": prompt["source"], "save": save}))
+    prompt["file"] = node(info, "UNETLoader", unet_name=f"{family}_00001_.safetensors", weight_dtype="default")
+    prompt["prior"]["inputs"]["model"] = ["file", 0]
+    loaded, direct = said(probing, looked(prompt))
+    for name in ("noise", "latents", "embeddings"):
+        close(loaded[name], plain[name])
+        close(loaded[name], direct[name])
+
+
 @pytest.mark.parametrize("family", ["sd15", "sdxl"])
 def test_patches_tell_prompts_from_negative_ones_as_in_comfyuis_samplers(probing, info, family):
     prompt = parts(info, family=family) | {
