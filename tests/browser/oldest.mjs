@@ -35,7 +35,7 @@ try {
     await p.whole(`${name}-${way}`);
     said.beside = await p.beside(optimize);
   }
-  facts.help = await (await p.help("Distill3D_VDMLoss")).innerText();
+  facts.help = await (await p.help("Distill3D_CDSLoss")).innerText();
   await p.whole(`${name}-help`);
   await p.look_at(optimize);
   await p.page.waitForTimeout(2500); // the workflow is kept for the reload

@@ -62,7 +62,7 @@ def test_what_ends_a_run_is_said_in_its_node(played):
 
 
 def test_help_opens(played):
-    assert "Not a reproduction." in played.facts["help"] and "refine_from" in played.facts["help"]
+    assert "Our addition, at no further evaluation." in played.facts["help"] and "noise_groups" in played.facts["help"]
 
 
 def test_nothing_else_is_wrong(played):

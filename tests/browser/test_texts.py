@@ -8,7 +8,7 @@ import pytest
 from harness import locales
 
 LANGUAGES = ("en", "zh")
-NODES = ("Distill3D_VDMLoss", "Distill3D_LoadDiffusionPrior")
+NODES = ("Distill3D_CDSLoss", "Distill3D_LoadDiffusionPrior")
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +37,9 @@ def test_canvas_shows_the_names_of_that_language(opened, language):
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_nodes_2_show_them_too(opened, language):
-    names = texts(language)["Distill3D_VDMLoss"]
+    names = texts(language)["Distill3D_CDSLoss"]
     assert names["display_name"] in opened.facts[language]["text"]
-    assert names["inputs"]["guidance"]["name"] in opened.facts[language]["text"]
+    assert names["inputs"]["guidance_start"]["name"] in opened.facts[language]["text"]
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
