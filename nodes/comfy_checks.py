@@ -157,6 +157,7 @@ def check_weights(owner: str, file: str, model: Any, clip: Any, vae: Any) -> Non
         names = list(opened.keys())
     for prefix, network in networks.items():
         held = {name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+        held |= {f"text_model.{name}" for name in held}  # which old checkpoints leave out, and ComfyUI puts in
         if held and network is not None:
             wanted = {name for name in network.state_dict() if name.endswith((".weight", ".bias"))}
             # CLIP's projection is the identity where a checkpoint has none

@@ -109,6 +109,9 @@ def test_files_that_lack_weights_or_are_cut_short_are_refused_by_name(probing, i
         run = probing.run({"prior": load_prior(f"{name}.safetensors", "fp32"), "said": asked_of("prior")})
         assert run.status == "error" and name in run.error and reason in run.error, (name, run.error)
         (folder / f"{name}.safetensors").unlink()
+    old = {key.replace("transformer.text_model.", "transformer."): value for key, value in weights.items()}
+    save_file(old, folder / "old-names.safetensors")
+    succeeded(probing.run({"prior": load_prior("old-names.safetensors", "fp32"), "said": asked_of("prior")}))
     prompt = {"prior": load_prior(checkpoint.name, "fp32"), "said": asked_of("prior")}
     prompt["prior"]["inputs"]["lora"] = "broken.safetensors"
     run = probing.run(prompt)
