@@ -30,6 +30,7 @@ TIMED = "a brown windmill;a white car with pink checks;a red bed;a gray tree wit
 # Arguments of quality.py besides the files; for each there is a file in sweeps/.
 EXPERIMENTS = {
     "losses": "--prompts 60 --seeds 2 --steps 267",
+    "others": "--prompts 32 --caption-seed 11 --seeds 2 --steps 267",  # 25 of them other captions than in "losses"
     "designs": "--prompts 24 --seeds 1 --steps 400",
     "dca": "--prompts 24 --seeds 1 --steps 400",
     "psi": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
@@ -41,6 +42,7 @@ ALONE = ("derivation alone", "vdm")  # without the second part, which is this pr
 PLAIN = ("without pull", "cds")  # the paper's direction; "default" adds pull, which is mostly SDS's with a fixed noise
 SDS, CDS, VDM = (("default", loss) for loss in ("sds", "cds", "vdm"))
 LONG_SDS, LONG_CDS, LONG_VDM = (("800 steps", loss) for loss in ("sds", "cds", "vdm"))
+SDS_100 = ("guidance 100", "sds")  # as published, 800 steps
 ETA_1 = ("eta 1 throughout", "vdm")
 PER_VIEW = ("guidance of sides and back 1.5", "negative prompt front view")
 MIDDLE_SDS, MIDDLE_CDS, MIDDLE_VDM, MIDDLE_VSD = (("400 steps", loss) for loss in ("sds", "cds", "vdm", "vsd"))
@@ -101,6 +103,15 @@ CLAIMS = (
         for steps, first, second in ((267, CDS, SDS), (400, MIDDLE_CDS, MIDDLE_SDS), (800, LONG_CDS, LONG_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
+    *(
+        Claim("Consistent3D", f"{name} against SDS with guidance 100", "losses", measure, first, SDS_100, more)
+        for name, first in (("CDS", PLAIN), ("CDS with pull (ours), 800 steps,", LONG_CDS))
+        for measure, more in (("iou", True), ("psnr", True), ("saturation_distance", False))
+    ),
+    *(
+        Claim("Consistent3D", "CDS with pull (ours), 267 steps, other captions", "others", measure, CDS, SDS)
+        for measure in ("iou", "psnr", "r_precision_all")
+    ),
     Claim("Consistent3D", "CDS guides more consistently than SDS", "losses", "consistency", PLAIN, LONG_SDS),
     Claim(
         "Consistent3D", "its fixed noise is why: CDS against CDS with fresh noise", "losses", "consistency", PLAIN,
@@ -111,6 +122,15 @@ CLAIMS = (
     *(
         Claim("DreamMapping", f"the same with the second part (ours), {steps} steps", "losses", measure, first, second)
         for steps, first, second in ((267, VDM, SDS), (400, MIDDLE_VDM, MIDDLE_SDS), (800, LONG_VDM, LONG_SDS))
+        for measure in ("iou", "psnr", "r_precision_all")
+    ),
+    *(
+        Claim("DreamMapping", f"{name} against SDS with guidance 100", "losses", measure, first, SDS_100, more)
+        for name, first in (("VDM", ALONE), ("VDM with the second part (ours), 800 steps,", LONG_VDM))
+        for measure, more in (("iou", True), ("psnr", True), ("saturation_distance", False))
+    ),
+    *(
+        Claim("DreamMapping", "with the second part (ours), 267 steps, other captions", "others", measure, VDM, SDS)
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     Claim(

@@ -141,6 +141,8 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
     for name in ("losses", "dca", "designs", "quickstart"):
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert {row["caption"] for row in rows} <= {caption.text for caption in captions(60, 0)}
+    rows = json.loads((BENCHMARKS / "results" / "quality_others.json").read_text())["rows"]
+    assert {row["caption"] for row in rows} == {caption.text for caption in captions(32, 11)}
     with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
         captions(plan.TUNING_PROMPTS + 1, plan.TUNING_SEED)
     with pytest.raises(ValueError, match=r"--prompts 5000: \d+ held-out captions could be drawn"):
