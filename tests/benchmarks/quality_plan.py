@@ -52,7 +52,9 @@ TUNING_CAPTIONS: tuple[str, ...] = tuple(
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
 SHORT = 300
 SHORT_SETTINGS = replace(SETTINGS, lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2)  # twice as fast
-SHORT_LOSSES: dict[str, Any] = LOSSES | {"vdm": replace(LOSSES["vdm"], refine_from=0.4, refine_steps=3)}
+SHORT_LOSSES: dict[str, Any] = LOSSES | {
+    "vdm": replace(LOSSES["vdm"], t_min=400, refine_from=0.4, refine_steps=3, refine_t_min=400),
+}
 
 
 @dataclass(frozen=True)
