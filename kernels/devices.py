@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,11 +17,17 @@ def sent(value: Tensor, device: torch.device) -> Tensor:
     return value.to(device)
 
 
+@cache
+def side_stream(device: torch.device) -> torch.cuda.Stream:
+    """The one stream of a CUDA device for work beside the main one: each keeps a workspace of cuBLAS's for good."""
+    return torch.cuda.Stream(device)
+
+
 class Aside:
     """Work on a CUDA device beside what else is asked of it; on another device one after the other, as usual."""
 
     def __init__(self, device: torch.device) -> None:
-        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self.stream = side_stream(device) if device.type == "cuda" else None
         self.main = self.stream
 
     @contextmanager

@@ -25,7 +25,7 @@ from .pictures import image
 from .preview import shown
 from .render import rendered
 from .validation import undeclared
-from .watch import Watch
+from .watch import Watch, prepare_to_render
 
 PREVIEW_VIEWS = 8
 ENCODER_BYTES = 3500  # per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
@@ -96,6 +96,7 @@ class Optimize(io.ComfyNode):
         together = settings.pictures_at_once or settings.views
         with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
+            prepare_to_render(settings.render_backend, torch.device(model.device))
             with watch:
                 result = optimize(start, judge, model, prompts, cameras, steps, settings, watch.step, watch.keep, held)
                 pictures = turn(result, cameras, size)

@@ -17,6 +17,7 @@ from ..kernels.gaussians.scene_cameras import look_around
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image
+from .watch import prepare_to_render
 
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}
 PATHS = ("orbit", "look around")
@@ -136,6 +137,7 @@ def rendered(
 ) -> Rendering:
     """All views of the cloud on the CPU, a few at a time so that long turntables fit into memory; interruptible."""
     device = comfy.model_management.get_torch_device()
+    prepare_to_render("auto", device)
     at_once = max(1, PIXELS_AT_ONCE // (cameras.width * cameras.height))
     parts = []
     with autograd(), torch.no_grad():

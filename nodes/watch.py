@@ -7,11 +7,14 @@ from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
+import torch
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
 from ..kernels.files.ply import save_ply
 from ..kernels.gaussians.cloud import Gaussians
+from ..kernels.gaussians.gsplat_raster import compile_beside
+from ..kernels.gaussians.rasterize import compiles
 from ..kernels.optimize import Progress
 from ..kernels.training import save_training
 from .live import Live
@@ -98,6 +101,17 @@ def _summary(progress: Progress) -> str:
     left = pace * (progress.steps - progress.step)
     at = f"step {progress.step} of {progress.steps}"
     return f"{at}, {pace:.2f} s each, {left:.0f} s left, loss {float(progress.loss):.4g}"
+
+
+def prepare_to_render(backend: str, device: torch.device) -> None:
+    """Compile the rasterizer if its first use would, showing on the running node for how long; interruptible."""
+
+    def wait(seconds: float) -> None:
+        _tell(f"compiling gsplat for this GPU, once, in one to five minutes: {seconds:.0f} s so far")
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    if compiles(backend, device):
+        compile_beside(wait)
 
 
 def _tell(text: str) -> None:

@@ -37,6 +37,7 @@ def triton_works() -> bool:
     return True
 
 
+@torch.inference_mode(False)
 def disagreeing(device: str) -> list[str]:
     """Names of the Triton kernels whose results on small inputs are not the reference's. Raises what Triton raises."""
     from . import triton_kernels

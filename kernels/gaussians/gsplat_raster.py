@@ -10,9 +10,12 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
 
 import torch
 from filelock import FileLock
@@ -94,7 +97,8 @@ def ready() -> bool:
     if not present():
         return False
     try:
-        log.warning("Loading gsplat; its first use on a machine compiles for some minutes.")
+        if not compiled():
+            log.warning("Compiling gsplat for this machine, once; it takes one to five minutes.")
         from torch.utils.cpp_extension import get_default_build_root
 
         # gsplat empties its build folder before it compiles: a second process would pull it away under the first.
@@ -105,4 +109,17 @@ def ready() -> bool:
     except Exception:
         log.warning("gsplat could not be compiled; rendering without it.", exc_info=True)
         return False
+    compiled.cache_clear()
     return _C is not None
+
+
+def compile_beside(on_second: Callable[[float], None]) -> None:
+    """`ready` in a thread, with ``on_second(seconds so far)`` called in this one every second until it ends.
+
+    What ``on_second`` raises comes through at once, an interrupt for one; the compilation then goes on by itself.
+    """
+    thread, began = Thread(target=ready, daemon=True), time.monotonic()
+    thread.start()
+    while thread.is_alive():
+        thread.join(1.0)
+        on_second(time.monotonic() - began)

@@ -85,6 +85,13 @@ def fast_backends(device: torch.device | str) -> list[str]:
     return [name for name in names if available(name) and home(name) == kind]
 
 
+def compiles(backend: str, device: torch.device | str) -> bool:
+    """Whether the first render of a float32 cloud there begins with gsplat's compilation, which takes minutes."""
+    chosen = choose(device) if backend == "auto" else backend
+    on_gpu = torch.device(device).type == "cuda"
+    return on_gpu and chosen == "gsplat" and gsplat_raster.present() and not gsplat_raster.compiled()
+
+
 def home(backend: str) -> str | None:
     """The type of the only device that the backend runs on; None: it runs on any."""
     return {"numba": "cpu", "triton": triton_ready.home(), "gsplat": "cuda"}.get(backend)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import side_stream
 from ..fast.encoder import Encoder, misfit
 from ..fast.ops import triton_works
 from ..fast.unet import fast_unet, unwatched
@@ -64,7 +65,7 @@ class Accelerated:
         try:
             return self.encoder(pictures)
         except Exception as error:
-            if not self.fused_encoder:
+            if not self.fused_encoder or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             log.warning(FAILED, self.name, "encoder", error)
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
@@ -79,7 +80,7 @@ class Accelerated:
         try:
             result = self.denoiser(*given)
         except Exception as error:
-            if not self.fused_unet:
+            if not self.fused_unet or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet, self.denoiser = False, Graphed(unwatched(self.watched))
@@ -101,7 +102,7 @@ class Graphed:
     @torch.no_grad()
     def __call__(self, *given: Tensor) -> Tensor:
         """given: z, steps and text, and a camera for a network that takes one."""
-        key = tuple(value.shape for value in given)
+        key = tuple((value.shape, value.dtype) for value in given)
         if key not in self.graphs:
             first = key not in self.seen
             self.seen.add(key)
@@ -200,8 +201,8 @@ def warn_of_no_graph(network: str, error: RuntimeError) -> None:
 
 @contextmanager
 def aside(device: torch.device) -> Iterator[None]:
-    """On a stream of its own, as captures want their warm-ups."""
-    stream = torch.cuda.Stream(device)
+    """On another stream, as captures want their warm-ups."""
+    stream = side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         yield

@@ -34,6 +34,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import arguments
 import torch
 from quality_plan import Task, plan
 from quality_score import Bench
@@ -121,21 +122,23 @@ def write(file: Path | None, value: Any) -> None:
         os.replace(part, file)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--losses", default="vdm,cds,sds")
-    parser.add_argument("--prompts", type=int, default=12, help="held-out captions")
+    parser.add_argument("--prompts", type=arguments.whole(1), default=12, help="held-out captions")
     parser.add_argument("--caption-seed", type=int, default=0)
     parser.add_argument("--captions", help='these instead, for example "a red mug;a green car"')
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=arguments.whole(1), default=1)
     parser.add_argument("--first-seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=267)
-    parser.add_argument("--views", type=int, default=24, help="views of the metrics")
+    parser.add_argument("--steps", type=arguments.whole(1), default=267)
+    parser.add_argument("--views", type=arguments.whole(1), default=24, help="views of the metrics")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--sweep", type=Path)
-    parser.add_argument("--jobs", type=int, default=1, help="processes; they share the device, so seconds grow")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads per process; 0: chosen")
+    parser.add_argument(
+        "--jobs", type=arguments.whole(1), default=1, help="processes; they share the device, so seconds grow"
+    )
+    parser.add_argument("--threads", type=arguments.whole(0), default=0, help="torch threads per process; 0: chosen")
     parser.add_argument("--backend", default="auto", help="of the renders during the run")
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="no new object is begun after these")
     parser.add_argument("--prior", type=Path, default=Path("models/toybox"))
@@ -145,10 +148,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="picture of the results beside the truth (.png or .jpg)")
-    parser.add_argument("--sheet-captions", type=int, default=8, help="captions shown on it")
+    parser.add_argument("--sheet-captions", type=arguments.whole(1), default=8, help="captions shown on it")
     parser.add_argument("--sheet-views", type=int, choices=(2, 4), default=4, help="views of each object on it")
     parser.add_argument("--curves", type=Path, help="picture of IoU and PSNR over the steps")
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
     began = time.time()
     if options.device.startswith("cuda") and not torch.cuda.is_available():

@@ -16,8 +16,8 @@ import os
 import platform
 import statistics
 import time
-from pathlib import Path
 
+import arguments
 import torch
 from torch import Tensor
 
@@ -102,11 +102,13 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=9, help="iterations per round (the dense reference does one)")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
+    parser.add_argument("--json", type=arguments.file, help="also write the result to this file")
+    parser.add_argument("--rounds", type=arguments.whole(1), default=5)
+    parser.add_argument(
+        "--repeats", type=arguments.whole(1), default=9, help="iterations per round (the dense reference does one)"
+    )
+    parser.add_argument("--device", type=arguments.device, default="cpu")
+    parser.add_argument("--threads", type=arguments.whole(0), default=0, help="torch threads; 0 leaves torch's choice")
     parser.add_argument("--depth", action="store_true", help="render depth too and let the loss use it")
     options = parser.parse_args()
     if options.threads:

@@ -18,8 +18,8 @@ import json
 import math
 import statistics
 import time
-from pathlib import Path
 
+import arguments
 import torch
 from rasterize import VIEWS, ring
 from torch import Tensor
@@ -148,17 +148,17 @@ def kernel_times(case: Case, name: str, repeats: int = 10) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--counts", default="10000,50000,200000,1000000")
-    parser.add_argument("--size", type=int, default=512)
+    parser.add_argument("--counts", type=arguments.numbers, default="10000,50000,200000,1000000")
+    parser.add_argument("--size", type=arguments.whole(1), default=512)
     parser.add_argument("--degree", type=int, default=0, help="of the spherical harmonics")
     parser.add_argument("--opacity", type=float, default=0.1)
     parser.add_argument("--depth", action="store_true", help="render depth too, with a loss on it")
     parser.add_argument("--tiles", default="", help="further tiles for the Triton kernels, such as 16x16x2,8x8x1")
     parser.add_argument("--kernels", action="store_true", help="add the time of each kernel")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=10, help="iterations per round")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--json", type=Path, help="also write the result to this file")
+    parser.add_argument("--rounds", type=arguments.whole(1), default=5)
+    parser.add_argument("--repeats", type=arguments.whole(1), default=10, help="iterations per round")
+    parser.add_argument("--device", type=arguments.device, default="cuda")
+    parser.add_argument("--json", type=arguments.file, help="also write the result to this file")
     options = parser.parse_args()
     fast = [name for name in ("gsplat", "triton", "numba") if available(name) and home(name) == options.device]
     if "triton" in fast:
@@ -172,7 +172,7 @@ def main() -> None:
         "cases": {},
         "triton/gsplat": {},
     }
-    for count in map(int, options.counts.split(",")):
+    for count in options.counts:
         case = Case(count, options)
         names = (["torch"] if count <= TORCH_LIMIT else []) + fast
         result["cases"][str(count)] = table = measure(case, names, options)

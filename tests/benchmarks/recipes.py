@@ -17,9 +17,9 @@ import statistics
 import time
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
+import arguments
 import torch
 from step_priors import parts, prior
 
@@ -83,17 +83,19 @@ def timed(stage: Stage, cloud: Gaussians, model: DiffusersPrior, share: float) -
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--recipes", default=",".join(RECIPES), help="with commas between")
+    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--recipes", type=arguments.names(RECIPES), default=",".join(RECIPES), help="with commas between"
+    )
     parser.add_argument("--prior", default="sd21-shapes", choices=("sd21-shapes", "toybox"))
-    parser.add_argument("--share", type=float, default=1.0, help="of every stage's steps")
-    parser.add_argument("--json", type=Path, help="also write the result to this file, after every stage")
+    parser.add_argument("--share", type=arguments.share, default=1.0, help="of every stage's steps")
+    parser.add_argument("--json", type=arguments.file, help="also write the result to this file, after every stage")
     options = parser.parse_args()
     dtypes = (torch.float16, torch.bfloat16) if options.device == "cuda" else (torch.float32, torch.float32)
     model = prior(options.prior, parts(options.prior, options.device, *dtypes))
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
     result: dict[str, Any] = {"device": device, "torch": torch.__version__, "share": options.share, "recipes": {}}
-    for name in options.recipes.split(","):
+    for name in options.recipes:
         cloud, rows = random_ball(20_000, radius=0.5, scale=0.02, opacity_logit=-2.2), []
         for stage in RECIPES[name]:
             cloud, row = timed(stage, cloud.to(options.device), model, options.share)

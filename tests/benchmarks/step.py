@@ -27,6 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import arguments
 import torch
 from step_naive import NaiveLoop
 from step_priors import KINDS, SIZES, in_float32, parts, prior
@@ -36,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distill3d.kernels.gaussians.cameras import Cameras, OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import choose, render
+from distill3d.kernels.gaussians.rasterize import BACKENDS, choose, render
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
@@ -320,28 +321,35 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--loss", default="sds,cds,vdm", help=f"of {', '.join(LOSSES)}, with commas between")
+    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--loss",
+        type=arguments.names(LOSSES),
+        default="sds,cds,vdm",
+        help=f"of {', '.join(LOSSES)}, with commas between",
+    )
     parser.add_argument("--prior", choices=KINDS, default="sd21-shapes")
-    parser.add_argument("--views", default="4", help="numbers of views, with commas between")
-    parser.add_argument("--gaussians", default="50000", help="numbers of Gaussians, with commas between")
-    parser.add_argument("--pictures-at-once", type=int, default=0, help="of the pack's prior; 0 = all")
-    parser.add_argument("--render-backend", default="auto")
+    parser.add_argument("--views", type=arguments.numbers, default="4", help="numbers of views, with commas between")
+    parser.add_argument(
+        "--gaussians", type=arguments.numbers, default="50000", help="numbers of Gaussians, with commas between"
+    )
+    parser.add_argument("--pictures-at-once", type=arguments.whole(0), default=0, help="of the pack's prior; 0 = all")
+    parser.add_argument("--render-backend", default="auto", choices=BACKENDS)
     parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float16"), help="on a GPU")
     parser.add_argument("--profile", action="store_true", help="on a GPU: what it does in a step of the pack's loop")
-    parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--warm", type=int, default=8)
+    parser.add_argument("--repeats", type=arguments.whole(1), default=20)
+    parser.add_argument("--warm", type=arguments.whole(0), default=8)
     parser.add_argument("--no-gradients", action="store_true", help="leave out the comparison with float32")
-    parser.add_argument("--json", type=Path, help="also write the result to this file, after every case")
+    parser.add_argument("--json", type=arguments.file, help="also write the result to this file, after every case")
     options = parser.parse_args()
-    result = run(options, [int(v) for v in options.views.split(",")], [int(n) for n in options.gaussians.split(",")])
+    result = run(options, options.views, options.gaussians)
     print(json.dumps(result))
 
 
 def run(options: argparse.Namespace, views: list[int], counts: list[int]) -> dict[str, Any]:
     """All cases: every loss at the first counts, the first loss at the others too."""
     bench = Bench(options)
-    top, losses = ceiling(bench), options.loss.split(",")
+    top, losses = ceiling(bench), options.loss
     result: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if bench.cuda else platform.processor() or platform.machine(),
         "torch": torch.__version__,

@@ -95,6 +95,17 @@ def test_networks_whose_fused_kernels_fail_go_on_with_plain_layers_and_say_so(mo
     ]
 
 
+def test_want_of_memory_is_not_taken_for_a_broken_kernel():
+    def full(*given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    fast = accelerated(torch.nn.Conv2d(1, 1, 1), encoder=full, denoiser=full)
+    for call in (lambda: fast.moments(torch.ones(1, 1, 2, 2)), lambda: fast.output(*torch.ones(3, 1, 1, 2, 2))):
+        with pytest.raises(torch.cuda.OutOfMemoryError):
+            call()
+    assert fast.fused_encoder and fast.fused_unet
+
+
 def test_what_plain_layers_cannot_do_either_is_an_error():
     fast = accelerated(torch.nn.Conv2d(1, 1, 1), encoder=Broken(), denoiser=Broken())
     fast.fused_encoder = fast.fused_unet = False

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import threading
 from dataclasses import replace
 
 import pytest
@@ -282,6 +283,39 @@ def test_a_graphics_card_gets_gsplat_if_it_is_compiled_and_else_triton(graphics_
     graphics_card["compiled"] = False
     assert fast_backends("cuda:1") == ["triton", "gsplat"] and choose("cuda") == "triton"
     assert "triton" not in fast_backends("cpu")
+
+
+def test_only_gsplat_that_is_not_compiled_yet_compiles_at_its_first_picture(graphics_card, monkeypatch):
+    assert not rasterize.compiles("gsplat", "cuda") and not rasterize.compiles("auto", "cuda")
+    graphics_card["compiled"] = False
+    assert rasterize.compiles("gsplat", "cuda:0") and not rasterize.compiles("gsplat", "cpu")
+    assert not rasterize.compiles("auto", "cuda") and not rasterize.compiles("triton", "cuda")
+    monkeypatch.setattr(rasterize.triton_ready, "present", lambda: False)
+    assert rasterize.compiles("auto", "cuda")
+
+
+def test_compilation_is_told_of_every_second_and_can_be_left_alone(monkeypatch):
+    seconds, done = [], threading.Event()
+    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: done.wait(30))
+
+    def told(passed):
+        seconds.append(passed)
+        if len(seconds) == 2:
+            done.set()
+
+    rasterize.gsplat_raster.compile_beside(told)
+    assert len(seconds) >= 2 and seconds == sorted(seconds) and 1.5 < seconds[1] < 20
+
+    class Interrupt(BaseException):
+        pass
+
+    def interrupted(passed):
+        raise Interrupt
+
+    done.clear()
+    with pytest.raises(Interrupt):
+        rasterize.gsplat_raster.compile_beside(interrupted)
+    done.set()
 
 
 def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(graphics_card, monkeypatch):
