@@ -20,7 +20,7 @@ def step():
 
 
 def test_both_loops_run_and_their_parts_and_gradients_are_reported(step, tmp_path):
-    options = Namespace(device="cpu", loss="vdm", prior="toybox", pictures_at_once=1, render_backend="torch")
+    options = Namespace(device="cpu", loss=["vdm"], prior="toybox", pictures_at_once=1, render_backend="torch")
     options.vae_dtype, options.profile = "bfloat16", True  # both are for a GPU
     options.repeats, options.warm, options.no_gradients, options.json = 1, 0, False, tmp_path / "step.json"
     result = step.run(options, [2, 1], [60])
@@ -55,7 +55,7 @@ def test_a_prior_that_judges_views_together_is_timed_too(step, monkeypatch):
 
     monkeypatch.setattr(step_priors, "stable_diffusion_21", small)
     monkeypatch.setitem(step_priors.SIZES, "mvdream-shapes", 32)
-    options = Namespace(device="cpu", loss="sds", prior="mvdream-shapes", pictures_at_once=0, render_backend="torch")
+    options = Namespace(device="cpu", loss=["sds"], prior="mvdream-shapes", pictures_at_once=0, render_backend="torch")
     options.vae_dtype, options.profile, options.no_gradients, options.json = "bfloat16", False, False, None
     options.repeats, options.warm = 1, 0
     result = step.run(options, [4], [60])
