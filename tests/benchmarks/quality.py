@@ -39,7 +39,10 @@ import torch
 from quality_plan import Task, plan
 from quality_score import Bench
 from quality_sheet import save_curves, save_sheet
-from quality_statistics import SHOWN, summary, table
+from quality_statistics import SHOWN, Row, summary, table
+
+DTYPES = ("float32", "float16", "bfloat16")
+MEASURED = ("views", "dtype", "vae_dtype")  # change the scores, but are no part of a task
 
 
 def work(options: argparse.Namespace, index: int, take: Callable[[], Task | None], put: Callable[[Any], None]) -> None:
@@ -80,6 +83,7 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
     """What the workers report, as it comes."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     todo, results = context.Queue(), context.Queue()
+    todo.cancel_join_thread()  # else an interrupted run waits for ever to hand out what nobody takes any more
     jobs = max(1, min(options.jobs, len(tasks)))
     for group in [*grouped(tasks, jobs), *[None] * jobs]:
         todo.put(group)
@@ -101,7 +105,6 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
             left -= 1
         else:
             yield report
-    todo.cancel_join_thread()
 
 
 def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
@@ -112,6 +115,23 @@ def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
         groups.setdefault((task.seed, task.caption.text), []).append(task)
     parts = max(1, math.ceil(2 * jobs / len(groups))) if len(groups) < 2 * jobs else 1
     return [group[i::parts] for i in range(parts) for group in groups.values() if group[i::parts]]
+
+
+def rows_of(file: Path | None, measured: dict[str, str]) -> list[Row]:
+    """The rows of an earlier call that wrote to ``file``; none if there is no such file. Raises ValueError if it is
+    no such file's, or its rows were measured otherwise."""
+    if file is None or not file.is_file():
+        return []
+    try:
+        known = json.loads(file.read_text())
+        rows: list[Row] = known["rows"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"--json {file} is there, but no result of this script. Give another file.") from error
+    for name, value in known.get("measured", measured).items():
+        if measured[name] != value:
+            option = "--" + name.replace("_", "-")
+            raise ValueError(f"--json {file} has rows of {option} {value}, not {measured[name]}. Give another file.")
+    return rows
 
 
 def write(file: Path | None, value: Any) -> None:
@@ -127,14 +147,16 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--losses", default="vdm,cds,sds")
     parser.add_argument("--prompts", type=arguments.whole(1), default=12, help="held-out captions")
-    parser.add_argument("--caption-seed", type=int, default=0)
+    parser.add_argument("--caption-seed", type=arguments.whole(0), default=0)
     parser.add_argument("--captions", help='these instead, for example "a red mug;a green car"')
     parser.add_argument("--seeds", type=arguments.whole(1), default=1)
-    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--first-seed", type=arguments.whole(0), default=0)
     parser.add_argument("--steps", type=arguments.whole(1), default=267)
     parser.add_argument("--views", type=arguments.whole(1), default=24, help="views of the metrics")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--sweep", type=Path)
+    parser.add_argument(
+        "--sweep", type=Path, help="configs: a list of objects with name and, as wanted, set, losses, steps"
+    )
     parser.add_argument(
         "--jobs", type=arguments.whole(1), default=1, help="processes; they share the device, so seconds grow"
     )
@@ -143,8 +165,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--max-seconds", type=float, default=math.inf, help="no new object is begun after these")
     parser.add_argument("--prior", type=Path, default=Path("models/toybox"))
     parser.add_argument("--judge", type=Path, default=Path("models/judge"))
-    parser.add_argument("--dtype", default="auto", help="of the U-Net; auto: float16 on CUDA, else float32")
-    parser.add_argument("--vae-dtype", default="float32")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", *DTYPES), help="of the U-Net; auto: float16 on CUDA, else float32"
+    )
+    parser.add_argument("--vae-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="picture of the results beside the truth (.png or .jpg)")
@@ -156,19 +180,21 @@ def main(words: list[str] | None = None) -> None:
     began = time.time()
     if options.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(f"--device {options.device}: this PyTorch finds no CUDA device. Leave --device out, or give cpu.")
+    measured = {name: str(getattr(options, name)) for name in MEASURED}
     try:
         tasks = plan(options)
+        old = rows_of(options.json, measured)
     except ValueError as error:
         parser.error(str(error))
     strips_file = options.json.with_suffix(".strips.json") if options.json else None
-    old = json.loads(options.json.read_text())["rows"] if options.json and options.json.is_file() else []
     strips = json.loads(strips_file.read_text()) if strips_file and strips_file.is_file() else {}
     wanted = {task.key: task.fingerprint for task in tasks}
     rows = {f"{r['config']}|{r['loss']}|{r['caption']}|{r['seed']}": r for r in old}
     rows = {key: row for key, row in rows.items() if wanted.get(key, row["fingerprint"]) == row["fingerprint"]}
     todo = [task for task in tasks if task.key not in rows]
     facts = {
-        "torch": torch.__version__, "device": options.device, "jobs": options.jobs, "prior": tasks[0].prior,
+        "torch": torch.__version__, "measured": measured, "device": options.device, "jobs": options.jobs,
+        "prior": tasks[0].prior,
         "machine": torch.cuda.get_device_name() if options.device.startswith("cuda") else f"{os.cpu_count()} CPUs",
     }  # fmt: skip
     failures: list[str] = []

@@ -178,7 +178,10 @@ def plan(options: argparse.Namespace) -> list[Task]:
     """Every object of this call: captions in turn, so that a call that runs out of time compares like with like."""
     common, configs = assignments(options.set), [{"name": "default"}]
     if options.sweep:
-        configs = json.loads(options.sweep.read_text())
+        try:
+            configs = json.loads(options.sweep.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--sweep {options.sweep} cannot be read: {error}.") from error
     setups: list[tuple[str, str, Setup]] = []
     for config in configs:
         if unknown := set(config) - {"name", "set", "losses", "steps"}:
@@ -195,7 +198,10 @@ def captions_of(options: argparse.Namespace) -> list[Caption]:
     """Those named, or held-out ones, none twice: of `TUNING_SEED` to choose settings on, of any other seed to measure
     on. No caption is among both. Raises ValueError where there are not that many."""
     if options.captions:
-        return [parse(text) for text in options.captions.split(";") if text.strip()]
+        captions = [parse(text) for text in options.captions.split(";") if text.strip()]
+        if not captions:
+            raise ValueError(f"--captions {options.captions!r} names none. Divide them by semicolons.")
+        return captions
     if options.caption_seed == TUNING_SEED:
         if options.prompts > TUNING_PROMPTS:
             raise ValueError(f"--prompts {options.prompts}: --caption-seed {TUNING_SEED} has {TUNING_PROMPTS}.")

@@ -45,7 +45,7 @@ from distill3d.kernels.toybox.scenes import render_scene
 
 # A scene's ground and sky are large and even: high noise levels tell nothing of where they meet.
 SCENE_LOSSES = LOSSES | {
-    "cds": replace(LOSSES["cds"], guidance_end=1.0),
+    "cds": replace(LOSSES["cds"], guidance_start=4.0, guidance_end=1.0),
     "vdm": VDM(guidance=6.0, t_max_start=850, psi_updates=1, refine_guidance=3.0, refine_t_min=200),
     "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200, t_max_start=850),
 }

@@ -111,13 +111,19 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
     assert sum(loop["steps"] for loop in loops) == steps and {loop["schedule_steps"] for loop in loops} == {steps}
 
 
-def test_quickstart_has_the_settings_that_were_measured(object_info):
-    """The benchmark's config "standard" of sweeps/quickstart.json, field by field."""
+@pytest.mark.parametrize(("workflow", "kind"), [("quickstart", "cds"), ("dreammapping", "vdm")])
+def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kind):
+    """The benchmark's, field by field: config "standard" of sweeps/quickstart.json; VDM's of short runs."""
     sys.path.insert(0, str(BENCHMARKS))
     plan = importlib.import_module("quality_plan")
-    (config,) = (c for c in json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text()) if c["name"] == "standard")
-    measured = plan.build("cds", config["steps"], "auto", config["set"])
-    prompt = prompts.api_form(prompts.read("quickstart"), object_info)
+    if workflow == "quickstart":
+        configs = json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text())
+        (config,) = (config for config in configs if config["name"] == "standard")
+        measured = plan.build("cds", config["steps"], "auto", config["set"])
+    else:
+        few = {"init.count": 4000, "init.scale": 0.03, "settings.lambda_opacity": 3000.0}
+        measured = plan.build("vdm", 150, "auto", few)
+    prompt = prompts.api_form(prompts.read(workflow), object_info)
 
     def inputs(kind):
         (id,) = prompts.of_type(prompt, f"Distill3D_{kind}")
@@ -128,13 +134,13 @@ def test_quickstart_has_the_settings_that_were_measured(object_info):
         assert len(shared) >= least
         assert {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
 
-    loss, loop, start = inputs("CDSLoss"), inputs("Optimize"), inputs("InitGaussians")
-    same({name: value for name, value in loss.items() if value != -1}, asdict(measured.loss), 9)
+    loss, loop, start = inputs(f"{kind.upper()}Loss"), inputs("Optimize"), inputs("InitGaussians")
+    same({name: value for name, value in loss.items() if value != -1}, asdict(measured.loss), 9, ("degradation",))
     same(loop, asdict(measured.settings), 18, apart=("densify", "image_size", "preview_every", "max_gaussians"))
     same(start, asdict(measured.init), 3)
     same(inputs("OrbitCameras"), asdict(measured.cameras), 8)
     same(inputs("ViewPrompts"), asdict(measured.prompts), 7)
-    assert loss["preset"] == "coarse" and loop["steps"] == measured.steps and loop["densify"] is False
+    assert loss.get("preset", "coarse") == "coarse" and loop["steps"] == measured.steps and loop["densify"] is False
     assert start["opacity"] == pytest.approx(1 / (1 + math.exp(-measured.init.opacity_logit)), abs=1e-4)
 
 

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,6 +165,52 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
                 known[config["name"], loss] = plan.Task("", loss, None, 0, setup, weights).fingerprint
         rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
         assert rows and all(known[row["config"], row["loss"]] == row["fingerprint"] for row in rows), name
+
+
+def test_rows_that_were_measured_otherwise_are_not_taken_for_the_same(tmp_path):
+    rows_of, file = script("quality").rows_of, tmp_path / "rows.json"
+    measured = {"views": "24", "dtype": "auto"}
+    assert rows_of(None, measured) == rows_of(file, measured) == []
+    file.write_text(json.dumps({"rows": [{"iou": 1.0}], "measured": measured}))
+    assert rows_of(file, measured) == [{"iou": 1.0}]
+    with pytest.raises(ValueError, match="has rows of --views 24, not 6"):
+        rows_of(file, measured | {"views": "6"})
+    for text in ("nonsense", "[]", "{}"):
+        file.write_text(text)
+        with pytest.raises(ValueError, match="is there, but no result of this script"):
+            rows_of(file, measured)
+
+
+def test_an_interrupted_benchmark_ends(tmp_path):
+    """Its list of tasks is larger than a pipe takes, so most of it still waits in the queue."""
+    tmp_path.joinpath("slow.py").write_text("import time\n\n\ndef Slow(options, device):\n    time.sleep(600)\n")
+    tmp_path.joinpath("run.py").write_text(
+        """
+import argparse, os, signal, sys, threading
+sys.path += sys.argv[1:]
+import quality, quality_plan, slow
+
+if __name__ == "__main__":
+    options = argparse.Namespace(device="cpu", threads=1, jobs=1, bench=slow.Slow)
+    setup = quality_plan.build("vdm", 10, "auto", {})
+    captions = quality_plan.captions_of(argparse.Namespace(captions=None, caption_seed=0, prompts=60))
+    tasks = [quality_plan.Task("", "vdm", c, s, setup, "") for s in range(5) for c in captions]
+    threading.Timer(6, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+    for _ in quality.outcomes(options, tasks, float("inf")):
+        pass
+"""
+    )
+    command = [sys.executable, str(tmp_path / "run.py"), str(BENCHMARKS), str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=BENCHMARKS.parents[1])
+    assert "KeyboardInterrupt" in ended.stderr and ended.returncode != 0
+
+
+def test_scenes_were_measured_with_the_settings_that_the_script_has():
+    rows = json.loads((BENCHMARKS / "results" / "scene.json").read_text())
+    losses = script("scene").SCENE_LOSSES
+    assert {"cds", "vdm", "sds"} <= rows.keys()
+    for name in ("cds", "vdm", "sds"):
+        assert rows[name]["loss"] == repr(losses[name])
 
 
 def test_a_curve_reaches_a_level_between_its_points():
