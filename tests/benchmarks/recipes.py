@@ -1,4 +1,4 @@
-"""Times whole runs at Stable Diffusion 2.1-base's shapes, as the workflows of the two papers make them.
+"""Times whole runs at Stable Diffusion 2.1-base's shapes, with the two papers' losses, steps and views.
 
     python tests/benchmarks/recipes.py --device cuda [--recipes dreammapping,consistent3d] [--share 1.0] [--json FILE]
 
@@ -6,7 +6,8 @@ Prints one JSON object last: seconds per stage, everything in them (preparation,
 The networks' weights are random, so the objects are nothing to look at; their number of Gaussians starts at 20,000 and
 may grow as in the workflow. With a --share below 1 every stage takes that part of its steps, and ``whole`` is what the
 whole would take at the median step so measured. ``dreammapping``: VDM, 3,000 steps of 4 views. ``consistent3d``: CDS on
-splats, 3,000 coarse and 5,000 texture steps of 8 views.
+splats, 3,000 coarse and 5,000 texture steps of 8 views; its workflow has a geometry stage between them, of which the
+paper's is for a mesh. Learning rates, penalties and presets are the defaults: they hardly change the seconds.
 """
 
 from __future__ import annotations
