@@ -128,6 +128,9 @@ def test_true_renders_are_judged_right_and_wrong_captions_wrong():
     for wrong in (Caption("castle", "gray", "dotted", "pink"), Caption("house", "gray", "dotted", "cyan")):
         score = j.judgement(judge, truth, wrong)
         assert score.r_precision_all < 0.1
+    unsaid = j.judgement(judge, truth, Caption("house", None, "dotted", "pink"))
+    assert unsaid.judge_color is None and unsaid.r_precision_all > 0.8
+    assert j.judgement(judge, truth, Caption("castle", None, "dotted", "pink")).r_precision_all < 0.1
     turned = j.judgement(judge, truth[[7, 8, 2, 3, 4, 5, 0, 1, 6, 9, 10]], caption)  # fronts where backs should be
     assert turned.janus > right.janus + 0.15 and turned.judge_view < right.judge_view
     assert j.judgement(judge, truth, Caption("tree", "gray")).janus is None
