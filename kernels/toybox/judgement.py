@@ -82,7 +82,8 @@ def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[
     """Share of the pictures for which none of `rivals_of` is likelier than the object's own caption (R-precision at
     rank 1).
 
-    A rival that says the same of the picture, as the reverse order of two striped colours, is none.
+    A rival that says the same of the picture, as the reverse order of two striped colours, is none. Of red and white
+    stripes "a mug with red stripes" and "a mug with white stripes" are both right, and which comes first is chance.
     """
     scores = log_likelihoods(logits, [caption, *rivals_of(caption, captions)])
     return float((scores[:, :1] >= scores[:, 1:] - 1e-9).all(-1).float().mean())
