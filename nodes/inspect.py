@@ -17,6 +17,7 @@ from . import types
 from .memory import ManagedPrior
 from .optimize import check_prompts, scratch_bytes
 from .pictures import labelled
+from .validation import check_declared, undeclared
 
 
 class InspectGuidance(io.ComfyNode):
@@ -92,6 +93,10 @@ class InspectGuidance(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, progress: float | None, elevation: float | None) -> bool | str:
+        return undeclared(cls, {"progress": progress, "elevation": elevation}) or True
+
+    @classmethod
     def execute(
         cls,
         prior: ManagedPrior,
@@ -105,6 +110,8 @@ class InspectGuidance(io.ComfyNode):
         elevation: float,
         cameras: CameraSampler | None = None,
     ) -> io.NodeOutput:
+        numbers = {"timestep": timestep, "progress": progress, "views": views, "elevation": elevation}
+        check_declared(cls, numbers)
         size = prior.prior.image_size
         distance, fov_y = (cameras or OrbitSampler()).usual_look
         together = check_views(prior.prior, views)

@@ -208,8 +208,18 @@ class CDSLoss(io.ComfyNode):
         gap: int | None,
         clip_start: float | None,
         clip_end: float | None,
+        perturb: int | None,
+        guidance_start: float | None,
+        guidance_end: float | None,
+        weight: float | None,
+        pull: float | None = None,
     ) -> bool | str:
-        return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, cds_settings)
+        given = {key: value for key, value in locals().items() if key != "cls"}
+        alone = ("perturb", "guidance_start", "guidance_end", "weight", "pull")  # each compared with no other input
+        groups = [{key: value for key, value in given.items() if key not in alone}]
+        groups += [{"preset": preset, key: given[key]} for key in alone]
+        problems = (validate(cls, group, cds_settings) for group in groups)
+        return next((problem for problem in problems if problem is not True), True)
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:

@@ -17,6 +17,7 @@ from ..kernels.gaussians.scene_cameras import look_around
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image
+from .validation import check_declared
 from .watch import prepare_to_render
 
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}
@@ -58,6 +59,7 @@ class RenderViews(io.ComfyNode):
 
     @classmethod
     def execute(cls, gaussians: Gaussians, background: str, path: str = PATHS[0], **cameras: Any) -> io.NodeOutput:
+        check_declared(cls, {"background": background, "path": path, **cameras})
         views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))
         seen = rendered(gaussians, views, BACKGROUNDS[background], bar.update_absolute)

@@ -26,11 +26,13 @@ from . import types
 from .memory import autograd
 from .pictures import image
 from .render import rendered
+from .validation import check_declared
 
 JUDGE_FOLDER = Path(__file__).resolve().parents[1] / "models" / "judge"
 NO_CLIP = "none"
 CLIP_PIXELS = 256
 TRUTHS_AT_ONCE = 4
+IGNORED = "distractors are not used: they are CLIP's, and clip is none. Choose a model there, or empty them."
 MEANINGS = {
     "iou": "IoU: overlap of the silhouettes, 1 is perfect",
     "psnr": "PSNR, dB",
@@ -41,8 +43,8 @@ MEANINGS = {
     "judge_color": "judge: the right colours",
     "judge_view": "judge: the side it is",
     "janus": "judge: a front on the side or the back (Janus)",
-    "r_precision": "judge: the own caption is the likeliest of 32 (R-precision; lenient)",
-    "r_precision_all": "judge: and of all 11,424 captions",
+    "r_precision": "judge: none of 32 captions is likelier than its own (R-precision; lenient)",
+    "r_precision_all": "judge: nor any other caption of the toybox",
     "clip_score": "CLIP score: 100 x cosine with the prompt",
     "clip_r_precision": "CLIP: the own prompt fits best (R-precision)",
     "clip_janus": "CLIP: the back fits 'front view' better than 'back view'",
@@ -88,7 +90,8 @@ class ScoreViews(io.ComfyNode):
                     multiline=True,
                     advanced=True,
                     tooltip="Other prompts, one a line: CLIP's R-precision is how often the own one fits best. Empty: "
-                    "not measured. The judge has its own list of 32 captions.",
+                    "not measured. Not used without clip: the judge has its own list of 32 captions, which it "
+                    "compares without their colours if the prompt names none.",
                 ),
             ],
             outputs=[
@@ -118,6 +121,8 @@ class ScoreViews(io.ComfyNode):
     def validate_inputs(cls, prompt: str | None, clip: str | None) -> bool | str:
         if clip not in (None, NO_CLIP, *folders()):
             return f"clip {clip!r} is not a CLIP folder below models/clip_vision; press R and choose another."
+        if prompt is not None and not prompt.strip():
+            return 'prompt is empty; write what the object should be, as "a red mug".'
         if prompt is not None and clip == NO_CLIP:
             try:
                 parse(prompt)
@@ -130,6 +135,7 @@ class ScoreViews(io.ComfyNode):
         problem = cls.validate_inputs(prompt, clip)  # a linked prompt was not known before
         if problem is not True:
             raise ValueError(problem)
+        check_declared(cls, {"views": views})
         caption = toy(prompt)
         found: dict[str, float | None] = {}
         cameras = ring_of_views(views)
@@ -148,7 +154,8 @@ class ScoreViews(io.ComfyNode):
         numbers = (found.get("iou"), found.get("psnr"), found.get("r_precision") if best is None else best)
         values = (math.nan if value is None else value for value in (*numbers, found.get("clip_score")))
         head = f"{prompt.strip()}: {views} views, {len(gaussians)} Gaussians"
-        return io.NodeOutput("\n".join([head, *report(found)]), *values, pictures)
+        unused = [IGNORED] if clip == NO_CLIP and distractors.strip() else []
+        return io.NodeOutput("\n".join([head, *report(found), *unused]), *values, pictures)
 
 
 def toy(prompt: str) -> Caption | None:

@@ -16,6 +16,7 @@ from . import types
 from .memory import autograd
 from .pictures import image
 from .render import BACKGROUNDS, turntable_cameras, turntable_inputs
+from .validation import check_declared
 
 
 class ToyboxTruth(io.ComfyNode):
@@ -40,6 +41,7 @@ class ToyboxTruth(io.ComfyNode):
 
     @classmethod
     def execute(cls, prompts: ViewPrompts, background: str, **cameras: Any) -> io.NodeOutput:
+        check_declared(cls, {"background": background, **cameras})
         caption = parse(prompts.prompt)
         views = turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))

@@ -1,4 +1,4 @@
-"""Checks of constant inputs before anything runs, for nodes whose inputs depend on each other."""
+"""Checks of constant inputs before anything runs, for nodes whose inputs depend on each other, and of linked ones."""
 
 from __future__ import annotations
 
@@ -43,3 +43,11 @@ def undeclared(node: type[io.ComfyNode], values: dict[str, Any]) -> str | None:
         if options is not None and value not in options:
             return f"{declared.id} is {value!r}; choose one of {', '.join(map(repr, options))}."
     return None
+
+
+def check_declared(node: type[io.ComfyNode], values: dict[str, Any]) -> None:
+    """Raise ValueError for the first value outside what its input declares, which ComfyUI checks neither of a linked
+    value nor of NaN."""
+    problem = undeclared(node, values)
+    if problem:
+        raise ValueError(f"{node.define_schema().display_name}: {problem}")

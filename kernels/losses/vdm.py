@@ -230,6 +230,8 @@ class _Run:
         answers = list[tuple[Tensor, Tensor]]()
         read = [x0, z0, t, *self.psi.tensors("psi").values()]
         with torch.inference_mode(False), torch.enable_grad(), self.aside.running(read):
+            # what was made in inference mode cannot be kept for a backward pass, its copy can
+            x0, z0, t = (value.clone() if value.is_inference() else value for value in (x0, z0, t))
             for _ in range(self.settings.psi_updates if lr > 0 else 1):
                 parameters = {k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()}
                 degraded = self.settings.degradation.apply(parameters, x0, t, len(self.prior.schedule), generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -48,9 +48,10 @@ def every_caption() -> tuple[Caption, ...]:
 def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> Tensor:
     """How likely the judge finds each caption in each picture: log-probabilities [B, captions], of logits per head.
 
-    The sum over category, colour and finish, and over the second colour where there is a pattern; a caption without a
-    colour leaves that out. Which of its two colours is the object's cannot be seen of stripes and checks (see
-    `color_right`): there the likelihoods of both orders add up.
+    The sum over category, colour and finish, and over the second colour where there is a pattern. Which of its two
+    colours is the object's cannot be seen of stripes and checks (see `color_right`): there the likelihoods of both
+    orders add up. So do those of all colours, but the pattern's, for a caption without one: it is at least as likely as
+    the same with a colour, and to be compared with others without one only, see `rivals_of`.
     """
     log = {name: values.double().log_softmax(-1) for name, values in logits.items()}
     names = list(COLORS)
@@ -62,18 +63,29 @@ def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> T
     either = torch.logaddexp(ordered, log["color"][:, second] + log["second"][:, first])
     plain, dotted = finish == 0, finish == FINISHES.index("dotted")
     colors = torch.where(plain, log["color"][:, first], torch.where(dotted, ordered, either))
-    colorless = torch.tensor([c.color is None for c in captions])
-    colors = torch.where(colorless, torch.where(plain, 0.0, log["second"][:, second]), colors)
+    not_color, not_second = (torch.log(-torch.expm1(log[head][:, second])) for head in ("color", "second"))
+    dots = log["second"][:, second] + not_color
+    in_pair = torch.logaddexp(dots, log["color"][:, second] + not_second)
+    unsaid = torch.where(plain, 0.0, torch.where(dotted, dots, in_pair))
+    colors = torch.where(torch.tensor([c.color is None for c in captions]), unsaid, colors)
     return log["category"][:, category] + log["finish"][:, finish] + colors
 
 
-def r_precision(logits: dict[str, Tensor], caption: Caption, rivals: Sequence[Caption]) -> float:
-    """Share of the pictures for which no rival is likelier than the object's own caption (R-precision at rank 1).
+def rivals_of(caption: Caption, captions: Sequence[Caption]) -> list[Caption]:
+    """What ``captions`` say that the caption does not, in the words it uses: without colours if it names none, since
+    a red mug is a mug too."""
+    spoken = captions if caption.color else [replace(other, color=None) for other in captions]
+    return [other for other in dict.fromkeys(spoken) if other != caption]
 
-    A rival that says the same of the picture, as the reverse order of two striped colours, is none.
+
+def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[Caption]) -> float:
+    """Share of the pictures for which none of `rivals_of` is likelier than the object's own caption (R-precision at
+    rank 1).
+
+    A rival that says the same of the picture, as the reverse order of two striped colours, is none. Of red and white
+    stripes "a mug with red stripes" and "a mug with white stripes" are both right, and which comes first is chance.
     """
-    others = [rival for rival in rivals if rival != caption]
-    scores = log_likelihoods(logits, [caption, *others])
+    scores = log_likelihoods(logits, [caption, *rivals_of(caption, captions)])
     return float((scores[:, :1] >= scores[:, 1:] - 1e-9).all(-1).float().mean())
 
 
@@ -85,8 +97,8 @@ class Judgement:
     judge_color: float | None  # the right colours; None for a caption without one
     judge_view: float | None  # the view it is; None for objects that look alike from all sides
     janus: float | None  # a side or the back taken for the front
-    r_precision: float  # the own caption is the likeliest of the 32 `benchmark_captions`
-    r_precision_all: float  # the likeliest of `every_caption`: all it says is seen
+    r_precision: float  # the own caption is likelier than its rivals among the 32 `benchmark_captions`
+    r_precision_all: float  # than those among `every_caption`: all it says is seen
 
 
 def judgement(judge: Judge, pictures: Tensor, caption: Caption) -> Judgement:

@@ -209,6 +209,12 @@ class TestRefusals:
             ({"preset": "texture", "t_end": 600}, "t_end 600 is above t_start 500"),
             ({"t_max": 150}, "t_max 150"),
             ({"clip_start": 0.0}, "Set both to 0"),
+            ({"perturb": 0}, "perturb is 0; it must be at least 1 step"),
+            ({"perturb": -2}, "perturb is -2; choose a value within -1..999"),
+            ({"guidance_start": -0.5}, "guidance_start is -0.5; it must lie between 0 and 1000"),
+            ({"guidance_end": float("nan")}, "guidance_end is nan; choose a value within -1.0..1000.0"),
+            ({"weight": float("nan")}, "weight is nan; choose a value within 0.0..1000000.0"),
+            ({"pull": float("nan")}, "pull is nan; choose a value within 0.0..100.0"),
         ],
     )
     def test_of_a_cds_schedule_that_cannot_be(self, comfyui, graph, values, message):

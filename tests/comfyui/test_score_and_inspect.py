@@ -69,7 +69,7 @@ def test_a_toy_is_measured_against_the_truth_and_by_the_judge(comfyui, prompt):
     assert text.startswith("a red mug: 3 views, 4000 Gaussians")
     for word in ("IoU", "PSNR", "saturation", "judge: shows the right object", "R-precision", "Janus"):
         assert word in text
-    assert "CLIP" not in text
+    assert "CLIP" not in text and "distractors" not in text
     pictures = shown(comfyui, run, prompt, SCORE)
     assert [picture.size for picture in pictures] == [(128, 256)] * 3  # the truth below
 
@@ -89,12 +89,53 @@ def test_any_other_prompt_is_measured_by_clip(comfyui, prompt, clip):
     [
         ({"prompt": "a wooden dragon"}, "For other prompts put a CLIP model into models/clip_vision"),
         ({"clip": "elsewhere"}, "'elsewhere' is not a CLIP folder below models/clip_vision"),
+        ({"prompt": " ", "clip": "tiny/clip"}, "prompt is empty; write what the object should be"),
     ],
 )
+@pytest.mark.usefixtures("clip")
 def test_what_cannot_be_measured_is_refused_before_the_run(comfyui, prompt, values, message):
     with pytest.raises(PromptRefused) as refused:
         comfyui.queue(needed(prompt, SCORE, **values))
     assert message in str(refused.value)
+
+
+def unmade(prompt, object_info, kind, /, **changes):
+    """``prompt`` around that node alone, with a fresh cloud and a PrimitiveInt of 0 named zero."""
+    (start,) = prompts.of_type(prompt, "Distill3D_InitGaussians")
+    prompt["zero"] = {"class_type": "PrimitiveInt", "inputs": {"value": 0}}
+    if not prompts.of_type(prompt, kind):
+        prompt["looking"] = {"class_type": kind, "inputs": defaults(object_info[kind])}
+        prompt["seen"] = {"class_type": "PreviewImage", "inputs": {"images": ["looking", 0]}}
+    return needed(prompt, kind, gaussians=[start, 0], **changes)
+
+
+def test_distractors_without_clip_are_said_to_be_unused(comfyui, prompt, object_info):
+    (id,) = prompts.of_type(prompt, SCORE)
+    prompt = unmade(prompt, object_info, SCORE, distractors="a cat", views=1)
+    prompt["said"] = {"class_type": "PreviewAny", "inputs": {"source": [id, 0]}}
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+    assert "distractors are not used" in report(run, prompt)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (SCORE, "Score Views: views is 0; choose a value within 1..360."),
+        (INSPECT, "Inspect Guidance: views is 0; choose a value within 1..16."),
+        (PACK + "RenderViews", "Render Views: views is 0; choose a value within 1..1000."),
+    ],
+)
+def test_no_views_from_a_link_are_named(comfyui, prompt, object_info, kind, message):
+    run = comfyui.run(unmade(prompt, object_info, kind, views=["zero", 0]))
+    assert run.status == "error"
+    assert message in run.error
+
+
+def test_a_progress_that_is_no_number_is_refused_before_the_run(comfyui, prompt):
+    with pytest.raises(PromptRefused) as refused:
+        comfyui.queue(needed(prompt, INSPECT, progress=float("nan")))
+    assert "progress is nan; choose a value within 0.0..1.0" in str(refused.value)
 
 
 @pytest.mark.parametrize(("progress", "columns"), [(0.2, 6), (0.8, 5)])

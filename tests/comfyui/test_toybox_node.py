@@ -52,3 +52,12 @@ def test_a_prompt_that_names_no_toy_is_refused(comfyui, text):
     run = comfyui.run(prompt(text))
     assert run.status == "error"
     assert "is not a toybox caption" in run.error
+
+
+def test_no_views_from_a_link_are_named(comfyui):
+    graph = prompt("a red mug")
+    graph["zero"] = {"class_type": "PrimitiveInt", "inputs": {"value": 0}}
+    graph["truth"]["inputs"]["views"] = ["zero", 0]
+    run = comfyui.run(graph)
+    assert run.status == "error"
+    assert "Toybox Truth: views is 0; choose a value within 1..1000." in run.error

@@ -7,8 +7,12 @@ from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS, cds
 from distill3d.kernels.losses.degradation import Degradation
 from distill3d.kernels.losses.ism import ISM
+from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.sctd import SCTD
+from distill3d.kernels.losses.sdi import SDI
+from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
+from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 
@@ -64,6 +68,38 @@ def test_cds_runs_with_the_pull_and_the_sharing_it_is_told(pull, shared):
     torch.testing.assert_close(
         found, cds(prior, latents, *steps, noise, rows.text, rows.negative, settings.guidance_start, shared, pull)
     )
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "done"), [(0, 100, 0), (25, 100, 0.25), (100, 100, 1), (130, 100, 1), (3, 0, 1)]
+)
+def test_progress_ends_with_the_schedule(step, steps, done):
+    assert views(gaussian_prior(), 1, step, steps).progress == done
+
+
+@pytest.mark.parametrize("loss", [CDS(), SDS(), VDM(refine_from=1, degradation=Degradation("linear")), VDM()])
+def test_past_the_schedule_a_loss_stays_as_it_was_at_the_end(loss):
+    """Guidance, clamp and timesteps anneal no further."""
+    prior, latents = gaussian_prior(), normal(5, 2, *SHAPE)
+    at_end, _, _ = gradient(loss, prior, latents, views(prior, 2, 100))
+    beyond, _, _ = gradient(loss, prior, latents, views(prior, 2, 130))
+    torch.testing.assert_close(beyond, at_end, rtol=0, atol=0)
+
+
+def test_guidance_is_the_papers_by_default():
+    """In the standard form: a paper's w is w + 1."""
+    stages = [CDS.coarse(), CDS.refine(), CDS.texture()]
+    assert [(stage.guidance_start, stage.guidance_end) for stage in stages] == [(101, 51), (101, 31), (51, 51)]
+    assert SDS().guidance == 100 + 1  # DreamFusion
+    assert (SDI().guidance, SDI().inversion_guidance) == (7.5 + 1, -7.5 + 1)  # threestudio
+    for loss in (ISM(), NFSD(), SCTD(), VSD()):
+        assert loss.guidance == 7.5, loss.name
+
+
+def test_dca_weighs_the_distribution_less_at_high_noise_by_default():
+    """From plain VDM, 1, downward: see the derivation."""
+    settings = VDM()
+    assert settings.eta_clean == 1 and 0 <= settings.eta_noisy < settings.eta_clean and settings.dca != "constant"
 
 
 def test_cds_weighs_what_is_clamped_already():

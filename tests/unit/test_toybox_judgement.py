@@ -46,6 +46,43 @@ def test_a_caption_is_as_likely_as_its_parts_together():
     assert likelihood(seen, "a red mug with blue stripes") == likelihood(seen, "a blue mug with red stripes")
 
 
+def test_a_caption_without_a_colour_is_as_likely_as_that_with_any_colour():
+    """It stands for all of them: their likelihoods add up, whatever the pattern."""
+    seen = {head: torch.randn(3, size, generator=torch.Generator().manual_seed(size)) for head, size in HEADS.items()}
+    for pattern in ("", " with white stripes", " with white checks", " with white dots"):
+        colors = [color for color in COLORS if not pattern or color != "white"]
+        all_colors = j.log_likelihoods(seen, [parse(f"a {color} mug{pattern}") for color in colors]).logsumexp(1)
+        torch.testing.assert_close(j.log_likelihoods(seen, [parse(f"a mug{pattern}")])[:, 0], all_colors)
+
+
+def test_a_caption_without_a_colour_competes_with_others_without_one():
+    unsure = {"color": dict.fromkeys(COLORS, 1 / 12), "finish": {"plain": 1.0}}
+    cube, mug = (logits(category={"mug": share, "cube": 1 - share}, **unsure) for share in (0.4, 0.6))
+    for captions in (j.benchmark_captions(), j.every_caption()):
+        assert all(rival.color is None for rival in j.rivals_of(parse("a mug"), captions))
+        assert parse("a mug") not in j.rivals_of(parse("a mug"), captions)
+    assert len(j.rivals_of(parse("a mug"), j.every_caption())) == 28 * (1 + 3 * 12) - 1
+    assert j.r_precision(cube, parse("a mug"), j.every_caption()) == 0
+    assert j.r_precision(mug, parse("a mug"), j.every_caption()) == 1
+    red = logits(category={"mug": 1.0}, color={"red": 1.0}, finish={"plain": 1.0})
+    assert j.r_precision(red, parse("a mug"), j.every_caption()) == 1  # a red mug is a mug
+    dotted = logits(category={"mug": 1.0}, color={"red": 1.0}, second={"white": 1.0}, finish={"dotted": 1.0})
+    assert j.r_precision(dotted, parse("a mug"), j.every_caption()) == 0
+    assert j.r_precision(dotted, parse("a mug with white dots"), j.every_caption()) == 1
+    assert j.r_precision(dotted, parse("a mug with cyan dots"), j.every_caption()) == 0
+
+
+@pytest.mark.parametrize("gray", [0.5, 0.7])
+def test_an_empty_picture_shows_no_object_whether_a_colour_is_asked_for_or_not(gray):
+    """What the judge takes an empty picture for is one caption at most."""
+    judge, empty = load_judge(JUDGE), torch.full((11, 3, 128, 128), gray)
+    seen = j.judge_logits(judge, empty)
+    for color in (None, "red"):
+        right = [j.r_precision(seen, Caption(category, color), j.benchmark_captions()) for category in CATEGORIES]
+        assert sum(right) <= 1
+    assert sum(j.r_precision(seen, Caption(category, None), j.every_caption()) for category in CATEGORIES) <= 1
+
+
 def test_only_a_likelier_caption_takes_the_first_place():
     seen = logits(
         category={"mug": 1.0},
@@ -91,6 +128,9 @@ def test_true_renders_are_judged_right_and_wrong_captions_wrong():
     for wrong in (Caption("castle", "gray", "dotted", "pink"), Caption("house", "gray", "dotted", "cyan")):
         score = j.judgement(judge, truth, wrong)
         assert score.r_precision_all < 0.1
+    unsaid = j.judgement(judge, truth, Caption("house", None, "dotted", "pink"))
+    assert unsaid.judge_color is None and unsaid.r_precision_all > 0.8
+    assert j.judgement(judge, truth, Caption("castle", None, "dotted", "pink")).r_precision_all < 0.1
     turned = j.judgement(judge, truth[[7, 8, 2, 3, 4, 5, 0, 1, 6, 9, 10]], caption)  # fronts where backs should be
     assert turned.janus > right.janus + 0.15 and turned.judge_view < right.judge_view
     assert j.judgement(judge, truth, Caption("tree", "gray")).janus is None

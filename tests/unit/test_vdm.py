@@ -1,5 +1,7 @@
 """VDM and DCA against the identities of their derivation; the degradation network and its optimizer."""
 
+from math import cos, pi
+
 import pytest
 import torch
 
@@ -158,6 +160,23 @@ def test_the_loss_applies_eta_guidance_weight_and_weighting_to_the_direction():
     assert (2 * gradient(clip=0.01)).abs().max() <= 0.01 + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("shape", "eta"),
+    [("constant", 0.9), ("linear", 0.62), ("sqrt", 0.9 - 0.7 * 0.4**0.5), ("cosine", 0.9 - 0.35 * (1 - cos(0.4 * pi)))],
+)
+def test_the_loss_weighs_by_eta_of_the_chosen_shape(shape, eta):
+    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "guidance": 1.0, "psi_lr": 0.0}
+    prior = gaussian_prior()
+    run = VDM(dca=shape, eta_clean=0.9, eta_noisy=0.2, **fixed).start(prior, SHAPE, seeded())
+    # M_psi off the identity by 2, so that with a guidance of 1 the direction is twice eta
+    run._degrade = lambda x0, *_: (x0 + 2, torch.zeros(()))
+    latents = normal(6, 2, *SHAPE).float().requires_grad_()
+    value, logs = run(latents, views(prior, 2), seeded(1))
+    direction = 2 * torch.autograd.grad(value, latents)[0]
+    assert logs["eta"].item() == pytest.approx(eta, abs=1e-5)
+    torch.testing.assert_close(direction, torch.full_like(direction, 2 * eta), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("design", DESIGNS)
 def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(design):
     degradation, generator = Degradation(design, widths=(16, 16)), seeded()
@@ -277,6 +296,24 @@ def test_starting_under_inference_mode_leaves_the_network_trainable():
         value, logs = each(normal(9, 1, *SHAPE).float().requires_grad_(), views(prior), seeded())
         value.backward()
         assert torch.isfinite(logs["psi_loss"])
+
+
+@pytest.mark.parametrize("design", DESIGNS)
+def test_a_step_in_inference_mode_learns_as_any_other(design):
+    """ComfyUI runs nodes in it."""
+    settings = VDM(degradation=Degradation(design, widths=(16, 16)))
+    states, latents = [], normal(9, 2, *SHAPE).float()
+    for inference in (False, True):
+        with torch.inference_mode(inference):
+            prior = gaussian_prior(other=-1.0)
+            run, generator = settings.start(prior, SHAPE, seeded()), seeded(1)
+            fresh = run.state()
+            for step in range(2):
+                run(latents.clone(), views(prior, 2, step), generator)
+            states.append(run.state())
+    assert not any(value.is_inference() for value in run.psi.parameters.values())
+    assert any(not torch.equal(value, fresh[key]) for key, value in states[1].items() if key.startswith("psi."))
+    torch.testing.assert_close(states[1], states[0])
 
 
 def test_more_updates_follow_the_step_and_leave_its_gradient_alone():
