@@ -18,6 +18,7 @@ from .memory import ManagedPrior
 from .optimize import check_prompts, scratch_bytes
 from .pictures import labelled
 from .validation import check_declared, undeclared
+from .watch import prepare_to_render
 
 
 class InspectGuidance(io.ComfyNode):
@@ -119,6 +120,7 @@ class InspectGuidance(io.ComfyNode):
         device = comfy.model_management.get_torch_device()
         with prior.loaded(scratch=scratch_bytes(views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
+            prepare_to_render("auto", device)
             grays = background_range(model)
             found = inspect(
                 gaussians.to(device),

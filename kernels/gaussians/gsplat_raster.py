@@ -114,7 +114,7 @@ def ready() -> bool:
 
 
 def compile_beside(on_second: Callable[[float], None]) -> None:
-    """`ready` in a thread, with ``on_second(seconds so far)`` called in this one every second until it ends.
+    """`ready` in a thread, with ``on_second(seconds so far)`` called in this one every second while it runs.
 
     What ``on_second`` raises comes through at once, an interrupt for one; the compilation then goes on by itself.
     """
@@ -122,4 +122,5 @@ def compile_beside(on_second: Callable[[float], None]) -> None:
     thread.start()
     while thread.is_alive():
         thread.join(1.0)
-        on_second(time.monotonic() - began)
+        if thread.is_alive():
+            on_second(time.monotonic() - began)

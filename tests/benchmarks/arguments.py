@@ -57,7 +57,7 @@ def names(choices: Iterable[str]) -> Callable[[str], list[str]]:
 def device(text: str) -> str:
     """cpu, or a CUDA device that there is."""
     if text.startswith("cuda") and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text!r}: this PyTorch finds no CUDA device. Give cpu.")
+        raise argparse.ArgumentTypeError(f"{text!r}: this PyTorch finds no CUDA device. Leave it out, or give cpu.")
     return text
 
 

@@ -39,7 +39,10 @@ EXPERIMENTS = {
     "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",  # one process, so that nothing else is on the device
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
-PLAIN = ("without pull", "cds")  # the paper's direction; "default" adds pull, which is mostly SDS's with a fixed noise
+PLAIN = (
+    "without pull",
+    "cds",
+)  # the paper's direction; "default" adds pull, which is mostly SDS's with the run's noises
 SDS, CDS, VDM = (("default", loss) for loss in ("sds", "cds", "vdm"))
 LONG_SDS, LONG_CDS, LONG_VDM = (("800 steps", loss) for loss in ("sds", "cds", "vdm"))
 SDS_100 = ("guidance 100", "sds")  # as published, 800 steps

@@ -144,7 +144,7 @@ def write(file: Path | None, value: Any) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--losses", default="vdm,cds,sds")
     parser.add_argument("--prompts", type=arguments.whole(1), default=12, help="held-out captions")
     parser.add_argument("--caption-seed", type=arguments.whole(0), default=0)
@@ -178,8 +178,6 @@ def main(words: list[str] | None = None) -> None:
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
     began = time.time()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        parser.error(f"--device {options.device}: this PyTorch finds no CUDA device. Leave --device out, or give cpu.")
     measured = {name: str(getattr(options, name)) for name in MEASURED}
     try:
         tasks = plan(options)

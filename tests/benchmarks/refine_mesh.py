@@ -27,6 +27,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import arguments
 import torch
 from quality import outcomes, write
 from quality_statistics import paired
@@ -102,7 +103,7 @@ def save_sheet(file: Path, tasks: list[Task], strips: dict[str, str], count: int
 
 def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    result.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    result.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
     result.add_argument("--work", type=Path, required=True, help="folder of the distilled clouds")
     result.add_argument("--prompts", type=int, default=16, help="held-out captions")
     result.add_argument("--caption-seed", type=int, default=0)
@@ -129,13 +130,11 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     known = parser()
-    options = known.parse_args(arguments)
+    options = known.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
     began = time.time()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        known.error(f"--device {options.device}: this PyTorch finds no CUDA device. Leave --device out, or give cpu.")
     try:
         tasks = tasks_of(options)
     except ValueError as error:

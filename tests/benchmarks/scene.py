@@ -22,6 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import arguments
 import torch
 from quality import write
 from quality_plan import LOSSES, assignments, changed
@@ -138,9 +139,9 @@ def save_sheet(file: Path, rows: list[tuple[str, Tensor, Tensor]]) -> None:
     sheet.save(file)
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--loss", default="cds", choices=[*SCENE_LOSSES, "truth"])
     parser.add_argument("--scenes", type=int, default=6, help="held-out scenes")
     parser.add_argument("--caption-seed", type=int, default=0)
@@ -155,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--vae-dtype", default="float32")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     began, cuda = time.time(), options.device.startswith("cuda")
     try:
         texts = [text for text in (options.captions or "").split(";") if text.strip()]
