@@ -1,13 +1,20 @@
-"""Getting small tensors to a device without waiting for it, and work there beside other work."""
+"""Getting small tensors to a device without waiting for it, work there beside other work, and giving memory back."""
 
 from __future__ import annotations
 
+import ctypes
+import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+ASYNCHRONOUS = "cudaMallocAsync"  # torch's name for the driver's allocator, ComfyUI's choice on NVIDIA GPUs
 
 
 def sent(value: Tensor, device: torch.device) -> Tensor:
@@ -21,6 +28,35 @@ def sent(value: Tensor, device: torch.device) -> Tensor:
 def side_stream(device: torch.device) -> torch.cuda.Stream:
     """The one stream of a CUDA device for work beside the main one: each keeps a workspace of cuBLAS's for good."""
     return torch.cuda.Stream(device)
+
+
+@cache
+def recording_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which CUDA graphs are recorded, and on which nothing else runs: a graph goes on using the
+    workspace that cuBLAS has for the stream of its recording."""
+    return torch.cuda.Stream(device)
+
+
+def give_back(device: torch.device) -> None:
+    """Return to the driver what torch and its libraries keep of a CUDA device's memory for later, and the pinned
+    memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone have used."""
+    if device.type != "cuda":
+        return
+    torch.cuda.synchronize(device)
+    for name in ("_cuda_clearCublasWorkspaces", "_host_emptyCache"):
+        getattr(torch._C, name, lambda: None)()
+    torch.cuda.empty_cache()
+    if torch.cuda.get_allocator_backend() == ASYNCHRONOUS:
+        _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def _trim_graph_memory(index: int) -> None:
+    """What graphs allocate while they run stays with the driver, in a pool that torch does not empty."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+        driver.cuDeviceGraphMemTrim(index)
+    except (OSError, AttributeError) as error:
+        log.warning("The memory of CUDA graphs cannot be given back here (%s).", error)
 
 
 class Aside:

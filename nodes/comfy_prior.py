@@ -20,6 +20,7 @@ from ..kernels.priors.diffusers_prior import make_ordinary
 from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd
+from .resident import resident
 from .vae_kind import check_kind
 
 
@@ -109,10 +110,16 @@ class ComfyPrior:
     def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
         """Noise estimates [B,C,h,w] float32, one per conditioning, from one call over all of them; Perp-Neg's branches
         too. Raises ValueError when a conditioning does not hold one row per latent."""
-        with torch.no_grad():
-            return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings])
+        # Without Perp-Neg's branches the latents come in the same order, once per conditioning.
+        once = None if any(c.against for c in conditionings) else len(z_t)
 
-    def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        def network(z: Tensor, steps: Tensor, text: Conditioning) -> Tensor:
+            return self._noise(z, steps, text, [row % (once or len(z)) for row in range(len(z))])
+
+        with torch.no_grad():
+            return perp_neg.predict(network, z_t, t, [c.to(self.device) for c in conditionings])
+
+    def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning, latents: Sequence[int]) -> Tensor:
         # ComfyUI returns the clean latent, whatever the network predicts (model_base.py, _apply_model). It takes
         # x = z0 + level eps, of a rectified flow x = (1 - level) z0 + level eps: z_t times a number, both.
         z_t = z_t.float()
@@ -120,44 +127,47 @@ class ComfyPrior:
         share = 1 - level if self.flow else torch.ones_like(level)
         x = z_t * (share.square() + level.square()).sqrt()[:, None, None, None]
         at_once = 2 * self.vae.pictures_at_once or len(x)
-        rows = range(0, len(x), at_once)
-        clean = torch.cat([self._clean(x[i : i + at_once], level[i : i + at_once], text, i) for i in rows])
+        parts = [slice(i, i + at_once) for i in range(0, len(x), at_once)]
+        clean = torch.cat([self._clean(x[part], level[part], text.index(part), latents[part]) for part in parts])
         return noise_from_clean(z_t, clean, self.schedule.alpha(t), self.schedule.sigma(t))
 
-    def _clean(self, x: Tensor, level: Tensor, text: Conditioning, start: int) -> Tensor:
-        """The clean latents, float32, of some rows of one call, beginning with row ``start`` of the text.
+    def _clean(self, x: Tensor, level: Tensor, text: Conditioning, latents: Sequence[int]) -> Tensor:
+        """The clean latents, float32, of some rows of one call; rows with the same number in ``latents`` are equal.
 
         Patches such as IP-Adapter's tell a prompt from a negative one by its place in the list of conditionings, in
         which samplers give the prompt first.
         """
-        text = text.index(slice(start, start + len(x)))
-        negative = text.led_away()
-        rows = [places.nonzero().flatten() for places in (~negative, negative)]
-        here, there = ((x[chosen], level[chosen]) for chosen in rows)
+        negative = text.led_away().tolist()  # on the CPU, as are the numbers: nothing here waits for the device
+        rows = [[row for row, away in enumerate(negative) if away == bool(kind)] for kind in (0, 1)]
         # Models beside this one, ControlNets, are shown the rows of one kind.
-        alike = not self.beside and all(map(torch.equal, here, there))
+        alike = not self.beside and [latents[row] for row in rows[0]] == [latents[row] for row in rows[1]]
         clean = torch.empty_like(x)
         with torch.inference_mode():
-            for kinds in [(0, 1)] if alike else [(kind,) for kind in (0, 1) if len(rows[kind])]:
+            for kinds in [(0, 1)] if alike else [(kind,) for kind in (0, 1) if rows[kind]]:
                 conds: list[list[dict[str, Any]] | None] = [None, None]
                 for kind in kinds:
-                    conds[kind] = [self._cond(x[rows[kind]], text.index(rows[kind]), kind)]
-                asked = (here, there)[kinds[0]]
-                found = comfy.samplers.calc_cond_batch(self.model.model, conds, *asked, self.options)
+                    place = _place(rows[kind])
+                    conds[kind] = [self._cond(x[place], text.index(place), kind)]
+                first = _place(rows[kinds[0]])
+                found = comfy.samplers.calc_cond_batch(self.model.model, conds, x[first], level[first], self.options)
                 for kind in kinds:
-                    clean[rows[kind]] = found[kind].float()
+                    clean[_place(rows[kind])] = found[kind].float()
         return clean
 
     @contextmanager
     def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
         """Inside, if not 0, no more than ``pictures_at_once`` go through the encoder together, each batch once more on
-        the way back, and twice as many rows through the denoiser: the same numbers for less memory. ``accelerate`` is
-        not heeded: the denoiser runs as ComfyUI runs it."""
+        the way back, and twice as many rows through the denoiser: the same numbers for less memory. ``accelerate``: on
+        a CUDA device the encoder runs as CUDA graphs, if it is of a kind known to work so; the denoiser runs as ComfyUI
+        runs it."""
         before, self.vae.pictures_at_once = self.vae.pictures_at_once, pictures_at_once or self.vae.pictures_at_once
+        made = accelerate and self.vae.accelerate()
         try:
             yield
         finally:
             self.vae.pictures_at_once = before
+            if made:
+                self.vae.settle()
 
     def _cond(self, x: Tensor, text: Conditioning, kind: int) -> dict[str, Any]:
         """One conditioning of as many rows as x, as ComfyUI's samplers prepare it; kind: 0 prompts, 1 negative."""
@@ -207,6 +217,7 @@ class ManagedComfyPrior:
             with torch.inference_mode(False):
                 make_ordinary(prior.vae)
                 prior.vae.to(prior.device)
+                prior.vae.attach()
             prior.schedule = prior.schedule.to(prior.device)
             prior.levels = prior.levels.to(prior.device)
             # As a sampler begins and ends (samplers.py, CFGGuider.outer_sample).
@@ -217,11 +228,18 @@ class ManagedComfyPrior:
                 with torch.inference_mode():  # some ControlNets take weights from the model here
                     for conds in prior.beside.values():
                         comfy.samplers.pre_run_control(model.model, conds)
-                yield prior
+                with resident(model, scratch + needed):
+                    yield prior
             finally:
                 prior.options = {}
                 comfy.sampler_helpers.cleanup_models(prior.beside, added)
                 model.cleanup()
+
+
+def _place(rows: Sequence[int]) -> slice | Sequence[int]:
+    """The rows as an index, a slice where they follow one another: others wait for the device."""
+    whole = range(rows[0], rows[0] + len(rows))
+    return slice(whole.start, whole.stop) if list(rows) == list(whole) else rows
 
 
 def managed(model: Any, clip: Any, vae: Any, name: str = "", distilled_guidance: float = 1.0) -> ManagedComfyPrior:

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine, DiagonalGaussianRegularizer
 from torch import Tensor, nn
-from torch.func import functional_call
 
+from ..kernels.devices import give_back
+from ..kernels.priors.graphs import GraphedGradient
 from ..kernels.priors.passes import Recomputed
 
-
-class _Call(nn.Module):
-    """A method of a network as a module's forward, which is all that functional_call can call."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, what: str, *args: Tensor) -> Tensor:
-        return _moments(self.net, *args) if what == "moments" else getattr(self.net, what)(*args)
+# What ComfyUI's memory managers leave on a network and its layers.
+FOREIGN = ("_v", "_pin", "_prefetch", "dynamic_", "weight_lowvram", "bias_lowvram", "prev_comfy_cast_weights")
+PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
 
 
 class OwnVAE(nn.Module):
     """The network of a VAE socket run with weights of its own, copies that are ordinary tensors.
 
     ComfyUI's loaders leave weights that are inference tensors, or live in memory that the next model may take;
-    no gradient passes through either. The network is shared with the socket, its weights are not touched.
+    no gradient passes through either. Its weights are all that this module has: to move it is to move them.
     """
 
     pictures_at_once = 0  # that are encoded together; 0 = all
@@ -35,19 +30,44 @@ class OwnVAE(nn.Module):
     def __init__(self, vae: Any) -> None:
         super().__init__()
         self.vae = vae
-        self._call = (_Call(vae.first_stage_model),)  # in a tuple, so that the socket's weights are not ours
+        net = plain_twin(vae.first_stage_model)
+        self._net = (net,)  # in a tuple, so that the weights are not here twice
+        self.posterior = _has_posterior(net)
         # float16 underflows in the gradient through the encoder
         dtype = torch.float32 if vae.vae_dtype == torch.float16 else vae.vae_dtype
-        state = {**dict(self._call[0].named_parameters()), **dict(self._call[0].named_buffers())}
-        self.names = list(state)
+        groups = [group for module in net.modules() for group in (module._parameters, module._buffers)]
+        self._places = [(group, name) for group in groups for name, value in group.items() if value is not None]
         with torch.inference_mode(False):
-            copies = [value.detach().to("cpu", copy=True) for value in state.values()]
+            copies = [group[name].detach().to("cpu", copy=True) for group, name in self._places]
             frozen = (value.to(dtype) if value.is_floating_point() else value for value in copies)
             self.weights = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in frozen)
+        self.attach()
+        self._graphed: dict[str, GraphedGradient] = {}
+        self.fast = False
 
     @property
     def dtype(self) -> torch.dtype:
         return self.weights[0].dtype
+
+    def attach(self) -> None:
+        """Let the network run with the weights as they are now; to be called when they have been moved."""
+        for (group, name), weight in zip(self._places, self.weights, strict=True):
+            group[name] = weight
+
+    def accelerate(self) -> bool:
+        """Record graphs of the encoder from now on until `settle`; false, and nothing done, where that is not known
+        to work: off a CUDA device, and for autoencoders other than Stable Diffusion's and their like."""
+        starts = not self.fast and self.posterior and self.weights[0].is_cuda
+        self.fast = self.fast or starts
+        return starts
+
+    def settle(self) -> None:
+        """Forget the graphs and give back their memory."""
+        self.fast = False
+        for graphed in self._graphed.values():
+            graphed.drop()
+        self._graphed.clear()
+        give_back(self.weights[0].device)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The VAE's own latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the images.
@@ -55,7 +75,7 @@ class OwnVAE(nn.Module):
         The posterior's mean; with a generator a sample of it, where the VAE has a posterior.
         """
         pixels = self.vae.process_input(images).to(self.weights[0])
-        if generator is None or not _has_posterior(self.vae.first_stage_model):
+        if generator is None or not self.posterior:
             return self._run("encode", pixels).float()
         mean, log_variance = self._run("moments", pixels).float().chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
@@ -67,12 +87,35 @@ class OwnVAE(nn.Module):
         return self.vae.process_output(images.clone())  # which works in place
 
     def _run(self, what: str, given: Tensor) -> Tensor:
-        def run(some: Tensor) -> Tensor:
-            return functional_call(self._call[0], dict(zip(self.names, self.weights, strict=True)), (what, some))
-
+        run = self._call(what)
         if 0 < self.pictures_at_once < len(given):
             return Recomputed.apply(given, run, self.pictures_at_once)
         return run(given)
+
+    def _call(self, what: str) -> Callable[[Tensor], Tensor]:
+        net = self._net[0]
+
+        def run(some: Tensor) -> Tensor:
+            return _moments(net, some) if what == "moments" else getattr(net, what)(some)
+
+        if not self.fast or what == "decode":
+            return run
+        return self._graphed.setdefault(what, GraphedGradient(run))
+
+
+def plain_twin(net: nn.Module) -> nn.Module:
+    """The same network on the same tensors, in modules of its own that know nothing of ComfyUI's memory managers."""
+    twin = net.__class__.__new__(net.__class__)
+    kept = {name: value for name, value in vars(net).items() if not name.startswith(FOREIGN)}
+    vars(twin).update(kept)
+    for group in ("_parameters", "_buffers"):
+        vars(twin)[group] = dict(vars(net)[group])
+    vars(twin)["_modules"] = {name: part and plain_twin(part) for name, part in net._modules.items()}
+    if hasattr(twin, "comfy_cast_weights"):
+        twin.comfy_cast_weights, twin.weight_function, twin.bias_function = False, [], []
+        # ComfyUI's own call asks for interrupts, which must not come while a graph is recorded.
+        twin.__class__ = next((kind for kind in PLAIN if isinstance(net, kind)), net.__class__)
+    return twin
 
 
 def _has_posterior(net: nn.Module) -> bool:

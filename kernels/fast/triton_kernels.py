@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .launch import launcher
 from .reference import Norm
 
 ROWS = 32  # of a tile
@@ -289,15 +290,15 @@ def forward(x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm
     pivot = torch.empty((cut.n, cut.channels), device=x.device, dtype=torch.float32)
     mean, rstd = torch.empty((2, cut.n, cut.groups), device=x.device, dtype=torch.float32).unbind(0)
     stride = 0 if shift is None or shift.dim() == 1 else shift.stride(0)
-    _column_sums[cut.slab_grid](
+    launcher(_column_sums, cut.slab_grid)(
         x, residual, shift, total, pivot, sums, cut.pixels, cut.channels, stride, cut.tiles, cut.slabs,
         RESIDUAL=residual is not None, SHIFT=shift is not None, **cut.tile,
     )  # fmt: skip
-    _group_moments[cut.group_grid](
+    launcher(_group_moments, cut.group_grid)(
         pivot, sums, mean, rstd, cut.pixels, cut.channels, cut.groups, cut.width, cut.slabs, norm.eps, **cut.join
     )
     left = None if residual is not None else shift  # a stored total has the shift in it
-    _normalise[cut.tile_grid](
+    launcher(_normalise, cut.tile_grid)(
         total, left, norm.weight, norm.bias, mean, rstd, y, cut.pixels, cut.channels, cut.groups, cut.width, stride,
         SHIFT=left is not None, SILU=norm.silu, **cut.tile,
     )  # fmt: skip
@@ -323,9 +324,9 @@ def backward(
     sizes = (cut.pixels, cut.channels, cut.groups, cut.width)
     given = (shift, norm.weight, norm.bias, mean, rstd)
     how = {"SHIFT": shift is not None, "SILU": norm.silu, **cut.tile}
-    _gradient_sums[cut.slab_grid](total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how)
-    _group_means[cut.group_grid](sums, means, *sizes, cut.slabs, **cut.join)
-    _gradient[cut.tile_grid](
+    launcher(_gradient_sums, cut.slab_grid)(total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how)
+    launcher(_group_means, cut.group_grid)(sums, means, *sizes, cut.slabs, **cut.join)
+    launcher(_gradient, cut.tile_grid)(
         total, grad, further, *given, means, out, *sizes, stride, FURTHER=further is not None, **how
     )
     return out
@@ -335,7 +336,7 @@ def add(x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
     x, residual = _stored(x), _stored(residual)
     out, channels = torch.empty_like(x), x.shape[1]
     rows, columns = x.numel() // channels, _columns(channels)
-    _add[triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)](
+    launcher(_add, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(
         x, residual, shift, out, rows, channels, ROWS, columns
     )
     return out
@@ -345,12 +346,12 @@ def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: floa
     rows, channels = x.shape
     y, columns = torch.empty_like(x), triton.next_power_of_2(channels)
     height = max(1, 4096 // columns)
-    _layer_norm[(triton.cdiv(rows, height),)](x, shift, weight, bias, y, rows, channels, eps, height, columns)
+    launcher(_layer_norm, (triton.cdiv(rows, height),))(x, shift, weight, bias, y, rows, channels, eps, height, columns)
     return y
 
 
 def geglu(x: Tensor) -> Tensor:
     rows, channels = x.shape[0], x.shape[1] // 2
     y, columns = x.new_empty((rows, channels)), _columns(channels)
-    _geglu[triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)](x, y, rows, channels, ROWS, columns)
+    launcher(_geglu, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(x, y, rows, channels, ROWS, columns)
     return y

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
@@ -12,18 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import side_stream
+from ..devices import give_back
 from ..fast.encoder import Encoder, misfit
 from ..fast.ops import triton_works
 from ..fast.unet import fast_unet, unwatched
+from . import graph_trial
+from .graphs import Graphed, GraphedGradient
 
 log = logging.getLogger(__name__)
 
-WARM_UPS = 3  # calls before a capture, in which libraries choose their algorithms and allocate
 FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain layers."
-NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
-NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
-MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
 
 
 class Accelerated:
@@ -39,7 +35,8 @@ class Accelerated:
         device = next(unet.parameters()).device
         if device.type != "cuda":
             raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
-        self.watched, self.vae, self.name = unet, vae, name
+        self.watched, self.vae, self.name, self.device = unet, vae, name, device
+        graph_trial.begin()  # beside what follows, where one is needed
         self.fused_unet = triton_works()
         reason = misfit(vae)
         self.fused_encoder = self.fused_unet and reason is None
@@ -55,7 +52,14 @@ class Accelerated:
 
     @cached_property
     def denoiser(self) -> Graphed:  # made when first called: a controlled prior calls the U-Net itself
-        return Graphed(fast_unet(self.watched), True) if self.fused_unet else Graphed(unwatched(self.watched))
+        return self._graphed(fast_unet(self.watched) if self.fused_unet else unwatched(self.watched))
+
+    def _graphed(self, unet: Any) -> Graphed:
+        def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
+            beside = {"class_labels": camera[0]} if camera else {}
+            return unet(z, steps, encoder_hidden_states=text, return_dict=False, **beside)[0]
+
+        return Graphed(call, "U-Net", attention_first=self.fused_unet)
 
     def _plain_moments(self, pictures: Tensor) -> Tensor:
         return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
@@ -83,149 +87,16 @@ class Accelerated:
             if not self.fused_unet or isinstance(error, torch.cuda.OutOfMemoryError):
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
-            self.fused_unet, self.denoiser = False, Graphed(unwatched(self.watched))
+            self.fused_unet = False
+            self.denoiser = self._graphed(unwatched(self.watched))
             result = self.denoiser(*given)
         for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
             hook(self.watched, (z, steps), SimpleNamespace(sample=result))
         return result
 
-
-class Graphed:
-    """A diffusers U-Net as one CUDA graph per batch size, recorded when a size comes for the second time."""
-
-    def __init__(self, net: Any, attention_first: bool = False) -> None:
-        self.net, self.pool, self.most = net, torch.cuda.graph_pool_handle(), MOST_GRAPHS
-        self.attention_first = attention_first  # cuDNN's, before the others
-        self.seen: set[Any] = set()
-        self.graphs: dict[Any, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
-
-    @torch.no_grad()
-    def __call__(self, *given: Tensor) -> Tensor:
-        """given: z, steps and text, and a camera for a network that takes one."""
-        key = tuple((value.shape, value.dtype) for value in given)
-        if key not in self.graphs:
-            first = key not in self.seen
-            self.seen.add(key)
-            if not first and len(self.graphs) < self.most:
-                try:
-                    self.graphs[key] = self._recorded([value.clone() for value in given])
-                except RuntimeError as error:
-                    self.most = 0
-                    warn_of_no_graph("U-Net", error)
-        if key not in self.graphs:
-            with tuned(self.attention_first):
-                return self._direct(*given)
-        graph, inputs, output = self.graphs[key]
-        for place, value in zip(inputs, given, strict=True):
-            place.copy_(value)
-        graph.replay()
-        return output.clone()  # the graphs share their memory
-
-    def _direct(self, z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
-        beside = {"class_labels": camera[0]} if camera else {}
-        return self.net(z, steps, encoder_hidden_states=text, return_dict=False, **beside)[0]
-
-    def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
-        graph = torch.cuda.CUDAGraph()
-        with tuned(self.attention_first):
-            with aside(inputs[0].device):
-                for _ in range(WARM_UPS):
-                    self._direct(*inputs)
-            # of this thread only: another one may use the device for something else meanwhile
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                output = self._direct(*inputs)
-        return graph, inputs, output
-
-
-class GraphedGradient:
-    """A function of pictures with its gradient as two CUDA graphs per batch size."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
-        self.function, self.most = function, MOST_GRAPHS
-        self.graphs: dict[torch.Size, _Pair] = {}
-
-    def __call__(self, pictures: Tensor) -> Tensor:
-        differentiable = torch.is_grad_enabled() and pictures.requires_grad
-        if differentiable and pictures.shape not in self.graphs and len(self.graphs) < self.most:
-            try:
-                self.graphs[pictures.shape] = _Pair(self.function, pictures)
-            except RuntimeError as error:
-                self.most = 0
-                warn_of_no_graph("encoder", error)
-        if differentiable and pictures.shape in self.graphs:
-            return _Replay.apply(pictures, self.graphs[pictures.shape])
-        with tuned():
-            return self.function(pictures)
-
-
-class _Pair:
-    def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
-        self.pictures = like.detach().clone().requires_grad_()
-        self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.enable_grad(), tuned():
-            with aside(like.device):
-                for _ in range(WARM_UPS):
-                    output = function(self.pictures)
-                    torch.autograd.grad(output, self.pictures, torch.ones_like(output))
-            del output
-            with torch.cuda.graph(self.forward, capture_error_mode="thread_local"):
-                output = function(self.pictures)
-            self.given = torch.ones_like(output)
-            with torch.cuda.graph(self.backward, self.forward.pool(), capture_error_mode="thread_local"):
-                (self.gradient,) = torch.autograd.grad(output, self.pictures, self.given)
-        self.output = output.detach()
-
-
-class _Replay(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pictures: Tensor, pair: _Pair) -> Tensor:
-        ctx.pair = pair
-        with torch.no_grad():
-            pair.pictures.copy_(pictures)
-        pair.forward.replay()
-        return pair.output.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.pair.given.copy_(grad)
-        ctx.pair.backward.replay()
-        return ctx.pair.gradient.clone(), None
-
-
-def warn_of_no_graph(network: str, error: RuntimeError) -> None:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
-        log.warning(NO_ROOM, network)
-    else:
-        log.warning(NO_GRAPH, network, error)
-
-
-@contextmanager
-def aside(device: torch.device) -> Iterator[None]:
-    """On another stream, as captures want their warm-ups."""
-    stream = side_stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-    torch.cuda.current_stream(device).wait_stream(stream)
-
-
-@contextmanager
-def tuned(attention_first: bool = False) -> Iterator[None]:
-    """The fastest convolutions: cuDNN tries its algorithms; and its attention goes first if wanted."""
-    cudnn = torch.backends.cudnn
-    before, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
-    try:
-        with _attention() if attention_first else nullcontext():
-            yield
-    finally:
-        cudnn.benchmark = before
-
-
-def _attention() -> Any:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    try:
-        return sdpa_kernel(order, set_priority=True)
-    except TypeError:  # before torch 2.6 the order is fixed
-        return sdpa_kernel(order)
+    def drop(self) -> None:
+        """Forget all graphs and give back what they used; the networks stay."""
+        self.encoder.drop()
+        if "denoiser" in self.__dict__:
+            self.denoiser.drop()
+        give_back(self.device)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..devices import sent
+from ..devices import give_back, sent
 from . import ldm, perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .captured import Accelerated
@@ -93,7 +93,7 @@ class DiffusersPrior:
 
         Texts are embedded where the text encoder is, and those that have been embedded before need it no more.
         """
-        self._fast = None
+        self._drop_graphs()
         with torch.inference_mode(False):
             for part in parts:
                 module = getattr(self, part)
@@ -122,6 +122,7 @@ class DiffusersPrior:
             self._turns.end()
             self._turns = None
             self.schedule = self.schedule.to("cpu")
+            give_back(torch.device(device))
 
     def visitors(self) -> dict[str, list[nn.Module]]:
         """The networks that are needed together, by the part whose turn it then is."""
@@ -226,14 +227,21 @@ class DiffusersPrior:
         pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
         and no more than twice as many rows, or one group of views, through the U-Net. The same numbers for less memory.
         """
-        before = self._fast, self.pictures_at_once
-        self.pictures_at_once = pictures_at_once or self.pictures_at_once
-        if accelerate and not (self._fast or self._turns) and self.device.type == "cuda":
+        before, self.pictures_at_once = self.pictures_at_once, pictures_at_once or self.pictures_at_once
+        made = accelerate and not (self._fast or self._turns) and self.device.type == "cuda"
+        if made:
             self.accelerate()
         try:
             yield
         finally:
-            self._fast, self.pictures_at_once = before
+            self.pictures_at_once = before
+            if made:
+                self._drop_graphs()
+
+    def _drop_graphs(self) -> None:
+        fast, self._fast = self._fast, None
+        if fast:
+            fast.drop()
 
     def accelerate(self) -> None:
         """Run as in `running` until the prior is moved. Raises ValueError for a prior that is not on a CUDA device."""

@@ -1,0 +1,138 @@
+"""A real ComfyUI server on a GPU, with what the cases need: files of every kind, graphs, and a look at its memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
+
+from harness import prompts
+from harness.environment import ROOT
+from harness.server import Run, Server, link
+
+TOYBOX = ROOT / "models" / "toybox"
+FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"
+MIB = 2**20
+
+
+class Failed(AssertionError):
+    """A case that did not go as it should."""
+
+
+class Bed:
+    """A server with the pack and the tests' probe pack, started with ``flags``; use as a context manager."""
+
+    def __init__(self, tree: Path, base: Path, flags: tuple[str, ...]) -> None:
+        (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
+        link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
+        self.server = Server(tree, base, base / "server.log", cpu=False, arguments=flags)
+        self.base, self.info = base, dict[str, Any]()
+
+    def __enter__(self) -> Bed:
+        self.server.start(300)
+        self.info = self.server.object_info()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.stop()
+
+    def node(self, kind: str, **inputs: Any) -> dict[str, Any]:
+        """A node of the pack in API form, with the defaults of what is not given."""
+        declared = self.info[f"Distill3D_{kind}"]["input"]
+        specs = declared.get("required", {}) | declared.get("optional", {})
+        values = {name: spec[1]["default"] for name, spec in specs.items() if "default" in spec[1]}
+        return {"class_type": f"Distill3D_{kind}", "inputs": values | inputs}
+
+    def workflow(self, name: str) -> dict[str, Any]:
+        """A shipped workflow in API form, as it is."""
+        return prompts.api_form(prompts.read(name), self.info)
+
+    def run(self, prompt: dict[str, Any], seconds: float = 400, **how: Any) -> Run:
+        """The finished run. Raises Failed unless it succeeded."""
+        run = self.server.run(prompt, timeout=seconds, **how)
+        if run.status != "success":
+            raise Failed(f"{run.status}: {run.error[-1500:]}")
+        return run
+
+    def timed(self, prompt: dict[str, Any], seconds: float = 400, **how: Any) -> tuple[Run, float]:
+        start = time.monotonic()
+        run = self.run(prompt, seconds, **how)
+        return run, round(time.monotonic() - start, 2)
+
+    def reserved(self) -> float:
+        """MiB that torch holds on the device in the server's process."""
+        return self.server.get("/system_stats")["devices"][0]["torch_vram_total"] / MIB
+
+    def used(self) -> float:
+        """MiB in use on the device, by anybody."""
+        device = self.server.get("/system_stats")["devices"][0]
+        return (device["vram_total"] - device["vram_free"]) / MIB
+
+    def resident(self) -> float:
+        """MiB of main memory that the server's process has."""
+        import psutil
+
+        return psutil.Process(self.server._process.pid).memory_info().rss / MIB
+
+    def freed(self) -> dict[str, float]:
+        """What is still held once the server has been told to free everything."""
+        self.server.free()
+        best = None
+        for _ in range(20):
+            time.sleep(0.25)
+            found = {"reserved": self.reserved(), "used": self.used()}
+            best = found if best is None or found["reserved"] < best["reserved"] else best
+            if not self.server.get("/queue")["queue_running"] and found == best and _ > 6:
+                break
+        return {name: round(value, 1) for name, value in (best or {}).items()} | {"rss": round(self.resident(), 1)}
+
+    def log(self) -> str:
+        return self.server.log.read_text(encoding="utf-8", errors="replace")
+
+    def toybox_file(self) -> str:
+        """The embedded prior as a checkpoint, made at the first call; and a LoRA that turns red into blue."""
+        checkpoints = self.base / "models" / "checkpoints"
+        if not (checkpoints / FILE).is_file():
+            checkpoints.mkdir(parents=True, exist_ok=True)
+            write = {"class_type": "ProbeToyboxFile", "inputs": {"file": str(checkpoints / FILE)}}
+            self.run({"write": write})
+        return FILE
+
+    def lora(self) -> str:
+        file = self.base / "models" / "loras" / LORA
+        if not file.is_file():
+            import toybox_lora
+
+            from distill3d.kernels.priors.diffusers_prior import load_diffusers
+
+            toybox_lora.write(toybox_lora.train(load_diffusers(TOYBOX)), file)
+        return LORA
+
+
+def versions(server: Server) -> dict[str, str]:
+    """Of what the report is about."""
+    stats = server.get("/system_stats")
+    return {
+        "comfyui": stats["system"]["comfyui_version"],
+        "pytorch": stats["system"]["pytorch_version"],
+        "python": stats["system"]["python_version"].split()[0],
+        "device": stats["devices"][0]["name"],
+        "pack": os.environ.get("DISTILL3D_COMMIT", "") or _commit(),
+    }
+
+
+def _commit() -> str:
+    import subprocess
+
+    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def said(run: Run, node: str) -> Any:
+    """What a probe's node answered."""
+    return json.loads(run.history["outputs"][node]["said"][0])

@@ -1,0 +1,308 @@
+"""What the server has to do on a GPU: each case a function of the bed that returns its figures, or raises."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+from bed import Bed, Failed, prompts
+
+OPTIMIZE = "Distill3D_Optimize"
+STEPS = 200
+LOSSES = ("SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss")
+KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
+HELD = 50  # MiB that may stay with torch after everything has been freed
+
+Case = Callable[[Bed], dict[str, Any]]
+
+
+def optimizing(bed: Bed, way: dict[str, Any], steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
+    """The quickstart's run with another prior, its cloud saved; no view words, which only the folder has."""
+    prompt = bed.workflow("quickstart")
+    base = {id: node for id, node in prompt.items() if node["class_type"] in {f"Distill3D_{k}" for k in KEPT}}
+    (old,) = prompts.of_type(prompt, "Distill3D_LoadDiffusionPrior")
+    for node in base.values():
+        for name, value in node["inputs"].items():
+            if isinstance(value, list) and value[0] == old:
+                node["inputs"][name] = ["prior", 0]
+    (optimize,) = prompts.of_type(base, OPTIMIZE)
+    base = prompts.set_values(base, "Distill3D_ViewPrompts", view_dependent=False)
+    base = prompts.set_values(base, OPTIMIZE, steps=steps, **inputs)
+    save = bed.node("SaveGaussians", gaussians=[optimize, 0], filename_prefix="gpu/run")
+    return {**way, **base, "save": save}
+
+
+def folder(bed: Bed, **inputs: Any) -> dict[str, Any]:
+    return {"prior": bed.node("LoadDiffusionPrior", **inputs)}
+
+
+def model(bed: Bed, lora: bool = False) -> dict[str, Any]:
+    """Load Checkpoint, perhaps Load LoRA, Diffusion Prior from Model."""
+    source = "lora" if lora else "file"
+    links = {"model": [source, 0], "clip": [source, 1], "vae": ["file", 2]}
+    way = {
+        "file": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": bed.toybox_file()}},
+        "prior": {"class_type": "Distill3D_DiffusionPriorFromModel", "inputs": links},
+    }
+    if lora:
+        inputs = {"model": ["file", 0], "clip": ["file", 1], "strength_model": 1.0, "strength_clip": 1.0}
+        way["lora"] = {"class_type": "LoraLoader", "inputs": inputs | {"lora_name": bed.lora()}}
+    return way
+
+
+def seeded(prompt: dict[str, Any]) -> dict[str, Any]:
+    """Another seed each time, or the server would answer from its cache."""
+    return prompts.with_seed(prompt, time.time_ns() % 2**31)
+
+
+def per_step(run: Any, prompt: dict[str, Any]) -> float:
+    """Milliseconds of a step, over the second half of the last Optimize."""
+    (node,) = prompts.of_type(prompt, OPTIMIZE)[-1:]
+    told = [(s, m["data"]) for s, m in run.events if m["type"] == "progress" and m["data"]["node"] == node]
+    steps = [(int(data["value"]), s) for s, data in told]
+    first = next(pair for pair in steps if pair[0] >= steps[-1][0] // 2)
+    return round(1e3 * (steps[-1][1] - first[1]) / (steps[-1][0] - first[0]), 1)
+
+
+def quickstart(bed: Bed) -> dict[str, Any]:
+    """The shipped quickstart, the first time and twice more."""
+    first, *warm = [bed.timed(seeded(bed.workflow("quickstart")))[1] for _ in range(3)]
+    return {"first_s": first, "warm_s": min(warm)}
+
+
+def twenty(bed: Bed) -> dict[str, Any]:
+    """The quickstart twenty times: nothing grows."""
+    taken, held, used, rss = [], [], [], []
+    for _ in range(20):
+        taken.append(bed.timed(seeded(bed.workflow("quickstart")))[1])
+        held.append(round(bed.reserved()))
+        used.append(round(bed.used()))
+        rss.append(round(bed.resident()))
+    if max(held[10:]) > max(held[:10]) + HELD or max(used[10:]) > max(used[:10]) + HELD:
+        raise Failed(f"memory grows: reserved {held}, used {used}")
+    return {"median_s": sorted(taken)[10], "max_s": max(taken), "reserved": held, "used": used, "rss": rss}
+
+
+def models(bed: Bed) -> dict[str, Any]:
+    """The same weights as a folder, a checkpoint and a MODEL: milliseconds of a step, in runs too short for graphs and
+    in longer ones."""
+    ways = {"folder": folder(bed), "checkpoint": folder(bed, model=bed.toybox_file())}
+    ways |= {"model": model(bed), "model_lora": model(bed, lora=True)}
+    found: dict[str, Any] = {}
+    for name, way in ways.items():
+        for kind, steps in (("plain", 90), ("long", STEPS)):
+            prompt = optimizing(bed, way, steps)
+            run, seconds = bed.timed(seeded(prompt))
+            found[f"{name}_{kind}"] = {"ms": per_step(run, prompt), "s": seconds}
+    for kind in ("plain", "long"):
+        found[f"model_{kind}_over_folder_plain"] = round(found[f"model_{kind}"]["ms"] / found["folder_plain"]["ms"], 2)
+    if found["model_plain_over_folder_plain"] > 2.5:
+        raise Failed(f"a MODEL's steps take more than 2.5 times the folder's plain ones: {found}")
+    return found
+
+
+def cancel(bed: Bed) -> dict[str, Any]:
+    """Cancel between two steps: answered at once, the cloud so far kept, the next run as ever."""
+    prompt = seeded(prompts.with_steps(bed.workflow("quickstart"), 20_000))
+    (node,) = prompts.of_type(prompt, OPTIMIZE)
+    partial = bed.server.output / "distill3d" / "partial"
+    before, asked = set(partial.glob("*")), list[float]()
+
+    def stop(run: Any) -> None:
+        if not asked and run.progress(node) and run.progress(node)[-1][0] >= 150:
+            asked.append(time.monotonic())
+            bed.server.interrupt(run.prompt_id)
+
+    run = bed.server.run(prompt, timeout=300, on_event=stop)
+    waited = round(time.monotonic() - asked[0], 2)
+    kept = {file.suffix for file in set(partial.glob("*")) - before}
+    if run.status != "interrupted" or kept != {".ply", ".safetensors"}:
+        raise Failed(f"{run.status}, kept {kept}")
+    bed.run(seeded(bed.workflow("quickstart")))
+    return {"answered_s": waited}
+
+
+def free(bed: Bed) -> dict[str, Any]:
+    """After /free torch holds no more than before the run, in a server that has run once."""
+    bed.run(seeded(bed.workflow("quickstart")))
+    before = bed.freed()
+    held = {}
+    for name, prompt in (
+        ("quickstart", bed.workflow("quickstart")),
+        ("model", optimizing(bed, model(bed), 120)),
+        ("low_vram", optimizing(bed, folder(bed, low_vram=True), 20)),
+    ):
+        bed.run(seeded(prompt))
+        during, after = round(bed.reserved(), 1), bed.freed()
+        held[name] = {"kept_until_free": during, **after}
+        grown = {key: after[key] - before[key] for key in ("reserved", "used")}
+        if max(grown.values()) > (HELD if name != "model" else 2 * HELD):
+            raise Failed(f"{name} leaves {grown} MiB")
+    return {"before": before, "after": held}
+
+
+def frames(bed: Bed) -> dict[str, Any]:
+    """The viewer's pictures, then Stop and keep: the graph goes on to its files."""
+    prompt = seeded(prompts.with_steps(bed.workflow("quickstart"), 20_000))
+    (node,) = prompts.of_type(prompt, OPTIMIZE)
+    seen, asked = list[int](), list[float]()
+
+    def look(run: Any) -> None:
+        progress = run.progress(node)
+        if not progress or asked:
+            return
+        with urllib.request.urlopen(f"{bed.server.url}/distill3d/live/{node}?after={len(seen)}", timeout=30) as answer:
+            seen.append(len(answer.read()))
+        if progress[-1][0] >= 150 and len([size for size in seen if size]) >= 3:
+            asked.append(time.monotonic())
+            bed.server.post(f"/distill3d/stop/{node}", {})
+
+    run = bed.run(prompt, on_event=look)
+    kinds = {file["filename"].rsplit(".")[-1] for file in run.files}
+    if not {"ply", "glb", "webp"} <= kinds:
+        raise Failed(f"files: {kinds}")
+    return {"frames": len([size for size in seen if size]), "previews": len(run.previews)}
+
+
+def queued(bed: Bed) -> dict[str, Any]:
+    """Two prompts in the queue at once both end well."""
+    start = time.monotonic()
+    ids = [bed.server.queue(seeded(bed.workflow("quickstart"))) for _ in range(2)]
+    while time.monotonic() < start + 120:
+        ends = [bed.server.history(id).get("status", {}).get("status_str") for id in ids]
+        if all(ends):
+            break
+        time.sleep(0.2)
+    if ends != ["success", "success"]:
+        raise Failed(f"{ends}")
+    return {"s": round(time.monotonic() - start, 2)}
+
+
+def losses(bed: Bed) -> dict[str, Any]:
+    """Every loss, 110 steps each (with graphs), from the folder: milliseconds of a step."""
+    found = {}
+    for kind in LOSSES:
+        prompt = optimizing(bed, folder(bed), 110)
+        (id,) = prompts.of_type(prompt, "Distill3D_CDSLoss")
+        prompt[id] = bed.node(kind)
+        try:
+            run, _ = bed.timed(seeded(prompt))
+            found[kind] = per_step(run, prompt)
+        except Failed as error:
+            if kind != "VSDLoss" or "peft" not in str(error):  # which is an extra
+                raise
+            found[kind] = "without peft"
+    return found
+
+
+def priors(bed: Bed) -> dict[str, Any]:
+    """Folder, one network at a time, a few pictures at once, a LoRA: each to its end."""
+    ways = {
+        "low_vram": (folder(bed, low_vram=True), {}),
+        "pictures_at_once": (folder(bed), {"pictures_at_once": 1}),
+        "model_pictures_at_once": (model(bed), {"pictures_at_once": 1}),
+        "folder_lora": (folder(bed, lora=bed.lora()), {}),
+        "checkpoint_lora": (folder(bed, model=bed.toybox_file(), lora=bed.lora()), {}),
+        "fp32": (folder(bed, precision="fp32"), {}),
+        "bf16": (folder(bed, precision="bf16"), {}),
+    }
+    return {name: bed.timed(seeded(optimizing(bed, way, 40, **more)))[1] for name, (way, more) in ways.items()}
+
+
+def resume(bed: Bed) -> dict[str, Any]:
+    """Save with training, load, go on."""
+    return {"s": bed.timed(seeded(bed.workflow("resume")))[1]}
+
+
+def refine_mesh(bed: Bed) -> dict[str, Any]:
+    """A mesh of the quickstart's cloud, refined by the prior."""
+    prompt = bed.workflow("quickstart")
+    ids = {
+        kind: prompts.of_type(prompt, f"Distill3D_{kind}")[0] for kind in (*KEPT, "LoadDiffusionPrior", "ExportMesh")
+    }
+    links = {
+        "prior": [ids["LoadDiffusionPrior"], 0],
+        "prompts": [ids["ViewPrompts"], 0],
+        "cameras": [ids["OrbitCameras"], 0],
+        "loss": ["sds", 0],
+        "mesh": [ids["ExportMesh"], 1],
+    }
+    prompt |= {"sds": bed.node("SDSLoss"), "refine": bed.node("RefineMesh", **links, steps=120)}
+    run, seconds = bed.timed(seeded(prompt))
+    if not [file for file in run.files if file["node"] == "refine"]:
+        raise Failed("no refined mesh")
+    return {"s": seconds}
+
+
+def memory(bed: Bed) -> dict[str, Any]:
+    """Out of memory in a step: an error that says so, and the server works on."""
+    huge = prompts.set_values(bed.workflow("quickstart"), OPTIMIZE, views=64, image_size=2048)
+    run = bed.server.run(seeded(huge), timeout=200)
+    if run.status != "error":
+        raise Failed(f"64 views of 2048 pixels ended as {run.status}")
+    _, seconds = bed.timed(seeded(bed.workflow("quickstart")))
+    return {"error": run.error.splitlines()[0][:200], "next_s": seconds}
+
+
+def sampler(bed: Bed) -> dict[str, Any]:
+    """A large MODEL (Stable Diffusion XL's size) sampled by KSampler right after a run of ours."""
+    bed.run(seeded(bed.workflow("quickstart")))
+    prompt = {
+        "source": {"class_type": "ProbeModel", "inputs": {"family": "sd15", "channels": 4, "latent_channels": 4}},
+        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 1024, "batch_size": 4}},
+    }
+    prompt["source"]["inputs"] |= {"whole": False, "colors": ""}
+    for name in ("positive", "negative"):
+        prompt[name] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["source", 1], "text": name}}
+    links = {"model": ["source", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
+    values = {"seed": 1, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    prompt["sample"] = {"class_type": "KSampler", "inputs": links | values | {"latent_image": ["latent", 0]}}
+    prompt["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["source", 2]}}
+    prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}}
+    _, seconds = bed.timed(seeded(prompt))
+    _, ours = bed.timed(seeded(bed.workflow("quickstart")))
+    return {"sampled_s": seconds, "next_s": ours}
+
+
+def graphs(bed: Bed) -> dict[str, Any]:
+    """The log says that graphs were recorded, or why not; and none failed."""
+    log = bed.log()
+    told = [line for line in log.splitlines() if "CUDA graphs" in line]
+    wrong = [line for line in told if "cannot be recorded" in line or "Not enough memory for" in line]
+    if wrong or "uncaptured free" in log or not told:
+        raise Failed(f"{wrong or told[-3:] or 'nothing told'}")
+    return {"told": sorted({line.split("CUDA graphs", 1)[1][:120] for line in told})}
+
+
+def shipped(name: str) -> Case:
+    """That workflow at its real size."""
+    return lambda bed: {"s": bed.timed(seeded(bed.workflow(name)), 580)[1]}
+
+
+SHORT: dict[str, Case] = {
+    "quickstart": quickstart,
+    "models": models,
+    "cancel": cancel,
+    "free": free,
+    "graphs": graphs,
+}
+WHOLE: dict[str, Case] = {
+    **SHORT,
+    "frames": frames,
+    "queued": queued,
+    "losses": losses,
+    "priors": priors,
+    "refine_mesh": refine_mesh,
+    "memory": memory,
+    "sampler": sampler,
+    **{file.stem: shipped(file.stem) for file in sorted(prompts.WORKFLOWS.glob("*.json")) if file.stem != "quickstart"},
+    "twenty": twenty,
+    "graphs again": graphs,
+}
+
+
+def told(figures: dict[str, Any]) -> str:
+    return json.dumps(figures, separators=(",", ":"))

@@ -1,0 +1,179 @@
+"""CUDA graphs: the same numbers under every allocator, nothing left behind; and what happens where they cannot be."""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill3d.kernels.priors import graph_trial, graphs
+from distill3d.kernels.priors.graphs import Graphed, GraphedGradient, tuned
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+ALLOCATORS = {"native": "", "expandable": "expandable_segments:True", "asynchronous": "backend:cudaMallocAsync"}
+
+
+@pytest.fixture
+def trial(monkeypatch):
+    """A process that has not asked yet whether it may record graphs, and has an asynchronous allocator."""
+    fresh = graph_trial.Trial()
+    for name in ("begin", "allowed", "forbid"):
+        monkeypatch.setattr(graph_trial, name, getattr(fresh, name))
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: graph_trial.ASYNCHRONOUS)
+    return fresh
+
+
+def settled(trial):
+    """Its answer, once the trial has ended."""
+    trial.begin()
+    if trial.process is not None:
+        trial.process.wait(60)
+    return trial.allowed()
+
+
+def test_torchs_own_allocator_needs_no_trial(trial, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "native")
+    assert trial.allowed() and trial.process is None
+
+
+def test_another_allocators_graphs_wait_for_a_trial_in_a_process_of_its_own(trial, monkeypatch):
+    monkeypatch.setattr(graph_trial, "PROGRAM", "import sys; sys.stdin.read(); import time; time.sleep(0.3)")
+    assert not trial.allowed()  # while it goes on
+    assert settled(trial)
+
+
+def test_a_trial_that_fails_forbids_graphs_and_the_log_says_why(trial, monkeypatch, caplog):
+    monkeypatch.setattr(graph_trial, "PROGRAM", "raise SystemExit('RuntimeError: a graph gives wrong numbers')")
+    assert not settled(trial) and not trial.allowed()
+    (record,) = caplog.records
+    assert "ended with 1: RuntimeError: a graph gives wrong numbers" in record.message
+    assert "--disable-cuda-malloc" in record.message
+
+
+def test_a_trial_that_does_not_end_is_ended(trial, monkeypatch, caplog):
+    monkeypatch.setattr(graph_trial, "PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(graph_trial, "LONGEST", 0.2)
+    trial.begin()
+    time.sleep(0.3)
+    assert not trial.allowed() and "took more than" in caplog.text
+    assert trial.process.wait(10) != 0
+
+
+def test_graphs_are_off_under_an_allocator_that_is_not_torchs(trial, monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "pluggable")
+    assert not trial.allowed() and trial.process is None and "not torch's" in caplog.text
+
+
+def test_the_real_trial_fails_where_there_is_another_allocator(trial):
+    """Its program finds the pack and runs: here it has no GPU, or torch's own allocator, and says so."""
+    assert not settled(trial)
+    assert trial.process.returncode == 1
+    assert "RuntimeError" in trial._said() or "AssertionError" in trial._said(), trial._said()
+
+
+@pytest.mark.parametrize("kind", [Graphed, GraphedGradient])
+def test_networks_run_without_graphs_until_these_are_allowed(trial, monkeypatch, kind):
+    monkeypatch.setattr(graph_trial, "PROGRAM", "import time; time.sleep(1)")
+    graphed = kind(lambda x: 3 * x, "network")
+    for _ in range(3):
+        assert torch.equal(graphed(torch.ones(2, requires_grad=True)), torch.full((2,), 3.0))
+    assert not graphed.graphs and graphed.most > 0
+
+
+def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, monkeypatch):
+    @contextmanager
+    def broken(*given, **how):
+        yield
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    trial.answer = True
+    monkeypatch.setattr(torch.cuda, "graph", broken)
+    monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
+    monkeypatch.setattr(graphs, "_stranded", [])
+    with pytest.raises(RuntimeError, match="not permitted"), graphs.recording(None, torch.device("cuda")):
+        pass
+    assert len(graphs._stranded) == 1 and not trial.allowed()
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "pictures_at_once needs less"),
+        (RuntimeError("operation not permitted when stream is capturing"), "not permitted when stream is capturing"),
+    ],
+)
+def test_an_encoder_of_which_no_graph_can_be_made_runs_without_and_does_not_try_again(
+    trial, monkeypatch, caplog, error, said
+):
+    tries = []
+
+    def no_graph(function, pictures):
+        tries.append(1)
+        raise error
+
+    trial.answer = True
+    monkeypatch.setattr(graphs, "_Pair", no_graph)
+    graphed = GraphedGradient(lambda x: 3 * x)
+    for _ in range(2):
+        pictures = torch.ones(1, 3, 2, 2, requires_grad=True)
+        assert torch.autograd.grad(graphed(pictures).sum(), pictures)[0].unique().tolist() == [3.0]
+    assert tries == [1] and said in caplog.text
+
+
+def test_the_search_for_fast_convolutions_ends_with_the_block_that_wants_it():
+    before = torch.backends.cudnn.benchmark
+    with pytest.raises(RuntimeError), tuned():
+        assert torch.backends.cudnn.benchmark
+        raise RuntimeError
+    assert torch.backends.cudnn.benchmark == before
+
+
+@cuda
+def test_replayed_answers_are_the_networks_whatever_the_batch():
+    layer = torch.nn.Conv2d(2, 2, 3, padding=1).cuda()
+
+    def net(z, steps, text):
+        return layer(z) * steps[:, None, None, None] + text.mean()
+
+    graphed = Graphed(net, "network")
+    for scale in (1.0, 2.0, 3.0):
+        for rows in (3, 5):
+            given = [torch.rand(rows, 2, 8, 8).cuda(), scale * torch.arange(rows).cuda(), torch.rand(rows, 4, 5).cuda()]
+            torch.testing.assert_close(graphed(*given), net(*given))
+    assert len(graphed.graphs) == 2
+
+
+@cuda
+def test_a_replayed_gradient_is_the_functions():
+    layer = torch.nn.Conv2d(3, 2, 3).cuda().requires_grad_(False)
+    graphed = GraphedGradient(lambda x: layer(x).square())
+    for _ in range(3):
+        pictures = torch.rand(2, 3, 8, 8, device="cuda", requires_grad=True)
+        upstream = torch.rand(2, 2, 6, 6, device="cuda")
+        values = [function(pictures) for function in (graphed, lambda x: layer(x).square())]
+        torch.testing.assert_close(*values)
+        torch.testing.assert_close(*(torch.autograd.grad(value, pictures, upstream)[0] for value in values))
+    assert len(graphed.graphs) == 1
+
+
+@cuda
+def test_what_waits_for_the_device_is_found_before_a_recording(caplog):
+    graphed = Graphed(lambda x: x * float(x.sum()), "network")
+    for _ in range(3):
+        assert torch.equal(graphed(torch.ones(2, device="cuda")), torch.full((2,), 2.0, device="cuda"))
+    assert not graphed.graphs and "it runs without" in caplog.text
+
+
+@cuda
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_a_run_with_graphs_is_the_run_without_under_every_allocator_and_leaves_nothing(allocator):
+    """Two hundred steps of the embedded prior each way, in a process that is alive at its end."""
+    variables = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": ALLOCATORS[allocator]}
+    program = Path(__file__).with_name("graphs_under.py")
+    done = subprocess.run([sys.executable, program], env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "uncaptured free" not in done.stderr
