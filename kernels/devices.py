@@ -37,6 +37,16 @@ def recording_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def asynchronous() -> bool:
+    """Whether torch takes a CUDA device's memory from the driver's own allocator."""
+    return torch.cuda.get_allocator_backend() == ASYNCHRONOUS
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it is want of device memory that an error tells of; not all of torch's have the type for it."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+
+
 def give_back(device: torch.device) -> None:
     """Return to the driver what torch and its libraries keep of a CUDA device's memory for later, and the pinned
     memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone have used."""
@@ -46,7 +56,7 @@ def give_back(device: torch.device) -> None:
     for name in ("_cuda_clearCublasWorkspaces", "_host_emptyCache"):
         getattr(torch._C, name, lambda: None)()
     torch.cuda.empty_cache()
-    if torch.cuda.get_allocator_backend() == ASYNCHRONOUS:
+    if asynchronous():
         _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 

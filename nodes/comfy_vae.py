@@ -35,10 +35,11 @@ class OwnVAE(nn.Module):
         self.posterior = _has_posterior(net)
         # float16 underflows in the gradient through the encoder
         dtype = torch.float32 if vae.vae_dtype == torch.float16 else vae.vae_dtype
-        groups = [group for module in net.modules() for group in (module._parameters, module._buffers)]
-        self._places = [(group, name) for group in groups for name, value in group.items() if value is not None]
+        groups: list[dict[str, Any]] = [g for m in net.modules() for g in (m._parameters, m._buffers)]
+        found = [(group, name, v) for group in groups for name, v in group.items() if v is not None]
+        self._places = [(group, name) for group, name, _ in found]
         with torch.inference_mode(False):
-            copies = [group[name].detach().to("cpu", copy=True) for group, name in self._places]
+            copies = [value.detach().to("cpu", copy=True) for _, _, value in found]
             frozen = (value.to(dtype) if value.is_floating_point() else value for value in copies)
             self.weights = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in frozen)
         self.attach()
@@ -103,7 +104,7 @@ class OwnVAE(nn.Module):
         return self._graphed.setdefault(what, GraphedGradient(run))
 
 
-def plain_twin(net: nn.Module) -> nn.Module:
+def plain_twin(net: Any) -> Any:
     """The same network on the same tensors, in modules of its own that know nothing of ComfyUI's memory managers."""
     twin = net.__class__.__new__(net.__class__)
     kept = {name: value for name, value in vars(net).items() if not name.startswith(FOREIGN)}

@@ -7,10 +7,9 @@ from functools import cached_property
 from types import SimpleNamespace
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from ..devices import give_back
+from ..devices import give_back, out_of_memory
 from ..fast.encoder import Encoder, misfit
 from ..fast.ops import triton_works
 from ..fast.unet import fast_unet, unwatched
@@ -69,7 +68,7 @@ class Accelerated:
         try:
             return self.encoder(pictures)
         except Exception as error:
-            if not self.fused_encoder or isinstance(error, torch.cuda.OutOfMemoryError):
+            if not self.fused_encoder or out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "encoder", error)
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
@@ -84,7 +83,7 @@ class Accelerated:
         try:
             result = self.denoiser(*given)
         except Exception as error:
-            if not self.fused_unet or isinstance(error, torch.cuda.OutOfMemoryError):
+            if not self.fused_unet or out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet = False

@@ -8,6 +8,7 @@ what it allocated is freed: there, `graph_trial` has to allow graphs first.
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import ASYNCHRONOUS, recording_stream
+from ..devices import asynchronous, out_of_memory, recording_stream
 from . import graph_trial
 
 log = logging.getLogger(__name__)
@@ -182,7 +183,9 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
 def no_waiting() -> Iterator[None]:
     """What waits for the device, and so cannot be recorded, raises RuntimeError inside."""
     before = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
+        torch.cuda.set_sync_debug_mode("error")
     try:
         yield
     finally:
@@ -197,14 +200,14 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any = Non
         with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             yield
     except BaseException as error:
-        if torch.cuda.get_allocator_backend() == ASYNCHRONOUS:
+        if asynchronous():
             _stranded.append(error)  # with its traceback, whose frames hold what was allocated
             graph_trial.forbid(f"a recording failed: {error}")
         raise
 
 
 def warn_of_no_graph(network: str, error: RuntimeError) -> None:
-    if isinstance(error, torch.cuda.OutOfMemoryError):
+    if out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:
         log.warning(NO_GRAPH, network, error)
@@ -212,9 +215,14 @@ def warn_of_no_graph(network: str, error: RuntimeError) -> None:
 
 @contextmanager
 def tuned(attention_first: bool = False) -> Iterator[None]:
-    """The fastest convolutions: cuDNN tries its algorithms; and its attention goes first if wanted."""
+    """The fastest convolutions: cuDNN tries its algorithms; and its attention goes first if wanted.
+
+    Not under an asynchronous allocator: torch (2.11) then takes all the memory that is free for its trials, which
+    drives other models off the device and fails what other processes do there.
+    """
     cudnn = torch.backends.cudnn
-    before, cudnn.benchmark = cudnn.benchmark, not cudnn.deterministic
+    before = cudnn.benchmark
+    cudnn.benchmark = before or not (cudnn.deterministic or (torch.cuda.is_available() and asynchronous()))
     try:
         with _attention() if attention_first else nullcontext():
             yield

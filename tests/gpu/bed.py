@@ -12,7 +12,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
 
 from harness import prompts
-from harness.environment import ROOT
+from harness.environment import HOME, ROOT
 from harness.server import Run, Server, link
 
 TOYBOX = ROOT / "models" / "toybox"
@@ -30,6 +30,7 @@ class Bed:
     def __init__(self, tree: Path, base: Path, flags: tuple[str, ...]) -> None:
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
+        (HOME / "cache").mkdir(parents=True, exist_ok=True)  # where the server's environment has its caches
         self.server = Server(tree, base, base / "server.log", cpu=False, arguments=flags)
         self.base, self.info = base, dict[str, Any]()
 

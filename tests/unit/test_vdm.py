@@ -445,7 +445,10 @@ def test_a_second_part_that_cannot_be_is_refused(changes, message):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_the_map_learns_the_same_beside_other_work():
+def test_the_map_learns_the_same_beside_other_work(monkeypatch):
+    """To the last bit, once cuDNN keeps to algorithms that sum in a fixed order: its usual ones differ by 1e-5 from one
+    call to the next, beside other work or not."""
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     prior = gaussian_prior()
     prior.schedule = prior.schedule.to("cuda")
     found = []
@@ -460,4 +463,4 @@ def test_the_map_learns_the_same_beside_other_work():
             for _ in range(20):
                 busy = (busy @ busy).clamp(-1, 1)
         found.append(run.state())
-    torch.testing.assert_close(found[0], found[1])
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
