@@ -10,7 +10,8 @@ import torch
 from .mesh import Mesh
 
 PADDING = 4  # between charts, in xatlas' own texels, which are up to a third smaller than the texture's
-CHART = 1 / 60  # of the surface; larger charts take xatlas many times as long (56,000 triangles: 36 s without a limit)
+CHART = 1 / 60  # of the surface, at most
+TRIANGLES = 300  # of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 2 s so)
 MISSING = "Textures need the package xatlas. Install it with 'pip install xatlas'."
 
 
@@ -37,7 +38,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     atlas = xatlas.Atlas()
     atlas.add_mesh(mesh.vertices.float().numpy(), mesh.faces.numpy().astype(np.uint32))
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    charts.max_chart_area = CHART * float(mesh.face_areas.sum())
+    charts.max_chart_area = min(CHART, TRIANGLES / len(mesh.faces)) * float(mesh.face_areas.sum())
     packing.padding, packing.bilinear, packing.resolution = PADDING, True, size
     atlas.generate(charts, packing)
     origin, faces, uvs = atlas.get_mesh(0)
