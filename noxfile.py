@@ -47,6 +47,14 @@ def object(session: nox.Session) -> None:
 
 
 @nox.session
+def gpu(session: nox.Session) -> None:
+    """The pack in a ComfyUI server on this machine's GPU: nox -s gpu -- [--mode whole] [--report FILE] [-- FLAGS]"""
+    setup(session)
+    tree, base = environment.tree_path(environment.MAIN), environment.HOME / "gpu"
+    run(session, "python", "tests/gpu/suite.py", str(tree), "--base", str(base), *session.posargs)
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
     """Style, types, unit tests, and the tests against real ComfyUI servers and in a browser; arguments go to these."""
     setup(session)

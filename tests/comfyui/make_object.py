@@ -24,7 +24,7 @@ from harness.environment import HOME, ROOT
 
 KINDS = {".ply": "object.ply", ".glb": "object.glb", ".webp": "turntable.webp"}
 WRITTEN = (*KINDS.values(), "turntable.png", "metrics.json", "comfyui.log", "partial.ply", "partial.safetensors")
-OPTIMIZE = "Distill3D_Optimize"
+OPTIMIZE, PRESET = "Distill3D_Optimize", "Distill3D_QualityPreset"
 
 
 def main() -> int:
@@ -122,6 +122,7 @@ def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> 
     try:
         with clock("server_start"), say("Starting ComfyUI"):
             server.start()
+        print(f"Working on {working_on(server)}", flush=True)
         prompt = quickstart(server.object_info(), caption.text, arguments)
         run = follow(server, prompt, clock)
         for suffix, name in KINDS.items():
@@ -141,8 +142,26 @@ def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> 
     with clock("measure"), say("Measuring against the true shape"):
         contact_strip(folder / "turntable.webp", folder / "turntable.png")
         measures = measure(folder / "object.ply", caption.text)
-    steps = sum(prompt[id]["inputs"]["steps"] for id in prompts.of_type(prompt, OPTIMIZE))
-    return {"prompt": caption.text, "steps": steps, "seconds": clock.report(), **measures}
+    steps = sum(run.progress(id)[-1][1] for id in prompts.of_type(prompt, OPTIMIZE))
+    return {
+        "prompt": caption.text,
+        "quality": quality(prompt, run),
+        "steps": steps,
+        "seconds": clock.report(),
+        **measures,
+    }
+
+
+def working_on(server) -> str:
+    """The device, in ComfyUI's words without the allocator's."""
+    name = server.get("/system_stats")["devices"][0]["name"]
+    return "the CPU: no GPU that PyTorch can use" if name == "cpu" else f"the GPU: {name.split(' : ')[0]}"
+
+
+def quality(prompt: dict, run) -> str:
+    """What Quality Preset chose; empty where the workflow has none."""
+    texts = [run.history.get("outputs", {}).get(id, {}).get("text", [""])[0] for id in prompts.of_type(prompt, PRESET)]
+    return texts[0] if texts else ""
 
 
 def quickstart(object_info: dict, text: str, arguments: argparse.Namespace) -> dict:
@@ -161,11 +180,9 @@ def follow(server, prompt: dict, clock: Clock):
     from tqdm import tqdm
 
     optimizers = prompts.of_type(prompt, OPTIMIZE)
-    planned = sum(prompt[id]["inputs"]["steps"] for id in optimizers)
     terminal = sys.stderr.isatty()
-    bar = tqdm(
-        total=planned, desc="Optimizing", unit="step", dynamic_ncols=terminal, mininterval=0.5 if terminal else 5
-    )
+    bar = tqdm(desc="Optimizing", unit="step", dynamic_ncols=terminal, mininterval=0.5 if terminal else 5)
+    told: dict[str, tuple[int, int]] = {}  # of each Optimize its steps so far, and in all
     seen = 0
 
     def on_event(run) -> None:
@@ -173,8 +190,10 @@ def follow(server, prompt: dict, clock: Clock):
         for _, message in run.events[seen:]:
             data = message["data"]
             if message["type"] == "progress" and data["node"] in optimizers and data["prompt_id"] == run.prompt_id:
-                before = sum(prompt[id]["inputs"]["steps"] for id in optimizers[: optimizers.index(data["node"])])
-                bar.update(before + int(data["value"]) - bar.n)
+                told[data["node"]] = int(data["value"]), int(data["max"])
+                values, totals = zip(*told.values(), strict=True)
+                bar.total = sum(totals)
+                bar.update(sum(values) - bar.n)
         seen = len(run.events)
 
     with bar:
@@ -253,10 +272,11 @@ def say(text: str):
 
 
 def summary(report: dict, folder: Path) -> str:
-    others = ("prompt", "steps", "seconds")
+    others = ("prompt", "quality", "steps", "seconds")
     measures = {name: value for name, value in report.items() if name not in others and value is not None}
     lines = [
         "",
+        *([f"Quality {report['quality']}."] if report["quality"] else []),
         f"{report['prompt']}: {report['steps']} steps, {report['seconds']['total']:.0f} s in all, "
         + ", ".join(f"{name} {value:g}" for name, value in measures.items()),
         *(f"  {shown(file)}" for file in sorted(folder.iterdir())),

@@ -117,7 +117,9 @@ def test_standard_is_the_quickstart(blueprint, presets, object_info):
         assert own.items() <= of_kind(theirs, kind).items(), kind
 
 
-@pytest.mark.parametrize(("quality", "files"), [("draft", [64, 256]), ("standard", [96, 512]), ("high", [128, 1024])])
+@pytest.mark.parametrize(
+    ("quality", "files"), [("draft", [64, 256]), ("standard", [96, 512]), ("fine", [96, 1024]), ("high", [128, 1024])]
+)
 def test_presets_have_the_settings_that_were_measured(presets, quality, files):
     """The benchmark's sweep of the same names, and what the mesh gets."""
     sys.path.insert(0, str(BENCHMARKS))
@@ -128,6 +130,10 @@ def test_presets_have_the_settings_that_were_measured(presets, quality, files):
     assert [json.loads(presets[quality][name]) for name in GOES_TO] == [
         measured.steps, loop.views, start.count, start.scale, loop.lambda_opacity, *files,
     ]  # fmt: skip
+
+
+def test_auto_is_what_a_cpu_affords_here(presets):
+    assert presets["auto"] == presets["standard"]
 
 
 @pytest.mark.parametrize("quality", ["draft", "high"])
