@@ -27,7 +27,9 @@ class Failed(AssertionError):
 class Bed:
     """A server with the pack and the tests' probe pack, started with ``flags``; use as a context manager."""
 
-    def __init__(self, tree: Path, base: Path, flags: tuple[str, ...]) -> None:
+    def __init__(self, tree: Path, base: Path, flags: tuple[str, ...], shared: bool = False) -> None:
+        """shared: others use the device meanwhile, so that what is in use there tells nothing of this server."""
+        self.shared = shared
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
         (HOME / "cache").mkdir(parents=True, exist_ok=True)  # where the server's environment has its caches

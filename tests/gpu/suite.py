@@ -1,6 +1,7 @@
 """Runs the pack in a real ComfyUI server on this machine's GPU, and writes what came of it.
 
-    python tests/gpu/suite.py COMFYUI --base DIR [--mode short|whole] [--only CASE,...] [--report FILE] [-- FLAGS]
+    python tests/gpu/suite.py COMFYUI --base DIR [--mode short|flags|whole] [--only CASE,...] [--report FILE]
+        [--shared] [-- FLAGS]
 
 COMFYUI: a ComfyUI tree (main.py), in whose environment this is started (ComfyUI's requirements, the pack's, psutil,
 aiohttp). DIR: where models, outputs and the log go. FLAGS: for ComfyUI's command line, none by default. Nothing
@@ -20,8 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from bed import Bed, Failed, versions
-from cases import SHORT, WHOLE, told
+from cases import FLAGS, SHORT, WHOLE, told
 from harness.server import PromptRefused, ServerError
+
+MODES = {"short": SHORT, "flags": FLAGS, "whole": WHOLE}
 
 
 def main() -> int:
@@ -31,24 +34,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("--base", type=Path, required=True)
-    parser.add_argument("--mode", choices=("short", "whole"), default="short")
+    parser.add_argument("--mode", choices=tuple(MODES), default="short")
     parser.add_argument("--only", default="", help="names of cases, with commas between")
     parser.add_argument("--report", type=Path)
+    parser.add_argument("--shared", action="store_true", help="other programs use the GPU meanwhile")
     options = parser.parse_args(own)
     if not (options.comfyui / "main.py").is_file():
         parser.error(f"{options.comfyui} is no ComfyUI tree: it has no main.py.")
-    wanted = options.only.split(",") if options.only else list(SHORT if options.mode == "short" else WHOLE)
+    wanted = options.only.split(",") if options.only else list(MODES[options.mode])
     if unknown := [name for name in wanted if name not in WHOLE]:
         parser.error(f"--only {','.join(unknown)}: the cases are {', '.join(WHOLE)}.")
-    return run(options.comfyui, options.base, wanted, tuple(flags), options.report)
+    place = options.comfyui.resolve(), options.base.resolve(), tuple(flags), options.shared
+    return run(place, wanted, options.report)
 
 
-def run(tree: Path, base: Path, wanted: list[str], flags: tuple[str, ...], report: Path | None) -> int:
-    """The number of servers that had to be left, or cases that failed, as an exit code."""
+def run(place: tuple[Path, Path, tuple[str, ...], bool], wanted: list[str], report: Path | None) -> int:
+    """1 if a case failed, else 0; a server that dies is followed by another for the cases left."""
     failed = 0
     while wanted:
-        with Bed(tree.resolve(), base.resolve(), flags) as bed:
-            about = versions(bed.server) | {"flags": " ".join(flags) or "default"}
+        with Bed(*place) as bed:
+            about = versions(bed.server) | {"flags": " ".join(place[2]) or "default"}
             print(json.dumps(about), flush=True)
             while wanted:
                 name = wanted.pop(0)
@@ -61,7 +66,7 @@ def run(tree: Path, base: Path, wanted: list[str], flags: tuple[str, ...], repor
                     _write(report, about, name, row)
                 if row.get("died"):
                     print(bed.server.log_tail(40), flush=True)
-                    break
+                    break  # out of this server
     print(f"{failed} failed", flush=True)
     return int(failed > 0)
 
