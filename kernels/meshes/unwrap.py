@@ -11,7 +11,7 @@ from .mesh import Mesh
 
 PADDING = 4  # between charts, in xatlas' own texels, which are up to a third smaller than the texture's
 CHART = 1 / 60  # of the surface, at most
-TRIANGLES = 300  # of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 2 s so)
+TRIANGLES = 300  # of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 1 s so)
 MISSING = "Textures need the package xatlas. Install it with 'pip install xatlas'."
 
 
@@ -39,6 +39,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     atlas.add_mesh(mesh.vertices.float().numpy(), mesh.faces.numpy().astype(np.uint32))
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_chart_area = min(CHART, TRIANGLES / len(mesh.faces)) * float(mesh.face_areas.sum())
+    charts.max_iterations = 0  # another round takes as long again and joins a quarter of the charts
     packing.padding, packing.bilinear, packing.resolution = PADDING, True, size
     atlas.generate(charts, packing)
     origin, faces, uvs = atlas.get_mesh(0)
