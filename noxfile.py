@@ -1,6 +1,6 @@
 """``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s setup`` only installs.
 
-All three share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
+All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
 """
 
 import sys

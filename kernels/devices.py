@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -14,6 +15,7 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
+graphs_alive: weakref.WeakSet[object] = weakref.WeakSet()  # what holds CUDA graphs, which use cuBLAS's workspaces
 ASYNCHRONOUS = "cudaMallocAsync"  # torch's name for the driver's allocator, ComfyUI's choice on NVIDIA GPUs
 
 
@@ -44,7 +46,7 @@ def asynchronous() -> bool:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether it is want of device memory that an error tells of; not all of torch's have the type for it."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "error: out of memory" in str(error)
 
 
 def give_back(device: torch.device) -> None:
@@ -53,8 +55,9 @@ def give_back(device: torch.device) -> None:
     if device.type != "cuda":
         return
     torch.cuda.synchronize(device)
-    for name in ("_cuda_clearCublasWorkspaces", "_host_emptyCache"):
-        getattr(torch._C, name, lambda: None)()
+    if not graphs_alive:
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
+    getattr(torch._C, "_host_emptyCache", lambda: None)()
     torch.cuda.empty_cache()
     if asynchronous():
         _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
@@ -64,7 +67,8 @@ def _trim_graph_memory(index: int) -> None:
     """What graphs allocate while they run stays with the driver, in a pool that torch does not empty."""
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
-        driver.cuDeviceGraphMemTrim(index)
+        if code := driver.cuDeviceGraphMemTrim(index):
+            raise OSError(f"the driver answers {code}")
     except (OSError, AttributeError) as error:
         log.warning("The memory of CUDA graphs cannot be given back here (%s).", error)
 

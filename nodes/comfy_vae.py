@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+import types
 from collections.abc import Callable
 from typing import Any
 
+import comfy.ops
 import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine, DiagonalGaussianRegularizer
 from torch import Tensor, nn
 
 from ..kernels.devices import give_back
+from ..kernels.priors import graph_trial
 from ..kernels.priors.graphs import GraphedGradient
 from ..kernels.priors.passes import Recomputed
+
+log = logging.getLogger(__name__)
 
 # What ComfyUI's memory managers leave on a network and its layers.
 FOREIGN = ("_v", "_pin", "_prefetch", "dynamic_", "weight_lowvram", "bias_lowvram", "prev_comfy_cast_weights")
@@ -58,17 +64,22 @@ class OwnVAE(nn.Module):
     def accelerate(self) -> bool:
         """Record graphs of the encoder from now on until `settle`; false, and nothing done, where that is not known
         to work: off a CUDA device, and for autoencoders other than Stable Diffusion's and their like."""
-        starts = not self.fast and self.posterior and self.weights[0].is_cuda
+        starts = not self.fast and self.posterior and self.weights[0].is_cuda and _known(self._net[0])
+        if starts:
+            graph_trial.begin(self.weights[0].device)
         self.fast = self.fast or starts
         return starts
 
     def settle(self) -> None:
         """Forget the graphs and give back their memory."""
         self.fast = False
-        for graphed in self._graphed.values():
-            graphed.drop()
+        try:
+            for graphed in self._graphed.values():
+                graphed.drop()
+            give_back(self.weights[0].device)
+        except RuntimeError as error:  # of the device, whose first error should be the one that is told
+            log.warning("The memory of the VAE's CUDA graphs cannot be given back (%s).", error)
         self._graphed.clear()
-        give_back(self.weights[0].device)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The VAE's own latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the images.
@@ -112,11 +123,21 @@ def plain_twin(net: Any) -> Any:
     for group in ("_parameters", "_buffers"):
         vars(twin)[group] = dict(vars(net)[group])
     vars(twin)["_modules"] = {name: part and plain_twin(part) for name, part in net._modules.items()}
+    for name, value in kept.items():  # methods that other nodes have put on a layer
+        if isinstance(value, types.MethodType) and value.__self__ is net:
+            vars(twin)[name] = types.MethodType(value.__func__, twin)
     if hasattr(twin, "comfy_cast_weights"):
         twin.comfy_cast_weights, twin.weight_function, twin.bias_function = False, [], []
+    if type(net).__module__ == comfy.ops.__name__:
         # ComfyUI's own call asks for interrupts, which must not come while a graph is recorded.
         twin.__class__ = next((kind for kind in PLAIN if isinstance(net, kind)), net.__class__)
     return twin
+
+
+def _known(net: nn.Module) -> bool:
+    """Whether every layer is one whose call does nothing but compute."""
+    own = any(type(layer).__module__ == comfy.ops.__name__ for layer in net.modules())
+    return not own and not any({"forward", "_conv_forward"} & vars(layer).keys() for layer in net.modules())
 
 
 def _has_posterior(net: nn.Module) -> bool:

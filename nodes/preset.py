@@ -7,6 +7,8 @@ from dataclasses import astuple, dataclass, replace
 import comfy.model_management
 from comfy_api.latest import io
 
+from ..kernels.gaussians.rasterize import choose
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -33,8 +35,9 @@ AUTO = "auto"
 
 
 def affordable() -> str:
-    """The preset that this machine makes in some seconds on a GPU, in a minute or two on a CPU."""
-    return "fine" if comfy.model_management.get_torch_device().type == "cuda" else "standard"
+    """The preset that this machine makes in some seconds with a rasterizer for its GPU, else in a minute or two."""
+    device = comfy.model_management.get_torch_device()
+    return "fine" if device.type == "cuda" and choose(device) != "torch" else "standard"
 
 
 class QualityPreset(io.ComfyNode):
@@ -52,10 +55,10 @@ class QualityPreset(io.ComfyNode):
                     "quality",
                     options=[AUTO, *PRESETS],
                     default=AUTO,
-                    tooltip="auto: fine on a GPU, standard on a CPU. draft: about half the time of standard, to see "
-                    "whether the prompt works (110 steps of 2 views). standard: 200 steps of 2 views. fine: 200 steps "
-                    "of 4 views with five times as many, smaller Gaussians and a texture of 1024; about twice the time "
-                    "on a CPU. high: the same for 400 steps, and a finer mesh.",
+                    tooltip="auto: fine on a GPU with Triton or gsplat, else standard. draft: about half the time of "
+                    "standard, to see whether the prompt works (110 steps of 2 views). standard: 200 steps of 2 "
+                    "views. fine: 200 steps of 4 views with five times as many, smaller Gaussians and a texture of "
+                    "1024; about twice the time on a CPU. high: the same for 400 steps, and a finer mesh.",
                 ),
             ],
             outputs=[

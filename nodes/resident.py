@@ -66,17 +66,18 @@ def _held(layer: Any, device: torch.device, dtype: torch.dtype, until: ExitStack
             return False
     if any(value is not None and (value.device != device or value.dtype != dtype) for value in (weight, bias)):
         return False
-    until.callback(_restore, layer, {name: vars(layer).get(name) for name in OWN}, dict(layer._parameters))
-    for name in OWN:
-        vars(layer).pop(name, None)
+    given = {"weight": weight, "bias": bias}
+    ours = {k: nn.Parameter(v, requires_grad=False) for k, v in given.items() if v is not None}
+    before = {name: layer._parameters[name] for name in ours}
+    until.callback(_restore, layer, {name: vars(layer).pop(name) for name in OWN if name in vars(layer)}, ours, before)
     layer.comfy_cast_weights = False
-    for name, value in (("weight", weight), ("bias", bias)):
-        if value is not None:
-            layer._parameters[name] = nn.Parameter(value, requires_grad=False)
+    layer._parameters.update(ours)
     return True
 
 
-def _restore(layer: Any, own: dict[str, Any], parameters: dict[str, Any]) -> None:
+def _restore(layer: Any, own: dict[str, Any], ours: dict[str, Any], before: dict[str, Any]) -> None:
     layer.comfy_cast_weights = True
-    vars(layer).update({name: value for name, value in own.items() if value is not None})
-    layer._parameters.update(parameters)
+    vars(layer).update(own)
+    for name, value in ours.items():
+        if layer._parameters.get(name) is value:  # not one that ComfyUI has put there meanwhile
+            layer._parameters[name] = before[name]

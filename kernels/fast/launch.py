@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import asynchronous
+
 
 def launcher(kernel: Any, grid: Sequence[int]) -> Callable[..., None]:
     """``kernel[grid]``, for calls whose first argument is a tensor.
@@ -17,12 +19,21 @@ def launcher(kernel: Any, grid: Sequence[int]) -> Callable[..., None]:
     """
 
     def launch(*args: Any, **options: Any) -> None:
-        if not (args[0].is_cuda and torch.cuda.is_current_stream_capturing()):
+        if args[0].is_cuda and torch.cuda.is_current_stream_capturing() and asynchronous():
+            launch_by_address(kernel, grid, *args, **options)
+        else:
             kernel[grid](*args, **options)
-            return
-        compiled = kernel.warmup(*args, grid=grid, **options)  # finds it: it has been compiled before a recording
-        named = dict(zip(kernel.arg_names, args, strict=False)) | options
-        values = [named[name] for name in kernel.arg_names]
-        compiled[(*grid, 1, 1)[:3]](*[v.data_ptr() if isinstance(v, Tensor) else v for v in values])
 
     return launch
+
+
+def launch_by_address(kernel: Any, grid: Sequence[int], *args: Any, **options: Any) -> None:
+    """``kernel[grid](*args, **options)``, of a kernel that has been compiled for such arguments before."""
+    import triton
+
+    compiled = kernel.warmup(*args, grid=grid, **options)
+    named = dict(zip(kernel.arg_names, args, strict=False)) | options
+    # Until 3.2 the compiled kernel has no place for constants, later ones pass them by.
+    constants_too = tuple(map(int, triton.__version__.split(".")[:2])) >= (3, 3)
+    values = [named[parameter.name] for parameter in kernel.params if constants_too or not parameter.is_constexpr]
+    compiled[(*grid, 1, 1)[:3]](*[value.data_ptr() if isinstance(value, Tensor) else value for value in values])

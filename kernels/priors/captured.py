@@ -35,18 +35,19 @@ class Accelerated:
         if device.type != "cuda":
             raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
         self.watched, self.vae, self.name, self.device = unet, vae, name, device
-        graph_trial.begin()  # beside what follows, where one is needed
+        graph_trial.begin(device)  # beside what follows, where one is needed
         self.fused_unet = triton_works()
         reason = misfit(vae)
         self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
         layers = {True: "fused kernels", False: "plain layers"}
         log.info(
-            "Prior %r: CUDA graphs, of %s in the U-Net, of %s in the encoder%s.",
+            "Prior %r: %s in the U-Net, %s in the encoder%s, %s.",
             name,
             layers[self.fused_unet],
             layers[self.fused_encoder],
             f" ({reason})" if reason else "",
+            graph_trial.state(),
         )
 
     @cached_property
@@ -95,7 +96,10 @@ class Accelerated:
 
     def drop(self) -> None:
         """Forget all graphs and give back what they used; the networks stay."""
-        self.encoder.drop()
-        if "denoiser" in self.__dict__:
-            self.denoiser.drop()
-        give_back(self.device)
+        try:
+            self.encoder.drop()
+            if "denoiser" in self.__dict__:
+                self.denoiser.drop()
+            give_back(self.device)
+        except RuntimeError as error:  # of the device, whose first error should be the one that is told
+            log.warning("The memory of prior %r's CUDA graphs cannot be given back (%s).", self.name, error)

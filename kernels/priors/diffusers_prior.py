@@ -119,7 +119,7 @@ class DiffusersPrior:
         try:
             yield self
         finally:
-            self._turns.end()
+            self._turns.release()
             self._turns = None
             self.schedule = self.schedule.to("cpu")
             give_back(torch.device(device))

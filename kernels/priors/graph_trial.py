@@ -7,6 +7,7 @@ fails leaves tensors whose release ends the process. Nobody can know this before
 
 from __future__ import annotations
 
+import atexit
 import logging
 import subprocess
 import sys
@@ -31,12 +32,16 @@ sys.path[:] = [path for path in sys.path if path]
 import importlib, types
 pack = sys.modules["pack"] = types.ModuleType("pack")
 pack.__path__ = [sys.argv[1]]
-importlib.import_module("pack.kernels.priors.graph_trial").run(sys.argv[2])
+importlib.import_module("pack.kernels.priors.graph_trial").run(sys.argv[2], int(sys.argv[3]))
 """
+MOST_TRIES = 3  # of a trial that wants memory, each in a later run
 ALLOWED = "CUDA graphs work under %s here: tried in a process of its own, %.0f s."
-FORBIDDEN = (
-    "CUDA graphs are off under %s (%s); networks run without, slower. ComfyUI's --disable-cuda-malloc allows them."
-)
+FORBIDDEN = "CUDA graphs are off from here on (%s); networks run without, slower."
+ADVICE = " ComfyUI's --disable-cuda-malloc allows them without a trial."
+NO_ROOM = "Not enough memory on the device to try CUDA graphs; networks run without, slower."
+# ComfyUI's portable form and its desktop program: their own packages alone, no window.
+FLAGS = ["-s"] if sys.flags.no_user_site else []
+NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
 
 
 class Trial:
@@ -44,51 +49,77 @@ class Trial:
 
     def __init__(self) -> None:
         self.answer: bool | None = None
+        self.reason = ""  # of a refusal
         self.process: subprocess.Popen[bytes] | None = None
         self.errors: IO[bytes] | None = None
-        self.began = 0.0
+        self.began, self.tries = 0.0, 0
 
-    def begin(self) -> None:
-        """Start it, if it is needed and was not started before; it goes on beside whatever else is done."""
+    def begin(self, device: torch.device | None = None) -> None:
+        """Start it, if it is needed and was not started before; it goes on beside whatever else is done.
+
+        device: on which the graphs are to run.
+        """
         if self.answer is not None or self.process is not None:
             return
         backend = torch.cuda.get_allocator_backend()
         if backend == "native":  # expandable segments included
             self.answer = True
         elif backend != ASYNCHRONOUS:
-            self.forbid("an allocator that is not torch's")
-        else:
-            self.errors, self.began = tempfile.TemporaryFile(), time.monotonic()
+            self.forbid("the allocator is not torch's")
+        elif self.tries < MOST_TRIES:
+            self.errors, self.began, self.tries = tempfile.TemporaryFile(), time.monotonic(), self.tries + 1
+            index = str((device.index if device else None) or 0)
             try:
                 self.process = subprocess.Popen(
-                    [sys.executable, "-c", PROGRAM, str(ROOT), backend],
+                    [sys.executable, *FLAGS, "-c", PROGRAM, str(ROOT), backend, index],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=self.errors,
+                    creationflags=NO_WINDOW,
                 )
+                atexit.register(self.process.kill)
             except OSError as error:
                 self.forbid(f"no process to try them in: {error}")
 
     def allowed(self) -> bool:
-        """Whether a graph may be recorded now; not while the trial goes on."""
-        self.begin()
+        """Whether a graph may be recorded now; not while a trial goes on."""
+        if not self.tries:
+            self.begin()
         if self.answer is None and self.process is not None:
             code, seconds = self.process.poll(), time.monotonic() - self.began
             if code == 0:
                 self.answer = True
                 log.info(ALLOWED, torch.cuda.get_allocator_backend(), seconds)
             elif code is not None:
-                self.forbid(f"a trial of them ended with {code}: {self._said()}")
+                self._failed(code)
             elif seconds > LONGEST:
                 self.process.kill()
-                self.forbid(f"a trial of them took more than {LONGEST:.0f} s")
+                self.forbid(f"a trial of them took more than {LONGEST:.0f} s", ADVICE)
         return bool(self.answer)
 
-    def forbid(self, reason: str) -> None:
+    def _failed(self, code: int) -> None:
+        said = self._said()
+        if "out of memory" in said:
+            self.process = None
+            log.warning(NO_ROOM)
+        else:
+            self.forbid(f"a trial of them ended with {code}: {said}", ADVICE)
+
+    def forbid(self, reason: str, advice: str = "") -> None:
         """No graph is recorded in this process from now on."""
         if self.answer is not False:
-            log.warning(FORBIDDEN, torch.cuda.get_allocator_backend(), reason)
-        self.answer = False
+            log.warning(FORBIDDEN + advice, reason)
+        self.answer, self.reason = False, reason
+
+    def state(self) -> str:
+        """For a log: what of graphs can be expected now."""
+        if self.allowed():
+            return "in CUDA graphs"
+        return (
+            f"without CUDA graphs ({self.reason})"
+            if self.answer is False
+            else "in CUDA graphs once a trial allows them"
+        )
 
     def _said(self) -> str:
         assert self.errors is not None
@@ -98,11 +129,11 @@ class Trial:
 
 
 _trial = Trial()
-begin, allowed, forbid = _trial.begin, _trial.allowed, _trial.forbid
+begin, allowed, forbid, state = _trial.begin, _trial.allowed, _trial.forbid, _trial.state
 
 
-def run(backend: str) -> None:
-    """The trial: graphs of what priors are made of, with gradients, in two sizes, twice; in a process of its own.
+def run(backend: str, index: int) -> None:
+    """The trial on a GPU, in a process of its own: graphs of what priors are made of, in two sizes, twice.
 
     Raises RuntimeError for an allocator other than ``backend``, for wrong numbers, and where graphs cannot be recorded.
     """
@@ -112,12 +143,13 @@ def run(backend: str) -> None:
         raise RuntimeError("it has no CUDA device")
     if torch.cuda.get_allocator_backend() != backend:
         raise RuntimeError(f"it has the allocator {torch.cuda.get_allocator_backend()} and not {backend}")
+    torch.cuda.set_device(index)
     _trial.answer = True  # it is what this process is for
     for _ in range(2):
-        function = _network(torch.device("cuda"))
+        function = _network(torch.device("cuda", index))
         alone, paired = graphs.Graphed(function, "network"), graphs.GraphedGradient(function)
         for size in (16, 32, 16, 32, 16):
-            pictures = torch.rand(2, 8, size, size, device="cuda", requires_grad=True)
+            pictures = torch.rand(2, 8, size, size, device=f"cuda:{index}", requires_grad=True)
             expected, got = function(pictures), paired(pictures)
             upstream = torch.rand_like(expected)
             slopes = [torch.autograd.grad(value, pictures, upstream)[0] for value in (expected, got)]
@@ -128,7 +160,7 @@ def run(backend: str) -> None:
             raise RuntimeError("graphs could not be recorded")
         alone.drop()
         paired.drop()
-        give_back(torch.device("cuda"))
+        give_back(torch.device("cuda", index))
 
 
 def _network(device: torch.device) -> Any:

@@ -8,6 +8,8 @@ what it allocated is freed: there, `graph_trial` has to allow graphs first.
 from __future__ import annotations
 
 import logging
+import sys
+import traceback
 import warnings
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -16,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import asynchronous, out_of_memory, recording_stream
+from ..devices import asynchronous, graphs_alive, out_of_memory, recording_stream
 from . import graph_trial
 
 log = logging.getLogger(__name__)
@@ -27,7 +29,7 @@ SPARE = 2**29  # bytes that are to be free besides what a graph needs
 NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
 NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
 
-_stranded: list[BaseException] = []  # failed recordings, whose tensors must never be freed
+_stranded: list[Any] = []  # what failed recordings had allocated, which must never be freed
 
 
 class Graphed:
@@ -38,6 +40,7 @@ class Graphed:
         """name: of the network, for messages. attention_first: cuDNN's attention goes before the others."""
         self.function, self.name, self.attention_first = function, name, attention_first
         self.most, self.seen = MOST_GRAPHS, set[Hashable]()
+        self.pool: Any = None
         self.graphs: dict[Hashable, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
 
     @torch.no_grad()
@@ -46,7 +49,7 @@ class Graphed:
         if key not in self.graphs and key in self.seen and len(self.graphs) < self.most and graph_trial.allowed():
             try:
                 self.graphs[key] = self._recorded([value.clone() for value in given])
-            except RuntimeError as error:
+            except Exception as error:
                 self.most = 0
                 warn_of_no_graph(self.name, error)
         self.seen.add(key)
@@ -63,17 +66,24 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         with tuned(self.attention_first):
             output = warmed_up(inputs[0].device, lambda: self.function(*inputs)).clone()
-            with recording(graph, inputs[0].device):
+            self.pool = self.pool or torch.cuda.graph_pool_handle()  # shared: nothing in it is read from outside
+            with recording(graph, inputs[0].device, self.pool):
                 output.copy_(self.function(*inputs))
+        graphs_alive.add(self)
         return graph, inputs, output
 
     def drop(self) -> None:
         """Forget the graphs; what they used can be given back to the device then."""
         self.graphs.clear()
+        self.pool = None
+        graphs_alive.discard(self)
 
 
 class GraphedGradient:
-    """A function of pictures with its gradient as two CUDA graphs per their shape."""
+    """A function of pictures with its gradient as two CUDA graphs per their shape.
+
+    One answer has to be differentiated before the next is asked for, or the gradient raises RuntimeError.
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str = "encoder") -> None:
         self.function, self.name, self.most = function, name, MOST_GRAPHS
@@ -85,7 +95,8 @@ class GraphedGradient:
         if differentiable and key not in self.graphs and len(self.graphs) < self.most and graph_trial.allowed():
             try:
                 self.graphs[key] = _Pair(self.function, pictures)
-            except RuntimeError as error:
+                graphs_alive.add(self)
+            except Exception as error:
                 self.most = 0
                 warn_of_no_graph(self.name, error)
         if differentiable and key in self.graphs:
@@ -98,6 +109,7 @@ class GraphedGradient:
         for pair in self.graphs.values():
             pair.finish()
         self.graphs.clear()
+        graphs_alive.discard(self)
 
 
 class _Pair:
@@ -107,7 +119,7 @@ class _Pair:
         self.pictures = like.detach().clone().requires_grad_()
         self.gradient = torch.empty_like(like)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        self.open = False  # the way there has been replayed, the way back has not yet
+        self.turn, self.open = 0, False  # replays of the way there; whether the way back is still to come
 
         def there_and_back() -> Tensor:
             output = function(self.pictures)
@@ -117,10 +129,11 @@ class _Pair:
         with torch.enable_grad(), tuned():
             self.output = warmed_up(like.device, there_and_back).clone()
             self.given = torch.ones_like(self.output)
-            with recording(self.forward, like.device):
+            pool = torch.cuda.graph_pool_handle()
+            with recording(self.forward, like.device, pool):
                 output = function(self.pictures)
                 self.output.copy_(output.detach())
-            with recording(self.backward, like.device, self.forward.pool()):
+            with recording(self.backward, like.device, pool):
                 (gradient,) = torch.autograd.grad(output, self.pictures, self.given)
                 self.gradient.copy_(gradient)
                 del output, gradient
@@ -139,11 +152,16 @@ class _Replay(torch.autograd.Function):
         with torch.no_grad():
             pair.pictures.copy_(pictures)
         pair.forward.replay()
-        pair.open = True
+        pair.turn, pair.open = pair.turn + 1, True
+        ctx.turn = pair.turn
         return pair.output.clone()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        if ctx.turn != ctx.pair.turn or not ctx.pair.open:
+            raise RuntimeError(
+                "CUDA graphs: an answer has to be differentiated once, and before the next is asked for."
+            )
         ctx.pair.given.copy_(grad)
         ctx.pair.backward.replay()
         ctx.pair.open = False
@@ -163,11 +181,13 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(device)
-        for _ in range(WARM_UPS - 2):
-            call()
-        with no_waiting():
-            result = call()
-    main.wait_stream(stream)
+        try:
+            for _ in range(WARM_UPS - 2):
+                call()
+            with no_waiting():
+                result = call()
+        finally:
+            main.wait_stream(stream)
     torch.cuda.synchronize(device)
     needed = torch.cuda.memory_reserved(device) - before
     torch.cuda.empty_cache()
@@ -181,7 +201,7 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """What waits for the device, and so cannot be recorded, raises RuntimeError inside."""
+    """What waits for the device, and so cannot be recorded, raises RuntimeError inside; in other threads too."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
@@ -193,20 +213,32 @@ def no_waiting() -> Iterator[None]:
 
 
 @contextmanager
-def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any = None) -> Iterator[None]:
-    """What is asked for inside becomes the graph; other threads may use the device meanwhile."""
+def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> Iterator[None]:
+    """What is asked for inside becomes the graph; other threads may use the device meanwhile.
+
+    One that fails is the last of the process: nobody knows in what state it leaves the allocator.
+    """
     stream = recording_stream(device)
-    try:
-        with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            yield
-    except BaseException as error:
-        if asynchronous():
-            _stranded.append(error)  # with its traceback, whose frames hold what was allocated
+    with torch.cuda.stream(stream):  # so that the one before comes back, however the recording ends
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                yield
+        except BaseException as error:
+            if asynchronous():
+                _stranded.append(_allocated(error))
             graph_trial.forbid(f"a recording failed: {error}")
-        raise
+            raise
 
 
-def warn_of_no_graph(network: str, error: RuntimeError) -> None:
+def _allocated(error: BaseException) -> list[Any]:
+    """What those have at hand that record and that have failed at it."""
+    recorder = sys._getframe(3)  # behind this, `recording` and contextlib
+    frames = (recorder, *(frame for frame, _ in traceback.walk_tb(error.__traceback__)))
+    values = (value for frame in frames for value in frame.f_locals.values())
+    return [value for value in values if not isinstance(value, BaseException)]
+
+
+def warn_of_no_graph(network: str, error: Exception) -> None:
     if out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:

@@ -38,6 +38,15 @@ class Turns:
             tensor.data = home
         self.present = ""
 
+    def release(self) -> None:
+        """The weights are in ordinary main memory again, and the networks done with taking turns."""
+        self.end()
+        if self.device.type == "cuda":
+            for homes in self._homes.values():
+                for tensor, home in homes:
+                    tensor.data = home.clone()
+        self._homes.clear()
+
 
 def _tensors(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *network.buffers()]

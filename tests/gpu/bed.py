@@ -29,7 +29,7 @@ class Bed:
 
     def __init__(self, tree: Path, base: Path, flags: tuple[str, ...], shared: bool = False) -> None:
         """shared: others use the device meanwhile, so that what is in use there tells nothing of this server."""
-        self.shared = shared
+        self.shared, self.fast = shared, "--cpu" not in flags
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
         (HOME / "cache").mkdir(parents=True, exist_ok=True)  # where the server's environment has its caches
@@ -133,7 +133,8 @@ def _commit() -> str:
     import subprocess
 
     done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
+    dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT).returncode
+    return (done.stdout.strip() or "unknown") + ("-dirty" if dirty else "")
 
 
 def said(run: Run, node: str) -> Any:

@@ -15,6 +15,7 @@ STEPS = 200
 LOSSES = ("SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss")
 KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
 HELD = 50  # MiB that may stay with torch after everything has been freed
+WARM = 8.0  # seconds of a quickstart that is not the server's first, with graphs
 
 Case = Callable[[Bed], dict[str, Any]]
 
@@ -70,6 +71,8 @@ def per_step(run: Any, prompt: dict[str, Any]) -> float:
 def quickstart(bed: Bed) -> dict[str, Any]:
     """The shipped quickstart, the first time and twice more."""
     first, *warm = [bed.timed(seeded(bed.workflow("quickstart")))[1] for _ in range(3)]
+    if min(warm) > WARM and not bed.shared and bed.fast:
+        raise Failed(f"the quickstart takes {warm} s")
     return {"first_s": first, "warm_s": min(warm)}
 
 
@@ -82,8 +85,8 @@ def twenty(bed: Bed) -> dict[str, Any]:
         used.append(round(bed.used()))
         rss.append(round(bed.resident()))
     grown = max(held[10:]) - max(held[:10]), 0 if bed.shared else max(used[10:]) - max(used[:10])
-    if max(grown) > HELD:
-        raise Failed(f"memory grows: reserved {held}, used {used}")
+    if max(grown) > HELD or max(rss[10:]) > max(rss[:10]) + 4 * HELD:
+        raise Failed(f"memory grows: reserved {held}, used {used}, rss {rss}")
     return {"median_s": sorted(taken)[10], "max_s": max(taken), "reserved": held, "used": used, "rss": rss}
 
 
@@ -245,8 +248,8 @@ def memory(bed: Bed) -> dict[str, Any]:
     """Out of memory in a step: an error that says so, and the server works on."""
     huge = prompts.set_values(bed.workflow("quickstart"), OPTIMIZE, views=64, image_size=2048)
     run = bed.server.run(seeded(huge), timeout=200)
-    if run.status != "error":
-        raise Failed(f"64 views of 2048 pixels ended as {run.status}")
+    if run.status != "error" or "memory" not in run.error.lower():
+        raise Failed(f"64 views of 2048 pixels ended as {run.status}: {run.error[:300]}")
     _, seconds = bed.timed(seeded(bed.workflow("quickstart")))
     return {"error": run.error.splitlines()[0][:200], "next_s": seconds}
 
@@ -258,7 +261,7 @@ def model_runs(bed: Bed) -> dict[str, Any]:
 
 
 def sampler(bed: Bed) -> dict[str, Any]:
-    """A large MODEL (Stable Diffusion XL's size) sampled by KSampler right after a run of ours."""
+    """A MODEL sampled by core's KSampler, four large pictures at once, right after a run of ours, and ours after it."""
     bed.run(seeded(bed.workflow("quickstart")))
     prompt = {
         "source": {"class_type": "ProbeModel", "inputs": {"family": "sd15", "channels": 4, "latent_channels": 4}},
@@ -281,8 +284,9 @@ def graphs(bed: Bed) -> dict[str, Any]:
     """The log says that graphs were recorded, or why not; and none failed."""
     log = bed.log()
     told = [line for line in log.splitlines() if "CUDA graphs" in line]
-    wrong = [line for line in told if "cannot be recorded" in line or "Not enough memory for" in line]
-    if wrong or "uncaptured free" in log or not told:
+    wrong = [line for line in told if any(w in line for w in ("cannot be recorded", "Not enough memory", "are off"))]
+    recorded = any("in CUDA graphs" in line or "CUDA graphs work under" in line for line in told)
+    if wrong or "uncaptured free" in log or not recorded:
         raise Failed(f"{wrong or told[-3:] or 'nothing told'}")
     return {"told": sorted({line.split("CUDA graphs", 1)[1][:120] for line in told})}
 

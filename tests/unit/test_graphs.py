@@ -1,10 +1,12 @@
 """CUDA graphs: the same numbers under every allocator, nothing left behind; and what happens where they cannot be."""
 
+import gc
 import os
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+import weakref
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ ALLOCATORS = {"native": "", "expandable": "expandable_segments:True", "asynchron
 def trial(monkeypatch):
     """A process that has not asked yet whether it may record graphs, and has an asynchronous allocator."""
     fresh = graph_trial.Trial()
-    for name in ("begin", "allowed", "forbid"):
+    for name in ("begin", "allowed", "forbid", "state"):
         monkeypatch.setattr(graph_trial, name, getattr(fresh, name))
     monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: graph_trial.ASYNCHRONOUS)
     return fresh
@@ -68,8 +70,17 @@ def test_graphs_are_off_under_an_allocator_that_is_not_torchs(trial, monkeypatch
     assert not trial.allowed() and trial.process is None and "not torch's" in caplog.text
 
 
-def test_the_real_trial_fails_where_there_is_another_allocator(trial):
+def test_a_trial_that_wants_memory_is_tried_again_in_a_later_run(trial, monkeypatch, caplog):
+    monkeypatch.setattr(graph_trial, "PROGRAM", "raise SystemExit('torch.OutOfMemoryError: CUDA out of memory.')")
+    assert not settled(trial) and trial.answer is None and "Not enough memory" in caplog.text
+    assert not trial.allowed() and trial.process is None  # not at once
+    monkeypatch.setattr(graph_trial, "PROGRAM", "")
+    assert settled(trial)
+
+
+def test_the_real_trial_fails_where_there_is_another_allocator(trial, monkeypatch):
     """Its program finds the pack and runs: here it has no GPU, or torch's own allocator, and says so."""
+    monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     assert not settled(trial)
     assert trial.process.returncode == 1
     assert "RuntimeError" in trial._said() or "AssertionError" in trial._said(), trial._said()
@@ -84,19 +95,40 @@ def test_networks_run_without_graphs_until_these_are_allowed(trial, monkeypatch,
     assert not graphed.graphs and graphed.most > 0
 
 
+class Kept:
+    """Something whose end can be seen."""
+
+
 def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, monkeypatch):
+    """What was allocated inside is held for good, but not what its callers have."""
+
     @contextmanager
     def broken(*given, **how):
         yield
         raise RuntimeError("operation not permitted when stream is capturing")
 
+    def record():
+        inside = Kept()
+        seen.append(weakref.ref(inside))
+        with graphs.recording(None, torch.device("cuda"), None):
+            pass
+
+    def run():
+        cloud = Kept()
+        seen.append(weakref.ref(cloud))
+        with pytest.raises(RuntimeError, match="not permitted"):
+            record()
+
+    seen = []
     trial.answer = True
     monkeypatch.setattr(torch.cuda, "graph", broken)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
     monkeypatch.setattr(graphs, "_stranded", [])
-    with pytest.raises(RuntimeError, match="not permitted"), graphs.recording(None, torch.device("cuda")):
-        pass
-    assert len(graphs._stranded) == 1 and not trial.allowed()
+    run()
+    gc.collect()
+    assert [value() is not None for value in seen] == [False, True]
+    assert not trial.allowed() and "a recording failed" in trial.state()
 
 
 @pytest.mark.parametrize(
@@ -158,6 +190,28 @@ def test_a_replayed_gradient_is_the_functions():
         torch.testing.assert_close(*values)
         torch.testing.assert_close(*(torch.autograd.grad(value, pictures, upstream)[0] for value in values))
     assert len(graphed.graphs) == 1
+
+
+@cuda
+def test_two_answers_before_their_gradients_are_an_error():
+    graphed = GraphedGradient(lambda x: x.square())
+    pictures = [torch.rand(1, 3, 4, 4, device="cuda", requires_grad=True) for _ in range(2)]
+    first, second = (graphed(picture) for picture in pictures)
+    torch.testing.assert_close(torch.autograd.grad(second.sum(), pictures[1])[0], 2 * pictures[1])
+    with pytest.raises(RuntimeError, match="before the next is asked for"):
+        torch.autograd.grad(first.sum(), pictures[0])
+
+
+@cuda
+def test_a_kernel_started_by_address_does_what_it_does_started_as_usual():
+    from distill3d.kernels.fast import triton_kernels
+    from distill3d.kernels.fast.launch import launch_by_address
+
+    rows = torch.randn(33, 64, device="cuda")
+    expected, found = triton_kernels.geglu(rows), rows.new_empty(33, 32)
+    columns = triton_kernels._columns(32)
+    launch_by_address(triton_kernels._geglu, (2, 1), rows, found, 33, 32, triton_kernels.ROWS, columns)
+    assert torch.equal(found, expected)
 
 
 @cuda
