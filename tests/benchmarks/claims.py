@@ -14,7 +14,6 @@ claims is said of that derivation.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quality_statistics import Row, groups, paired, summary
+from results_files import read
 
 HERE = Path("tests/benchmarks")
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
@@ -261,7 +261,7 @@ def main(arguments: list[str] | None = None) -> None:
                 parser.error(f"--only {name}: the experiments are {', '.join(EXPERIMENTS)}.")
             subprocess.run([sys.executable, *command(name, options.device, options.jobs, options.out)], check=True)
     files = options.json or sorted(options.out.glob("quality_*.json"))
-    results = {f.stem.removeprefix("quality_"): json.loads(f.read_text()) for f in files if ".strips" not in f.name}
+    results = {f.stem.removeprefix("quality_"): read(f) for f in files if ".strips" not in f.name}
     print(claims_table(results))
     for name in EXPERIMENTS:
         if name in results:
