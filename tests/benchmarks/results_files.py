@@ -1,6 +1,6 @@
 """Reads what quality.py writes, and shrinks it to what is committed.
 
-    python tests/benchmarks/results_files.py tests/benchmarks/results/quality_losses.json ...
+    python tests/benchmarks/results_files.py tests/benchmarks/results/quality_losses.json ... [--scores iou,psnr]
 
 A committed file has a table for each config and loss instead of an object for each row, six significant digits, and
 only the scores that a table, a claim or a test reads: no curves, no summary (`quality_statistics.summary` makes it).
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,14 +46,15 @@ def _rows(part: dict[str, Any], captions: list[str]) -> list[Row]:
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
-def compact(result: dict[str, Any]) -> dict[str, Any]:
-    """The result in the form of the committed files."""
+def compact(result: dict[str, Any], kept: Sequence[str] = KEPT) -> dict[str, Any]:
+    """The result in the form of the committed files, of each row what ``kept`` names and its caption and seed."""
+    kept = [name for name in KEPT if name in kept or name in ("caption", "seed", "steps", "fingerprint")]
     captions = sorted({row["caption"] for row in result["rows"]})
     tables = []
     for key, rows in groups(result["rows"]).items():
         columns = {
             name: [_short(row.get(name)) for row in rows]
-            for name in KEPT
+            for name in kept
             if any(row.get(name) is not None for row in rows)
         }
         columns["caption"] = [captions.index(caption) for caption in columns["caption"]]
@@ -77,8 +79,10 @@ def text(result: dict[str, Any]) -> str:
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
-    for file in parser.parse_args(words).files:
-        shrunk = text(compact(read(file)))
+    parser.add_argument("--scores", default=",".join(KEPT), help="keep only these, by name")
+    options = parser.parse_args(words)
+    for file in options.files:
+        shrunk = text(compact(read(file), options.scores.split(",")))
         print(f"{file}: {file.stat().st_size:,} to {len(shrunk):,} bytes")
         file.write_text(shrunk, encoding="utf-8")
 
