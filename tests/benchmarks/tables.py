@@ -1,4 +1,4 @@
-"""Writes the tables of docs/ that come from tests/benchmarks/results/.
+"""Writes the tables of docs/ and README that come from tests/benchmarks/results/.
 
     python tests/benchmarks/tables.py            all of them, in place
     python tests/benchmarks/tables.py NAME ...   prints these
@@ -126,6 +126,14 @@ def losses_short() -> str:
 
 
 @table
+def losses_readme() -> str:
+    """The same rows, a few of their columns."""
+    titles, _, *lines = [line.strip("| ").split(" | ") for line in losses_short().splitlines()]
+    chosen = [titles.index(name) for name in ("Loss", "IoU", "PSNR, dB", "False alpha", "Denoiser rows")]
+    return grid([titles[i] for i in chosen], ([line[i] for i in chosen] for line in lines))
+
+
+@table
 def losses_all() -> str:
     found = {(e["config"], e["loss"]): e for e in summary(rows("losses"))}
     others = {(e["config"], e["loss"]): e for e in summary(rows("others"))}
@@ -236,6 +244,14 @@ def preset() -> str:
         name = {"quickstart before": "for comparison: VDM"}.get(entry["config"], entry["config"])
         lines.append([name, *settings, *scores(entry)])
     return grid(("`quality`", "Steps", "Views", "Gaussians", *SCORES), lines)
+
+
+@table
+def preset_short() -> str:
+    """The three qualities, a few of the columns."""
+    titles, _, *lines = [line.strip("| ").split(" | ") for line in preset().splitlines()]
+    chosen = [titles.index(name) for name in ("`quality`", "Steps", "Gaussians", "IoU", "PSNR, dB")]
+    return grid([titles[i] for i in chosen], ([line[i] for i in chosen] for line in lines[:3]))
 
 
 @table
@@ -441,7 +457,7 @@ def main(words: Sequence[str]) -> None:
     for name in words:
         print(TABLES[name]())
     if not words:
-        for file in sorted(DOCS.rglob("*.md")):
+        for file in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))):
             page = file.read_text(encoding="utf-8")
             if (new := filled(page)) != page:
                 file.write_text(new, encoding="utf-8")

@@ -1,6 +1,7 @@
 """Writes assets/comfyui.jpg: the quickstart in ComfyUI's page after a run. ``python tests/browser/write_picture.py``
 
-In the environment of ``nox -s setup``, with node, npm and Chromium; some five minutes on two cores. Look at what it wrote.
+In the environment of ``nox -s setup``, with node, npm and Chromium; some five minutes on two cores.
+Look at what it wrote.
 """
 
 from __future__ import annotations

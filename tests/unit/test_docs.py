@@ -1,4 +1,4 @@
-"""README and docs/: short, with the quick start word for word, links that lead somewhere, tables as the rows have them."""
+"""README and docs/: short, the quick start word for word, links that lead somewhere, tables as the rows say."""
 
 from __future__ import annotations
 

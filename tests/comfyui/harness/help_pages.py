@@ -1,4 +1,4 @@
-"""web/docs and docs/nodes: a page for each node, its tables from the node's own schema. What stands before them is by hand.
+"""web/docs and docs/nodes: a page for each node, its tables from the node's own schema, the rest by hand.
 
 ComfyUI's page asks for ``<node id>/<locale>.md``, then for ``<node id>.md``. So there are ``<node id>/zh.md``, a copy
 ``<node id>/en.md`` of the English page, which saves its console an error, and ``<node id>.md`` for all other languages.
@@ -23,9 +23,10 @@ WORDS = json.loads(Path(__file__).with_name("help_words.json").read_text(encodin
 ENGLISH, CHINESE = WORDS["en"], WORDS["zh"]
 INDEX = """# Nodes
 
-Every node has this page in ComfyUI too: select it and press the *i* above it. Names, tooltips and descriptions are there in English and
-Chinese (*Settings > Locale*). Inputs in *italics* are advanced: ComfyUI shows them on demand. Units and world: [Conventions](../conventions.md).
-What the papers set: [The papers' values](../method/papers.md).
+Every node has this page in ComfyUI too: select it and press the *i* above it. Names, tooltips and
+descriptions are there in English and Chinese (*Settings > Locale*). Inputs in *italics* are
+advanced: ComfyUI shows them on demand. Units and axes: [Conventions](../conventions.md). What the
+papers set: [The papers' values](../method/papers.md).
 """
 
 

@@ -13,9 +13,10 @@ PAGE = ROOT / "docs" / "method" / "papers.md"
 NUMBER = re.compile(r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 HEAD = """# The papers' values
 
-What the papers and their public code set, beside this pack's defaults. DreamMapping's own values are not public; rows of VDM Loss name
-LucidDreamer's, which shares authors with it. Inputs that no paper has are not listed. Guidance is in the
-[standard form](../conventions.md#guidance). Distances are in each paper's own world units.
+What the papers and their public code set, beside this pack's defaults. DreamMapping's own values
+are not public; rows of VDM Loss name LucidDreamer's, which shares authors with it. Inputs that no
+paper has are not listed. Guidance is in the [standard form](../conventions.md#guidance). Distances
+are in each paper's own world units.
 
 """
 
