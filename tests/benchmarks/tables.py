@@ -9,6 +9,7 @@ In a page such a table stands between ``<!-- table NAME -->`` and ``<!-- end -->
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 import sys
@@ -160,6 +161,13 @@ def losses_same() -> str:
     return grid(("Loss", "Objects", "IoU", "PSNR, dB", "False alpha", "Denoiser rows"), ordered)
 
 
+def _claimed(difference: float, error: float | None) -> str:
+    """Both to the error's second significant digit."""
+    if not error:
+        return change(difference, None, 0)
+    return change(difference, error, max(0, 1 - math.floor(math.log10(error))))
+
+
 def claims_of(paper: str) -> str:
     results = {name: {"rows": rows(name)} for name in claims.EXPERIMENTS}
     lines = []
@@ -170,7 +178,7 @@ def claims_of(paper: str) -> str:
         assert found, claim
         first, second = claim.means(results[claim.experiment]["rows"])
         difference, error, count = found
-        text = f"{'+' if difference >= 0 else '-'} {abs(difference):.3g}" + (f" ± {error:.2g}" if error else "")
+        text = _claimed(difference, error)
         measure = claims.NAMES[claim.measure] + ("" if claim.larger else " (less is better)")
         outcome = claims.verdict(difference, error, count, claim.larger)
         lines.append([claim.text, measure, f"{first:.3g}", f"{second:.3g}", text, count, outcome])
