@@ -22,7 +22,8 @@ README = re.compile(r"\]\((?:\.\./)+README\.md(?:#[\w-]*)?\)")
 def on_config(config):
     """All node pages below "Nodes"; they are generated, so mkdocs.yml does not list them."""
     folder = ROOT / "docs" / "nodes"
-    pages = {file.read_text(encoding="utf-8").split("\n", 1)[0].removeprefix("# "): file for file in folder.glob("*.md")}
+    titles = {file: file.read_text(encoding="utf-8").split("\n", 1)[0] for file in folder.glob("*.md")}
+    pages = {title.removeprefix("# "): file for file, title in titles.items()}
     pages.pop("Nodes")
     listed = ["nodes/index.md", *({title: f"nodes/{pages[title].name}"} for title in sorted(pages))]
     config.nav = [{"Nodes": listed} if "Nodes" in entry else entry for entry in config.nav]

@@ -130,7 +130,7 @@ def losses_short() -> str:
 def losses_readme() -> str:
     """The same rows, a few of their columns."""
     titles, _, *lines = [line.strip("| ").split(" | ") for line in losses_short().splitlines()]
-    chosen = [titles.index(name) for name in ("Loss", "IoU", "PSNR, dB", "False alpha", "Denoiser rows")]
+    chosen = [titles.index(name) for name in ("Loss", "IoU", "PSNR, dB", "False alpha", "Janus")]
     return grid([titles[i] for i in chosen], ([line[i] for i in chosen] for line in lines))
 
 

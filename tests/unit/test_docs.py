@@ -54,7 +54,7 @@ def test_readme_is_short_and_has_the_quick_start():
 
 def test_readme_says_at_once_what_was_not_tried():
     head = " ".join(read(ROOT / "README.md").splitlines()[:10])
-    assert "No published diffusion weights were ever run" in head
+    assert "No published diffusion weights were ever run with" in head
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
