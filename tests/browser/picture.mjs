@@ -9,6 +9,11 @@ const facts = {};
 const p = await Page.open(settings);
 
 try {
+  // The tests' server has --disable-api-nodes, whose content policy keeps core's preview from a GLB's texture (blob:).
+  // A ComfyUI without that option has no such policy.
+  const session = await p.page.context().newCDPSession(p.page);
+  await session.send("Page.setBypassCSP", { enabled: true });
+  await p.load(() => p.page.reload());
   await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
   await p.page.evaluate(() => window.app.extensionManager.setting.set("Comfy.Minimap.Visible", false));
   await p.drop(workflow);
