@@ -1,4 +1,5 @@
-"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s setup`` only installs.
+"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s setup`` only installs,
+``nox -s texts`` writes what is generated, ``nox -s docs`` builds the manual.
 
 All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
 """
@@ -67,3 +68,19 @@ def tests(session: nox.Session) -> None:
     run(session, "pytest", "tests/unit", *session.posargs)
     run(session, "pytest", "tests/comfyui", *session.posargs)
     run(session, "pytest", "tests/browser", *session.posargs)  # skips itself where there is no browser
+
+
+@nox.session
+def texts(session: nox.Session) -> None:
+    """Write what follows from other files: locales/en, help pages, docs/nodes, the tables of results."""
+    setup(session)
+    run(session, "python", "tests/comfyui/write_texts.py")
+    run(session, "python", "tests/benchmarks/tables.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the manual into output/site; fails on a link that leads nowhere."""
+    wanted = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["docs"]
+    run(session, "python", "-m", "pip", "install", "-q", *wanted)
+    run(session, "mkdocs", "build", "--strict", "--quiet", *session.posargs)

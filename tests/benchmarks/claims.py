@@ -14,7 +14,6 @@ claims is said of that derivation.
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from quality_statistics import Row, groups, paired, summary
+from results_files import read
 
 HERE = Path("tests/benchmarks")
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
@@ -102,7 +102,7 @@ CLAIMS = (
     Claim("Consistent3D", "CDS gives better geometry than SDS", "losses", "iou", PLAIN, LONG_SDS),
     Claim("Consistent3D", "CDS gives better texture than SDS", "losses", "psnr", PLAIN, LONG_SDS),
     *(
-        Claim("Consistent3D", f"the same of CDS with pull (ours), {steps} steps", "losses", measure, first, second)
+        Claim("Consistent3D", f"CDS with pull (ours) against SDS, {steps} steps", "losses", measure, first, second)
         for steps, first, second in ((267, CDS, SDS), (400, MIDDLE_CDS, MIDDLE_SDS), (800, LONG_CDS, LONG_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
@@ -112,7 +112,7 @@ CLAIMS = (
         for measure, more in (("iou", True), ("psnr", True), ("saturation_distance", False))
     ),
     *(
-        Claim("Consistent3D", "CDS with pull (ours), 267 steps, other captions", "others", measure, CDS, SDS)
+        Claim("Consistent3D", "CDS with pull (ours) against SDS, other captions", "others", measure, CDS, SDS)
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     Claim("Consistent3D", "CDS guides more consistently than SDS", "losses", "consistency", PLAIN, LONG_SDS),
@@ -123,21 +123,23 @@ CLAIMS = (
     Claim("DreamMapping", "VDM adds detail over SDS", "losses", "psnr", ALONE, MIDDLE_SDS),
     Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_distance", ALONE, MIDDLE_SDS, larger=False),
     *(
-        Claim("DreamMapping", f"the same with the second part (ours), {steps} steps", "losses", measure, first, second)
+        Claim(
+            "DreamMapping", f"VDM with second part (ours) against SDS, {steps} steps", "losses", measure, first, second
+        )
         for steps, first, second in ((267, VDM, SDS), (400, MIDDLE_VDM, MIDDLE_SDS), (800, LONG_VDM, LONG_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     *(
         Claim("DreamMapping", f"{name} against SDS with guidance 100", "losses", measure, first, SDS_100, more)
-        for name, first in (("VDM", ALONE), ("VDM with the second part (ours), 800 steps,", LONG_VDM))
+        for name, first in (("VDM", ALONE), ("VDM with second part (ours), 800 steps,", LONG_VDM))
         for measure, more in (("iou", True), ("psnr", True), ("saturation_distance", False))
     ),
     *(
-        Claim("DreamMapping", "with the second part (ours), 267 steps, other captions", "others", measure, VDM, SDS)
+        Claim("DreamMapping", "VDM with second part (ours) against SDS, other captions", "others", measure, VDM, SDS)
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     Claim(
-        "DreamMapping", "the same with the second part (ours), 800 steps", "losses", "contrast_distance", LONG_VDM,
+        "DreamMapping", "VDM with second part (ours) against SDS, 800 steps", "losses", "contrast_distance", LONG_VDM,
         LONG_SDS, larger=False,
     ),
     *(
@@ -261,7 +263,7 @@ def main(arguments: list[str] | None = None) -> None:
                 parser.error(f"--only {name}: the experiments are {', '.join(EXPERIMENTS)}.")
             subprocess.run([sys.executable, *command(name, options.device, options.jobs, options.out)], check=True)
     files = options.json or sorted(options.out.glob("quality_*.json"))
-    results = {f.stem.removeprefix("quality_"): json.loads(f.read_text()) for f in files if ".strips" not in f.name}
+    results = {f.stem.removeprefix("quality_"): read(f) for f in files if ".strips" not in f.name}
     print(claims_table(results))
     for name in EXPERIMENTS:
         if name in results:

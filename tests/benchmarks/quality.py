@@ -40,6 +40,7 @@ from quality_plan import Task, plan
 from quality_score import Bench
 from quality_sheet import save_curves, save_sheet
 from quality_statistics import SHOWN, Row, summary, table
+from results_files import read
 
 DTYPES = ("float32", "float16", "bfloat16")
 MEASURED = ("views", "dtype", "vae_dtype")  # change the scores, but are no part of a task
@@ -123,7 +124,7 @@ def rows_of(file: Path | None, measured: dict[str, str]) -> list[Row]:
     if file is None or not file.is_file():
         return []
     try:
-        known = json.loads(file.read_text())
+        known = read(file)
         rows: list[Row] = known["rows"]
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"--json {file} is there, but no result of this script. Give another file.") from error

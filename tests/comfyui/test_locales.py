@@ -7,7 +7,8 @@ import re
 import urllib.request
 
 import pytest
-from harness import help_pages, locales
+from harness import help_pages, locales, papers
+from harness.environment import ROOT
 
 LANGUAGES = ("en", "zh")
 SCRIPT = "python tests/comfyui/write_texts.py"
@@ -46,9 +47,26 @@ def test_english_is_what_the_nodes_say(expected, name):
     assert read("en", name) == expected[name], f"run {SCRIPT}"
 
 
-def test_tables_of_the_help_pages_are_what_the_nodes_say(object_info):
-    for page, text in help_pages.pages(object_info):
-        assert page.read_text(encoding="utf-8") == text, f"{page.relative_to(help_pages.FOLDER)}: run {SCRIPT}"
+def test_help_pages_and_the_manual_are_what_the_nodes_say(object_info):
+    pages = dict(help_pages.pages(object_info))
+    for page, text in pages.items():
+        assert page.is_file() and page.read_text(encoding="utf-8") == text, f"{page.relative_to(ROOT)}: run {SCRIPT}"
+    known = {*help_pages.MANUAL.glob("*.md"), *help_pages.FOLDER.rglob("*.md")}
+    assert known <= pages.keys(), f"of no node: {known - pages.keys()}; run {SCRIPT}"
+
+
+def test_papers_values_are_in_the_manual_and_tooltips_that_name_a_paper_have_them(object_info):
+    assert papers.PAGE.read_text(encoding="utf-8") == papers.page(object_info, help_pages.ENGLISH), f"run {SCRIPT}"
+    known, compared = papers.data(), 0
+    for id, values in known["values"].items():
+        tooltips = {name: spec[1]["tooltip"] for _, name, spec in help_pages.inputs_of(object_info[id])}
+        for name, given in values.items():
+            for short, value in given.items():
+                if known["papers"][short]["name"] in tooltips[name]:
+                    lacking = papers.numbers(value) - papers.numbers(tooltips[name])
+                    assert not lacking, f"{id} {name}: {short}'s {lacking} is not in its tooltip"
+                    compared += 1
+    assert compared > 40
 
 
 def test_server_serves_help_pages_and_their_pictures(comfyui):

@@ -1,4 +1,5 @@
-"""Writes what follows from other files: locales/en, the tables in web/docs and its copies, workflows/api.
+"""Writes what follows from other files: locales/en, the tables in web/docs and its copies, docs/nodes,
+the papers' values in docs/method/papers.md, workflows/api.
 
 ``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the environment that
 harness/environment.py sets up.
@@ -10,7 +11,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from harness import environment, help_pages, locales, prompts
+from harness import environment, help_pages, locales, papers, prompts
 from harness.server import Server
 
 
@@ -22,9 +23,14 @@ def main() -> None:
     for name, content in locales.english(info).items():
         text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         locales.FOLDER.joinpath("en", f"{name}.json").write_text(text, encoding="utf-8")
-    for page, text in help_pages.pages(info):
-        page.parent.mkdir(exist_ok=True)
+    written = dict(help_pages.pages(info))
+    for page, text in written.items():
+        page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
+    for page in help_pages.MANUAL.glob("*.md"):
+        if page not in written:
+            page.unlink()  # of a node that there is no longer
+    papers.PAGE.write_text(papers.page(info, help_pages.ENGLISH), encoding="utf-8")
     file = prompts.WORKFLOWS / "api" / "quickstart.json"
     graph = prompts.api_form(prompts.read("quickstart"), info)
     file.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

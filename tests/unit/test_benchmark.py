@@ -31,6 +31,10 @@ def script(name):
     return importlib.import_module(name)
 
 
+def committed(name):
+    return script("results_files").read(BENCHMARKS / "results" / name)["rows"]
+
+
 def row(value, loss="sds", caption="a", seed=0, config="default", **more):
     return {"config": config, "loss": loss, "caption": caption, "seed": seed, "steps": 100, "iou": value} | more
 
@@ -137,12 +141,12 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
         assert len(set(measured)) == 60 and not {caption.text for caption in measured} & known
         assert all(held_out(caption) for caption in measured) and captions(32, seed) == measured[:32]
     for name in ("tuning", "psi", "views"):
-        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        rows = committed(f"quality_{name}.json")
         assert {row["caption"] for row in rows} <= known
     for name in ("losses", "dca", "designs", "quickstart"):
-        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        rows = committed(f"quality_{name}.json")
         assert {row["caption"] for row in rows} <= {caption.text for caption in captions(60, 0)}
-    rows = json.loads((BENCHMARKS / "results" / "quality_others.json").read_text())["rows"]
+    rows = committed("quality_others.json")
     assert {row["caption"] for row in rows} == {caption.text for caption in captions(32, 11)}
     with pytest.raises(ValueError, match="--prompts 25: --caption-seed 7 has 24"):
         captions(plan.TUNING_PROMPTS + 1, plan.TUNING_SEED)
@@ -163,7 +167,7 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
             for loss in config["losses"]:
                 setup = plan.build(loss, config.get("steps", steps), "auto", config["set"])
                 known[config["name"], loss] = plan.Task("", loss, None, 0, setup, weights).fingerprint
-        rows = json.loads((BENCHMARKS / "results" / f"quality_{name}.json").read_text())["rows"]
+        rows = committed(f"quality_{name}.json")
         assert rows and all(known[row["config"], row["loss"]] == row["fingerprint"] for row in rows), name
 
 
@@ -179,6 +183,22 @@ def test_rows_that_were_measured_otherwise_are_not_taken_for_the_same(tmp_path):
         file.write_text(text)
         with pytest.raises(ValueError, match="is there, but no result of this script"):
             rows_of(file, measured)
+
+
+def test_a_shrunk_result_has_the_same_rows_but_for_digits_and_curves(tmp_path):
+    files, file = script("results_files"), tmp_path / "rows.json"
+    rows = [row(1 / 3, caption=c, seed=s, fingerprint="f", steps_to_iou80=None) for c in "ab" for s in (0, 1)]
+    rows.append(row(0.5, "vdm", fingerprint="g", diverged=7, curve={"step": [1]}))
+    file.write_text(json.dumps({"rows": rows, "machine": "here", "summary": []}))
+    files.main([str(file)])
+    shrunk = files.read(file)
+    assert shrunk["machine"] == "here" and "summary" not in shrunk and "tables" not in shrunk
+    kept = [{k: v for k, v in r.items() if v is not None and k != "curve"} for r in rows]
+    assert shrunk["rows"] == [r | {"iou": float(f"{r['iou']:.6g}")} for r in kept]
+    again = file.read_text()
+    files.main([str(file)])
+    assert file.read_text() == again
+    assert script("quality").rows_of(file, {}) == shrunk["rows"]
 
 
 def test_an_interrupted_benchmark_ends(tmp_path):

@@ -1,4 +1,4 @@
-"""README's examples of the API, as they stand there, against a running server."""
+"""The examples of docs/guide/api.md, as they stand there, against a running server."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ import trimesh
 from harness import prompts
 from harness.environment import ROOT
 
-SECTION = "### From a program\n"
+PAGE = ROOT / "docs" / "guide" / "api.md"
 ADDRESS = "http://127.0.0.1:8188"
 STEPS = 100_000  # more than any test waits for
 
 
 def examples() -> dict[str, list[str]]:
-    """The section's code blocks by language."""
-    readme = ROOT.joinpath("README.md").read_text(encoding="utf-8")
-    section = readme.split(SECTION)[1].split("\n## ")[0]
+    """The page's code blocks by language."""
     found: dict[str, list[str]] = {}
-    for language, code in re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL):
+    for language, code in re.findall(
+        r"^```(\w+)\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    ):
         found.setdefault(language, []).append(code)
     return found
 
