@@ -13,9 +13,8 @@ from torch import Tensor
 from .gaussians.cameras import Cameras
 from .gaussians.cloud import Gaussians
 from .gaussians.rasterize import render
-from .losses.base import Loss, Views, guided
+from .losses.base import Loss, Views, guided, identity
 from .losses.schedule import annealed
-from .optimize import identity
 from .priors.base import Conditioning, Prior, clean_from_noise
 from .priors.prompts import ViewPrompts
 from .priors.seeing import check_views, needs_depth, told

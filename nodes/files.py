@@ -14,7 +14,7 @@ from comfy_api.latest import Types, io
 
 from ..kernels.files.formats import FORMATS, SUFFIXES, load_gaussians, may_hold_gaussians
 from ..kernels.gaussians.cloud import Gaussians
-from ..kernels.training import load_training, save_training
+from ..kernels.run.checkpoint import load_training, save_training
 from . import types
 from .memory import autograd
 from .outputs import check_prefix, next_output

@@ -12,7 +12,7 @@ from ..kernels.inspection import Inspection, inspect
 from ..kernels.losses.base import Loss
 from ..kernels.priors.prompts import ViewPrompts
 from ..kernels.priors.seeing import check_views
-from ..kernels.settings import background_range
+from ..kernels.run.settings import background_range
 from . import types
 from .memory import ManagedPrior
 from .optimize import check_prompts, scratch_bytes

@@ -18,7 +18,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..kernels.files.compact import pack
-from ..kernels.optimize import Progress
+from ..kernels.run.optimize import Progress
 
 SHARE = 0.02  # of the time that packing pictures may take: after one, the next waits for so long
 PAUSE = 2.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop

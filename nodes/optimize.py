@@ -8,15 +8,15 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..kernels.anchor import Anchor, gentle
 from ..kernels.gaussians.cameras import CameraSampler
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.densify import Densify
 from ..kernels.losses.base import Loss
-from ..kernels.optimize import optimize
 from ..kernels.priors.base import Prior
 from ..kernels.priors.prompts import ViewPrompts
-from ..kernels.settings import OptimizeSettings
+from ..kernels.run.anchor import Anchor, gentle
+from ..kernels.run.optimize import optimize
+from ..kernels.run.settings import OptimizeSettings
 from . import types
 from .anew import times_asked
 from .memory import ManagedPrior

@@ -6,7 +6,7 @@ from comfy_api.latest import io
 
 from ..kernels.gaussians.densify import Densify
 from ..kernels.gaussians.rasterize import BACKENDS
-from ..kernels.settings import BACKGROUNDS, OptimizeSettings
+from ..kernels.run.settings import BACKGROUNDS, OptimizeSettings
 from . import types
 
 DEFAULTS = OptimizeSettings()

@@ -14,8 +14,8 @@ from ..kernels.gaussians.cameras import CameraSampler
 from ..kernels.losses.base import Loss
 from ..kernels.meshes.mesh import Mesh
 from ..kernels.meshes.rasterize import render_mesh
-from ..kernels.meshes.refine import JUDGED, RefineProgress, RefineSettings, refine_mesh
 from ..kernels.priors.prompts import ViewPrompts
+from ..kernels.run.refine import JUDGED, RefineProgress, RefineSettings, refine_mesh
 from . import types
 from .memory import ManagedPrior
 from .optimize import check_prompts, scratch_bytes

@@ -15,8 +15,8 @@ from ..kernels.files.ply import save_ply
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.gsplat_raster import compile_beside
 from ..kernels.gaussians.rasterize import compiles
-from ..kernels.optimize import Progress
-from ..kernels.training import save_training
+from ..kernels.run.checkpoint import save_training
+from ..kernels.run.optimize import Progress
 from .live import Live
 from .outputs import next_output, shown
 from .pictures import picture

@@ -78,6 +78,12 @@ class Loss(Protocol):
         ...
 
 
+def identity(loss: Loss) -> str:
+    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
+    parts = ", ".join(identity(part) for part in getattr(loss, "losses", ()))
+    return f"{loss.name}({parts})" if parts else loss.name
+
+
 def guided(text: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
     """Classifier-free guidance in its standard form, e_u + s (e_c - e_u) (Ho & Salimans 2022); s may be [B,1,1,1].
 

@@ -19,7 +19,7 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.evaluate import held_out_captions
 

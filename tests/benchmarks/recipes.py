@@ -31,10 +31,10 @@ from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.losses.base import Loss
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 
 @dataclass(frozen=True)

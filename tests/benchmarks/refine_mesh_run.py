@@ -25,11 +25,11 @@ from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
-from distill3d.kernels.meshes.refine import RefineProgress, refine_mesh
 from distill3d.kernels.meshes.surface import extract_surface
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import RefineProgress, refine_mesh
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh

@@ -35,11 +35,11 @@ from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import DivergedError, optimize
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import DivergedError, optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.metrics import BACKGROUND, psnr
 from distill3d.kernels.toybox.scene_captions import Scene, held_out_scenes, parse_scene
 from distill3d.kernels.toybox.scenes import render_scene

@@ -13,7 +13,7 @@ from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.degradation import Degradation
-from distill3d.kernels.schedules import LearningRates
+from distill3d.kernels.run.learning_rates import LearningRates
 
 
 @dataclass

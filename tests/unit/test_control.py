@@ -22,14 +22,14 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.meshes.refine import RefineSettings, refine_mesh
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.control import ControlledPrior, Sight, load_control
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import RefineSettings, refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings
 
 TOYBOX = Path(distill3d.__file__).parent / "models" / "toybox"
 SIZE = 64

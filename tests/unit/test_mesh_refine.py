@@ -11,10 +11,10 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.cleanup import weld
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
-from distill3d.kernels.meshes.refine import RefineSettings, laplacian, normal_consistency, refine_mesh
 from distill3d.kernels.meshes.smoothing import Smoothing, chebyshev
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.run.refine import RefineSettings, laplacian, normal_consistency, refine_mesh
 
 SIZE = 32
 LOSS = SDS(guidance=1.0)

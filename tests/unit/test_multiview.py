@@ -27,8 +27,6 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.meshes.refine import RefineSettings, refine_mesh
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors import ldm, perp_neg
 from distill3d.kernels.priors.base import AdaptablePrior
 from distill3d.kernels.priors.captured import Accelerated, Graphed
@@ -36,7 +34,9 @@ from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.multiview import MultiViewPrior, camera_rows, load_multiview_file
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import told, views_together
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import RefineSettings, refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings
 
 CONFIG = tiny_mvdream.FOLDER
 ORBIT = OrbitSampler(elevation_min=0, elevation_max=30, overhead_share=0, target_jitter=0)

@@ -22,11 +22,11 @@ from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.degradation import Degradation
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import DivergedError, Progress, optimize
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
-from distill3d.kernels.training import load_training, save_training
+from distill3d.kernels.run.checkpoint import load_training, save_training
+from distill3d.kernels.run.optimize import DivergedError, Progress, optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 SIZE = 16
 LOSS = SDS(guidance=1.0)
@@ -360,7 +360,9 @@ def test_losses_are_told_what_perp_neg_and_guidance_by_view_ask_for():
 
 def test_one_render_one_encode_and_one_network_call_per_step(monkeypatch):
     calls: list[int] = []
-    monkeypatch.setattr("distill3d.kernels.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k))
+    monkeypatch.setattr(
+        "distill3d.kernels.run.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k)
+    )
     prior = ball_prior()
     encode, sizes = prior.encode, []
     monkeypatch.setattr(prior, "encode", lambda images, g=None: sizes.append(tuple(images.shape)) or encode(images, g))

@@ -15,10 +15,10 @@ from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 LOSS = SDS(guidance=1.0)
 
@@ -58,7 +58,7 @@ def run(cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, **cha
 )
 def test_backgrounds_follow_the_setting_and_the_prior(kind, trained, low, high, gray, monkeypatch):
     colors: list[Tensor] = []
-    monkeypatch.setattr("distill3d.kernels.optimize.render", lambda *a, **k: colors.append(a[2]) or render(*a, **k))
+    monkeypatch.setattr("distill3d.kernels.run.optimize.render", lambda *a, **k: colors.append(a[2]) or render(*a, **k))
     prior = ball_prior()
     for name, value in (trained if isinstance(trained, dict) else {"background": trained}).items():
         setattr(prior, name, value)

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.training import STREAMS, fresh_state, load_training, random_streams, save_training
+from distill3d.kernels.run.checkpoint import load_training, save_training
+from distill3d.kernels.run.state import STREAMS, fresh_state, random_streams
 
 
 def cloud(count: int = 5) -> Gaussians:

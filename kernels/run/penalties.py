@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-from .gaussians.cloud import SH_C0
+from ..gaussians.cloud import SH_C0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gaussians.cameras import Cameras
-from .gaussians.cloud import Gaussians
-from .gaussians.rasterize import Rendering, render
-from .losses.base import Loss
-from .losses.combine import Combined
+from ..gaussians.cameras import Cameras
+from ..gaussians.cloud import Gaussians
+from ..gaussians.rasterize import Rendering, render
+from ..losses.base import Loss
+from ..losses.combine import Combined
 
 LOWEST, HIGHEST = 40, 980  # steps of 0..999: the ceiling at strengths of 0 and 1
 

@@ -10,21 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices import sent
+from ..gaussians.cameras import Cameras, CameraSampler
+from ..gaussians.cloud import Gaussians
+from ..gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
+from ..gaussians.rasterize import Rendering, render, resolve
+from ..losses.base import Loss, Views, identity
+from ..priors.base import REPAYING_STEPS, Prior, running
+from ..priors.prompts import ViewPrompts
+from ..priors.seeing import check_views, needs_depth, told, views_together
 from .adam import adam, all_finite
 from .anchor import Anchor
-from .devices import sent
-from .gaussians.cameras import Cameras, CameraSampler
-from .gaussians.cloud import Gaussians
-from .gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
-from .gaussians.rasterize import Rendering, render, resolve
-from .losses.base import Loss, Views
-from .priors.base import REPAYING_STEPS, Prior, running
-from .priors.prompts import ViewPrompts
-from .priors.seeing import check_views, needs_depth, told, views_together
-from .regularize import penalties
-from .schedules import sh_shares
+from .learning_rates import sh_shares
+from .penalties import penalties
 from .settings import OptimizeSettings, background_range, draw_backgrounds
-from .training import TrainingState, fresh_state, random_streams
+from .state import TrainingState, fresh_state, random_streams
 
 PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
 
@@ -323,12 +323,6 @@ def _check(
             f"Give {done + steps} or more, or 0 to end the schedule with this call."
         )
     return done
-
-
-def identity(loss: Loss) -> str:
-    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
-    parts = ", ".join(identity(part) for part in getattr(loss, "losses", ()))
-    return f"{loss.name}({parts})" if parts else loss.name
 
 
 def _home(cloud: Gaussians, device: torch.device) -> Gaussians:

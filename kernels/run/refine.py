@@ -9,19 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..adam import adam, all_finite
 from ..gaussians.cameras import Cameras, CameraSampler
 from ..losses.base import Loss, Views
+from ..meshes.cleanup import same_places
+from ..meshes.mesh import Mesh
+from ..meshes.rasterize import MeshRendering, edges_of, render_mesh
+from ..meshes.smoothing import Smoothing
+from ..meshes.texels import halved, level_of_detail
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
 from ..priors.seeing import check_views, told, views_together
-from ..settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
-from ..training import random_streams
-from .cleanup import same_places
-from .mesh import Mesh
-from .rasterize import MeshRendering, edges_of, render_mesh
-from .smoothing import Smoothing
-from .texels import halved, level_of_detail
+from .adam import adam, all_finite
+from .settings import BACKGROUNDS, SEED_MAX, background_range, draw_backgrounds
+from .state import random_streams
 
 JUDGED = ("color", "normal")
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .gaussians.densify import Densify
-from .gaussians.rasterize import check_backend
-from .priors.base import Prior
-from .regularize import Regularizers
-from .schedules import LearningRates
+from ..gaussians.densify import Densify
+from ..gaussians.rasterize import check_backend
+from ..priors.base import Prior
+from .learning_rates import LearningRates
+from .penalties import Regularizers
 
 BACKGROUNDS = ("auto", "random", "random gray", "gray", "white", "black")
 SEED_MAX = 2**64 - 1
