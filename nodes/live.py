@@ -18,7 +18,7 @@ from server import PromptServer
 from torch import Tensor
 
 from ..kernels.files.compact import pack
-from ..kernels.run.optimize import Progress
+from ..kernels.run.step import Progress
 
 SHARE = 0.02  # of the time that packing pictures may take: after one, the next waits for so long
 PAUSE = 2.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
@@ -99,7 +99,7 @@ class Live:
         self._wanted = True
         return self.message if self.step_shown > after else None
 
-    def step(self, progress: Progress) -> bool:
+    def step(self, progress: Progress[Any]) -> bool:
         """After every step; whether the run should end here."""
         self.losses.add(progress.loss)
         self.about = {"step": progress.step, "steps": progress.steps, "seconds": round(progress.seconds, 3)}
@@ -111,7 +111,7 @@ class Live:
                 logging.warning("Distill3D: no picture of step %d: %s", progress.step, error)
         return self.stopped
 
-    def _picture(self, progress: Progress) -> None:
+    def _picture(self, progress: Progress[Any]) -> None:
         self.losses.read()  # waits for the device, which is the step's time and not the picture's
         start = time.perf_counter()
         self.message = pack(progress.look(), LIMIT, **self.told())

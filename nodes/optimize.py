@@ -58,11 +58,7 @@ class Optimize(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, steps: int | None, schedule_steps: int | None) -> bool | str:
         problem = undeclared(cls, {"steps": steps, "schedule_steps": schedule_steps})
-        if problem is None and steps and schedule_steps and schedule_steps < steps:
-            problem = (
-                f"schedule_steps is {schedule_steps}, but {steps} steps are asked for. Give {steps} or more, or 0 to "
-                "end the schedule with this node."
-            )
+        problem = problem or ends_early(steps, schedule_steps)
         return True if problem is None else problem
 
     @classmethod
@@ -123,6 +119,16 @@ def optimize_settings(
         count_max=max_gaussians,
     )
     return OptimizeSettings(densify=growth if densify else None, max_gaussians=max_gaussians, **fields)
+
+
+def ends_early(steps: int | None, schedule_steps: int | None) -> str | None:
+    """What is wrong with a schedule that is over before the steps are; None where it is not, or not known yet."""
+    if not steps or not schedule_steps or schedule_steps >= steps:
+        return None
+    return (
+        f"schedule_steps is {schedule_steps}, but {steps} steps are asked for. Give {steps} or more, or 0 to "
+        "end the schedule with this node."
+    )
 
 
 def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:

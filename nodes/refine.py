@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
+from dataclasses import replace
 from typing import Any
 
-import comfy.model_management
-import comfy.utils
 import torch
 from comfy_api.latest import Types, io
 
@@ -15,17 +13,18 @@ from ..kernels.losses.base import Loss
 from ..kernels.meshes.mesh import Mesh
 from ..kernels.meshes.rasterize import render_mesh
 from ..kernels.priors.prompts import ViewPrompts
-from ..kernels.run.refine import JUDGED, RefineProgress, RefineSettings, refine_mesh
+from ..kernels.run.refine import refine_mesh
+from ..kernels.run.settings import JUDGED, RefineSettings
 from . import types
 from .memory import ManagedPrior
-from .optimize import check_prompts, scratch_bytes
-from .outputs import check_prefix, next_output, shown
-from .pictures import image, picture
-from .validation import validate
+from .optimize import check_prompts, ends_early, scratch_bytes, workflow_id
+from .outputs import check_prefix, next_output
+from .pictures import image
+from .validation import undeclared, validate
+from .watch import MESH, Watch
 
 DEFAULTS = RefineSettings()
-PREVIEW_EVERY, PREVIEW_PIXELS, PREVIEW_VIEWS = 10, 512, 8
-PARTIALS = "distill3d/partial/mesh"
+PREVIEW_EVERY, PREVIEW_VIEWS = 10, 8  # steps, pictures
 
 
 def _number(id: str, high: float, step: float, tooltip: str, advanced: bool = True) -> io.Float.Input:
@@ -44,7 +43,8 @@ class RefineMesh(io.ComfyNode):
             category="Distill3D",
             description="Let any loss of the pack go on with a mesh: its vertices (geometry), its colours (texture) or "
             "both move for some steps, its triangles stay. Consistent3D's second and third stage. Writes a GLB. Of a "
-            "mesh with a texture the texture learns.",
+            "mesh with a texture the texture learns. A mesh of another Refine Mesh goes on where that stopped.",
+            hidden=[io.Hidden.extra_pnginfo],
             search_aliases=["mesh refinement", "geometry stage", "texture stage", "dmtet", "fantasia3d"],
             is_output_node=True,
             inputs=[
@@ -119,6 +119,31 @@ class RefineMesh(io.ComfyNode):
                     advanced=True,
                     tooltip="Pixels of the renders; 0: what the prior was trained for.",
                 ),
+                io.Int.Input(
+                    "schedule_steps",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    advanced=True,
+                    tooltip="Length of the whole schedule, steps, over which noise levels and rates anneal; 0 ends "
+                    "it with this node. To split one run over several nodes, give each the sum of their steps.",
+                ),
+                io.Boolean.Input(
+                    "restart_schedule",
+                    default=False,
+                    advanced=True,
+                    tooltip="Begin a new schedule: forget the steps, momentum and loss state that a mesh from another "
+                    "Refine Mesh brings along. For a second stage, such as texture after geometry.",
+                ),
+                io.Int.Input(
+                    "autosave_every",
+                    default=100,
+                    min=0,
+                    max=100_000,
+                    advanced=True,
+                    tooltip="Steps between autosaves to output/distill3d/autosave, for when ComfyUI is killed; 0 "
+                    "never. A run that ends in order removes its own.",
+                ),
             ],
             outputs=[
                 io.File3DGLB.Output(display_name="glb", tooltip="The file, for Preview 3D and other core nodes."),
@@ -129,9 +154,18 @@ class RefineMesh(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, filename_prefix: str | None, lr_vertices: float | None, lr_colors: float | None, judged: str | None
+        cls,
+        filename_prefix: str | None,
+        lr_vertices: float | None,
+        lr_colors: float | None,
+        judged: str | None,
+        steps: int | None,
+        schedule_steps: int | None,
     ) -> bool | str:
+        counts = {"steps": steps, "schedule_steps": schedule_steps}
         problem = check_prefix(filename_prefix)
+        if problem is True:
+            problem = undeclared(cls, counts) or ends_early(**counts) or True
         values = {"lr_vertices": lr_vertices, "lr_colors": lr_colors, "judged": judged}
         return problem if problem is not True else validate(cls, values, RefineSettings)
 
@@ -146,43 +180,30 @@ class RefineMesh(io.ComfyNode):
         filename_prefix: str,
         steps: int,
         image_size: int,
+        restart_schedule: bool,
+        autosave_every: int,
         **fields: Any,
     ) -> io.NodeOutput:
         from ..kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
 
-        settings = RefineSettings(image_size=image_size or None, **fields)
+        settings = RefineSettings(image_size=image_size or None, preview_every=PREVIEW_EVERY, **fields)
         start, file = types.mesh_from_native(mesh), next_output(filename_prefix, "glb")
-        bar = comfy.utils.ProgressBar(steps)
+        if restart_schedule:
+            start = replace(start, training=None)
+        watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)), MESH)
         size = image_size or prior.prior.image_size
-
-        def on_step(progress: RefineProgress) -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            preview = None
-            if progress.step % PREVIEW_EVERY == 0 or progress.step == steps:
-                shown_now = turn(progress.mesh(), cameras, size, 1)[0]
-                preview = ("JPEG", picture(shown_now, PREVIEW_PIXELS), PREVIEW_PIXELS)
-            bar.update_absolute(progress.step, steps, preview)
-
-        def keep(part: Mesh) -> None:
-            path = next_output(PARTIALS, "glb").path
-            try:
-                write_glb(part, path)
-            except (OSError, ValueError) as error:
-                logging.warning("Distill3D: the mesh so far could not be saved: %s", error)
-            else:
-                logging.warning("Distill3D: Refine Mesh ended early. The mesh so far is in %s.", shown(path))
-
         with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
-            result = refine_mesh(start, loss, model, prompts, cameras, steps, settings, on_step, keep)
-            pictures = turn(result, cameras, size, PREVIEW_VIEWS)
+            with watch:
+                result = refine_mesh(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)
+                pictures = turn(result, cameras, size)
         write_glb(result, file.path)
         glb = Types.File3D(str(file.path), "glb")
         return io.NodeOutput(glb, types.native_mesh(result), image(pictures), ui={"3d": [file.result]})
 
 
-def turn(mesh: Mesh, cameras: CameraSampler, size: int, views: int) -> torch.Tensor:
-    """A turntable [views,size,size,3] at the middle of the training cameras' ranges; of one view a little aside."""
-    azimuths = torch.arange(views) * (360.0 / views) + (25.0 if views == 1 else 0.0)
+def turn(mesh: Mesh, cameras: CameraSampler, size: int) -> torch.Tensor:
+    """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
+    azimuths = torch.arange(PREVIEW_VIEWS) * (360.0 / PREVIEW_VIEWS)
     with torch.inference_mode(False), torch.no_grad():
         return render_mesh(mesh, cameras.from_angles(azimuths, 15.0, size), 0.5).color.clamp(0, 1).cpu()

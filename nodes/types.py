@@ -25,6 +25,7 @@ Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.los
 SplatFile = io.Custom("FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY")
 MeshFile = io.Custom("FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D")
 
+REFINED = "distill3d_mesh"  # the attribute by which a MESH carries a refined mesh with its training state
 HAS_SPLAT = hasattr(io, "Splat") and hasattr(Types, "SPLAT")  # ComfyUI 0.24.1 and later
 
 
@@ -43,7 +44,17 @@ def splat_values(gaussians: Gaussians) -> list[Any]:
 
 
 def native_mesh(mesh: Mesh) -> Any:
-    """ComfyUI's MESH, a batch of one; with texture or vertex colours where this ComfyUI's MESH holds them (0.24 on)."""
+    """ComfyUI's MESH, a batch of one; with texture or vertex colours where this ComfyUI's MESH holds them (0.24 on).
+
+    A mesh that has been refined travels along, so that another Refine Mesh can go on with it.
+    """
+    native = _native(mesh)
+    if mesh.training is not None:
+        setattr(native, REFINED, mesh)
+    return native
+
+
+def _native(mesh: Mesh) -> Any:
     fields = {"vertices": mesh.vertices[None], "faces": mesh.faces[None]}
     known = inspect.signature(Types.MESH.__init__).parameters
     if mesh.uvs is not None and mesh.texture is not None and {"uvs", "texture"} <= set(known):
@@ -57,8 +68,11 @@ def mesh_from_native(mesh: Any) -> Mesh:
     """A MESH of ComfyUI as the kernels' own, on the CPU; grey where it has no colours.
 
     With a texture it is as it came, seams included; else vertices at one place become one. Raises ValueError for a
-    batch of several meshes and for a bad one.
+    batch of several meshes and for a bad one. One that comes from Refine Mesh as it was is that very mesh.
     """
+    refined = getattr(mesh, REFINED, None)
+    if refined is not None and len(mesh.vertices) == 1 and torch.equal(mesh.vertices[0], refined.vertices):
+        return refined
     with torch.inference_mode(False):
         own = textured_from_native(mesh)
         return weld(own) if own.texture is None else own

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -15,27 +18,53 @@ from ..kernels.files.ply import save_ply
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.gsplat_raster import compile_beside
 from ..kernels.gaussians.rasterize import compiles
+from ..kernels.meshes.mesh import Mesh
 from ..kernels.run.checkpoint import save_training
-from ..kernels.run.optimize import Progress
+from ..kernels.run.step import Progress
 from .live import Live
 from .outputs import next_output, shown
 from .pictures import picture
 
 PREVIEW_PIXELS = 512
-AUTOSAVES, PARTIALS = "distill3d/autosave/gaussians", "distill3d/partial/gaussians"
+
+
+def _save_mesh(mesh: Mesh, path: Path) -> None:
+    from ..kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
+
+    write_glb(mesh, path)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What tells the runs of one node from those of another."""
+
+    node: str  # as messages call it
+    noun: str  # what it moves
+    name: str  # of the files in output/distill3d/autosave and partial
+    extension: str
+    save: Callable[[Any, Path], None]
+    onward: str  # what may be said after where the partial result is
+
+
+CLOUD = Kind(
+    "Optimize", "cloud", "gaussians", "ply", save_ply,
+    "; to go on from there, open the .safetensors beside it with Load Gaussians",
+)  # fmt: skip
+MESH = Kind("Refine Mesh", "mesh", "mesh", "glb", _save_mesh, "")
 
 
 class Watch:
     """The callbacks of one run: progress bar, live preview, interrupt, Stop and keep, autosave, partial result."""
 
-    def __init__(self, steps: int, autosave_every: int, workflow: str | None = None) -> None:
+    def __init__(self, steps: int, autosave_every: int, workflow: str | None = None, kind: Kind = CLOUD) -> None:
+        self.kind = kind
         self.bar = comfy.utils.ProgressBar(steps)
         self.live = Live(steps, workflow)
         self.autosave_every = autosave_every
         self.autosave: Path | None = None
         self.partial: Path | None = None
 
-    def step(self, progress: Progress) -> bool:
+    def step(self, progress: Progress[Any]) -> bool:
         """After every step: whether to stop and keep. Raises ComfyUI's interrupt, a BaseException, at a cancel."""
         comfy.model_management.throw_exception_if_processing_interrupted()
         stop = self.live.step(progress)
@@ -45,14 +74,31 @@ class Watch:
             _tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
         if self.autosave_every and progress.done % self.autosave_every == 0 and progress.step < progress.steps:
-            self.autosave = _saved(progress.cloud(), AUTOSAVES, self.autosave) or self.autosave
+            self.autosave = self._saved(progress.result(), "autosave", self.autosave) or self.autosave
         if stop:
-            logging.info("Distill3D: stopped at step %d of %d; the cloud is kept.", progress.step, progress.steps)
+            done, noun = f"{progress.step} of {progress.steps}", self.kind.noun
+            logging.info("Distill3D: stopped at step %s; the %s is kept.", done, noun)
         return stop
 
-    def keep(self, cloud: Gaussians) -> None:
+    def keep(self, part: Gaussians | Mesh) -> None:
         """Save what an ended run leaves behind."""
-        self.partial = _saved(cloud, PARTIALS)
+        self.partial = self._saved(part, "partial")
+
+    def _saved(self, part: Gaussians | Mesh, folder: str, path: Path | None = None) -> Path | None:
+        """Write it as a file others read, and with its training state as .safetensors beside it, to ``path`` or the
+        next free one.
+
+        Returns where; None if that failed, since a full disk must neither end a run nor hide why one ended.
+        """
+        kind = self.kind
+        try:
+            path = path or next_output(f"distill3d/{folder}/{kind.name}", kind.extension).path
+            kind.save(part, path)
+            save_training(part, path.with_suffix(".safetensors"))
+        except (OSError, ValueError) as error:
+            logging.warning("Distill3D: the %s so far could not be saved: %s", kind.noun, error)
+            return None
+        return path
 
     def __enter__(self) -> Watch:
         self.live.__enter__()
@@ -67,36 +113,18 @@ class Watch:
             for path in (self.autosave, self.autosave.with_suffix(".safetensors")):
                 path.unlink(missing_ok=True)
         if error is not None and self.partial is not None:
-            _explain(error, self.partial)
+            _explain(error, self.partial, self.kind)
 
 
-def _saved(cloud: Gaussians, prefix: str, path: Path | None = None) -> Path | None:
-    """Write the cloud as PLY, and with its training state as .safetensors beside it, to ``path`` or the next free one.
-
-    Returns where; None if that failed, since a full disk must neither end a run nor hide why one ended.
-    """
-    try:
-        path = path or next_output(prefix, "ply").path
-        save_ply(cloud, path)
-        save_training(cloud, path.with_suffix(".safetensors"))
-    except (OSError, ValueError) as error:
-        logging.warning("Distill3D: the cloud so far could not be saved: %s", error)
-        return None
-    return path
-
-
-def _explain(error: BaseException, partial: Path) -> None:
+def _explain(error: BaseException, partial: Path, kind: Kind) -> None:
     """Say where the partial result is: in the log, and in the message a user gets to see."""
-    where = (
-        f"The cloud so far is in {shown(partial)}; to go on from there, open the .safetensors beside it with "
-        "Load Gaussians."
-    )
-    logging.warning("Distill3D: Optimize ended early. %s", where)
+    where = f"The {kind.noun} so far is in {shown(partial)}{kind.onward}."
+    logging.warning("Distill3D: %s ended early. %s", kind.node, where)
     if len(error.args) == 1 and isinstance(error.args[0], str):
         error.args = (f"{error.args[0]} {where}",)
 
 
-def _summary(progress: Progress) -> str:
+def _summary(progress: Progress[Any]) -> str:
     pace = progress.seconds / progress.step
     left = pace * (progress.steps - progress.step)
     at = f"step {progress.step} of {progress.steps}"

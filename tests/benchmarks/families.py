@@ -29,8 +29,9 @@ from distill3d.kernels.gaussians.cameras import OrbitSampler
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.run.optimize import Progress, optimize
+from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import Progress
 
 FAMILIES = ("sd21", "sd15", "sdxl", "sd3")
 PROMPT, COUNT = "a red mug", 50_000

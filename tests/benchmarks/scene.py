@@ -38,8 +38,9 @@ from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.run.optimize import DivergedError, optimize
+from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import DivergedError
 from distill3d.kernels.toybox.metrics import BACKGROUND, psnr
 from distill3d.kernels.toybox.scene_captions import Scene, held_out_scenes, parse_scene
 from distill3d.kernels.toybox.scenes import render_scene
@@ -187,7 +188,7 @@ def main(words: list[str] | None = None) -> None:
         try:
             result = optimize(cloud, loss, prior, prompts, setup.cameras, options.steps, settings)
         except DivergedError as stop:
-            result, error = stop.cloud, str(stop)
+            result, error = stop.result, str(stop)
         seconds = time.perf_counter() - start
         scores, seen, truth = measure(replace(result, training=None).to(options.device), scene, prior.image_size)
         row = {"caption": scene.text, **scores, "seconds": seconds, "gaussians": len(result), "diverged": error}

@@ -47,8 +47,9 @@ from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
 from distill3d.kernels.priors.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import told
-from distill3d.kernels.run.optimize import Progress, optimize
+from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import Progress
 
 LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM(refine_from=1.0)}
 CALLS = {"sds": 1, "cds": 2, "vdm": 1}  # guided U-Net calls per step

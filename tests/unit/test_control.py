@@ -28,8 +28,8 @@ from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told
 from distill3d.kernels.run.optimize import optimize
-from distill3d.kernels.run.refine import RefineSettings, refine_mesh
-from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
 TOYBOX = Path(distill3d.__file__).parent / "models" / "toybox"
 SIZE = 64

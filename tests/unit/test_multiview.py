@@ -35,8 +35,8 @@ from distill3d.kernels.priors.multiview import MultiViewPrior, camera_rows, load
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import told, views_together
 from distill3d.kernels.run.optimize import optimize
-from distill3d.kernels.run.refine import RefineSettings, refine_mesh
-from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
 CONFIG = tiny_mvdream.FOLDER
 ORBIT = OrbitSampler(elevation_min=0, elevation_max=30, overhead_share=0, target_jitter=0)

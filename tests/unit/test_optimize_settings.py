@@ -127,7 +127,7 @@ def test_wrong_inputs_are_named_before_any_work():
     with pytest.raises(ValueError, match="elevation_min"):
         optimize(cloud, LOSS, prior, view_prompts(prior, "a ball"), OrbitSampler(elevation_min=80), 1, settings())
     trained = run(cloud, 1)
-    with pytest.raises(ValueError, match="the cloud was edited after its training"):
+    with pytest.raises(ValueError, match="it was edited after its training"):
         run(replace(haze(40), training=trained.training), 1)
     with pytest.raises(ValueError, match="expected a TrainingState"):
         run(replace(cloud, training={"step": 3}), 1)
