@@ -9,7 +9,7 @@ import comfy.controlnet
 import torch
 from torch import Tensor
 
-from ..kernels.gaussians.cameras import Cameras
+from ..kernels.cameras.pinhole import Cameras
 from ..kernels.priors.base import Conditioning
 from ..kernels.priors.control import Sight, check_single, only, shown
 from ..kernels.priors.hints import shows_shape

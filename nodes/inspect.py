@@ -6,7 +6,9 @@ import comfy.model_management
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import CameraSampler, OrbitSampler, turntable
+from ..kernels.cameras.orbit import OrbitSampler
+from ..kernels.cameras.pinhole import turntable
+from ..kernels.cameras.sampler import CameraSampler
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.inspection import Inspection, inspect
 from ..kernels.losses.base import Loss

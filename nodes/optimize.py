@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import CameraSampler
+from ..kernels.cameras.sampler import CameraSampler
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.densify import Densify
 from ..kernels.losses.base import Loss

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from comfy_api.latest import Types, io
 
-from ..kernels.gaussians.cameras import CameraSampler
+from ..kernels.cameras.sampler import CameraSampler
 from ..kernels.losses.base import Loss
 from ..kernels.meshes.mesh import Mesh
 from ..kernels.meshes.rasterize import render_mesh

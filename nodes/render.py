@@ -10,10 +10,10 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import Cameras, orbit
+from ..kernels.cameras.pinhole import Cameras, orbit
+from ..kernels.cameras.scene import look_around
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.gaussians.rasterize import Rendering, render
-from ..kernels.gaussians.scene_cameras import look_around
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image

@@ -14,7 +14,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import Cameras
+from ..kernels.cameras.pinhole import Cameras
 from ..kernels.gaussians.cloud import Gaussians
 from ..kernels.scoring import is_clip, load_clip
 from ..kernels.toybox.captions import Caption, parse

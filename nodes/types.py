@@ -16,7 +16,7 @@ from ..kernels.meshes.texels import texels
 
 Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior or a comfy_prior.ManagedComfyPrior
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
-Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.gaussians.cameras.CameraSampler
+Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.cameras.sampler.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 

@@ -20,7 +20,7 @@ from threading import Thread
 import torch
 from filelock import FileLock
 
-from .cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .cloud import Gaussians
 from .projection import BLUR, NEAR, Layers
 from .sh import view_colors

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .cloud import Gaussians
 from .numba_binning import TILE_HEIGHT, TILE_WIDTH, bin_share
 from .numba_compositing import PIXELS, composite_back_share, composite_share, gather_share

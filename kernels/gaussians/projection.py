@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .cloud import Gaussians
 from .sh import view_colors
 

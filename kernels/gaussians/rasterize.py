@@ -9,8 +9,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..cameras.pinhole import Cameras
 from . import gsplat_raster, triton_ready
-from .cameras import Cameras
 from .cloud import Gaussians
 from .projection import Layers
 from .reference import rasterize_reference

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .cloud import Gaussians
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..cameras.pinhole import Cameras
 from .binning import Bins, bin_tiles
-from .cameras import Cameras
 from .cloud import Gaussians
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 

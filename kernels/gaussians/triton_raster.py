@@ -10,9 +10,9 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ..cameras.pinhole import Cameras
 from . import triton_compositing as compositing
 from . import triton_projection as projection
-from .cameras import Cameras
 from .cloud import Gaussians
 from .projection import Layers
 from .sh import view_colors

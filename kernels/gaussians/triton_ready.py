@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, turntable
+from ..cameras.pinhole import Cameras, turntable
 from .cloud import Gaussians
 from .projection import Layers
 from .tiled import rasterize_tiled

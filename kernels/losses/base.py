@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ..cameras.pinhole import Cameras
 from ..devices import sent
-from ..gaussians.cameras import Cameras
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")

@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from ..cameras.pinhole import sectors
 from ..devices import sent
-from ..gaussians.cameras import sectors
 from ..priors.base import Conditioning, Prior
 from .base import (
     LossRun,

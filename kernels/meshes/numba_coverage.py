@@ -7,7 +7,7 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from ..gaussians.compiled import compiled
 from .raster import NEAR
 

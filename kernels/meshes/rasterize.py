@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from ..gaussians.rasterize import background_rows
 from .coverage import cover
 from .mesh import Mesh

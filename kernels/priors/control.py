@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .base import Conditioning, NoiseSchedule, Prior
 from .diffusers_prior import DiffusersPrior, make_ordinary
 from .folder import check_folder, read_json

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from . import ldm
 from .base import Conditioning, NoiseSchedule
 from .diffusers_prior import DiffusersPrior

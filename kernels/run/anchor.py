@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..gaussians.rasterize import Rendering, render
 from ..losses.base import Loss

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, CameraSampler
+from ..cameras.pinhole import Cameras
+from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import Gaussians
 from ..gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from ..gaussians.rasterize import Rendering, render, resolve

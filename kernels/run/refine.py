@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, CameraSampler
+from ..cameras.pinhole import Cameras
+from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import SH_C0, Gaussians
 from ..losses.base import Loss
 from ..meshes.cleanup import same_places

@@ -11,8 +11,9 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from ..cameras.pinhole import Cameras
+from ..cameras.sampler import CameraSampler
 from ..devices import sent
-from ..gaussians.cameras import Cameras, CameraSampler
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, orbit
+from ..cameras.pinhole import Cameras, orbit
 from .captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, view_of
 from .data import FOV_Y, SIZE
 from .evaluate import color_right, held_out_captions, judge_logits, likeliest

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, orbit
+from ..cameras.pinhole import Cameras, orbit
 from ..gaussians.cloud import Gaussians
 from ..gaussians.rasterize import Rendering, render
 from .captions import Caption

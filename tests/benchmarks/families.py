@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from step_priors import parts, prior
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.prompts import view_prompts

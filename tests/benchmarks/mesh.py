@@ -31,9 +31,9 @@ import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from distill3d.kernels.cameras.pinhole import Cameras, orbit, sphere
 from distill3d.kernels.files.glb import write_glb
 from distill3d.kernels.files.ply import load_ply, save_ply
-from distill3d.kernels.gaussians.cameras import Cameras, orbit, sphere
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import from_mesh
 from distill3d.kernels.gaussians.rasterize import choose, render

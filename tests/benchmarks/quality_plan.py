@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM

@@ -14,7 +14,7 @@ from quality_sheet import strip
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from distill3d.kernels.gaussians.cameras import Cameras, orbit
+from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render

@@ -21,7 +21,7 @@ import arguments
 import torch
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import available, render
 

@@ -24,7 +24,7 @@ import arguments
 import torch
 from step_priors import parts, prior
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.gaussians.initialise import random_ball

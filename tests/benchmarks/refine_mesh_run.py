@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render

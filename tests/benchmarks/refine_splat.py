@@ -25,7 +25,7 @@ import torch
 from quality import write
 from quality_plan import assignments, changed
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.gaussians.initialise import from_mesh

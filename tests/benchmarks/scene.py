@@ -28,10 +28,10 @@ from quality import write
 from quality_plan import LOSSES, assignments, changed
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import Cameras, orbit
+from distill3d.kernels.cameras.pinhole import Cameras, orbit
+from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM

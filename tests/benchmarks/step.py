@@ -34,7 +34,8 @@ from step_priors import KINDS, SIZES, in_float32, parts, prior
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill3d.kernels.gaussians.cameras import Cameras, OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import BACKENDS, choose, render

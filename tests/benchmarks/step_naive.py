@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.degradation import Degradation

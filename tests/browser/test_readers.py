@@ -17,10 +17,10 @@ import pytest
 import torch
 from PIL import Image
 
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.formats import FORMATS
 from distill3d.kernels.files.frame import mirrored
-from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.gaussians.initialise import from_mesh
 from distill3d.kernels.gaussians.rasterize import render

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 

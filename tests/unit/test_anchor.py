@@ -5,7 +5,8 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, turntable
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS

@@ -9,7 +9,8 @@ import torch
 import trimesh
 
 import distill3d
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.initialise import random_ball
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS

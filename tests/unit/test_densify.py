@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
 from distill3d.kernels.gaussians.rasterize import render

@@ -8,10 +8,10 @@ import torch
 import trimesh
 from PIL import Image
 
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.mesh import load_mesh, load_shape
 from distill3d.kernels.files.ply import save_ply
-from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points, from_shape
 from distill3d.kernels.gaussians.projection import rotations
 from distill3d.kernels.gaussians.rasterize import render

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import turntable
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.inspection import at_timestep, guidance_at, inspect, recorded
 from distill3d.kernels.losses.base import Views

@@ -6,7 +6,8 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS

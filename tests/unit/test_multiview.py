@@ -12,10 +12,11 @@ import tiny_mvdream
 import tiny_prior
 import torch
 
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit, turntable
+from distill3d.kernels.cameras.scene import SceneSampler
 from distill3d.kernels.fast.unet import fast_unet
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit, turntable
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler
 from distill3d.kernels.inspection import inspect
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, turntable
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
 from distill3d.kernels.gaussians.rasterize import render

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.gaussians.initialise import random_ball

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians import rasterize
-from distill3d.kernels.gaussians.cameras import Cameras
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.gaussians.projection import ALPHA_MAX, BLUR, project
 from distill3d.kernels.gaussians.rasterize import BACKENDS, available, choose, fast_backends, home, render

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.projection import rotations
 from distill3d.kernels.gaussians.rasterize import render
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.prompts import view_prompts

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny_shap_e import fill_cubes, write_tiny_shap_e
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.initialise import from_mesh
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes.mesh import Mesh

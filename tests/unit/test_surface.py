@@ -6,7 +6,7 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.gaussians.cameras import orbit, sphere
+from distill3d.kernels.cameras.pinhole import orbit, sphere
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes import bake

@@ -6,8 +6,8 @@ import pytest
 import torch
 import trimesh
 
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
-from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points
 from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes.mesh import Mesh

@@ -1,16 +1,14 @@
-"""Pinhole cameras on orbits around the object."""
+"""Pinhole cameras that look at the object from given angles."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
-
-OVERHEAD_ELEVATIONS = (60.0, 85.0)  # degrees; from 60 up a prompt says "overhead view"
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Cameras:
 
     def resize(self, size: int | tuple[int, int]) -> Cameras:
         """The same views at another resolution: ``size`` pixels, one number or (width, height)."""
-        width, height = _checked_size(size)
+        width, height = checked_size(size)
         rows = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.intrinsics)
         return replace(self, intrinsics=self.intrinsics * rows[:, None], width=width, height=height)
 
@@ -77,7 +75,7 @@ def orbit(
     ``target`` [3] or [V,3] is the origin if None; ``size`` is one number of pixels or (width, height).
     Float64 if any angle or distance tensor is. Raises ValueError for values out of range.
     """
-    width, height = _checked_size(size)
+    width, height = checked_size(size)
     values = [torch.as_tensor(v) for v in (azimuths, elevations, distances, fov_y)]
     given = [v for v in (azimuths, elevations, distances, fov_y, target) if isinstance(v, Tensor)]
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in given) else torch.float32
@@ -91,7 +89,7 @@ def orbit(
     centre = torch.zeros(1, 3, **place) if target is None else target.to(**place).reshape(-1, 3)
     if len(azimuth) == 1 and len(centre) > 1:
         azimuth, elevation, distance, fov = (v.expand(len(centre)) for v in (azimuth, elevation, distance, fov))
-    return _look_at(azimuth, elevation, distance, fov, centre, width, height)
+    return look_at(azimuth, elevation, distance, fov, centre, width, height)
 
 
 def sectors(azimuths: Tensor, count: int) -> Tensor:
@@ -99,7 +97,7 @@ def sectors(azimuths: Tensor, count: int) -> Tensor:
     return (azimuths * (count / 360)).round().long() % count
 
 
-def _look_at(
+def look_at(
     azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor, centre: Tensor, width: int, height: int
 ) -> Cameras:
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
@@ -157,135 +155,7 @@ def sphere(
     return orbit(azimuths.float(), elevations.float(), distance, fov_y, size, target, device)
 
 
-class CameraSampler(Protocol):
-    """Where the views of an optimization come from."""
-
-    @property
-    def usual_look(self) -> tuple[float, float]:
-        """Distance, world units, and vertical field of view, degrees, that stand for the views."""
-        ...
-
-    def check(self, together: int = 1) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure; and where views cannot come
-        ``together`` as `sample` has it."""
-        ...
-
-    def sample(
-        self,
-        count: int,
-        size: int | tuple[int, int],
-        generator: torch.Generator,
-        device: torch.device | str | None = None,
-        together: int = 1,
-    ) -> Cameras:
-        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
-
-        ``together``, a divisor of count: so many in a row are one rig, at equal azimuth steps all around the object,
-        alike in all else.
-        """
-        ...
-
-    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
-        """Cameras that look inward from these angles (degrees), at the middle of the other ranges: for previews."""
-        ...
-
-
-@dataclass(frozen=True)
-class OrbitSampler:
-    """Random training cameras on an orbit around the object.
-
-    Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies anywhere in its
-    own sector, so every batch sees all sides. Elevations, distances and fields of view are uniform in their range.
-    Rigs of cameras are spread in the same way over the circle's part that brings a rig back onto itself.
-    The defaults are those the embedded prior was trained with (object in the unit cube, fov 40, distance about 2).
-    LucidDreamer: elevation -15..45 degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
-    """
-
-    elevation_min: float = -10.0  # degrees
-    elevation_max: float = 45.0  # degrees
-    overhead_share: float = 0.1  # share of the views, 0..1, that come from elevation 60..85 instead
-    distance_min: float = 1.97  # world units from the target
-    distance_max: float = 2.03  # world units from the target
-    fov_y_min: float = 40.0  # degrees, vertical field of view
-    fov_y_max: float = 40.0  # degrees
-    target_jitter: float = 0.01  # world units; the camera and its target move by up to this along each axis
-
-    @property
-    def usual_look(self) -> tuple[float, float]:
-        """Distance, world units, and vertical field of view, degrees, in the middle of their ranges."""
-        return (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
-
-    def check(self, together: int = 1) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure; any ``together`` will do."""
-        limits = {
-            "elevation_min": (-90.0, 90.0, "degrees"),
-            "elevation_max": (-90.0, 90.0, "degrees"),
-            "overhead_share": (0.0, 1.0, "as a share of the views"),
-            "distance_min": (0.1, 1000.0, "world units"),
-            "distance_max": (0.1, 1000.0, "world units"),
-            "fov_y_min": (1.0, 150.0, "degrees"),
-            "fov_y_max": (1.0, 150.0, "degrees"),
-            "target_jitter": (0.0, 0.5, "world units"),
-        }
-        check_ranges("Orbit cameras", self, limits, ("elevation", "distance", "fov_y"))
-
-    def sample(
-        self,
-        count: int,
-        size: int | tuple[int, int],
-        generator: torch.Generator,
-        device: torch.device | str | None = None,
-        together: int = 1,
-    ) -> Cameras:
-        """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
-
-        ``together``: so many in a row are one rig, at equal azimuth steps, alike in all else.
-        """
-        self.check()
-        if count < 1:
-            raise ValueError(f"Orbit cameras: count is {count}; at least 1 view is needed.")
-        if count % together:
-            raise ValueError(f"Orbit cameras: count is {count}; {together} views come together, use a multiple.")
-        width, height = _checked_size(size)
-        device = generator.device if device is None else device
-        rigs, step = count // together, 360.0 / together
-        # One draw, moved once: a run sees the same views whatever the device of the cloud, and nothing synchronises.
-        draws = torch.rand(rigs + 1, 8, generator=generator, device=generator.device).to(device)
-        phase, own = draws[0, 0], draws[1:].repeat_interleave(together, 0)
-        sector, elevation, distance, fov, overhead = own[:, :5].unbind(1)
-        place = torch.arange(count, device=device)
-        azimuths = step * (phase + (place // together + sector) / rigs) + step * (place % together)
-        level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
-        above = OVERHEAD_ELEVATIONS[0] + elevation * (OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0])
-        return _look_at(
-            azimuths,
-            torch.where(overhead < self.overhead_share, above, level),
-            self.distance_min + distance * (self.distance_max - self.distance_min),
-            self.fov_y_min + fov * (self.fov_y_max - self.fov_y_min),
-            (2 * own[:, 5:8] - 1) * self.target_jitter,
-            width,
-            height,
-        )
-
-    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
-        """Cameras at these angles (degrees), at the middle distance and field of view."""
-        distance, fov_y = (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
-        return orbit(azimuths, elevations, distance, fov_y, size)
-
-
-def check_ranges(owner: str, sampler: Any, limits: dict[str, tuple[float, float, str]], pairs: tuple[str, ...]) -> None:
-    """Raises ValueError unless every field lies within its (low, high, unit), and NAME_min not above NAME_max."""
-    for key, (low, high, unit) in limits.items():
-        value = getattr(sampler, key)
-        if not low <= value <= high:  # also catches NaN
-            raise ValueError(f"{owner}: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
-    for key in pairs:
-        low, high = getattr(sampler, key + "_min"), getattr(sampler, key + "_max")
-        if low > high:
-            raise ValueError(f"{owner}: {key}_min {low:g} is above {key}_max {high:g}. Swap them.")
-
-
-def _checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
     width, height = (size, size) if isinstance(size, int) else size
     if not (1 <= width <= 16384 and 1 <= height <= 16384):
         raise ValueError(f"Image size is {width} x {height} pixels; choose 1..16384 for both.")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cameras import Cameras, check_ranges, orbit
+from .pinhole import Cameras, orbit
+from .sampler import check_ranges
 
 
 def look_around(
