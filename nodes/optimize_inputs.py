@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..kernels.gaussians.densify import Densify
-from ..kernels.gaussians.rasterize import BACKENDS
+from ..kernels.rasterizers.rasterize import BACKENDS
 from ..kernels.run.settings import BACKGROUNDS, OptimizeSettings
 from . import types
 

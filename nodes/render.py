@@ -13,7 +13,7 @@ from comfy_api.latest import io
 from ..kernels.cameras.pinhole import Cameras, orbit
 from ..kernels.cameras.scene import look_around
 from ..kernels.gaussians.cloud import Gaussians
-from ..kernels.gaussians.rasterize import Rendering, render
+from ..kernels.rasterizers.rasterize import Rendering, render
 from . import types
 from .memory import autograd
 from .pictures import depth_image, image

@@ -16,9 +16,9 @@ from server import PromptServer
 
 from ..kernels.files.ply import save_ply
 from ..kernels.gaussians.cloud import Gaussians
-from ..kernels.gaussians.gsplat_raster import compile_beside
-from ..kernels.gaussians.rasterize import compiles
 from ..kernels.meshes.mesh import Mesh
+from ..kernels.rasterizers.gsplat import compile_beside
+from ..kernels.rasterizers.rasterize import compiles
 from ..kernels.run.checkpoint import save_training
 from ..kernels.run.step import Progress
 from .live import Live

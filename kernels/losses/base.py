@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from ..devices import sent
+from ..devices.streams import sent
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")

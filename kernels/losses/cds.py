@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import sectors
-from ..devices import sent
+from ..devices.streams import sent
 from ..priors.base import Conditioning, Prior
 from .base import (
     LossRun,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..devices import Aside
+from ..devices.streams import Aside
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from .base import (
     WEIGHTINGS,

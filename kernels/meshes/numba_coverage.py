@@ -8,7 +8,7 @@ from numba import prange
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from ..gaussians.compiled import compiled
+from ..devices.compiled import compiled
 from .raster import NEAR
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from ..gaussians.rasterize import background_rows
+from ..rasterizers.rasterize import background_rows
 from .coverage import cover
 from .mesh import Mesh
 from .raster import NEAR

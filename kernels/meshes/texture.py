@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import sphere
 from ..gaussians.cloud import Gaussians
-from ..gaussians.rasterize import render
+from ..rasterizers.rasterize import render
 from .bake import before_edges, fill, gather
 from .mesh import Mesh
 from .raster import cover

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import side_stream
+from ..devices.streams import side_stream
 from ..fast.encoder import Encoder, misfit
 from ..fast.ops import triton_works
 from ..fast.unet import fast_unet, unwatched

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..devices import sent
+from ..devices.streams import sent
 from . import ldm, perp_neg
 from .base import ABAR_MIN, Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from .captured import Accelerated

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import sectors
-from ..devices import sent
+from ..devices.streams import sent
 from .base import Against, Conditioning, Prior
 from .perp_neg import view_weights
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
-from ..gaussians.rasterize import Rendering, render
 from ..losses.base import Loss
 from ..losses.combine import Combined
+from ..rasterizers.rasterize import Rendering, render
 
 LOWEST, HIGHEST = 40, 980  # steps of 0..999: the ceiling at strengths of 0 and 1
 

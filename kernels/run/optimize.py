@@ -13,10 +13,10 @@ from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import Gaussians
 from ..gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
-from ..gaussians.rasterize import Rendering, render, resolve
 from ..losses.base import Loss
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
+from ..rasterizers.rasterize import Rendering, render, resolve
 from .anchor import Anchor
 from .learning_rates import sh_shares
 from .penalties import penalties

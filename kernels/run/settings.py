@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..gaussians.densify import Densify
-from ..gaussians.rasterize import check_backend
 from ..priors.base import Prior
+from ..rasterizers.rasterize import check_backend
 from .learning_rates import LearningRates
 from .penalties import Regularizers
 

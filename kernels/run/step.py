@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
-from ..devices import sent
+from ..devices.streams import sent
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras, orbit
 from ..gaussians.cloud import Gaussians
-from ..gaussians.rasterize import Rendering, render
+from ..rasterizers.rasterize import Rendering, render
 from .captions import Caption
 from .data import FOV_Y
 from .render import Truth, render_truth

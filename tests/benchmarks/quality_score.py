@@ -17,12 +17,12 @@ from torch.nn.functional import cosine_similarity
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.priors.base import Prior
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import needs_depth, told, views_together
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.step import DivergedError, Progress
 from distill3d.kernels.toybox.captions import Caption

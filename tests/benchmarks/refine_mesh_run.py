@@ -22,12 +22,12 @@ from torch import Tensor
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
 from distill3d.kernels.run.step import Progress

@@ -31,13 +31,13 @@ from torch import Tensor
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.run.step import DivergedError

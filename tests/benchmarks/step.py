@@ -38,7 +38,6 @@ from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import BACKENDS, choose, render
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
@@ -48,6 +47,7 @@ from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
 from distill3d.kernels.priors.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import told
+from distill3d.kernels.rasterizers.rasterize import BACKENDS, choose, render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.run.step import Progress

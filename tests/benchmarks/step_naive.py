@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.degradation import Degradation
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.learning_rates import LearningRates
 
 

@@ -8,7 +8,6 @@ import torch
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
@@ -21,6 +20,7 @@ from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.anchor import HIGHEST, LOWEST, Anchor, ceiling, gentle
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings

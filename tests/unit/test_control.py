@@ -12,7 +12,6 @@ import distill3d
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
@@ -28,6 +27,7 @@ from distill3d.kernels.priors.diffusers_prior import load_diffusers
 from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
 from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings

@@ -8,7 +8,6 @@ import trimesh
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.cleanup import weld
@@ -17,6 +16,7 @@ from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
 from distill3d.kernels.meshes.smoothing import Smoothing, chebyshev
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.checkpoint import load_mesh_training, load_training, save_training
 from distill3d.kernels.run.mesh_penalties import laplacian, normal_consistency
 from distill3d.kernels.run.refine import refine_mesh

@@ -17,7 +17,6 @@ from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.degradation import Degradation
@@ -25,6 +24,7 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.checkpoint import load_training, save_training
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings

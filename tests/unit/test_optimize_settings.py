@@ -13,10 +13,10 @@ from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 

@@ -7,11 +7,11 @@ import torch
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
-from distill3d.kernels.gaussians.projection import rotations
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.gaussians.rotations import rotations
 from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox import scenes

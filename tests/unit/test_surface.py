@@ -8,7 +8,6 @@ import trimesh
 
 from distill3d.kernels.cameras.pinhole import orbit, sphere
 from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.meshes import bake
 from distill3d.kernels.meshes.bake import bake_colors
 from distill3d.kernels.meshes.cleanup import decimate, largest_components, taubin
@@ -16,6 +15,7 @@ from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import depth_of, render_mesh
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.tsdf import FREE, blur, fuse
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.metrics import psnr
 
 QUICK = {"resolution": 40, "views": 32, "image_size": 96}

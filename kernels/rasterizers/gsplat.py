@@ -21,9 +21,9 @@ import torch
 from filelock import FileLock
 
 from ..cameras.pinhole import Cameras
-from .cloud import Gaussians
+from ..gaussians.cloud import Gaussians
+from ..gaussians.sh import view_colors
 from .projection import BLUR, NEAR, Layers
-from .sh import view_colors
 
 log = logging.getLogger(__name__)
 

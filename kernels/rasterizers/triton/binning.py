@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .projection import ALPHA_MIN
+from ..projection import ALPHA_MIN
 
 RANKS, STEP = 16, 16  # Gaussians of a program of `_fill`, and tiles of each that it writes at once
 SMALL = torch.iinfo(torch.int16).max  # the sort of so many tiles reads two bytes of a key instead of four

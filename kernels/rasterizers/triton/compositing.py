@@ -14,7 +14,7 @@ import math
 import triton
 import triton.language as tl
 
-from .projection import ALPHA_MAX, ALPHA_MIN
+from ..projection import ALPHA_MAX, ALPHA_MIN
 
 TILE_WIDTH, TILE_HEIGHT = 16, 8  # pixels, powers of two; four to a lane
 WARPS = 1  # that share a tile: more would have to meet at every sum over its pixels

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .cloud import Gaussians
-from .sh import view_colors
+from ..gaussians.cloud import Gaussians
+from ..gaussians.rotations import rotations
+from ..gaussians.sh import view_colors
 
 NEAR = 0.01  # world units; what lies closer is not drawn
 BLUR = 0.3  # px^2 added to the screen covariance, so that no Gaussian falls between the pixels
@@ -40,17 +41,6 @@ class Layers:
     depth: Tensor | None  # [V,H,W,1] sum of w z, if asked for
     means2d: Tensor  # [V,N,2] pixels, part of the graph
     visible: Tensor  # [V,N] bool
-
-
-def rotations(quats: Tensor) -> Tensor:
-    """Rotation matrices [N,3,3] of wxyz quaternions [N,4] of any non-zero length."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(-1)
-    rows = (
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    )
-    return torch.stack(rows, -1).unflatten(-1, (3, 3))
 
 
 def project(gaussians: Gaussians, cameras: Cameras, antialiased: bool = False) -> Projection:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..cameras.pinhole import Cameras
+from ..gaussians.cloud import Gaussians
 from .binning import Bins, bin_tiles
-from .cloud import Gaussians
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 
 TILE = 8  # pixels; 16 wastes more work on the tiles' empty corners

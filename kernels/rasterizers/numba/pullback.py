@@ -1,4 +1,4 @@
-"""The derivative of `numba_projection.project_share`."""
+"""The derivative of `projection.project_share`."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .compiled import compiled
-from .numba_harmonics import direction_gradient, store_harmonics
-from .numba_lanes import COUNT, load, pick, put, select, splat, store
-from .numba_projection import (
+from ...devices.compiled import compiled
+from ..projection import BLUR, FRUSTUM, NEAR
+from .harmonics import direction_gradient, store_harmonics
+from .lanes import COUNT, load, pick, put, select, splat, store
+from .projection import (
     AREA_FLOOR,
     ROW,
     camera_rows,
@@ -31,7 +32,6 @@ from .numba_projection import (
     times,
     turn,
 )
-from .projection import BLUR, FRUSTUM, NEAR
 
 
 @njit(error_model="numpy")

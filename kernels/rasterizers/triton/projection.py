@@ -11,7 +11,7 @@ import math
 import triton
 import triton.language as tl
 
-from .projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
+from ..projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
 
 LANES = 128  # Gaussians of a forward program
 LANES_BACK = 64  # of a backward program: a small cloud should still fill the device

@@ -1,7 +1,7 @@
 """Front-to-back compositing and its derivative as compiled loops over tiles.
 
 Each tile owns its pixels, so no two threads ever write the same number: results repeat bit for bit. Within a tile a
-Gaussian visits the blocks of pixels that its ellipse meets, a block being one vector (see `numba_lanes`).
+Gaussian visits the blocks of pixels that its ellipse meets, a block being one vector (see `lanes`).
 A pixel is finished, like in 3DGS, once less than OPAQUE of the light is left: going on would underflow the
 transmittance, out of which the way back divides one Gaussian after the other.
 """
@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .compiled import compiled
-from .numba_binning import SLACK, TILE_HEIGHT, TILE_WIDTH
-from .numba_lanes import (
+from ...devices.compiled import compiled
+from ..projection import ALPHA_MAX, ALPHA_MIN
+from .binning import SLACK, TILE_HEIGHT, TILE_WIDTH
+from .lanes import (
     BLOCK,
     COUNT,
     any_of,
@@ -36,8 +37,7 @@ from .numba_lanes import (
     store,
     store_sums,
 )
-from .numba_projection import ROW
-from .projection import ALPHA_MAX, ALPHA_MIN
+from .projection import ROW
 
 BLOCK_HEIGHT = COUNT // BLOCK
 BLOCKS = 64  # of a tile, eight by eight: a bit each of one word

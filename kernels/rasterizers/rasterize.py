@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from . import gsplat_raster, triton_ready
-from .cloud import Gaussians
+from ..gaussians.cloud import Gaussians
+from . import gsplat as gsplat_raster
 from .projection import Layers
 from .reference import rasterize_reference
 from .tiled import rasterize_tiled
+from .triton import ready as triton_ready
 
 BACKENDS = ("auto", "reference", "torch", "numba", "triton", "gsplat")
 Backend = Callable[[Gaussians, Cameras, bool, bool], Layers]
@@ -122,7 +123,7 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
 def numba_backend() -> Backend | Exception:
     """The numba rasterizer, or why it cannot be imported (numba often fails on a NumPy newer than itself)."""
     try:
-        from .numba_raster import rasterize_numba
+        from .numba.rasterize import rasterize_numba
     except Exception as error:
         return ImportError(f"backend 'numba' cannot be imported ({error}); use 'auto', or pip install numba.")
     return rasterize_numba
@@ -135,7 +136,7 @@ def triton_backend() -> Backend | Exception:
             "backend 'triton' cannot be used here: it needs the package triton (on Windows triton-windows) and a GPU "
             "that it compiles for; the log says what failed. Use 'auto' or 'torch'."
         )
-    from .triton_raster import rasterize_triton
+    from .triton.rasterize import rasterize_triton
 
     return rasterize_triton
 

@@ -12,7 +12,7 @@ from numba import njit
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``njit`` with a cache for each full name of the function's module and each state of its folder.
+    """``njit`` with a cache for each full name of the function's module and each state of its folder and the one above.
 
     Numba names its cache files after the last part of the module's name, but what lies in them imports the module by
     its full name. ComfyUI derives that name from the folder's path; so after a move, or when the kernels also run as
@@ -30,8 +30,8 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 @lru_cache
 def sources(folder: Path) -> bytes:
-    """A digest of the Python files of a folder."""
+    """A digest of the Python files of a folder and of those of the folder it lies in."""
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.py")):
+    for file in [*sorted(folder.glob("*.py")), *sorted(folder.parent.glob("*.py"))]:
         digest.update(file.name.encode() + file.read_bytes())
     return digest.digest()

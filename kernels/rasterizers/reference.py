@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .cloud import Gaussians
+from ..gaussians.cloud import Gaussians
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 
 

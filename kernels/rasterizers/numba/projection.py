@@ -1,7 +1,7 @@
 """EWA projection, colours and their derivative as compiled loops: `projection.project` for COUNT Gaussians at once.
 
 A projected Gaussian is one row of ROW floats, a line of the cache: mean (2), A/2, B, C/2 of the conic, log opacity,
-colour (3), depth, half sides of its box (2), then what `numba_compositing.block_spans` needs: the conic's determinant,
+colour (3), depth, half sides of its box (2), then what `compositing.block_spans` needs: the conic's determinant,
 1/A and where the ellipse reaches furthest to the right, px below the mean; last 1 if it is visible, else 0.
 """
 
@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from .compiled import compiled
-from .numba_binning import count_tiles, store_tiles
-from .numba_harmonics import store_harmonics
-from .numba_lanes import COUNT, least, load, logarithm, most, pick, put, root, select, splat, store
-from .projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
+from ...devices.compiled import compiled
+from ..projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
+from .binning import count_tiles, store_tiles
+from .harmonics import store_harmonics
+from .lanes import COUNT, least, load, logarithm, most, pick, put, root, select, splat, store
 
 ROW = 16
 LOG_ALPHA_MIN = log(ALPHA_MIN)

@@ -10,13 +10,12 @@ import triton
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..cameras.pinhole import Cameras
-from . import triton_compositing as compositing
-from . import triton_projection as projection
-from .cloud import Gaussians
-from .projection import Layers
-from .sh import view_colors
-from .triton_binning import bin_pairs
+from ...cameras.pinhole import Cameras
+from ...gaussians.cloud import Gaussians
+from ...gaussians.sh import view_colors
+from ..projection import Layers
+from . import compositing, projection
+from .binning import bin_pairs
 
 
 def rasterize_triton(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:

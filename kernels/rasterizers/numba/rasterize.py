@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..cameras.pinhole import Cameras
-from .cloud import Gaussians
-from .numba_binning import TILE_HEIGHT, TILE_WIDTH, bin_share
-from .numba_compositing import PIXELS, composite_back_share, composite_share, gather_share
-from .numba_projection import ROW, project_share
-from .numba_pullback import pull_back_share
-from .projection import Layers, pinhole
-from .workers import spread, team
+from ...cameras.pinhole import Cameras
+from ...devices.workers import spread, team
+from ...gaussians.cloud import Gaussians
+from ..projection import Layers, pinhole
+from .binning import TILE_HEIGHT, TILE_WIDTH, bin_share
+from .compositing import PIXELS, composite_back_share, composite_share, gather_share
+from .projection import ROW, project_share
+from .pullback import pull_back_share
 
 GRAIN = 256  # Gaussians that are worth waking a thread for
 

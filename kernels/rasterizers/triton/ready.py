@@ -11,10 +11,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from ..cameras.pinhole import Cameras, turntable
-from .cloud import Gaussians
-from .projection import Layers
-from .tiled import rasterize_tiled
+from ...cameras.pinhole import Cameras, turntable
+from ...gaussians.cloud import Gaussians
+from ..projection import Layers
+from ..tiled import rasterize_tiled
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def ready() -> bool:
 @torch.enable_grad()
 def disagreeing(device: str) -> list[str]:
     """Names of the results on a small scene that are not plain torch's. Raises what Triton raises."""
-    from .triton_raster import rasterize_triton
+    from .rasterize import rasterize_triton
 
     wrong = []
     for antialiased, degree in ((True, 1), (False, 0)):
