@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.initialise import random_ball
-from ..kernels.gaussians.scene_initialise import SceneInit, scene_cloud
+from ..kernels.init.ball import random_ball
+from ..kernels.init.scene import SceneInit, scene_cloud
 from . import types
 from .memory import autograd
 from .validation import validate

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..kernels.files.formats import MESH_SUFFIXES, may_hold_mesh
 from ..kernels.files.frame import settled
 from ..kernels.files.splat import NAMES, from_splat_fields
-from ..kernels.gaussians.initialise import from_shape
+from ..kernels.init.surface import from_shape
 from . import types
 from .files import files_where, located
 from .memory import autograd

@@ -7,8 +7,8 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ..kernels.gaussians.initialise import from_mesh
-from ..kernels.priors.shap_e import is_shap_e, load_shap_e, shap_e_mesh
+from ..kernels.init.shap_e import is_shap_e, load_shap_e, shap_e_mesh
+from ..kernels.init.surface import from_mesh
 from . import types
 from .memory import autograd, visiting, weights_dtype
 from .prior import folders, path

@@ -1,1 +1,1 @@
-"""3D Gaussians: the cloud, its initialisers, spherical harmonics and densification."""
+"""3D Gaussians: the cloud, rotations, spherical harmonics and densification."""

@@ -26,7 +26,7 @@ import torch
 from step_priors import parts, prior
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.run.optimize import optimize

@@ -35,7 +35,7 @@ from distill3d.kernels.cameras.pinhole import Cameras, orbit, sphere
 from distill3d.kernels.files.glb import write_glb
 from distill3d.kernels.files.ply import load_ply, save_ply
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import from_mesh
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.raster import first_seen
 from distill3d.kernels.meshes.surface import extract_surface

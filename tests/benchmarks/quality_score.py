@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.priors.base import Prior
 from distill3d.kernels.priors.diffusers_prior import load_diffusers

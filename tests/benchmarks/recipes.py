@@ -27,7 +27,7 @@ from step_priors import parts, prior
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM

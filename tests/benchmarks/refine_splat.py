@@ -28,7 +28,7 @@ from quality_plan import assignments, changed
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import from_mesh
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.priors.diffusers_prior import load_diffusers

@@ -31,7 +31,7 @@ from torch import Tensor
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
+from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS

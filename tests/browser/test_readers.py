@@ -22,7 +22,7 @@ from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.formats import FORMATS
 from distill3d.kernels.files.frame import mirrored
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.initialise import from_mesh
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.cleanup import simplify
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.normal_map import add_normal_map

@@ -11,7 +11,7 @@ import trimesh
 import distill3d
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM

@@ -12,8 +12,9 @@ from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.mesh import load_mesh, load_shape
 from distill3d.kernels.files.ply import save_ply
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points, from_shape
 from distill3d.kernels.gaussians.rotations import rotations
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh, from_shape
 from distill3d.kernels.meshes.mesh import Mesh, Points
 from distill3d.kernels.meshes.placing import upright
 from distill3d.kernels.meshes.rasterize import render_mesh

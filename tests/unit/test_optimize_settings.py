@@ -12,7 +12,7 @@ from torch import Tensor
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts

@@ -7,7 +7,9 @@ import torch
 import trimesh
 
 from distill3d.kernels.cameras.pinhole import orbit, sphere
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
+from distill3d.kernels.init.ball import random_ball
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes import bake
 from distill3d.kernels.meshes.bake import bake_colors
 from distill3d.kernels.meshes.cleanup import decimate, largest_components, taubin

@@ -8,7 +8,8 @@ import trimesh
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.raster import cover, first_seen
 from distill3d.kernels.meshes.surface import extract_surface

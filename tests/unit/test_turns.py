@@ -7,7 +7,7 @@ import torch
 from test_diffusers_prior import pipeline_folder  # noqa: F401 - a fixture
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .cloud import SH_C0, Gaussians
-from .initialise import facing, random_ball
+from ..gaussians.cloud import SH_C0, Gaussians
+from ..gaussians.rotations import facing
+from .ball import random_ball
 
 FLATNESS = 0.05  # thickness over width of the ground's and the dome's Gaussians
 OVERLAP = 0.7  # standard deviation over spacing: neighbours meet at about 0.8 of their peak, so there are no holes

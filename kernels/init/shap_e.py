@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from ..meshes.color import linear_to_srgb
 from ..meshes.mesh import Mesh
 from ..meshes.placing import upright
-from .folder import check_folder, read_json
+from ..priors.folder import check_folder, read_json
 
 PIPELINE = "ShapEPipeline"
 WEIGHTS = {
@@ -87,8 +88,6 @@ def shap_e_mesh(
     is called throughout, also while the mesh is made, and may raise to end the work. Raises ValueError for a prompt
     that is too long and for an empty mesh.
     """
-    from ..files.glb import linear_to_srgb  # trimesh takes a while to import
-
     _check_length(pipeline.tokenizer, prompt)
     renderer, done = pipeline.shap_e_renderer, 0
 
