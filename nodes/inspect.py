@@ -9,8 +9,8 @@ from comfy_api.latest import io
 from ..kernels.cameras.orbit import OrbitSampler
 from ..kernels.cameras.pinhole import turntable
 from ..kernels.cameras.sampler import CameraSampler
+from ..kernels.evaluate.inspection import Inspection, inspect
 from ..kernels.gaussians.cloud import Gaussians
-from ..kernels.inspection import Inspection, inspect
 from ..kernels.losses.base import Loss
 from ..kernels.priors.prompts import ViewPrompts
 from ..kernels.priors.seeing import check_views

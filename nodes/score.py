@@ -15,11 +15,11 @@ import torch
 from comfy_api.latest import io
 
 from ..kernels.cameras.pinhole import Cameras
+from ..kernels.evaluate.clip import is_clip, load_clip
+from ..kernels.evaluate.judgement import Judgement, judge_cameras, judgement
+from ..kernels.evaluate.metrics import BACKGROUND, ring_of_views, score
 from ..kernels.gaussians.cloud import Gaussians
-from ..kernels.scoring import is_clip, load_clip
 from ..kernels.toybox.captions import Caption, parse
-from ..kernels.toybox.judgement import Judgement, judge_cameras, judgement
-from ..kernels.toybox.metrics import BACKGROUND, ring_of_views, score
 from ..kernels.toybox.models import load_judge
 from ..kernels.toybox.render import Truth, render_truth
 from . import types

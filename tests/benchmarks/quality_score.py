@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
+from distill3d.kernels.evaluate.judgement import judge_cameras, judgement
+from distill3d.kernels.evaluate.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
@@ -27,8 +29,6 @@ from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.step import DivergedError, Progress
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
-from distill3d.kernels.toybox.judgement import judge_cameras, judgement
-from distill3d.kernels.toybox.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.toybox.models import load_judge
 from distill3d.kernels.toybox.render import Truth, render_truth
 

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.evaluate.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.meshes.mesh import Mesh
@@ -34,7 +35,6 @@ from distill3d.kernels.run.step import Progress
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
-from distill3d.kernels.toybox.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.toybox.render import render_truth
 from distill3d.kernels.toybox.shapes import shape
 

@@ -26,6 +26,7 @@ from quality import write
 from quality_plan import assignments, changed
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.evaluate.metrics import BACKGROUND, compare, ring_of_views
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.init.surface import from_mesh
@@ -39,7 +40,6 @@ from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import COLORS, Caption, parse
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
-from distill3d.kernels.toybox.metrics import BACKGROUND, compare, ring_of_views
 from distill3d.kernels.toybox.render import lambert
 from distill3d.kernels.toybox.shapes import shape
 

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
+from distill3d.kernels.evaluate.metrics import BACKGROUND, psnr
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
@@ -41,7 +42,6 @@ from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.run.step import DivergedError
-from distill3d.kernels.toybox.metrics import BACKGROUND, psnr
 from distill3d.kernels.toybox.scene_captions import Scene, held_out_scenes, parse_scene
 from distill3d.kernels.toybox.scenes import render_scene
 

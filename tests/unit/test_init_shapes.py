@@ -9,6 +9,7 @@ import trimesh
 from PIL import Image
 
 from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.evaluate.metrics import iou, psnr
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.mesh import load_mesh, load_shape
 from distill3d.kernels.files.ply import save_ply
@@ -23,7 +24,6 @@ from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.captions import parse
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
 from distill3d.kernels.toybox.meshes import mesh_colors
-from distill3d.kernels.toybox.metrics import iou, psnr
 
 RED, GREEN, BLUE = torch.eye(3)
 

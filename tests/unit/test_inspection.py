@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from distill3d.kernels.cameras.pinhole import turntable
+from distill3d.kernels.evaluate.inspection import at_timestep, guidance_at, inspect, recorded
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.inspection import at_timestep, guidance_at, inspect, recorded
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined

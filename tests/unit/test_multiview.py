@@ -15,9 +15,9 @@ import torch
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit, turntable
 from distill3d.kernels.cameras.scene import SceneSampler
+from distill3d.kernels.evaluate.inspection import inspect
 from distill3d.kernels.fast.unet import fast_unet
 from distill3d.kernels.init.ball import random_ball
-from distill3d.kernels.inspection import inspect
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD

@@ -7,6 +7,7 @@ import torch
 import trimesh
 
 from distill3d.kernels.cameras.pinhole import orbit, sphere
+from distill3d.kernels.evaluate.metrics import psnr
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.init.points import from_points
 from distill3d.kernels.init.surface import from_mesh
@@ -18,7 +19,6 @@ from distill3d.kernels.meshes.rasterize import depth_of, render_mesh
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.tsdf import FREE, blur, fuse
 from distill3d.kernels.rasterizers.rasterize import render
-from distill3d.kernels.toybox.metrics import psnr
 
 QUICK = {"resolution": 40, "views": 32, "image_size": 96}
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .cameras.pinhole import Cameras
-from .gaussians.cloud import Gaussians
-from .losses.base import Loss, Views, guided, identity
-from .losses.schedule import annealed
-from .priors.base import Conditioning, Prior, clean_from_noise
-from .priors.prompts import ViewPrompts
-from .priors.seeing import check_views, needs_depth, told
-from .rasterizers.rasterize import render
+from ..cameras.pinhole import Cameras
+from ..gaussians.cloud import Gaussians
+from ..losses.base import Loss, Views, guided, identity
+from ..losses.schedule import annealed
+from ..priors.base import Conditioning, Prior, clean_from_noise
+from ..priors.prompts import ViewPrompts
+from ..priors.seeing import check_views, needs_depth, told
+from ..rasterizers.rasterize import render
 
 LOWEST = ("t_min", "t_start", "t_end", "refine_t_min")  # a loss's settings that bound its timesteps from below
 HIGHEST = ("t_max", "t_max_start", "t_max_end", "refine_t_max")  # and from above

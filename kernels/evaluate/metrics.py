@@ -12,9 +12,9 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras, orbit
 from ..gaussians.cloud import Gaussians
 from ..rasterizers.rasterize import Rendering, render
-from .captions import Caption
-from .data import FOV_Y
-from .render import Truth, render_truth
+from ..toybox.captions import Caption
+from ..toybox.data import FOV_Y
+from ..toybox.render import Truth, render_truth
 
 BACKGROUND = 0.5
 LEAST_SATURATION, LEAST_CONTRAST = 0.02, 0.005  # a truth with less has none to compare with

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras, orbit
-from .captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, view_of
-from .data import FOV_Y, SIZE
-from .evaluate import color_right, held_out_captions, judge_logits, likeliest
-from .models import Judge
+from ..toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, view_of
+from ..toybox.data import FOV_Y, SIZE
+from ..toybox.models import Judge
+from .judge import color_right, held_out_captions, judge_logits, likeliest
 
 # Azimuths and elevations in degrees, clear of the borders between two view words.
 AZIMUTHS = (-20.0, 20.0, 75.0, 105.0, -75.0, -105.0, 160.0, 180.0, -160.0, 0.0, 180.0)

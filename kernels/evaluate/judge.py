@@ -1,4 +1,4 @@
-"""Measure the embedded prior with the judge: ``python -m distill3d.kernels.toybox.evaluate --sheet F.png --json F``.
+"""Measure the embedded prior with the judge: ``python -m distill3d.kernels.evaluate.judge --sheet F.png --json F``.
 
 Samples held-out captions in every view word; the judge, trained on true renders only, says what they show.
 """
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, held_out
-from .data import NO_VIEW, draw, render_atlas
-from .models import Judge, load_judge
+from ..toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, held_out
+from ..toybox.data import NO_VIEW, draw, render_atlas
+from ..toybox.models import Judge, load_judge
 
 
 def held_out_captions(count: int, seed: int) -> list[Caption]:
