@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..kernels.priors import perp_neg
 from ..kernels.priors.base import Conditioning, check_multiple, check_words, noise_from_clean
-from ..kernels.priors.diffusers_prior import make_ordinary
+from ..kernels.priors.diffusers.latent_prior import make_ordinary
 from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd

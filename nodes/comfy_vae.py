@@ -9,7 +9,7 @@ from comfy.ldm.models.autoencoder import AutoencodingEngine, DiagonalGaussianReg
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..kernels.priors.passes import Recomputed
+from ..kernels.priors.diffusers.checkpointing import Recomputed
 
 
 class _Call(nn.Module):

@@ -10,7 +10,7 @@ import comfy.model_management
 import comfy.model_patcher
 import torch
 
-from ..kernels.priors.diffusers_prior import DiffusersPrior
+from ..kernels.priors.diffusers.latent_prior import DiffusersPrior
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -11,10 +11,10 @@ import comfy.sd1_clip
 import folder_paths
 from comfy_api.latest import io
 
-from ..kernels.priors.diffusers_prior import load_diffusers
-from ..kernels.priors.ldm import holds_multiview
+from ..kernels.priors.diffusers.ldm import holds_multiview
+from ..kernels.priors.diffusers.loading import load_diffusers
+from ..kernels.priors.diffusers.multiview import load_multiview_file
 from ..kernels.priors.lora_file import fuse
-from ..kernels.priors.multiview import load_multiview_file
 from . import types
 from .comfy_checks import check_weights
 from .comfy_lora import NO_LORA, lora_file, loras, patched

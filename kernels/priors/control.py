@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from .base import Conditioning, NoiseSchedule, Prior
-from .diffusers_prior import DiffusersPrior, make_ordinary
+from .diffusers.latent_prior import DiffusersPrior, make_ordinary
 from .folder import check_folder, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter

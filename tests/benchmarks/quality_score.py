@@ -21,7 +21,7 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.priors.base import Prior
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import needs_depth, told, views_together
 from distill3d.kernels.rasterizers.rasterize import render

@@ -31,7 +31,7 @@ from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings

@@ -26,7 +26,7 @@ from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.surface import extract_surface
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize

@@ -32,7 +32,7 @@ from distill3d.kernels.gaussians.densify import Densify
 from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.anchor import Anchor, gentle

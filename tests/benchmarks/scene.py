@@ -36,7 +36,7 @@ from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize

@@ -20,7 +20,7 @@ from test_prior_from_model import asked_of, close, info, probing  # noqa: F401 -
 
 from distill3d.kernels.evaluate.metrics import compare, ring_of_views
 from distill3d.kernels.files.ply import load_ply
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.captions import parse
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.priors import captured
-from distill3d.kernels.priors.captured import Accelerated, Graphed, GraphedGradient, tuned
+from distill3d.kernels.priors.diffusers import cuda_graphs as captured
+from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated, Graphed, GraphedGradient, tuned
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

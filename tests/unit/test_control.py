@@ -23,7 +23,7 @@ from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.priors.control import ControlledPrior, Sight, load_control
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told

@@ -14,8 +14,9 @@ from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors import diffusers_prior, folder
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors import folder
+from distill3d.kernels.priors.diffusers import latent_prior as diffusers_prior
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 
 WORDS = "a red blue mug front side back overhead view".split()
@@ -357,7 +358,7 @@ def test_loads_without_accelerate(pipeline_folder, monkeypatch):
 
 def test_importing_the_module_imports_neither_diffusers_nor_transformers():
     code = (
-        "import sys, distill3d.kernels.priors.diffusers_prior; "
+        "import sys, distill3d.kernels.priors.diffusers.latent_prior; "
         "sys.exit(bool({'diffusers', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -28,11 +28,12 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.priors import ldm, perp_neg
+from distill3d.kernels.priors import perp_neg
 from distill3d.kernels.priors.base import AdaptablePrior
-from distill3d.kernels.priors.captured import Accelerated, Graphed
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
-from distill3d.kernels.priors.multiview import MultiViewPrior, camera_rows, load_multiview_file
+from distill3d.kernels.priors.diffusers import ldm
+from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated, Graphed
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
+from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior, camera_rows, load_multiview_file
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import told, views_together
 from distill3d.kernels.run.optimize import optimize

@@ -11,12 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cameras.pinhole import Cameras
+from ...cameras.pinhole import Cameras
+from ..base import Conditioning, NoiseSchedule
+from ..lora import LoraAdapter
+from ..weights import read_whole
 from . import ldm
-from .base import Conditioning, NoiseSchedule
-from .diffusers_prior import DiffusersPrior
-from .lora import LoraAdapter
-from .weights import read_whole
+from .latent_prior import DiffusersPrior
 
 VIEWS = 4  # that MVDream was trained to see at once, a quarter turn apart
 # Its world is Blender's, z up; the front, from which its authors' distillation counts azimuth, is at +x.

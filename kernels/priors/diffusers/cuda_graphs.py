@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices.streams import side_stream
-from ..fast.encoder import Encoder, misfit
-from ..fast.ops import triton_works
-from ..fast.unet import fast_unet, unwatched
+from ...devices.streams import side_stream
+from ...fast.encoder import Encoder, misfit
+from ...fast.ops import triton_works
+from ...fast.unet import fast_unet, unwatched
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .weights import read_whole
+from ..weights import read_whole
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 OPENCLIP, CLIP = TEXT + "model.", TEXT + "transformer.text_model."
