@@ -6,8 +6,8 @@ from comfy_api.latest import io
 
 from ..kernels.cameras.orbit import OrbitSampler
 from ..kernels.cameras.scene import SceneSampler
-from . import types
-from .validation import validate
+from .shared import types
+from .shared.validation import validate
 
 DEFAULTS = SceneSampler()
 

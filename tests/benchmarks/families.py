@@ -86,7 +86,7 @@ def from_comfyui(family: str, device: str) -> Callable[[], AbstractContextManage
     import comfy.supported_models
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    from distill3d.nodes.comfy_prior import managed
+    from distill3d.nodes.priors.comfy_prior import managed
 
     kinds = {
         "sd15": comfy.supported_models.SD15,
