@@ -16,10 +16,10 @@ from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.priors.seeing import check_views
 from ...kernels.run.settings import background_range
 from ..priors.memory import ManagedPrior
-from ..run.optimize import check_prompts, scratch_bytes
-from ..run.watch import prepare_to_render
+from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
 from ..shared.pictures import labelled
+from ..shared.progress import prepare_to_render
 from ..shared.validation import check_declared, undeclared
 
 

@@ -15,9 +15,9 @@ from ...kernels.cameras.scene import look_around
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.rasterizers.rasterize import Rendering, render
 from ..priors.memory import autograd
-from ..run.watch import prepare_to_render
 from ..shared import types
 from ..shared.pictures import depth_image, image
+from ..shared.progress import prepare_to_render
 from ..shared.validation import check_declared
 
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}

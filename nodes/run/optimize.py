@@ -12,7 +12,6 @@ from ...kernels.cameras.sampler import CameraSampler
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.gaussians.densify import Densify
 from ...kernels.losses.base import Loss
-from ...kernels.priors.base import Prior
 from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.anchor import Anchor, gentle
 from ...kernels.run.optimize import optimize
@@ -20,15 +19,16 @@ from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
 from ..look.render import rendered
 from ..priors.memory import ManagedPrior
+from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
 from ..shared.pictures import image
+from ..shared.progress import prepare_to_render
 from ..shared.validation import undeclared
 from .anew import times_asked
 from .optimize_inputs import GROWTH, optimize_inputs
-from .watch import Watch, prepare_to_render
+from .watch import Watch
 
 PREVIEW_VIEWS = 8
-ENCODER_BYTES = 3500  # per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
 
 
 class Optimize(io.ComfyNode):
@@ -131,16 +131,6 @@ def ends_early(steps: int | None, schedule_steps: int | None) -> str | None:
     )
 
 
-def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
-    """Raise ValueError for prompts that the prior's denoiser could not read."""
-    found, expected = prompts.null.embeddings.shape, prior.embed([""]).embeddings.shape
-    if found != expected:
-        raise ValueError(
-            f"prompts hold embeddings of {tuple(found[1:])} values, but prior {prior.name!r} reads "
-            f"{tuple(expected[1:])}: another prior embedded them. Link View Prompts and Optimize to the same prior."
-        )
-
-
 def workflow_id(extra_pnginfo: dict[str, Any] | None) -> str | None:
     """The id of the graph on the page that queued the prompt; None for prompts from elsewhere."""
     return ((extra_pnginfo or {}).get("workflow") or {}).get("id")
@@ -150,8 +140,3 @@ def turn(cloud: Gaussians, cameras: CameraSampler, size: int) -> torch.Tensor:
     """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
     azimuths = torch.arange(PREVIEW_VIEWS) * (360.0 / PREVIEW_VIEWS)
     return image(rendered(cloud, cameras.from_angles(azimuths, 15.0, size), 0.5).color)
-
-
-def scratch_bytes(views: int, size: int, dtype: torch.dtype) -> int:
-    """Room that one step needs besides the weights, most of it in the encoder's backward pass."""
-    return views * size * size * ENCODER_BYTES * dtype.itemsize

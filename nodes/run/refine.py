@@ -16,11 +16,12 @@ from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.refine import refine_mesh
 from ...kernels.run.settings import JUDGED, RefineSettings
 from ..priors.memory import ManagedPrior
+from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
 from ..shared.outputs import check_prefix, next_output
 from ..shared.pictures import image
 from ..shared.validation import undeclared, validate
-from .optimize import check_prompts, ends_early, scratch_bytes, workflow_id
+from .optimize import ends_early, workflow_id
 from .watch import MESH, Watch
 
 DEFAULTS = RefineSettings()

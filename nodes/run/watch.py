@@ -10,19 +10,15 @@ from typing import Any
 
 import comfy.model_management
 import comfy.utils
-import torch
-from comfy_execution.utils import get_executing_context
-from server import PromptServer
 
 from ...kernels.files.ply import save_ply
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.meshes.mesh import Mesh
-from ...kernels.rasterizers.gsplat import compile_beside
-from ...kernels.rasterizers.rasterize import compiles
 from ...kernels.run.checkpoint import save_training
 from ...kernels.run.step import Progress
 from ..shared.outputs import next_output, shown
 from ..shared.pictures import picture
+from ..shared.progress import tell
 from .live import Live
 
 PREVIEW_PIXELS = 512
@@ -71,7 +67,7 @@ class Watch:
         preview = None
         if progress.preview_due and not self.live.watched:  # the viewer shows the same, and better
             preview = ("JPEG", picture(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
-            _tell(_summary(progress))
+            tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
         if self.autosave_every and progress.done % self.autosave_every == 0 and progress.step < progress.steps:
             self.autosave = self._saved(progress.result(), "autosave", self.autosave) or self.autosave
@@ -129,21 +125,3 @@ def _summary(progress: Progress[Any]) -> str:
     left = pace * (progress.steps - progress.step)
     at = f"step {progress.step} of {progress.steps}"
     return f"{at}, {pace:.2f} s each, {left:.0f} s left, loss {float(progress.loss):.4g}"
-
-
-def prepare_to_render(backend: str, device: torch.device) -> None:
-    """Compile the rasterizer if its first use would, showing on the running node for how long; interruptible."""
-
-    def wait(seconds: float) -> None:
-        _tell(f"compiling gsplat for this GPU, once, in one to five minutes: {seconds:.0f} s so far")
-        comfy.model_management.throw_exception_if_processing_interrupted()
-
-    if compiles(backend, device):
-        compile_beside(wait)
-
-
-def _tell(text: str) -> None:
-    """Show a line of text on the node that is running."""
-    context, server = get_executing_context(), getattr(PromptServer, "instance", None)
-    if context is not None and server is not None:
-        server.send_progress_text(text, context.node_id)
