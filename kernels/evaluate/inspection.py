@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,14 +13,11 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
-from ..losses.schedule import annealed
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from ..priors.prompts import ViewPrompts
 from ..priors.seeing import check_views, needs_depth, told
 from ..rasterizers.rasterize import render
 
-LOWEST = ("t_min", "t_start", "t_end", "refine_t_min")  # a loss's settings that bound its timesteps from below
-HIGHEST = ("t_max", "t_max_start", "t_max_end", "refine_t_max")  # and from above
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
 
 
@@ -84,13 +81,13 @@ def inspect(
 ) -> Inspection:
     """Run ``loss`` once on renders [V,...] of ``cloud`` at ``progress`` 0..1 of a schedule, all on the prior's device.
 
-    ``timestep`` narrows the loss's timestep settings as far as they let it, see `at_timestep`; None leaves them.
+    ``timestep`` narrows the loss's timestep settings as far as they let it, see `Loss.near`; None leaves them.
     State that the cloud brings from a run with the same loss, such as M_psi, is used and not changed.
     A prior that judges views together wants them in its groups, as `turntable` orders them.
     Of several questions to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
     """
     together = check_views(prior, len(cameras))
-    chosen = loss if timestep is None else at_timestep(loss, timestep)
+    chosen = loss if timestep is None else loss.near(timestep)
     twin, questions = recorded(prior)
     with torch.no_grad():
         rendering = render(cloud, cameras, background, depth=needs_depth(prior))
@@ -117,14 +114,14 @@ def inspect(
     e_text = question.answer(text)
     e_text = question.answers[0] if e_text is None else e_text
     e_negative = question.answer(negative)
-    scale = 1.0 if e_negative is None else guidance_at(loss, progress)
+    scale = 1.0 if e_negative is None else loss.guidance_at(progress)
     alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
     x0_text = clean_from_noise(z_t, e_text, alpha, sigma)
     e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale * factor)
     with torch.no_grad():
         degraded = None
         if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
-            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[union-attr]
+            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
         return Inspection(
             render=picture.clamp(0, 1),
             noised=prior.decode(z_t),
@@ -137,47 +134,6 @@ def inspect(
             continued=own,
             logs=numbers,
         )
-
-
-def at_timestep(loss: Loss, t: int) -> Any:
-    """The loss with its timestep settings narrowed to ``t``, or as near to it as they let themselves be.
-
-    Settings by the names in `LOWEST` and `HIGHEST` become t. Of two levels a gap apart, as CDS has them, the upper one
-    does. A loss that needs a range, as one that splits it into segments, keeps its lower end.
-    """
-    if parts := getattr(loss, "losses", None):
-        return replace(loss, losses=tuple(at_timestep(part, t) for part in parts))  # type: ignore[type-var]
-    if not is_dataclass(loss):
-        return loss
-    names = {f.name for f in fields(loss)}
-    high = {name: t for name in HIGHEST if name in names}
-    low = {name: t for name in LOWEST if name in names}
-    if {"t_start", "gap", "perturb"} <= names:
-        gap = max(1, min(loss.gap, t))  # type: ignore[union-attr]
-        low = {name: t - gap for name in low} | {"gap": gap, "perturb": 1}
-    for changes in (low | high, high):
-        changed: Any = replace(loss, **changes)
-        try:
-            changed.check()
-        except ValueError:
-            continue
-        return changed
-    return loss
-
-
-def guidance_at(loss: Loss, progress: float) -> float:
-    """The guidance scale that a loss uses there, by the names of its settings; 1 for one that has none of them.
-
-    Of combined losses, that of the first one with a weight.
-    """
-    if parts := getattr(loss, "losses", None):
-        weights = loss.weights  # type: ignore[attr-defined]
-        return guidance_at(next(part for part, weight in zip(parts, weights, strict=True) if weight), progress)
-    if getattr(loss, "refine_from", 1) < 1 and progress >= loss.refine_from:  # type: ignore[attr-defined]
-        return float(loss.refine_guidance)  # type: ignore[attr-defined]
-    if hasattr(loss, "guidance_start"):
-        return annealed(loss.guidance_start, loss.guidance_end, progress)  # type: ignore[attr-defined]
-    return float(getattr(loss, "guidance", 1.0))
 
 
 def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]) -> Question:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,7 +11,6 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss
-from ..losses.combine import Combined
 from ..rasterizers.rasterize import Rendering, render
 
 LOWEST, HIGHEST = 40, 980  # steps of 0..999: the ceiling at strengths of 0 and 1
@@ -75,22 +73,4 @@ def gentle(loss: Loss, strength: float) -> Loss:
     Lower bounds that would lie above come down to half of it. Raises ValueError for a strength outside 0..1.
     """
     top = ceiling(strength)
-    if strength == 1:
-        return loss
-    if isinstance(loss, Combined):
-        return replace(loss, losses=[gentle(part, strength) for part in loss.losses])
-    has: dict[str, Any] = {field.name: getattr(loss, field.name) for field in fields(loss)}  # type: ignore[arg-type]
-    changes: dict[str, int] = {
-        name: min(has[name], top) for name in ("t_max_start", "t_max_end", "t_max", "refine_t_max") if name in has
-    }
-    changes |= {name: min(has[name], top // 2) for name in ("t_min", "refine_t_min") if name in has}
-    if "t_start" in has:  # CDS: the lower of two levels, the upper one at most at t_max
-        gap = min(has["gap"], top // 2)
-        start = min(has["t_start"], top - gap)
-        changes |= {"gap": gap, "t_start": start, "t_end": min(has["t_end"], start)}
-    if "segments" in has:  # SCTD: the gap has to fit into a segment, the margins into the gap
-        room = top - changes["t_min"]
-        gap = min(has["gap"], room // 2)
-        changes |= {"gap": gap, "margin": min(has["margin"], (gap - 1) // 2)}
-        changes |= {"segments": max(1, min(has["segments"], room // (gap + 1)))}
-    return replace(loss, **changes)  # type: ignore[type-var]
+    return loss if strength == 1 else loss.below(top)
