@@ -1,1 +1,1 @@
-"""What ComfyUI sees: thin V3 nodes over `kernels`, one file per stage of a graph. Only this package imports ComfyUI."""
+"""What ComfyUI sees: thin V3 nodes over `kernels`, one room per stage of a graph. Only this package imports ComfyUI."""

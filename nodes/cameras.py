@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..kernels.gaussians.cameras import OrbitSampler
-from ..kernels.gaussians.scene_cameras import SceneSampler
-from . import types
-from .validation import validate
+from ..kernels.cameras.orbit import OrbitSampler
+from ..kernels.cameras.scene import SceneSampler
+from .shared import types
+from .shared.validation import validate
 
 DEFAULTS = SceneSampler()
 

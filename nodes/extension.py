@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
 from .cameras import OrbitCameras, SceneCameras
-from .control import ControlPrior
-from .export import ExportMesh
-from .files import LoadGaussians, SaveGaussians
-from .gaussians import InitGaussians, InitScene
-from .init_shapes import InitMesh, InitSplat
-from .inspect import InspectGuidance
-from .losses import CDSLoss, CombineLosses, SDSLoss
-from .optimize import Optimize
-from .preset import QualityPreset
-from .preview import PreviewGaussians
-from .prior import LoadDiffusionPrior
-from .prior_from_model import DiffusionPriorFromModel
+from .export.gaussians import LoadGaussians, SaveGaussians
+from .export.mesh import ExportMesh
+from .init.gaussians import InitGaussians, InitScene
+from .init.shap_e import InitShapE
+from .init.shapes import InitMesh, InitSplat
+from .look.inspect import InspectGuidance
+from .look.preview import PreviewGaussians
+from .look.render import RenderViews
+from .look.score import ScoreViews
+from .look.toybox import ToyboxTruth
+from .losses.baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
+from .losses.basic import CDSLoss, CombineLosses, SDSLoss
+from .losses.vdm import VDMLoss
+from .priors.control import ControlPrior
+from .priors.from_model import DiffusionPriorFromModel
+from .priors.load import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
-from .refine import RefineMesh
-from .render import RenderViews
-from .routes import add_routes
-from .score import ScoreViews
-from .shap_e import InitShapE
-from .toybox import ToyboxTruth
-from .types import HAS_SPLAT
-from .vdm import VDMLoss
+from .run.optimize import Optimize
+from .run.preset import QualityPreset
+from .run.refine import RefineMesh
+from .run.routes import add_routes
+from .shared.types import HAS_SPLAT
 
 
 class Distill3D(ComfyExtension):

@@ -7,9 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..kernels.priors.prompts import view_prompts
-from . import types
-from .memory import ManagedPrior
-from .validation import undeclared
+from .priors.memory import ManagedPrior
+from .shared import types
+from .shared.validation import undeclared
 
 
 def guidance_input(id: str, where: str) -> io.Float.Input:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import asynchronous
+from ..devices.streams import asynchronous
 
 
 def launcher(kernel: Any, grid: Sequence[int]) -> Callable[..., None]:

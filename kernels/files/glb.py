@@ -16,22 +16,13 @@ import torch
 import trimesh
 from torch import Tensor
 
+from ..meshes.color import srgb_to_linear
 from ..meshes.mesh import Mesh
 from ..meshes.normal_map import vertex_tangents
 from .atomic import atomic_write
 from .texture import image_of, upward
 
 ARRAY_BUFFER, ELEMENT_ARRAY_BUFFER = 34962, 34963  # glTF's targets of buffer views
-
-
-def srgb_to_linear(color: Tensor) -> Tensor:
-    """IEC 61966-2-1 decoding, any shape, 0..1."""
-    return torch.where(color <= 0.04045, color / 12.92, ((color.clamp_min(0) + 0.055) / 1.055) ** 2.4)
-
-
-def linear_to_srgb(color: Tensor) -> Tensor:
-    """IEC 61966-2-1 encoding, any shape, 0..1."""
-    return torch.where(color <= 0.0031308, color * 12.92, 1.055 * color.clamp_min(1e-9) ** (1 / 2.4) - 0.055)
 
 
 def save_glb(vertices: Tensor, faces: Tensor, vertex_colors: Tensor, path: str | os.PathLike[str]) -> None:

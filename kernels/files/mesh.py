@@ -11,10 +11,10 @@ import torch
 import trimesh
 from torch import Tensor
 
+from ..meshes.color import linear_to_srgb, srgb_to_linear
 from ..meshes.mesh import Mesh, Points
 from ..meshes.sample import texels
 from .formats import MESH_SUFFIXES
-from .glb import linear_to_srgb, srgb_to_linear
 from .mesh_source import check_source, load_with_trimesh
 
 SUFFIXES = (*MESH_SUFFIXES, ".off")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from ..gaussians.compiled import compiled
+from ..devices.compiled import compiled
 
 F, S, U = np.float32, np.int32, np.uint64  # unsigned indices: no look whether they count from the end
 LARGEST_SCALE = 4.8e8  # a little less than exp(assembly.LOG_SCALE_LIMIT)

@@ -1,1 +1,1 @@
-"""3D Gaussians: the cloud, its initialisers, cameras, rasterizers and densification."""
+"""3D Gaussians: the cloud, rotations, spherical harmonics and densification."""

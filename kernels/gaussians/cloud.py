@@ -16,7 +16,7 @@ class Gaussians:
     """A cloud of N anisotropic Gaussians. Immutable by convention: functions return new clouds.
 
     World: right-handed, Y up, the object inside the cube [-0.5, 0.5]^3, its front facing +Z.
-    ``training`` carries optimizer moments, generators, loss state and the step count of `kernels.optimize`
+    ``training`` carries optimizer moments, generators, loss state and the step count of `kernels.run.optimize`
     (None for a cloud that was never optimized or came from a file).
     """
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .cloud import Gaussians
-from .projection import rotations
+from .rotations import rotations
 
 Moments = Mapping[str, tuple[Tensor, Tensor]]  # Adam's first and second moments by parameter, first axis N
 

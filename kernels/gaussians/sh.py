@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .cloud import SH_C0, Gaussians
 
 SH_C1 = 0.4886025119029199

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ..devices import sent
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
+from ..devices.streams import sent
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
@@ -76,6 +76,35 @@ class Loss(Protocol):
     def check(self) -> None:
         """Raises ValueError that names the setting, the value given, what is allowed and the cure."""
         ...
+
+    def below(self, top: int) -> Loss:
+        """The loss with its timesteps at most ``top``; lower bounds above half of that come down to it."""
+        ...
+
+    def near(self, t: int) -> Loss:
+        """The loss with its timesteps at ``t``, or as near to it as its settings let them be."""
+        ...
+
+    def guidance_at(self, progress: float) -> float:
+        """The guidance scale, standard form, at ``progress`` 0..1 of the schedule."""
+        ...
+
+
+def identity(loss: Loss) -> str:
+    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
+    parts = ", ".join(identity(part) for part in getattr(loss, "losses", ()))
+    return f"{loss.name}({parts})" if parts else loss.name
+
+
+def first_valid(*candidates: Any) -> Any:
+    """The first loss whose settings fit each other; the last one unseen."""
+    for loss in candidates[:-1]:
+        try:
+            loss.check()
+        except ValueError:
+            continue
+        return loss
+    return candidates[-1]
 
 
 def guided(text: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:

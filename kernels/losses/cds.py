@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ..devices import sent
-from ..gaussians.cameras import sectors
+from ..cameras.pinhole import sectors
+from ..devices.streams import sent
 from ..priors.base import Conditioning, Prior
 from .base import (
     LossRun,
@@ -21,6 +21,7 @@ from .base import (
     check_steps,
     cleaned,
     draw_noise,
+    first_valid,
     gradient_logs,
     guided,
     inject,
@@ -118,6 +119,23 @@ class CDS:
         """The paper's last stage: appearance, down to low noise at a constant guidance."""
         stage: dict[str, Any] = dict(t_start=500, t_end=20, t_min=20, perturb=100, guidance_start=51.0)
         return cls(**{**stage, "weighting": "1-abar", **changes})
+
+    def below(self, top: int) -> CDS:
+        """See `Loss.below`. Of the two levels t_start is the lower one; the upper one is at most at t_max."""
+        gap = min(self.gap, top // 2)
+        start = min(self.t_start, top - gap)
+        low, high = min(self.t_min, top // 2), min(self.t_max, top)
+        return replace(self, gap=gap, t_start=start, t_end=min(self.t_end, start), t_min=low, t_max=high)
+
+    def near(self, t: int) -> CDS:
+        """See `Loss.near`. Of the two levels a gap apart the upper one becomes t."""
+        wide, gap = replace(self, t_max=t), max(1, min(self.gap, t))
+        narrow = replace(wide, t_min=t - gap, t_start=t - gap, t_end=t - gap, gap=gap, perturb=1)
+        return first_valid(narrow, wide, self)
+
+    def guidance_at(self, progress: float) -> float:
+        """See `Loss.guidance_at`."""
+        return annealed(self.guidance_start, self.guidance_end, progress)
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -39,6 +39,20 @@ class Combined:
             raise ValueError("Combine Losses: every weight is 0, so nothing would be learned. Raise one.")
         for loss in self.losses:
             loss.check()
+
+    def below(self, top: int) -> Combined:
+        """Every loss `Loss.below` the top."""
+        return replace(self, losses=[loss.below(top) for loss in self.losses])
+
+    def near(self, t: int) -> Combined:
+        """Every loss `Loss.near` the timestep."""
+        return replace(self, losses=[loss.near(t) for loss in self.losses])
+
+    def guidance_at(self, progress: float) -> float:
+        """That of the first loss with a weight."""
+        return next(loss for loss, weight in zip(self.losses, self.weights, strict=True) if weight).guidance_at(
+            progress
+        )
 
     def start(
         self,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..devices import sent
+from ..devices.streams import sent
 from .base import check_choice, check_range
 
 SHAPES = ("constant", "linear", "sqrt", "cosine")

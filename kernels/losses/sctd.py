@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..devices import sent
+from ..devices.streams import sent
 from ..priors.base import Conditioning, Prior
 from .base import LossRun, Views, check_range, draw_noise, guided, restored
 from .ode import estimates, ode_step
@@ -81,6 +81,14 @@ class SCTD(TimestepLoss):
                 f"{self.owner}: gap {self.gap} does not fit into a segment of {self.length:g} steps ({self.segments} "
                 f"between t_min {self.t_min} and the highest step). Lower gap or segments, or widen the steps."
             )
+
+    def below(self, top: int) -> SCTD:
+        """See `Loss.below`. The gap has to fit into a segment, the margins into the gap."""
+        lower = super().below(top)
+        room = top - lower.t_min
+        gap = min(self.gap, room // 2)
+        segments = max(1, min(self.segments, room // (gap + 1)))
+        return replace(lower, gap=gap, margin=min(self.margin, (gap - 1) // 2), segments=segments)
 
     @property
     def length(self) -> float:

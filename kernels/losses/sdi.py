@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..devices import sent
+from ..devices.streams import sent
 from ..priors.base import Conditioning, Prior
 from .base import Views, check_range, draw_noise, guided
 from .ode import estimates, inverted

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,11 +19,15 @@ from .base import (
     check_steps,
     cleaned,
     draw_noise,
+    first_valid,
     gradient_logs,
     inject,
     weighting,
 )
 from .schedule import TimestepRange
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,20 @@ class TimestepLoss:
         check_range(self.owner, "clip", self.clip, 0, 1e6)
         check_range(self.owner, "weight", self.weight, 0, 1e6)
         self.timesteps.check(self.owner)
+
+    def below(self, top: int) -> Self:
+        """See `Loss.below`."""
+        start, end = min(self.t_max_start, top), min(self.t_max_end, top)
+        return replace(self, t_min=min(self.t_min, top // 2), t_max_start=start, t_max_end=end)
+
+    def near(self, t: int) -> Self:
+        """See `Loss.near`. A loss that needs a range, as one that splits it into segments, keeps its lower end."""
+        wide = replace(self, t_max_start=t, t_max_end=t)
+        return first_valid(replace(wide, t_min=t), wide, self)
+
+    def guidance_at(self, progress: float) -> float:
+        """See `Loss.guidance_at`."""
+        return float(self.guidance)
 
     def check_for(self, prior: Prior) -> None:
         """Raises ValueError on bad settings, or steps beyond the prior's schedule."""

@@ -8,14 +8,14 @@ It is not a reproduction, and none of its numbers are the authors'.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..devices import Aside
+from ..devices.streams import Aside
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from .base import (
     WEIGHTINGS,
@@ -26,6 +26,7 @@ from .base import (
     check_steps,
     cleaned,
     draw_noise,
+    first_valid,
     gradient_logs,
     guided,
     inject,
@@ -135,6 +136,21 @@ class VDM:
     @property
     def refine_timesteps(self) -> TimestepRange:
         return TimestepRange(self.refine_t_min, self.refine_t_max, min(self.refine_t_min + 200, self.refine_t_max))
+
+    def below(self, top: int) -> VDM:
+        """See `Loss.below`."""
+        highest = {name: min(getattr(self, name), top) for name in ("t_max_start", "t_max_end", "refine_t_max")}
+        lowest = {name: min(getattr(self, name), top // 2) for name in ("t_min", "refine_t_min")}
+        return replace(self, **highest, **lowest)
+
+    def near(self, t: int) -> VDM:
+        """See `Loss.near`."""
+        wide = replace(self, t_max_start=t, t_max_end=t, refine_t_max=t)
+        return first_valid(replace(wide, t_min=t, refine_t_min=t), wide, self)
+
+    def guidance_at(self, progress: float) -> float:
+        """See `Loss.guidance_at`."""
+        return float(self.refine_guidance if self.refine_from < 1 and progress >= self.refine_from else self.guidance)
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""

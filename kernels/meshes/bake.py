@@ -6,7 +6,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 
 POWER = 4  # of the cosine between normal and line of sight: views from the front outweigh grazing ones
 COSINE_MIN = 0.15

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .raster import NEAR, seen_from
 
 BACKENDS = ("auto", "reference", "torch", "numba")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """M vertices and F triangles, counter-clockwise seen from outside; same world as `Gaussians` (Y up)."""
+    """M vertices and F triangles, counter-clockwise seen from outside; same world as `Gaussians` (Y up).
+
+    ``training`` is what lets `kernels.run.refine` go on (None for a mesh that was never refined).
+    """
 
     vertices: Tensor  # [M,3] world units
     faces: Tensor  # [F,3] int64 indices into the vertices
@@ -19,11 +23,12 @@ class Mesh:
     uvs: Tensor | None = None  # [M,2] 0..1, right and down from the texture's first texel, as in glTF
     texture: Tensor | None = None  # [H,W,3] sRGB 0..1, the first row on top
     normal_map: Tensor | None = None  # [H,W,3] 0..1, 0.5 + half of a normal as in glTF: right along u, up, out
+    training: Any = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Mesh:
-        """The mesh with ``function`` of every tensor it has."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: function(value) for name, value in values.items() if value is not None})
+        """A new mesh with ``function`` of every tensor it has; training state is dropped."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
+        return Mesh(**{name: function(value) for name, value in values.items() if value is not None})
 
     def check(self, name: str = "mesh") -> Mesh:
         """Return self, or raise ValueError that names what is wrong."""

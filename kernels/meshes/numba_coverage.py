@@ -7,8 +7,8 @@ import torch
 from numba import prange
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
-from ..gaussians.compiled import compiled
+from ..cameras.pinhole import Cameras
+from ..devices.compiled import compiled
 from .raster import NEAR
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 
 AT_ONCE = 2_000_000  # candidate pixels; keeps a batch's tensors below some 300 MB
 NEAR = 1e-3  # world units before a camera; triangles that reach behind it are not drawn

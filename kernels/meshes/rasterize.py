@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
-from ..gaussians.rasterize import background_rows
+from ..cameras.pinhole import Cameras
+from ..rasterizers.rasterize import background_rows
 from .coverage import cover
 from .mesh import Mesh
 from .raster import NEAR

@@ -16,9 +16,9 @@ import torch
 from skimage.measure import marching_cubes
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, sphere
+from ..cameras.pinhole import Cameras, sphere
 from ..gaussians.cloud import SH_C0, Gaussians
-from ..gaussians.rasterize import render
+from ..rasterizers.rasterize import render
 from .bake import bake_colors, before_edges
 from .cleanup import decimate, largest_components, taubin
 from .mesh import Mesh

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .mesh import Mesh
 
 

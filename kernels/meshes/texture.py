@@ -14,9 +14,9 @@ import torch
 from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
-from ..gaussians.cameras import sphere
+from ..cameras.pinhole import sphere
 from ..gaussians.cloud import Gaussians
-from ..gaussians.rasterize import render
+from ..rasterizers.rasterize import render
 from .bake import before_edges, fill, gather
 from .mesh import Mesh
 from .raster import cover

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 
 FREE = 1e6  # world units; depth of a pixel that shows nothing: all of its line of sight is free space
 VIEWS_AT_ONCE = 8  # keeps a CPU's working set in its cache

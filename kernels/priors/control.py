@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .base import Conditioning, NoiseSchedule, Prior
-from .diffusers_prior import DiffusersPrior, make_ordinary
+from .diffusers.latent_prior import DiffusersPrior, make_ordinary
 from .folder import check_folder, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter

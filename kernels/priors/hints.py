@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, pad
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 
 SHAPES = ("depth", "normal")
 SOLID = 0.5  # alpha from which a pixel shows the object: where less covers it, the expected depth means little

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices import sent
-from ..gaussians.cameras import sectors
+from ..cameras.pinhole import sectors
+from ..devices.streams import sent
 from .base import Against, Conditioning, Prior
 from .perp_neg import view_weights
 

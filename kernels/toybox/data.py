@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras, orbit
+from ..cameras.pinhole import Cameras, orbit
 from .captions import CATEGORIES, COLORS, FINISHES, VIEW_WORDS, VIEWS, Caption, held_out, side_of, view_of
 from .render import render_layers
 

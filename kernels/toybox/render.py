@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .captions import COLORS, FINISHES, Caption
 from .shapes import ACCENTS, MAIN, ROLES, Shape, shape
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
-from ..gaussians.scene_cameras import SceneSampler
+from ..cameras.pinhole import Cameras
+from ..cameras.scene import SceneSampler
 from .captions import CATEGORIES, COLORS, SIDES, Caption, held_out, side_of, view_of
 from .data import BOUNDARY, FOV_Y, SIZE
 from .scene_captions import GROUNDS, OUTWARD, SCENE_VIEWS, SKIES, Scene, pair_held_out

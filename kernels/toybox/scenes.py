@@ -13,7 +13,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ..gaussians.cameras import Cameras
+from ..cameras.pinhole import Cameras
 from .captions import COLORS, Caption
 from .render import Layers, camera_rays, lambert, render_layers
 from .scene_captions import Scene

@@ -25,12 +25,13 @@ from typing import Any
 import torch
 from step_priors import parts, prior
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.optimize import Progress, optimize
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import Progress
 
 FAMILIES = ("sd21", "sd15", "sdxl", "sd3")
 PROMPT, COUNT = "a red mug", 50_000
@@ -85,7 +86,7 @@ def from_comfyui(family: str, device: str) -> Callable[[], AbstractContextManage
     import comfy.supported_models
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    from distill3d.nodes.comfy_prior import managed
+    from distill3d.nodes.priors.comfy_prior import managed
 
     kinds = {
         "sd15": comfy.supported_models.SD15,

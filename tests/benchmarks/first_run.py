@@ -60,7 +60,7 @@ def guided_views(views: int = 4, repeats: int = 10) -> float:
     """Median seconds of one guided call of the embedded prior's denoiser for so many views, on the CPU."""
     import torch
 
-    from distill3d.kernels.priors.diffusers_prior import load_diffusers
+    from distill3d.kernels.priors.diffusers.loading import load_diffusers
 
     prior = load_diffusers(ROOT / "models" / "toybox")
     size = prior.image_size // prior.downscale

@@ -31,16 +31,16 @@ import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from distill3d.kernels.cameras.pinhole import Cameras, orbit, sphere
 from distill3d.kernels.files.glb import write_glb
 from distill3d.kernels.files.ply import load_ply, save_ply
-from distill3d.kernels.gaussians.cameras import Cameras, orbit, sphere
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import from_mesh
-from distill3d.kernels.gaussians.rasterize import choose, render
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.raster import first_seen
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.texture import add_texture
+from distill3d.kernels.rasterizers.rasterize import choose, render
 from distill3d.kernels.toybox.captions import Caption, parse
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
 from distill3d.kernels.toybox.render import render_truth

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.evaluate.judge import held_out_captions
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
@@ -19,9 +20,8 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
-from distill3d.kernels.toybox.evaluate import held_out_captions
 
 # What suits the embedded prior in 800 steps; runs of at most SHORT steps have the changes below. What suits it in 240
 # to 400 is in workflows/compare_losses.json, the config "400 steps" of sweeps/losses.json. The papers' are in

@@ -14,20 +14,21 @@ from quality_sheet import strip
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from distill3d.kernels.gaussians.cameras import Cameras, orbit
+from distill3d.kernels.cameras.pinhole import Cameras, orbit
+from distill3d.kernels.evaluate.judgement import judge_cameras, judgement
+from distill3d.kernels.evaluate.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
-from distill3d.kernels.optimize import DivergedError, Progress, optimize
 from distill3d.kernels.priors.base import Prior
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import needs_depth, told, views_together
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.step import DivergedError, Progress
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
-from distill3d.kernels.toybox.judgement import judge_cameras, judgement
-from distill3d.kernels.toybox.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.toybox.models import load_judge
 from distill3d.kernels.toybox.render import Truth, render_truth
 
@@ -76,7 +77,7 @@ class Bench:
         try:
             result = optimize(cloud, setup.loss, self.prior, prompts, setup.cameras, setup.steps, settings, watch.step)
         except DivergedError as stop:
-            result, error = stop.cloud, str(stop)
+            result, error = stop.result, str(stop)
         row: dict[str, Any] = {
             "config": task.config, "loss": task.loss, "caption": caption.text, "seed": task.seed,
             "steps": setup.steps, "fingerprint": task.fingerprint, **watch.report(),
@@ -148,7 +149,7 @@ class Watch:
         bench, setup = self.bench, self.task.setup
         bench.wait()
         seconds, rows = self._seconds(), dict(bench.rows_seen)
-        cloud = progress.cloud()
+        cloud = progress.result()
         with torch.no_grad():
             seen = render(cloud, bench.cameras["curve"], BACKGROUND, depth=False)
             now = score(seen, self.truth, self.task.caption.color is not None)

@@ -21,9 +21,9 @@ import arguments
 import torch
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available, render
+from distill3d.kernels.rasterizers.rasterize import available, render
 
 VIEWS = 4
 CASES = ((2000, 64), (5000, 128), (20000, 128))

@@ -25,7 +25,7 @@ from rasterize import VIEWS, ring
 from torch import Tensor
 
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available, choose, home, render
+from distill3d.kernels.rasterizers.rasterize import available, choose, home, render
 
 TORCH_LIMIT = 200_000  # Gaussians beyond which plain torch is left out: it takes seconds
 
@@ -88,7 +88,7 @@ def with_tile(tile: str) -> None:
     """Have the Triton kernels use this tile, or their own again."""
     if home("triton") != "cuda" or not available("triton"):
         return
-    from distill3d.kernels.gaussians import triton_compositing as kernels
+    from distill3d.kernels.rasterizers.triton import compositing as kernels
 
     own = OWN_TILE.setdefault("own", (kernels.TILE_WIDTH, kernels.TILE_HEIGHT, kernels.WARPS))
     chosen = tuple(int(number) for number in tile.split("x")) if tile else own

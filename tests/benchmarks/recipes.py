@@ -24,17 +24,17 @@ import arguments
 import torch
 from step_priors import parts, prior
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import quality_plan
 from quality_plan import LOSSES, Setup, assignments, changed
 
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.meshes.refine import RefineSettings
+from distill3d.kernels.run.settings import RefineSettings
 from distill3d.kernels.toybox.captions import Caption
 
 MEASURES = 1  # raised when what a row holds changes: older ones are then done again

@@ -19,21 +19,22 @@ from safetensors.torch import load_file, save_file
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.evaluate.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
-from distill3d.kernels.meshes.refine import RefineProgress, refine_mesh
 from distill3d.kernels.meshes.surface import extract_surface
-from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.step import Progress
 from distill3d.kernels.toybox.captions import Caption
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
-from distill3d.kernels.toybox.metrics import BACKGROUND, ring_of_views, score
 from distill3d.kernels.toybox.render import render_truth
 from distill3d.kernels.toybox.shapes import shape
 
@@ -106,11 +107,12 @@ class Bench:
         settings = replace(stage.settings, seed=task.seed + 1)  # cameras other than the distillation's
         bad: list[Tensor] = []
 
-        def on_step(progress: RefineProgress) -> None:
+        def on_step(progress: Progress[Mesh]) -> None:
             bad[:] = [progress.logs["bad_steps"]]
 
         cameras = task.plan.distil.cameras
-        result = refine_mesh(mesh, stage.loss, self.prior, prompts, cameras, stage.steps, settings, on_step)
+        start = replace(mesh, training=None)  # each stage has a schedule of its own
+        result = refine_mesh(start, stage.loss, self.prior, prompts, cameras, stage.steps, settings, on_step)
         if int(bad[0]):
             raise RuntimeError(f"{int(bad[0])} of {stage.steps} steps were not finite")
         return result

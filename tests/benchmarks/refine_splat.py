@@ -25,21 +25,21 @@ import torch
 from quality import write
 from quality_plan import assignments, changed
 
-from distill3d.kernels.anchor import Anchor, gentle
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.evaluate.metrics import BACKGROUND, compare, ring_of_views
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import from_mesh
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.anchor import Anchor, gentle
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import COLORS, Caption, parse
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
-from distill3d.kernels.toybox.metrics import BACKGROUND, compare, ring_of_views
 from distill3d.kernels.toybox.render import lambert
 from distill3d.kernels.toybox.shapes import shape
 

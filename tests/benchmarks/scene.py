@@ -28,19 +28,20 @@ from quality import write
 from quality_plan import LOSSES, assignments, changed
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import Cameras, orbit
+from distill3d.kernels.cameras.pinhole import Cameras, orbit
+from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
+from distill3d.kernels.evaluate.metrics import BACKGROUND, psnr
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
-from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
+from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import DivergedError, optimize
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
-from distill3d.kernels.toybox.metrics import BACKGROUND, psnr
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import DivergedError
 from distill3d.kernels.toybox.scene_captions import Scene, held_out_scenes, parse_scene
 from distill3d.kernels.toybox.scenes import render_scene
 
@@ -187,7 +188,7 @@ def main(words: list[str] | None = None) -> None:
         try:
             result = optimize(cloud, loss, prior, prompts, setup.cameras, options.steps, settings)
         except DivergedError as stop:
-            result, error = stop.cloud, str(stop)
+            result, error = stop.result, str(stop)
         seconds = time.perf_counter() - start
         scores, seen, truth = measure(replace(result, training=None).to(options.device), scene, prior.image_size)
         row = {"caption": scene.text, **scores, "seconds": seconds, "gaussians": len(result), "diverged": error}

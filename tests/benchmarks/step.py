@@ -34,21 +34,23 @@ from step_priors import KINDS, SIZES, in_float32, parts, prior
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill3d.kernels.gaussians.cameras import Cameras, OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import BACKENDS, choose, render
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import Progress, optimize
 from distill3d.kernels.priors.base import Conditioning
-from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
-from distill3d.kernels.priors.multiview import VIEWS
+from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
+from distill3d.kernels.priors.diffusers.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
 from distill3d.kernels.priors.seeing import told
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import BACKENDS, choose, render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import Progress
 
 LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM(refine_from=1.0)}
 CALLS = {"sds": 1, "cds": 2, "vdm": 1}  # guided U-Net calls per step

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.degradation import Degradation
-from distill3d.kernels.schedules import LearningRates
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.learning_rates import LearningRates
 
 
 @dataclass

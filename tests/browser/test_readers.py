@@ -17,18 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.formats import FORMATS
 from distill3d.kernels.files.frame import mirrored
-from distill3d.kernels.gaussians.cameras import orbit
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.initialise import from_mesh
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.cleanup import simplify
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.normal_map import add_normal_map
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.texture import add_texture
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.captions import parse
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
 from distill3d.kernels.toybox.meshes import mesh_colors

@@ -237,9 +237,9 @@ def contact_strip(animation: Path, strip: Path, count: int = 8) -> None:
 
 def measure(ply: Path, text: str) -> dict:
     """The measures of the saved cloud against the toy that the caption names; None where one has no meaning."""
+    from distill3d.kernels.evaluate.metrics import compare
     from distill3d.kernels.files.ply import load_ply
     from distill3d.kernels.toybox.captions import parse
-    from distill3d.kernels.toybox.metrics import compare
 
     score = asdict(compare(load_ply(ply), parse(text)))
     return {name: round(value, 4) if math.isfinite(value) else None for name, value in score.items()}

@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from test_nodes import node, saved, succeeded
 from test_prior_from_model import asked_of, close, info, probing  # noqa: F401 - fixtures
 
+from distill3d.kernels.evaluate.metrics import compare, ring_of_views
 from distill3d.kernels.files.ply import load_ply
-from distill3d.kernels.gaussians.rasterize import render
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.captions import parse
-from distill3d.kernels.toybox.metrics import compare, ring_of_views
 
 TOYBOX = ROOT / "models" / "toybox"
 FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.toybox.captions import parse
 from distill3d.kernels.toybox.render import render_truth
 

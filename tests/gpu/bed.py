@@ -111,7 +111,7 @@ class Bed:
         if not file.is_file():
             import toybox_lora
 
-            from distill3d.kernels.priors.diffusers_prior import load_diffusers
+            from distill3d.kernels.priors.diffusers.loading import load_diffusers
 
             toybox_lora.write(toybox_lora.train(load_diffusers(TOYBOX)), file)
         return LORA

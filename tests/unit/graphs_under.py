@@ -8,16 +8,16 @@ from pathlib import Path
 
 import torch
 
-from distill3d.kernels.devices import give_back
-from distill3d.kernels.gaussians.cameras import OrbitSampler
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.devices.streams import give_back
+from distill3d.kernels.fast import graph_trial
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
-from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors import graph_trial
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 STEPS = 200
 TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"

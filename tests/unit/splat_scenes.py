@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.rasterizers.rasterize import render
 
 # What a scene changes: the number of Gaussians, log scale and its spread, opacity logit, SH degree, picture and options
 # of render().

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from distill3d.kernels.adam import BETA1, BETA2, EPS, adam, all_finite
 from distill3d.kernels.gaussians.cloud import SH_C0
-from distill3d.kernels.regularize import Regularizers, binarity, out_of_bounds, penalties, total_variation
-from distill3d.kernels.schedules import LearningRates, sh_shares
+from distill3d.kernels.run.adam import BETA1, BETA2, EPS, adam, all_finite
+from distill3d.kernels.run.learning_rates import LearningRates, sh_shares
+from distill3d.kernels.run.penalties import Regularizers, binarity, out_of_bounds, penalties, total_variation
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 

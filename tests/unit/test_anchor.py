@@ -5,10 +5,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from distill3d.kernels.anchor import HIGHEST, LOWEST, Anchor, ceiling, gentle
-from distill3d.kernels.gaussians.cameras import OrbitSampler, turntable
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
@@ -19,10 +18,12 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.anchor import HIGHEST, LOWEST, Anchor, ceiling, gentle
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 SIZE = 16
 LOSSES = (SDS(), CDS(), CDS.texture(), VDM(), CSD(), NFSD(), ISM(), VSD(), SDI(), SCTD())

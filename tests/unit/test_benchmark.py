@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from distill3d.kernels.evaluate.judge import held_out_captions
 from distill3d.kernels.toybox.captions import held_out
-from distill3d.kernels.toybox.evaluate import held_out_captions
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit, sphere, turntable
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit, sphere, turntable
 
 
 def project(cameras, point):

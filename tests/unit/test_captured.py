@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.priors import captured
-from distill3d.kernels.priors.captured import Accelerated
+from distill3d.kernels.priors.diffusers import cuda_graphs as captured
+from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated
 
 
 def test_a_prior_on_the_cpu_is_refused_with_its_place():

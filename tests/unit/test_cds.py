@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit, sectors
+from distill3d.kernels.cameras.pinhole import orbit, sectors
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS, cds
 from distill3d.kernels.losses.schedule import annealed

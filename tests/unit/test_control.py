@@ -9,9 +9,9 @@ import torch
 import trimesh
 
 import distill3d
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
@@ -22,14 +22,15 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.meshes.refine import RefineSettings, refine_mesh
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.control import ControlledPrior, Sight, load_control
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
 TOYBOX = Path(distill3d.__file__).parent / "models" / "toybox"
 SIZE = 64

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.rasterizers.rasterize import render
 
 SMALL, LARGE = math.log(0.01), math.log(0.05)  # below and above the default split_scale
 

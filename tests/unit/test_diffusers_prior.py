@@ -1,5 +1,6 @@
 """A diffusers folder as a prior: a tiny pipeline of random weights is saved, loaded and held against its parts."""
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -14,8 +15,8 @@ from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors import diffusers_prior, folder
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors import folder
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 
 WORDS = "a red blue mug front side back overhead view".split()
@@ -287,7 +288,7 @@ def test_weights_that_are_cut_short_or_lacking_are_named(copy, part):
 
 @pytest.mark.parametrize("with_accelerate", [True, False])
 def test_no_weight_is_left_to_chance_without_accelerate_either(copy, monkeypatch, with_accelerate):
-    monkeypatch.setattr(diffusers_prior.importlib.util, "find_spec", lambda name: with_accelerate or None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: with_accelerate or None)
     file = copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors"
     weights = {name: value.clone() for name, value in load_file(file).items() if name != "conv_in.weight"}
     save_file(weights, file, {"format": "pt"})
@@ -351,13 +352,13 @@ def test_a_config_that_is_no_table_is_refused_by_name(copy):
 
 
 def test_loads_without_accelerate(pipeline_folder, monkeypatch):
-    monkeypatch.setattr(diffusers_prior.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert load_diffusers(pipeline_folder).dtype == torch.float32
 
 
 def test_importing_the_module_imports_neither_diffusers_nor_transformers():
     code = (
-        "import sys, distill3d.kernels.priors.diffusers_prior; "
+        "import sys, distill3d.kernels.priors.diffusers.loading; "
         "sys.exit(bool({'diffusers', 'transformers'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,7 +10,7 @@ from distill3d.kernels.fast import ops
 from distill3d.kernels.fast.encoder import Encoder, attend, misfit
 from distill3d.kernels.fast.unet import fast_unet, transformer, unwatched
 from distill3d.kernels.priors.base import NoiseSchedule
-from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 
 
 def lively(net):

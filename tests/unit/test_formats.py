@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.files import assembly, spz_streams
 from distill3d.kernels.files.formats import FORMATS, format_of, load_gaussians, may_hold_gaussians
 from distill3d.kernels.files.frame import placed
 from distill3d.kernels.files.glb import save_glb
-from distill3d.kernels.gaussians.cameras import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.gaussians.sh import sh_basis
+from distill3d.kernels.rasterizers.rasterize import render
 
 # By format, how far each property may come back from where it was; None where it is not kept.
 TOLERANCES = {

@@ -16,7 +16,7 @@ from mutations import mutated, mutated_glb
 from distill3d.kernels.files import assembly
 from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available
+from distill3d.kernels.rasterizers.rasterize import available
 
 NUMBA = pytest.mark.skipif(not available("numba"), reason="needs numba")
 MUTATIONS = 2000

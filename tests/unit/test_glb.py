@@ -2,7 +2,8 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.files.glb import linear_to_srgb, save_glb, srgb_to_linear
+from distill3d.kernels.files.glb import save_glb
+from distill3d.kernels.meshes.color import linear_to_srgb, srgb_to_linear
 
 
 def sphere(subdivisions=2):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill3d.kernels.priors import graph_trial, graphs
-from distill3d.kernels.priors.graphs import Graphed, GraphedGradient, tuned
+from distill3d.kernels.fast import graph_trial, graphs
+from distill3d.kernels.fast.graphs import Graphed, GraphedGradient, tuned
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 ALLOCATORS = {"native": "", "expandable": "expandable_segments:True", "asynchronous": "backend:cudaMallocAsync"}

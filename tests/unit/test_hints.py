@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.priors.hints import FARTHEST, depth_picture, hint, normal_picture, normals
 
 RADIUS, DISTANCE, SIZE = 0.5, 2.0, 96

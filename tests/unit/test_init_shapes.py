@@ -8,21 +8,22 @@ import torch
 import trimesh
 from PIL import Image
 
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.evaluate.metrics import iou, psnr
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.mesh import load_mesh, load_shape
 from distill3d.kernels.files.ply import save_ply
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points, from_shape
-from distill3d.kernels.gaussians.projection import rotations
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.gaussians.rotations import rotations
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh, from_shape
 from distill3d.kernels.meshes.mesh import Mesh, Points
 from distill3d.kernels.meshes.placing import upright
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.sample import texels
+from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.toybox.captions import parse
 from distill3d.kernels.toybox.meshes import mesh as toy_mesh
 from distill3d.kernels.toybox.meshes import mesh_colors
-from distill3d.kernels.toybox.metrics import iou, psnr
 
 RED, GREEN, BLUE = torch.eye(3)
 

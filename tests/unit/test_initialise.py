@@ -6,8 +6,10 @@ import trimesh
 
 from distill3d.kernels.files.glb import save_glb
 from distill3d.kernels.files.mesh import load_mesh
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
-from distill3d.kernels.gaussians.projection import rotations
+from distill3d.kernels.gaussians.rotations import rotations
+from distill3d.kernels.init.ball import random_ball
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 
 

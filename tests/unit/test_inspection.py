@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import turntable
+from distill3d.kernels.cameras.pinhole import turntable
+from distill3d.kernels.evaluate.inspection import inspect, recorded
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.inspection import at_timestep, guidance_at, inspect, recorded
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
@@ -77,13 +77,11 @@ class Segmented(SDS):
             raise ValueError("no room")
 
 
-def test_a_loss_that_needs_a_range_keeps_its_lower_end_and_one_without_settings_itself():
-    changed = at_timestep(Segmented(), 300)
+def test_a_loss_that_needs_a_range_keeps_its_lower_end_and_below_that_itself():
+    changed = Segmented().near(300)
     assert (changed.t_min, changed.t_max_start, changed.t_max_end) == (20, 300, 300)
     assert look(Segmented(), 300).t.float().mean() <= 300
-    assert at_timestep(Segmented(), 50) == Segmented()
-    stranger = SimpleNamespace(name="other")
-    assert at_timestep(stranger, 300) is stranger and guidance_at(stranger, 0.5) == 1
+    assert Segmented().near(50) == Segmented()
 
 
 def test_pictures_are_what_the_priors_estimates_mean():
@@ -107,11 +105,11 @@ def test_the_gradient_shows_where_a_step_leads():
 
 
 def test_guidance_is_the_losss_own_where_it_is():
-    assert guidance_at(CDS(guidance_start=11.0, guidance_end=1.0), 0.5) == 6
+    assert CDS(guidance_start=11.0, guidance_end=1.0).guidance_at(0.5) == 6
     vdm = VDM(guidance=7.0, refine_guidance=2.0, refine_from=0.5)
-    assert [guidance_at(vdm, k) for k in (0.0, 0.5, 1.0)] == [7, 2, 2]
-    assert guidance_at(VDM(guidance=7.0, refine_guidance=2.0, refine_from=1), 1.0) == 7
-    assert guidance_at(Combined((SDS(), vdm), (0.0, 1.0)), 0.0) == 7
+    assert [vdm.guidance_at(k) for k in (0.0, 0.5, 1.0)] == [7, 2, 2]
+    assert VDM(guidance=7.0, refine_guidance=2.0, refine_from=1).guidance_at(1.0) == 7
+    assert Combined((SDS(), vdm), (0.0, 1.0)).guidance_at(0.0) == 7
 
 
 def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():

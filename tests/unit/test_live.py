@@ -21,11 +21,11 @@ def live(monkeypatch):
     monkeypatch.setitem(sys.modules, "server", server)
     monkeypatch.setitem(sys.modules, "comfy_execution", ModuleType("comfy_execution"))
     monkeypatch.setitem(sys.modules, "comfy_execution.utils", utils)
-    monkeypatch.delitem(sys.modules, "distill3d.nodes.live", raising=False)
-    module = importlib.import_module("distill3d.nodes.live")
+    monkeypatch.delitem(sys.modules, "distill3d.nodes.run.live", raising=False)
+    module = importlib.import_module("distill3d.nodes.run.live")
     module.sent = sent
     yield module
-    sys.modules.pop("distill3d.nodes.live", None)
+    sys.modules.pop("distill3d.nodes.run.live", None)
 
 
 def progress(step: int, seconds: float, loss: float = 1.0):

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_prior import write_tiny_prior
 
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.lora_file import fuse
 
 LAYER = "down_blocks.1.attentions.0.transformer_blocks.0.attn2"

@@ -20,7 +20,7 @@ from PIL import Image
 from distill3d.kernels.files import mesh as mesh_files
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.files.mesh import load_shape
-from distill3d.kernels.gaussians.initialise import from_shape
+from distill3d.kernels.init.surface import from_shape
 from distill3d.kernels.meshes.mesh import Mesh
 
 MUTATIONS = 2000

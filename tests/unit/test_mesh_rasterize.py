@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.meshes import raster
 from distill3d.kernels.meshes.coverage import cover
 from distill3d.kernels.meshes.mesh import Mesh

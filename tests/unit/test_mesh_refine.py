@@ -6,15 +6,22 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.meshes.cleanup import weld
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import edges_of, render_mesh
-from distill3d.kernels.meshes.refine import RefineSettings, laplacian, normal_consistency, refine_mesh
 from distill3d.kernels.meshes.smoothing import Smoothing, chebyshev
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.checkpoint import load_mesh_training, load_training, save_training
+from distill3d.kernels.run.mesh_penalties import laplacian, normal_consistency
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.settings import RefineSettings
+from distill3d.kernels.run.step import DivergedError
 
 SIZE = 32
 LOSS = SDS(guidance=1.0)
@@ -38,8 +45,9 @@ def prior(mesh):
 def refine(mesh, wanted, steps=40, **changes):
     known = prior(wanted)
     calls = {name: changes.pop(name) for name in ("on_step", "on_partial") if name in changes}
+    loss = changes.pop("loss", LOSS)
     return refine_mesh(
-        mesh, LOSS, known, view_prompts(known, "a ball"), CAMERAS, steps, RefineSettings(**changes), **calls
+        mesh, loss, known, view_prompts(known, "a ball"), CAMERAS, steps, RefineSettings(**changes), **calls
     )
 
 
@@ -76,7 +84,14 @@ def test_normals_are_what_the_prior_sees_if_asked():
             pass
 
         def start(self, prior, shape, generator, state=None):
-            return lambda latents, views, noise: (seen.append(latents.detach()) or latents.square().sum(), {})
+            return self
+
+        def __call__(self, latents, views, noise):
+            seen.append(latents.detach())
+            return latents.square().sum(), {}
+
+        def state(self):
+            return {}
 
     known = prior(ball())
     refine_mesh(
@@ -102,6 +117,113 @@ def test_an_interrupt_hands_out_the_mesh_so_far():
     with pytest.raises(Stop):
         refine(ball(0.33), ball(), steps=9, on_step=on_step, on_partial=partial.append)
     assert len(partial) == 1 and not torch.equal(partial[0].vertices, ball(0.33).vertices)
+
+
+def assert_same(a, b):
+    """Bit for bit, the training state included."""
+    for name in ("vertices", "colors", "texture"):
+        one, other = getattr(a, name), getattr(b, name)
+        assert (one is None and other is None) or torch.equal(one, other), name
+    for group in ("first", "second", "generators", "loss", "carried"):
+        one, other = getattr(a.training, group), getattr(b.training, group)
+        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), group
+    for name in ("step", "seed", "updates", "bad_steps", "bad_run", "loss_name", "latent_shape"):
+        assert getattr(a.training, name) == getattr(b.training, name), name
+
+
+@pytest.mark.parametrize("kind", ["colours", "texture"])
+def test_three_steps_and_three_more_are_six_bit_for_bit_also_from_a_file(kind, tmp_path):
+    start = ball(0.33) if kind == "colours" else textured(ball(0.33))
+    changes = {"lr_vertices": 0.01, "lr_colors": 0.5, "lambda_laplacian": 1.0, "lambda_normal": 1.0}
+    changes |= {
+        "schedule_steps": 6,
+        "loss": CDS(guidance_start=1.0, guidance_end=1.0),
+    }  # a loss with a state, colours that leave 0..1
+    whole = refine(start, ball(), steps=6, **changes)
+    half = refine(start, ball(), steps=3, **changes)
+    save_training(half, tmp_path / "half.safetensors")
+    assert_same(load_mesh_training(tmp_path / "half.safetensors"), half)
+    for again in (half, load_mesh_training(tmp_path / "half.safetensors")):
+        assert_same(refine(again, ball(), steps=3, **changes), whole)
+    assert not torch.equal(refine(replace(half, training=None), ball(), steps=3, **changes).vertices, whole.vertices)
+    with pytest.raises(ValueError, match="3 steps are done and 4 more are asked for"):
+        refine(half, ball(), steps=4, **changes)
+    with pytest.raises(ValueError, match="expected 'distill3d training 1'"):
+        load_training(tmp_path / "half.safetensors")
+
+
+def test_a_mesh_edited_since_goes_on_from_what_it_is_now():
+    half = refine(ball(0.33), ball(), steps=3, lr_vertices=0.01)
+    moved = refine(replace(half, vertices=half.vertices + 0.05), ball(), steps=1, lr_vertices=1e-6)
+    torch.testing.assert_close(moved.vertices, half.vertices + 0.05, atol=1e-4, rtol=0)
+    assert moved.training.step == 4 and int(moved.training.updates) == 1
+    smoother = refine(half, ball(), steps=1, lr_vertices=1e-6, smoothness=50.0)
+    torch.testing.assert_close(smoother.vertices, half.vertices, atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="it was edited after its training"):
+        refine(replace(ball(0.33, rounds=1), training=half.training), ball(), steps=1)
+
+
+class Spoiled:
+    """SDS whose value is NaN in the given steps."""
+
+    name = "Spoiled"
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def check(self):
+        pass
+
+    def start(self, prior, shape, generator, state=None):
+        inner = LOSS.start(prior, shape, generator)
+
+        class Run:
+            def __call__(_, latents, views, noise):
+                value, logs = inner(latents, views, noise)
+                return (value * float("nan") if views.step in self.steps else value), logs
+
+            def state(_):
+                return {}
+
+        return Run()
+
+
+def test_a_bad_step_changes_nothing_and_is_counted():
+    seen = []
+    start = ball(0.33)
+    end = refine(start, ball(), steps=2, loss=Spoiled({1}), on_step=lambda p: seen.append(p.result()) and None)
+    assert torch.equal(seen[0].vertices, end.vertices) and int(end.training.bad_steps) == 1
+    assert int(end.training.updates) == 1
+
+
+def test_a_diverging_run_stops_with_the_last_good_mesh():
+    partial = []
+    changes = {"loss": Spoiled(set(range(3, 99))), "max_bad_steps": 2, "check_every": 1, "schedule_steps": 20}
+    with pytest.raises(DivergedError, match="Refine Mesh: the last 3 steps up to step 6 gave") as caught:
+        refine(ball(0.33), ball(), steps=20, on_partial=partial.append, **changes)
+    assert partial == [caught.value.result] and caught.value.bad_steps == 3
+    good = refine(ball(0.33), ball(), steps=caught.value.result.training.step, **changes)
+    assert_same(caught.value.result, good)
+
+
+def test_a_true_answer_ends_the_run_with_the_mesh_so_far():
+    end = refine(ball(0.33), ball(), steps=9, schedule_steps=9, on_step=lambda progress: progress.step == 2)
+    assert_same(end, refine(ball(0.33), ball(), steps=2, schedule_steps=9))
+
+
+def test_progress_tells_of_pictures_and_of_splats_that_look_like_the_mesh():
+    told = []
+
+    def on_step(progress):
+        told.append((progress.preview_due, progress.preview(), progress.look()))
+
+    refine(textured(ball(rounds=3)), ball(), steps=4, preview_every=3, on_step=on_step)
+    assert [due for due, *_ in told] == [False, False, True, True]
+    (_, picture, splats) = told[-1]
+    wanted = render_mesh(ball(), orbit(25.0, 15.0, 2.0, 40.0, SIZE), 0.5)
+    assert picture.shape == (SIZE, SIZE, 3) and splats.training is None
+    seen = render(splats, orbit(25.0, 15.0, 2.0, 40.0, SIZE), 0.5)
+    assert (seen.alpha - wanted.alpha).abs().mean() < 0.12
 
 
 def test_welding_closes_the_seams_of_a_texture_and_drops_what_collapses():

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
 from distill3d.kernels.meshes.texels import halved, level_of_detail, texels

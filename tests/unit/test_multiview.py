@@ -12,11 +12,12 @@ import tiny_mvdream
 import tiny_prior
 import torch
 
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit, turntable
+from distill3d.kernels.cameras.scene import SceneSampler
+from distill3d.kernels.evaluate.inspection import inspect
 from distill3d.kernels.fast.unet import fast_unet
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit, turntable
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler
-from distill3d.kernels.inspection import inspect
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
@@ -27,16 +28,17 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.meshes.refine import RefineSettings, refine_mesh
-from distill3d.kernels.optimize import optimize
-from distill3d.kernels.priors import ldm, perp_neg
+from distill3d.kernels.priors import perp_neg
 from distill3d.kernels.priors.base import AdaptablePrior
-from distill3d.kernels.priors.captured import Accelerated, Graphed
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
-from distill3d.kernels.priors.multiview import MultiViewPrior, camera_rows, load_multiview_file
+from distill3d.kernels.priors.diffusers import ldm
+from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated, Graphed
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
+from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior, camera_rows, load_multiview_file
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import told, views_together
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.refine import refine_mesh
+from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
 CONFIG = tiny_mvdream.FOLDER
 ORBIT = OrbitSampler(elevation_min=0, elevation_max=30, overhead_share=0, target_jitter=0)

@@ -12,7 +12,7 @@ import torch
 from distill3d.kernels.files import assembly
 from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available
+from distill3d.kernels.rasterizers.rasterize import available
 
 PACKED = ["compressed ply", "splat", "spz"]
 FLOATS = ["ply", "glb"]

@@ -6,9 +6,9 @@ import pytest
 pytest.importorskip("numba")
 from numba import njit
 
-from distill3d.kernels.gaussians import numba_lanes as lanes
-from distill3d.kernels.gaussians.numba_compositing import exp_negative
-from distill3d.kernels.gaussians.numba_lanes import COUNT
+from distill3d.kernels.rasterizers.numba import lanes
+from distill3d.kernels.rasterizers.numba.compositing import exp_negative
+from distill3d.kernels.rasterizers.numba.lanes import COUNT
 
 A = np.linspace(-3, 5, COUNT).astype(np.float32)
 B = np.linspace(2, -1, COUNT).astype(np.float32)

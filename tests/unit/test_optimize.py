@@ -13,20 +13,22 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, turntable
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
-from distill3d.kernels.gaussians.rasterize import render
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.degradation import Degradation
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.optimize import DivergedError, Progress, optimize
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
-from distill3d.kernels.training import load_training, save_training
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.checkpoint import load_training, save_training
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
+from distill3d.kernels.run.step import DivergedError, Progress
 
 SIZE = 16
 LOSS = SDS(guidance=1.0)
@@ -206,12 +208,12 @@ def test_the_fastest_renderer_here_is_exact_too():
 
 def test_densification_takes_the_optimizer_along_and_stays_below_the_cap():
     seen: list[Gaussians] = []
-    result = run(haze(), 9, densify=GROWTH, max_gaussians=70, on_step=lambda p: seen.append(p.cloud()))
+    result = run(haze(), 9, densify=GROWTH, max_gaussians=70, on_step=lambda p: seen.append(p.result()))
     counts = [len(cloud) for cloud in seen]
     assert counts[0] == 50 and max(counts) == 70 == len(result)
     assert counts[1] > 50 and counts[2] == counts[1]  # a round after every second step
     for cloud in seen:
-        cloud.training.check(cloud)
+        cloud.training.check(cloud.tensors())
     kept = seen[1].training.second["means"].abs().sum(-1) > 0
     assert 0 < int(kept.sum()) < len(seen[1])  # survivors keep their moments, newcomers begin with none
 
@@ -222,7 +224,7 @@ def test_densification_hears_of_every_good_step_since_its_last_round():
     opacities: list[Tensor] = []
 
     def on_step(progress: Progress) -> None:
-        cloud = progress.cloud()
+        cloud = progress.result()
         views.append(cloud.training.statistics["views"].max())
         opacities.append(cloud.opacities.max())
 
@@ -360,7 +362,9 @@ def test_losses_are_told_what_perp_neg_and_guidance_by_view_ask_for():
 
 def test_one_render_one_encode_and_one_network_call_per_step(monkeypatch):
     calls: list[int] = []
-    monkeypatch.setattr("distill3d.kernels.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k))
+    monkeypatch.setattr(
+        "distill3d.kernels.run.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k)
+    )
     prior = ball_prior()
     encode, sizes = prior.encode, []
     monkeypatch.setattr(prior, "encode", lambda images, g=None: sizes.append(tuple(images.shape)) or encode(images, g))
@@ -419,15 +423,15 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_the_last_good_cloud():
     with pytest.raises(DivergedError, match="last 3 steps up to step 7") as caught:
         run(haze(), 20, loss=loss, schedule_steps=20, max_bad_steps=2, on_partial=partial.append)
     # Step 4 is the first bad one, so the cloud that went into step 3 is the last whose loss is known to be finite.
-    assert_same(caught.value.cloud, run(haze(), 3, loss=loss, schedule_steps=20))
-    assert partial == [caught.value.cloud] and caught.value.bad_steps == 3
+    assert_same(caught.value.result, run(haze(), 3, loss=loss, schedule_steps=20))
+    assert partial == [caught.value.result] and caught.value.bad_steps == 3
 
 
 def test_a_cloud_that_an_update_ruined_is_not_the_one_that_comes_back():
     start = haze()
     with pytest.raises(DivergedError) as caught:
         run(start, 10, lr_means=1e30, max_bad_steps=3)
-    assert torch.equal(caught.value.cloud.means, start.means)
+    assert torch.equal(caught.value.result.means, start.means)
 
 
 def test_a_call_without_one_good_step_is_an_error_however_short():
@@ -484,7 +488,7 @@ def test_progress_says_where_the_run_is_and_hands_out_snapshots():
 
     def on_step(progress: Progress) -> None:
         seen.append(progress)
-        clouds.append(progress.cloud())
+        clouds.append(progress.result())
         if progress.preview_due:
             pictures.append(progress.preview())
 
@@ -506,7 +510,7 @@ def test_a_true_answer_ends_the_run_with_the_cloud_so_far_which_can_go_on():
     def on_step(progress: Progress) -> bool:
         seen.append(progress.step)
         assert progress.look().training is None
-        assert torch.equal(progress.look().means, progress.cloud().means)
+        assert torch.equal(progress.look().means, progress.result().means)
         return progress.step == 2
 
     stopped = run(haze(), 5, schedule_steps=5, on_step=on_step, on_partial=kept.append)

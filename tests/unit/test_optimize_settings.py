@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
+from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify
-from distill3d.kernels.gaussians.initialise import random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 LOSS = SDS(guidance=1.0)
 
@@ -58,7 +58,7 @@ def run(cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, **cha
 )
 def test_backgrounds_follow_the_setting_and_the_prior(kind, trained, low, high, gray, monkeypatch):
     colors: list[Tensor] = []
-    monkeypatch.setattr("distill3d.kernels.optimize.render", lambda *a, **k: colors.append(a[2]) or render(*a, **k))
+    monkeypatch.setattr("distill3d.kernels.run.optimize.render", lambda *a, **k: colors.append(a[2]) or render(*a, **k))
     prior = ball_prior()
     for name, value in (trained if isinstance(trained, dict) else {"background": trained}).items():
         setattr(prior, name, value)
@@ -127,7 +127,7 @@ def test_wrong_inputs_are_named_before_any_work():
     with pytest.raises(ValueError, match="elevation_min"):
         optimize(cloud, LOSS, prior, view_prompts(prior, "a ball"), OrbitSampler(elevation_min=80), 1, settings())
     trained = run(cloud, 1)
-    with pytest.raises(ValueError, match="the cloud was edited after its training"):
+    with pytest.raises(ValueError, match="it was edited after its training"):
         run(replace(haze(40), training=trained.training), 1)
     with pytest.raises(ValueError, match="expected a TrainingState"):
         run(replace(cloud, training={"step": 3}), 1)

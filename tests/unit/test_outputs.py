@@ -14,9 +14,9 @@ def outputs(monkeypatch, tmp_path):
     paths.get_output_directory = lambda: str(tmp_path)
     paths.get_save_image_path = lambda prefix, root: (root, prefix, 1, "", prefix)
     monkeypatch.setitem(sys.modules, "folder_paths", paths)
-    monkeypatch.delitem(sys.modules, "distill3d.nodes.outputs", raising=False)
-    yield importlib.import_module("distill3d.nodes.outputs")
-    sys.modules.pop("distill3d.nodes.outputs", None)
+    monkeypatch.delitem(sys.modules, "distill3d.nodes.shared.outputs", raising=False)
+    yield importlib.import_module("distill3d.nodes.shared.outputs")
+    sys.modules.pop("distill3d.nodes.shared.outputs", None)
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians import rasterize
-from distill3d.kernels.gaussians.cameras import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.projection import ALPHA_MAX, BLUR, project
-from distill3d.kernels.gaussians.rasterize import BACKENDS, available, choose, fast_backends, home, render
+from distill3d.kernels.rasterizers import rasterize
+from distill3d.kernels.rasterizers.projection import ALPHA_MAX, BLUR, project
+from distill3d.kernels.rasterizers.rasterize import BACKENDS, available, choose, fast_backends, home, render
 
 CPU_BACKENDS = [name for name in ("reference", "torch", "numba") if available(name)]
 if available("triton") and home("triton") == "cpu":  # in Triton's interpreter
@@ -248,7 +248,7 @@ def test_a_backend_for_another_device_is_refused():
 
 def test_without_numba_the_cpu_gets_the_torch_backend(monkeypatch):
     # Whatever goes wrong inside numba's import counts, not only its absence.
-    for name in [name for name in sys.modules if name.startswith("distill3d.kernels.gaussians.numba_")]:
+    for name in [name for name in sys.modules if name.startswith("distill3d.kernels.rasterizers.numba")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     rasterize.numba_backend.cache_clear()

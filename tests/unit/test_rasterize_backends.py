@@ -15,7 +15,7 @@ import torch
 from splat_scenes import DEFAULTS, assert_near, cameras_of, cloud_of, outcome, outcome_with
 
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.rasterize import available, home, render
+from distill3d.kernels.rasterizers.rasterize import available, home, render
 
 no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 no_numba = pytest.mark.skipif(not available("numba"), reason="needs numba")

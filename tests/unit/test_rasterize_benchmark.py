@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from distill3d.kernels.gaussians.rasterize import available
+from distill3d.kernels.rasterizers.rasterize import available
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 

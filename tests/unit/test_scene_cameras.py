@@ -4,8 +4,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler, orbit
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 
 
 def generator(seed=0):

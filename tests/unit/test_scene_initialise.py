@@ -5,17 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.gaussians.projection import rotations
-from distill3d.kernels.gaussians.rasterize import render
-from distill3d.kernels.gaussians.scene_cameras import SceneSampler, joined, look_around
-from distill3d.kernels.gaussians.scene_initialise import SceneInit, scene_cloud
-from distill3d.kernels.optimize import optimize
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
+from distill3d.kernels.evaluate.metrics import psnr
+from distill3d.kernels.gaussians.rotations import rotations
+from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.rasterizers.rasterize import render
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox import scenes
-from distill3d.kernels.toybox.metrics import psnr
 from distill3d.kernels.toybox.scene_captions import parse_scene
 
 SMALL = SceneInit(ground_count=500, sky_count=250, object_count=250, object_scale=0.035)

@@ -7,7 +7,7 @@ import torch
 from tiny_clip import write_tiny_clip
 from torch.nn import functional as F
 
-from distill3d.kernels.scoring import MEAN, STD, Clip, load_clip
+from distill3d.kernels.evaluate.clip import MEAN, STD, Clip, load_clip
 
 
 @pytest.fixture(scope="module")

@@ -11,12 +11,12 @@ import pytest
 import torch
 from tiny_shap_e import fill_cubes, write_tiny_shap_e
 
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.gaussians.initialise import from_mesh
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.init.shap_e import is_shap_e, load_shap_e, shap_e_mesh
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.placing import upright
-from distill3d.kernels.priors.shap_e import is_shap_e, load_shap_e, shap_e_mesh
+from distill3d.kernels.rasterizers.rasterize import render
 
 GRID = 40
 RED, GREEN, BLUE, GRAY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.9), (0.5, 0.5, 0.5)

@@ -26,9 +26,13 @@ def test_door_imports_neither_torch_nor_comfyui():
 
 
 def test_what_the_nodes_import_at_start_is_light():
-    lines = [line for file in ROOT.glob("nodes/*.py") for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [line for file in ROOT.glob("nodes/**/*.py") for line in file.read_text(encoding="utf-8").splitlines()]
     modules = sorted(
-        {line.split()[1].replace("..", "distill3d.") for line in lines if line.startswith("from ..kernels")}
+        {
+            line.split()[1].replace("...", "distill3d.").replace("..", "distill3d.")
+            for line in lines
+            if line.startswith("from ..") and "kernels" in line.split()[1]
+        }
     )
     assert len(modules) > 10
     assert not loaded_after("; ".join(f"import {module}" for module in modules)) & set(SLOW)

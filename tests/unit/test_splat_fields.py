@@ -9,7 +9,7 @@ from distill3d.kernels.files.frame import settled
 from distill3d.kernels.files.ply import save_ply
 from distill3d.kernels.files.splat import from_splat_fields, to_splat_fields
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.projection import rotations
+from distill3d.kernels.gaussians.rotations import rotations
 from distill3d.kernels.meshes.placing import upright
 
 

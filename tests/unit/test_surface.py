@@ -6,9 +6,11 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.gaussians.cameras import orbit, sphere
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points, random_ball
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.cameras.pinhole import orbit, sphere
+from distill3d.kernels.evaluate.metrics import psnr
+from distill3d.kernels.init.ball import random_ball
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes import bake
 from distill3d.kernels.meshes.bake import bake_colors
 from distill3d.kernels.meshes.cleanup import decimate, largest_components, taubin
@@ -16,7 +18,7 @@ from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import depth_of, render_mesh
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.tsdf import FREE, blur, fuse
-from distill3d.kernels.toybox.metrics import psnr
+from distill3d.kernels.rasterizers.rasterize import render
 
 QUICK = {"resolution": 40, "views": 32, "image_size": 96}
 

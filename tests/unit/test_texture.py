@@ -6,15 +6,16 @@ import pytest
 import torch
 import trimesh
 
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.gaussians.initialise import from_mesh, from_points
-from distill3d.kernels.gaussians.rasterize import render
+from distill3d.kernels.init.points import from_points
+from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.raster import cover, first_seen
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.texture import add_texture, pad
 from distill3d.kernels.meshes.unwrap import available, unwrap
+from distill3d.kernels.rasterizers.rasterize import render
 
 needs_xatlas = pytest.mark.skipif(importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed")
 QUICK = {"size": 128, "views": 24, "image_size": 96}

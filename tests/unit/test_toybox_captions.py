@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 
+from distill3d.kernels.evaluate.judge import held_out_captions
 from distill3d.kernels.toybox.captions import (
     CATEGORIES,
     COLORS,
@@ -21,7 +22,6 @@ from distill3d.kernels.toybox.captions import (
     vocabulary,
 )
 from distill3d.kernels.toybox.data import NO_VIEW, Atlas, CaptionTable, draw
-from distill3d.kernels.toybox.evaluate import held_out_captions
 from distill3d.kernels.toybox.models import TOKENS, tokenize, write_tokenizer
 
 

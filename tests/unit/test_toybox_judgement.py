@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from distill3d.kernels.toybox import judgement as j
+from distill3d.kernels.evaluate import judgement as j
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, Caption, held_out, parse
 from distill3d.kernels.toybox.models import HEADS, load_judge
 from distill3d.kernels.toybox.render import render_truth

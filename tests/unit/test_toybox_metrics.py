@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from distill3d.kernels.evaluate import judge as evaluate
+from distill3d.kernels.evaluate import metrics
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.gaussians.rasterize import Rendering
-from distill3d.kernels.toybox import evaluate, metrics
+from distill3d.kernels.rasterizers.rasterize import Rendering
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.models import HEADS

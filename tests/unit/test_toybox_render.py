@@ -4,7 +4,7 @@ import pytest
 import torch
 import trimesh
 
-from distill3d.kernels.gaussians.cameras import orbit
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, Caption
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.render import Layers, patterns, render_layers, render_truth

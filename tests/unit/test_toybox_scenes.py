@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.gaussians.scene_cameras import joined, look_around
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.cameras.scene import joined, look_around
 from distill3d.kernels.toybox import scene_data
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, SIDES, VIEWS, Caption, held_out
 from distill3d.kernels.toybox.meshes import mesh

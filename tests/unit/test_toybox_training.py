@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from distill3d.kernels.gaussians.cameras import orbit
-from distill3d.kernels.priors.diffusers_prior import load_diffusers
+from distill3d.kernels.cameras.pinhole import orbit
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.toybox import data, models, train, training_stage
 from distill3d.kernels.toybox.captions import (
     CATEGORIES,

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.training import STREAMS, fresh_state, load_training, random_streams, save_training
+from distill3d.kernels.run.checkpoint import load_training, save_training
+from distill3d.kernels.run.state import STREAMS, fresh_state, random_streams
 
 
 def cloud(count: int = 5) -> Gaussians:
@@ -21,7 +22,7 @@ def cloud(count: int = 5) -> Gaussians:
 def trained() -> Gaussians:
     bare = cloud()
     state = replace(
-        fresh_state(bare, seed=2**64 - 1),
+        fresh_state(bare.tensors(), seed=2**64 - 1),
         step=12,
         loss_name="Combined(CDS, VDM)",
         latent_shape=(4, 8, 8),
@@ -46,7 +47,7 @@ def test_a_saved_training_comes_back_bit_for_bit(tmp_path):
             assert back.dtype == value.dtype and torch.equal(back, value)
     for name in ("step", "seed", "loss_name", "latent_shape", "updates", "bad_steps", "bad_run"):
         assert getattr(one, name) == getattr(other, name)
-    other.check(after)
+    other.check(after.tensors())
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
@@ -108,8 +109,8 @@ def test_a_copy_shares_no_memory_and_a_move_changes_only_the_moments_precision()
 def test_a_state_that_belongs_to_another_cloud_is_refused():
     state = trained().training
     with pytest.raises(ValueError, match=r"training\.first\['means'\] is of shape \(5, 3\), expected \(6, 3\)"):
-        state.check(cloud(6))
+        state.check(cloud(6).tensors())
     with pytest.raises(ValueError, match=r"second\['sh'\] is missing"):
-        replace(state, second={k: v for k, v in state.second.items() if k != "sh"}).check(cloud())
+        replace(state, second={k: v for k, v in state.second.items() if k != "sh"}).check(cloud().tensors())
     with pytest.raises(ValueError, match=r"statistics\['views'\]"):
-        replace(state, statistics={"views": torch.zeros(4)}).check(cloud())
+        replace(state, statistics={"views": torch.zeros(4)}).check(cloud().tensors())

@@ -53,7 +53,7 @@ for name, variants in sorted(compiled.items()):
 
 RASTERIZER = """
 from distill3d.kernels.gaussians import triton_raster
-from distill3d.kernels.gaussians.cameras import turntable
+from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 
 bins = triton_raster.bin_pairs

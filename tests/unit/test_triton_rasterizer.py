@@ -9,9 +9,11 @@ from splat_scenes import DEFAULTS, assert_near, cameras_of, cloud_of, outcome, o
 
 pytest.importorskip("triton", reason="needs the package triton")
 
-from distill3d.kernels.gaussians import triton_binning, triton_raster, triton_ready
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.projection import ALPHA_MIN, project
+from distill3d.kernels.rasterizers.projection import ALPHA_MIN, project
+from distill3d.kernels.rasterizers.triton import binning as triton_binning
+from distill3d.kernels.rasterizers.triton import rasterize as triton_raster
+from distill3d.kernels.rasterizers.triton import ready as triton_ready
 
 if triton_ready.home() != "cpu":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)

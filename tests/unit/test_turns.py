@@ -6,16 +6,17 @@ import pytest
 import torch
 from test_diffusers_prior import pipeline_folder  # noqa: F401 - a fixture
 
-from distill3d.kernels.gaussians.cameras import OrbitSampler
-from distill3d.kernels.gaussians.initialise import random_ball
+from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.optimize import optimize
 from distill3d.kernels.priors.control import ControlledPrior, Sight
-from distill3d.kernels.priors.diffusers_prior import PARTS, load_diffusers
+from distill3d.kernels.priors.diffusers.latent_prior import PARTS
+from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.settings import OptimizeSettings
+from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.settings import OptimizeSettings
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from math import cos, pi
 import pytest
 import torch
 
-from distill3d.kernels.devices import Aside
+from distill3d.kernels.devices.streams import Aside
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
 from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm

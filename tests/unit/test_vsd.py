@@ -11,7 +11,7 @@ from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.degradation import AdamState
 from distill3d.kernels.losses.vsd import VSD, vsd
 from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
-from distill3d.kernels.priors.diffusers_prior import DiffusersPrior
+from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.lora import LoraAdapter
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 

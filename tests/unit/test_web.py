@@ -52,7 +52,9 @@ def help_page(id, place="{}.md"):
 
 
 def test_every_node_has_a_help_page_and_every_help_page_a_node():
-    ids = set(re.findall(r'node_id="(\w+)"', "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/*.py"))))
+    ids = set(
+        re.findall(r'node_id="(\w+)"', "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/**/*.py")))
+    )
     assert {file.stem for file in WEB.glob("docs/*.md")} == ids == set(nodes())
     for language in ("en", "zh"):
         assert {file.parent.name for file in WEB.glob(f"docs/*/{language}.md")} == ids

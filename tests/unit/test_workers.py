@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from distill3d.kernels.gaussians import workers
+from distill3d.kernels.devices import workers
 
 
 @pytest.fixture(params=["torch's threads", "plain threads"])

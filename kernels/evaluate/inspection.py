@@ -1,0 +1,152 @@
+"""What a loss sees and wants of a few views: its own code run once, with every question to the prior recorded."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cameras.pinhole import Cameras
+from ..gaussians.cloud import Gaussians
+from ..losses.base import Loss, Views, guided, identity
+from ..priors.base import Conditioning, Prior, clean_from_noise
+from ..priors.prompts import ViewPrompts
+from ..priors.seeing import check_views, needs_depth, told
+from ..rasterizers.rasterize import render
+
+STEP = 0.1  # root mean square of the latents' change that stands for the gradient
+
+
+@dataclass(frozen=True)
+class Question:
+    """One call of `Prior.predict`."""
+
+    z_t: Tensor  # [V,C,h,w]
+    t: Tensor  # [V]
+    conditionings: tuple[Conditioning, ...]
+    answers: tuple[Tensor, ...]  # noise estimates [V,C,h,w], one per conditioning
+
+    def answer(self, conditioning: Conditioning) -> Tensor | None:
+        """The estimate under that very conditioning, if it was among those asked."""
+        for asked, answer in zip(self.conditionings, self.answers, strict=True):
+            if asked is conditioning:
+                return answer
+        return None
+
+
+def recorded(prior: Prior) -> tuple[Prior, list[Question]]:
+    """A prior that answers as ``prior`` does, of the same type and weights, and the list its questions go to."""
+    questions: list[Question] = []
+
+    def predict(z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+        answers = prior.predict(z_t, t, conditionings)
+        questions.append(Question(z_t.detach(), t.detach(), tuple(conditionings), tuple(answers)))
+        return answers
+
+    twin: Any = copy.copy(prior)
+    twin.predict = predict
+    return twin, questions
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Pictures [V,3,H,W] in 0..1, but for ``gradient``, and what they were made with."""
+
+    render: Tensor
+    noised: Tensor  # z_t
+    x0_text: Tensor  # the clean latent of the text's estimate
+    x0_guided: Tensor  # and of the guided one
+    degraded: Tensor | None  # M_psi's answer to x0_text; None where the loss asked none
+    gradient: Tensor  # signed: how each colour would change, 1 the 99.5th percentile of its size
+    t: Tensor  # [V] the timesteps of z_t
+    guidance: float  # of x0_guided, standard form
+    continued: bool  # the loss went on from the cloud's own training state
+    logs: dict[str, float]  # the loss's
+
+
+def inspect(
+    cloud: Gaussians,
+    cameras: Cameras,
+    prior: Prior,
+    prompts: ViewPrompts,
+    loss: Loss,
+    timestep: int | None,
+    progress: float = 0.0,
+    seed: int = 0,
+    background: float = 0.5,
+) -> Inspection:
+    """Run ``loss`` once on renders [V,...] of ``cloud`` at ``progress`` 0..1 of a schedule, all on the prior's device.
+
+    ``timestep`` narrows the loss's timestep settings as far as they let it, see `Loss.near`; None leaves them.
+    State that the cloud brings from a run with the same loss, such as M_psi, is used and not changed.
+    A prior that judges views together wants them in its groups, as `turntable` orders them.
+    Of several questions to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
+    """
+    together = check_views(prior, len(cameras))
+    chosen = loss if timestep is None else loss.near(timestep)
+    twin, questions = recorded(prior)
+    with torch.no_grad():
+        rendering = render(cloud, cameras, background, depth=needs_depth(prior))
+        picture = rendering.color.permute(0, 3, 1, 2)
+        latents = prior.encode(picture)
+    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
+    generator, training = torch.Generator().manual_seed(seed), cloud.training
+    own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (identity(loss), shape)
+    run = chosen.start(twin, shape, generator, training.loss if own else None)
+    before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
+    text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
+    negative = prompts.negative_rows(len(cameras)).to(latents.device)
+    text, negative = told(prior, (text, negative), cameras, rendering.alpha, rendering.depth)
+    factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, together)
+    with torch.enable_grad():
+        z = latents.detach().clone().requires_grad_()
+        value, logs = run(z, views, generator)
+        gradient = torch.autograd.grad(value, z)[0] * len(z)
+
+    numbers = {name: float(log) for name, log in logs.items()}
+    question = _asked(questions, text, numbers)
+    z_t, t = question.z_t, question.t
+    e_text = question.answer(text)
+    e_text = question.answers[0] if e_text is None else e_text
+    e_negative = question.answer(negative)
+    scale = 1.0 if e_negative is None else loss.guidance_at(progress)
+    alpha, sigma = prior.schedule.alpha(t), prior.schedule.sigma(t)
+    x0_text = clean_from_noise(z_t, e_text, alpha, sigma)
+    e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale * factor)
+    with torch.no_grad():
+        degraded = None
+        if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
+            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
+        return Inspection(
+            render=picture.clamp(0, 1),
+            noised=prior.decode(z_t),
+            x0_text=prior.decode(x0_text),
+            x0_guided=prior.decode(clean_from_noise(z_t, e_guided, alpha, sigma)),
+            degraded=degraded,
+            gradient=_change(prior, latents, gradient),
+            t=t,
+            guidance=scale,
+            continued=own,
+            logs=numbers,
+        )
+
+
+def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]) -> Question:
+    """The question about the prompt whose t is what the loss calls its t; inversions ask on their way there."""
+    about = [question for question in questions if question.answer(text) is not None] or questions
+    wanted = next((value for name, value in logs.items() if name.rpartition(".")[2] == "t"), None)
+    if wanted is None:
+        return about[0]
+    return min(about, key=lambda question: abs(float(question.t.float().mean()) - wanted))
+
+
+def _change(prior: Prior, latents: Tensor, gradient: Tensor) -> Tensor:
+    """What a small step along minus the latents' gradient changes in the decoded picture, signed and normalised."""
+    length = STEP / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
+    change = prior.decode(latents - length * gradient) - prior.decode(latents)
+    return (change / change.abs().flatten().quantile(0.995).clamp_min(1e-6)).clamp(-1, 1)

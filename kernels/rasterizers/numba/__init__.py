@@ -1,0 +1,1 @@
+"""The rasterizer of CPUs."""

@@ -1,0 +1,1 @@
+"""The rasterizer of GPUs that Triton compiles for."""

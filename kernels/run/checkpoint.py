@@ -1,0 +1,103 @@
+"""Saving a cloud or a mesh together with what lets a run go on from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files.atomic import atomic_write
+from ..gaussians.cloud import Gaussians
+from ..meshes.mesh import Mesh
+from .state import TrainingState
+
+FORMAT, MESH_FORMAT = "distill3d training 1", "distill3d mesh training 1"
+Groups = Mapping[str, Mapping[str, Tensor]]
+
+
+def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> None:
+    """Write the cloud or mesh with its training state as safetensors: appears whole or not at all.
+
+    Raises ValueError if it carries no training state.
+    """
+    state = trained.training
+    if not isinstance(state, TrainingState):
+        noun, other = ("cloud", "a .ply") if isinstance(trained, Gaussians) else ("mesh", "a .glb")
+        raise ValueError(f"The {noun} carries no training state (it was never optimized); save it as {other} instead.")
+    own, format = (_cloud(trained), FORMAT) if isinstance(trained, Gaussians) else (_mesh(trained), MESH_FORMAT)
+    groups = {
+        **own,
+        "first": state.first,
+        "second": state.second,
+        "counters": {"updates": state.updates, "bad_steps": state.bad_steps, "bad_run": state.bad_run},
+        "generators": state.generators,
+        "loss": state.loss,
+        "statistics": state.statistics,
+        "carried": state.carried,
+    }
+    # Copies: safetensors refuses tensors that share memory.
+    tensors = {
+        f"{group}/{key}": value.detach().cpu().contiguous().clone()
+        for group, values in groups.items()
+        for key, value in values.items()
+    }
+    record = {"step": state.step, "seed": state.seed, "loss_name": state.loss_name, "latent_shape": state.latent_shape}
+    content = save(tensors, metadata={"format": format, "training": json.dumps(record)})
+    with atomic_write(path) as file:
+        file.write(content)
+
+
+def load_training(path: str | os.PathLike[str]) -> Gaussians:
+    """Read back what `save_training` wrote of a cloud, on the CPU. Raises ValueError for any other file."""
+    groups, state = _read(path, FORMAT)
+    return Gaussians(**groups["cloud"], anchored=groups.get("mask", {}).get("anchored"), training=state)
+
+
+def load_mesh_training(path: str | os.PathLike[str]) -> Mesh:
+    """The same of a mesh."""
+    groups, state = _read(path, MESH_FORMAT)
+    return Mesh(**groups["mesh"], training=state)
+
+
+def _cloud(cloud: Gaussians) -> Groups:
+    return {"cloud": cloud.tensors(), "mask": {} if cloud.anchored is None else {"anchored": cloud.anchored}}
+
+
+def _mesh(mesh: Mesh) -> Groups:
+    values = {field.name: getattr(mesh, field.name) for field in fields(mesh)}
+    return {"mesh": {name: value for name, value in values.items() if isinstance(value, Tensor)}}
+
+
+def _read(path: str | os.PathLike[str], format: str) -> tuple[Groups, TrainingState]:
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a readable safetensors file ({error}); save the training again.") from error
+    if metadata.get("format") != format:
+        raise ValueError(f"{path} holds {metadata.get('format')!r}, expected {format!r}; it is no saved training.")
+    groups: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        group, key = name.split("/", 1)
+        groups.setdefault(group, {})[key] = value
+    record = json.loads(metadata["training"])
+    state = TrainingState(
+        step=record["step"],
+        seed=record["seed"],
+        loss_name=record["loss_name"],
+        latent_shape=tuple(record["latent_shape"]),
+        first=groups["first"],
+        second=groups["second"],
+        generators=groups["generators"],
+        loss=groups.get("loss", {}),
+        statistics=groups.get("statistics", {}),
+        carried=groups.get("carried", {}),
+        **groups["counters"],
+    )
+    return groups, state

@@ -1,0 +1,220 @@
+"""Refining a mesh: what the step moves is its vertices and its colours or texture (Consistent3D's later stages)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cameras.pinhole import Cameras
+from ..cameras.sampler import CameraSampler
+from ..gaussians.cloud import SH_C0, Gaussians
+from ..losses.base import Loss
+from ..meshes.cleanup import same_places
+from ..meshes.mesh import Mesh
+from ..meshes.rasterize import edges_of, render_mesh
+from ..meshes.smoothing import Smoothing
+from ..meshes.texels import halved, level_of_detail, texels
+from ..priors.base import Prior
+from ..priors.prompts import ViewPrompts
+from .mesh_penalties import laplacian, normal_consistency
+from .settings import RefineSettings
+from .state import TrainingState, fresh_state
+from .step import Progress, Run, check_run, working
+
+SAME = 1e-5  # world units or 0..1: a mesh so near to what its training state makes was not edited since
+SOLID = 4.0  # logit of the opacity of the Gaussians that stand for a mesh in a viewer
+
+
+def refine_mesh(
+    mesh: Mesh,
+    loss: Loss,
+    prior: Prior,
+    prompts: ViewPrompts,
+    cameras: CameraSampler,
+    steps: int,
+    settings: RefineSettings | None = None,
+    on_step: Callable[[Progress[Mesh]], bool | None] | None = None,
+    on_partial: Callable[[Mesh], None] | None = None,
+) -> Mesh:
+    """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay as they are.
+
+    A texture learns in place of the vertices' colours, seen at the level of detail of the renders; its
+    seams stay closed.
+
+    For all else as `optimize`: pure from outside, on the prior's device, the result detached, where the mesh was, with
+    its training state; a mesh that carries one goes on where it stopped, and with one ``schedule_steps`` 30 steps and
+    then 30 more are the same as 60. Edited since, or smoothed otherwise, it keeps its place in the schedule and begins
+    with new moments. ``on_step``, ``on_partial``, ValueError and DivergedError are as there.
+    """
+    settings = settings or RefineSettings()
+    mesh.check()
+    check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
+    with working(prior, steps, settings):
+        subject, state = _begun(mesh, settings, torch.device(prior.device))
+        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(on_step, on_partial)
+
+
+def _begun(mesh: Mesh, settings: RefineSettings, device: torch.device) -> tuple[MovingMesh, TrainingState]:
+    surface = _Surface(mesh, settings, device)
+    params = surface.params()
+    if mesh.training is None:
+        return MovingMesh(surface, params), fresh_state(params, settings.seed)
+    mesh.training.check(params, "mesh")
+    state = mesh.training.to(device, copy=True)
+    surface.length, surface.level = state.carried["edge_length"], _level(state.carried["level"])
+    carried = {name: state.carried[name] for name in params}
+    if surface.makes(carried):
+        return MovingMesh(surface, carried), state
+    zeros = {name: torch.zeros_like(value) for name, value in params.items()}
+    updates = torch.zeros_like(state.updates)
+    return MovingMesh(surface, params), replace(state, first=zeros, second=dict(zeros), updates=updates)
+
+
+def _level(number: Tensor) -> int | None:
+    return None if int(number) < 0 else int(number)
+
+
+class _Surface:
+    """What stays the same of a mesh while it is refined."""
+
+    def __init__(self, mesh: Mesh, settings: RefineSettings, device: torch.device) -> None:
+        self.start, self.settings, self.device = mesh, settings, device
+        self.paint = "colors" if mesh.texture is None else "texture"
+        own = mesh.map(lambda value: value.detach().to(device, copy=True))
+        own = replace(own, vertices=own.vertices.float(), colors=own.colors.float())
+        self.own, index = own, torch.arange(len(own.vertices), device=device)
+        # What moves are places: a texture's seams have several vertices at one.
+        self.place, first = (index, index) if own.uvs is None else same_places(own.vertices)
+        self.faces, self.places = self.place[own.faces], own.vertices[first]
+        self.edges, self.beside = edges_of(self.faces)
+        self.lines = first[self.edges]  # the edges by the mesh's own vertices
+        self.smoothing = Smoothing(self.edges, len(self.places), settings.smoothness)
+        self.length = (self.places[self.edges[:, 0]] - self.places[self.edges[:, 1]]).norm(dim=-1).mean()
+        self.level: int | None = None  # of detail of the texture; the first cameras decide
+
+    def params(self) -> dict[str, Tensor]:
+        """What moves: vertices before `Smoothing` and colours that may lead beyond 0..1."""
+        vertices = self.smoothing.roughened(self.places)
+        return {"vertices": vertices, self.paint: getattr(self.own, self.paint).float()}
+
+    def mesh(self, places: Tensor, paint: Tensor) -> Mesh:
+        return replace(self.own, vertices=places[self.place], **{self.paint: paint})
+
+    def finished(self, params: dict[str, Tensor]) -> Mesh:
+        with torch.no_grad():
+            vertices = self.smoothing(params["vertices"])[self.place].to(self.start.vertices)
+        paint = params[self.paint].clamp(0, 1).to(getattr(self.start, self.paint))
+        return replace(self.start, vertices=vertices, **{self.paint: paint})
+
+    def makes(self, params: dict[str, Tensor]) -> bool:
+        """Whether ``params`` are those of the mesh the run starts from."""
+        made = self.finished(params)
+        pairs = [(getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)]
+        return all(torch.allclose(one, other, rtol=0, atol=SAME) for one, other in pairs)
+
+    def detail(self, cameras: Cameras) -> int:
+        if self.level is None:
+            self.level = level_of_detail(self.start, cameras.to(self.start.vertices.device))
+        return self.level
+
+
+@dataclass(frozen=True)
+class MeshPictures:
+    """What the prior is shown of V views, and what the penalties read."""
+
+    color: Tensor  # [V,H,W,3] the mesh's colours or its normals as colours
+    alpha: Tensor  # [V,H,W,1] 0..1
+    depth: Tensor  # [V,H,W,1] distance along the optical axis, world units
+    places: Tensor  # [W,3] vertices, seams closed
+
+
+@dataclass(frozen=True)
+class MovingMesh:
+    """The mesh of a run between two steps."""
+
+    surface: _Surface
+    params: dict[str, Tensor]
+
+    owner = "Refine Mesh"
+    noun = "mesh"
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.params
+
+    def render(self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool) -> MeshPictures:
+        surface = self.surface
+        places = surface.smoothing(params["vertices"])
+        now = surface.mesh(places, params[surface.paint])
+        if now.texture is not None:
+            now = replace(now, texture=halved(now.texture, surface.detail(cameras)))
+        seen = render_mesh(now, cameras, backgrounds, edges=(surface.lines, surface.beside))
+        color = seen.color
+        if surface.settings.judged == "normal":
+            color = color + seen.alpha * (0.5 + 0.5 * seen.normal - color)
+        return MeshPictures(color, seen.alpha, seen.depth, places)
+
+    def penalties(
+        self, params: dict[str, Tensor], pictures: MeshPictures, cameras: Cameras, backgrounds: Tensor
+    ) -> dict[str, Tensor]:
+        surface, settings, places = self.surface, self.surface.settings, pictures.places
+        terms: dict[str, Tensor] = {}
+        if settings.lambda_laplacian > 0:
+            terms["laplacian"] = settings.lambda_laplacian * laplacian(places, surface.edges, surface.length)
+        if settings.lambda_normal > 0:
+            terms["normal"] = settings.lambda_normal * normal_consistency(places, surface.faces, surface.beside)
+        return terms
+
+    def traced(self, pictures: MeshPictures) -> list[Tensor]:
+        return []
+
+    def rates(self, step: int, steps: int) -> dict[str, Any]:
+        fall = 0.1 ** (step / max(steps - 1, 1))
+        settings = self.surface.settings
+        return {"vertices": settings.lr_vertices * fall, self.surface.paint: settings.lr_colors * fall}
+
+    def moved(self, params: dict[str, Tensor]) -> MovingMesh:
+        return replace(self, params=params)
+
+    def adapted(
+        self,
+        state: TrainingState,
+        steps: int,
+        gradients: list[Tensor],
+        pictures: MeshPictures,
+        accept: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[MovingMesh, TrainingState]:
+        return self, state
+
+    def photographed(self, camera: Cameras, background: float) -> Tensor:
+        return render_mesh(self._mesh(), camera, background).color[0].clamp(0, 1)
+
+    def _mesh(self) -> Mesh:
+        with torch.no_grad():
+            return self.surface.mesh(self.surface.smoothing(self.params["vertices"]), self.params[self.surface.paint])
+
+    def look(self) -> Gaussians:
+        """A Gaussian at each vertex, in its colour, so large that they touch."""
+        mesh = self._mesh()
+        colors = mesh.colors
+        if mesh.texture is not None and mesh.uvs is not None:
+            colors = texels(mesh.texture, mesh.uvs)
+        count = len(mesh.vertices)
+        return Gaussians(
+            means=mesh.vertices,
+            log_scales=(self.surface.length / 3).log().expand(count, 3),
+            quats=mesh.vertices.new_tensor([1.0, 0.0, 0.0, 0.0]).expand(count, 4),
+            opacity_logits=mesh.vertices.new_full((count,), SOLID),
+            sh=((colors - 0.5) / SH_C0)[:, None],
+        )
+
+    def result(self, state: TrainingState) -> Mesh:
+        surface = self.surface
+        level = torch.tensor(-1 if surface.level is None else surface.level)
+        carried = {**self.params, "edge_length": surface.length, "level": level}
+        training = replace(state, carried=carried).to(surface.start.vertices.device)
+        return replace(surface.finished(self.params), training=training)

@@ -1,0 +1,1 @@
+"""Meshes and splat files, out and in."""

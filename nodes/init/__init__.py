@@ -1,0 +1,1 @@
+"""Clouds to start from."""

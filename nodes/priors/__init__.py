@@ -1,0 +1,1 @@
+"""The models that judge: loading them, ComfyUI's own as priors, control, memory."""

@@ -1,0 +1,72 @@
+"""LoRA files on ComfyUI's MODEL and CLIP, refused where ComfyUI's own loader would pass over what does not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.lora_convert
+import comfy.sd
+import comfy.utils
+import folder_paths
+from comfy.weight_adapter import LoRAAdapter
+
+from ...kernels.priors.weights import read_whole
+
+NO_LORA = "none"
+
+
+def loras() -> list[str]:
+    """LoRA files below ComfyUI's models/loras, by their relative names; pickled ones are left out."""
+    return [name for name in folder_paths.get_filename_list("loras") if name.endswith((".safetensors", ".sft"))]
+
+
+def lora_file(name: str) -> Path:
+    """The file behind a choice. Raises ValueError for one that is gone or not offered."""
+    file = folder_paths.get_full_path("loras", name) if name in loras() else None
+    if file is None:
+        raise ValueError(
+            f"lora {name!r} is not a .safetensors file below {' or '.join(folder_paths.get_folder_paths('loras'))}. "
+            "Put it there, then refresh the node list with R."
+        )
+    return Path(file)
+
+
+def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, Any]:
+    """MODEL and CLIP with the LoRA on them, as ComfyUI's Load LoRA makes them.
+
+    Raises ValueError for a file with layers that neither has, or that are of other sizes.
+    """
+    with read_whole(f"lora {file.name!r}"):
+        lora = comfy.utils.load_torch_file(str(file), safe_load=True)
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
+    converted = comfy.lora_convert.convert_lora(lora)
+    found = comfy.lora.load_lora(converted, keys, log_missing=False)
+    used = set().union(*(getattr(adapter, "loaded_keys", ()) for adapter in found.values()))
+    kind = type(model.model).__name__
+    missing = sorted(key for key in converted if key.endswith(".weight") and "lora" in key and key not in used)
+    if missing or not found:
+        layers = (
+            f"{len(missing)} of its weights are not in it, {missing[0]} for one" if missing else "nothing in it fits"
+        )
+        raise ValueError(
+            f"lora {file.name!r} does not fit the model ({kind}): {layers}. It was made for another kind of model, or "
+            "is no LoRA; choose one for this checkpoint's kind."
+        )
+    for key, adapter in found.items():
+        _check_size(file.name, kind, key, adapter, model, clip)
+    return comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
+
+
+def _check_size(file: str, kind: str, key: Any, adapter: Any, model: Any, clip: Any) -> None:
+    if not isinstance(key, str) or not isinstance(adapter, LoRAAdapter):
+        return  # a part of a layer, or not a plain low-rank product: ComfyUI knows how
+    owner = model.model if key.startswith("diffusion_model.") else clip.cond_stage_model
+    weight, (up, down, *_, reshaped) = comfy.utils.get_attr(owner, key), adapter.weights
+    if reshaped is None and (up.shape[0], down[0].numel()) != (weight.shape[0], weight[0].numel()):
+        raise ValueError(
+            f"lora {file!r} does not fit the model ({kind}): for {key} it has {up.shape[0]} x {down[0].numel()} "
+            f"weights, not {weight.shape[0]} x {weight[0].numel()}. Choose a LoRA for this checkpoint's kind."
+        )

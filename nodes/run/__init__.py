@@ -1,0 +1,1 @@
+"""Optimize, Refine Mesh, their presets, and what a page sees and asks while they run."""

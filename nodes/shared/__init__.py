@@ -1,0 +1,1 @@
+"""Socket types, outputs, validation and pictures, for all rooms."""
