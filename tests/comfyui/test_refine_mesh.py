@@ -10,6 +10,7 @@ from harness import prompts
 from tiny_prior import write_tiny_prior
 
 from distill3d.kernels.files.mesh import load_mesh
+from distill3d.kernels.run.checkpoint import load_mesh_training
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +78,39 @@ def test_a_texture_learns_and_stays_a_texture(comfyui, graph):
     before, after = picture(export), picture("paint")
     assert before.shape == after.shape == (128, 128, 3)
     assert abs(after - before).max() > 0.05
+
+
+def test_two_nodes_with_one_schedule_are_one_node_and_a_restart_is_not(comfyui, graph):
+    whole, half = {"steps": 4, "schedule_steps": 4}, {"steps": 2, "schedule_steps": 4}
+    again = half | {"restart_schedule": True}
+    prompt, _ = graph(one=("", whole), first=("", half), second=("first", half), anew=("first", again))
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+    one, second, anew = (
+        load_mesh(comfyui.output / file["subfolder"] / file["filename"])
+        for id in ("one", "second", "anew")
+        for file in run.files
+        if file["node"] == id and file["filename"].endswith(".glb")
+    )
+    assert torch.equal(one.vertices, second.vertices) and torch.equal(one.colors, second.colors)
+    assert not torch.equal(one.vertices, anew.vertices)
+
+
+def test_cancel_leaves_the_mesh_so_far_with_what_lets_it_go_on(comfyui, graph):
+    folder = comfyui.output / "distill3d" / "partial"
+    before = set(folder.glob("*"))
+    prompt, _ = graph(shape=("", {"steps": 100_000, "seed": 5}))
+    asked = []
+
+    def cancel_after_two_steps(run):
+        progress = run.progress("shape")
+        if progress and progress[-1][0] >= 2 and not asked:
+            asked.append(progress[-1][0])
+            comfyui.interrupt(run.prompt_id)
+
+    assert comfyui.run(prompt, on_event=cancel_after_two_steps).status == "interrupted"
+    left = {file.suffix: file for file in set(folder.glob("*")) - before}
+    assert set(left) == {".glb", ".safetensors"}
+    kept = load_mesh_training(left[".safetensors"])
+    assert kept.training.step >= 2
+    torch.testing.assert_close(load_mesh(left[".glb"]).vertices, kept.vertices)
