@@ -42,8 +42,9 @@ export class Page {
     await this.page.waitForTimeout(1500); // it brings the last workflow back, and its dialogs up
   }
 
-  async open_workflow(path) {
+  async open_workflow(path, change = () => {}) {
     const graph = JSON.parse(readFileSync(path, "utf8"));
+    change(graph);
     await this.page.evaluate((data) => window.app.loadGraphData(data), graph);
     await this.page.waitForTimeout(1000);
   }
