@@ -2,12 +2,15 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { hideAdvanced } from "./advanced.mjs";
+import { colorSockets, ownTypes } from "./colors.mjs";
 import { addElement, complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
 import { aboutOf, graphLoaded, owner, rememberPrompts, root } from "./prompts.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
+const EXPORT = "Distill3D_ExportMesh"; // says what became of the mesh otherwise than was asked for
 const HEIGHT = 420; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
@@ -15,6 +18,7 @@ const PEEK = 1_000; // ms between looks whether a running node's viewer can be s
 const HISTORY = 20; // prompts to look through for results
 
 const panels = new Map(); // by node
+const types = new Set(); // of the pack's sockets
 const shells = new WeakSet(); // subgraphs' nodes that have said something
 const over = new Set(); // "prompt node" of every run whose end was told
 
@@ -51,7 +55,8 @@ function toFront(node) {
   node.widgets.unshift(node.widgets.pop());
   chain(node, "onSerialize", (saved) => {
     // Values are saved by place, with a gap for a widget that is not saved, but read without one.
-    if (saved.widgets_values?.length === node.widgets.length) saved.widgets_values.shift();
+    const last = node.widgets.findLastIndex((widget) => widget.serialize !== false);
+    if (saved.widgets_values?.length === last + 1) saved.widgets_values.shift();
   });
 }
 
@@ -72,10 +77,13 @@ async function runAnew(panel) {
   await app.queuePrompt(0, 1);
 }
 
-async function executed({ node, display_node, output, prompt_id }) {
-  const id = display_node ?? node;
-  const panel = panels.get(nodeOf(id));
-  if (!panel || !output?.distill3d || !(await owner(prompt_id))(id)) return;
+async function executed({ node: inner, display_node, output, prompt_id }) {
+  const id = display_node ?? inner;
+  const node = nodeOf(id);
+  if (!node?.comfyClass?.startsWith("Distill3D_") || !(await owner(prompt_id))(id)) return;
+  if (node.comfyClass === EXPORT && output?.text) complain(node, output.text.join("\n"), undefined, "note");
+  const panel = panels.get(node);
+  if (!panel || !output?.distill3d) return;
   panel.prompt = prompt_id;
   await showFile(panel, output.distill3d[0]);
 }
@@ -173,6 +181,7 @@ async function restore() {
   for (const run of Object.values(running)) await begin(run);
   const entries = Object.values(await (await api.fetchApi(`/history?max_items=${HISTORY}`)).json());
   let newest = true;
+  const exported = new Set();
   let graph;
   const page = () => (graph ??= app.graphToPrompt());
   for (const { prompt, outputs, status } of entries.sort((a, b) => ended(b) - ended(a))) {
@@ -183,7 +192,12 @@ async function restore() {
       for (const [name, detail] of status?.messages ?? []) if (name === "execution_error") await failed(detail, about, page);
     }
     for (const [id, output] of Object.entries(outputs ?? {})) {
-      const panel = panels.get(nodeOf(id));
+      const node = nodeOf(id);
+      const panel = panels.get(node);
+      if (node?.comfyClass === EXPORT && output?.text && !exported.has(node) && owns(id)) {
+        exported.add(node);
+        complain(node, output.text.join("\n"), undefined, "note");
+      }
       if (!panel || !output?.distill3d || panel.file || panel.running || !owns(id)) continue;
       panel.id ??= id;
       panel.prompt = prompt[1];
@@ -217,7 +231,12 @@ function keepForViewer() {
 app.registerExtension({
   name: "Distill3D.viewer",
 
+  beforeRegisterNodeDef(_, definition) {
+    if (definition.name?.startsWith("Distill3D_")) for (const type of ownTypes(definition)) types.add(type);
+  },
+
   setup() {
+    colorSockets(types);
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE + MESSAGE_STYLE }));
     keepForViewer();
     rememberPrompts();
@@ -242,6 +261,7 @@ app.registerExtension({
   nodeCreated(node) {
     if (KINDS.includes(node.comfyClass)) addPanel(node);
     if (!node.comfyClass?.startsWith("Distill3D_")) return;
+    hideAdvanced(node);
     for (const name of ["onWidgetChanged", "onRemoved"]) chain(node, name, () => forget(node));
     chain(node, "onSerialize", (saved) => saveWithout(node, saved));
   },

@@ -2,6 +2,7 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { once } from "./messages.mjs";
 
 const UNKNOWN = "00000000-0000-0000-0000-000000000000"; // Clear Workflow leaves it, until the page is loaded again
 const REMEMBERED = 50; // prompts
@@ -20,11 +21,19 @@ export function rememberPrompts() {
   const before = api.queuePrompt;
   api.queuePrompt = async function (number, data, ...more) {
     const about = { load, workflow: data?.workflow?.id, output: data?.output };
-    const answer = await before.call(this, number, data, ...more);
+    const answer = await before.call(this, number, data, ...more).catch(refused);
     if (answer?.prompt_id) queued.set(answer.prompt_id, about);
     for (const id of [...queued.keys()].slice(0, -REMEMBERED)) queued.delete(id);
     return answer;
   };
+}
+
+/** Tells the page once of what is wrong once. */
+function refused(error) {
+  for (const about of Object.values(error?.response?.node_errors ?? {})) {
+    if (about.class_type?.startsWith("Distill3D_")) about.errors = once(about.errors);
+  }
+  throw error;
 }
 
 /**
