@@ -7,6 +7,8 @@ import { colorSockets, ownTypes } from "./colors.mjs";
 import { addElement, complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
 import { aboutOf, graphLoaded, owner, rememberPrompts, root } from "./prompts.mjs";
+import { listTemplates, openView, rememberView } from "./templates.mjs";
+import { translate } from "./translate.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
@@ -240,6 +242,7 @@ app.registerExtension({
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE + MESSAGE_STYLE }));
     keepForViewer();
     rememberPrompts();
+    listTemplates();
     api.addEventListener("distill3d.start", ({ detail }) => begin(detail).catch(report));
     api.addEventListener("distill3d.frame", ({ detail }) => {
       const panel = panelOf(detail.node, detail.prompt);
@@ -266,7 +269,13 @@ app.registerExtension({
     chain(node, "onSerialize", (saved) => saveWithout(node, saved));
   },
 
+  async beforeConfigureGraph(graph) {
+    rememberView();
+    await translate(graph).catch(report);
+  },
+
   afterConfigureGraph() {
+    openView(root());
     graphLoaded();
     restore().catch((error) => console.warn("Distill3D: earlier results could not be shown again:", error));
   },
