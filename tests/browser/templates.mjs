@@ -26,6 +26,7 @@ const view = () =>
     const loop = graph._nodes.filter((node) => /Distill3D_Optimize/.test(node.type)).sort((a, b) => a.pos[0] - b.pos[0])[0];
     return {
       scale,
+      app: canvas.canvas.clientWidth === 0, // the page's app mode has no canvas
       sides: [canvas.canvas.clientWidth, canvas.canvas.clientHeight],
       note: box(note.pos, note.size),
       group: box(group.pos, group.size),
