@@ -26,7 +26,8 @@ export function listTemplates() {
   api.getCoreWorkflowTemplates = async function (...values) {
     const categories = await core.apply(this, values);
     const [folder, names] = await files.promise;
-    return folder ? [...categories, await category(folder, names)] : categories;
+    const there = categories.some(({ moduleName }) => moduleName === folder); // without a translation it calls itself
+    return folder && !there ? [...categories, await category(folder, names)] : categories;
   };
 }
 

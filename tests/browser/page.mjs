@@ -78,6 +78,8 @@ export class Page {
   async replaced(before) {
     await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 30_000 });
     await this.page.waitForTimeout(500);
+    await this.page.evaluate(() => window.app.canvas.canvas.clientWidth || window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
+    await this.page.waitForTimeout(300);
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
     let last;
     for (let i = 0; i < 20; i++) {
