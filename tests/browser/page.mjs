@@ -53,7 +53,11 @@ export class Page {
   async open_template(name) {
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
     const before = await this.page.evaluate(() => window.app.graph.id);
-    await this.page.getByTestId(`template-workflow-${name}`).click();
+    const card = this.page.getByTestId(`template-workflow-${name}`);
+    for (let i = 0; i < 3 && (await card.count()); i++) {
+      await card.click(); // which misses while pictures come in and cards move
+      await card.waitFor({ state: "detached", timeout: 8000 }).catch(() => {});
+    }
     await this.replaced(before);
   }
 
