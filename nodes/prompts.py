@@ -6,7 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..kernels.priors.base import Prior
 from ..kernels.priors.prompts import view_prompts
+from ..kernels.toybox.captions import spelled
+from ..kernels.toybox.scene_captions import check_sentence, vocabulary
 from .priors.memory import ManagedPrior
 from .shared import types
 from .shared.validation import undeclared
@@ -105,7 +108,23 @@ class ViewPromptsNode(io.ComfyNode):
         return True
 
     @classmethod
-    def execute(cls, prior: ManagedPrior, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, prior: ManagedPrior, prompt: str, negative: str, **inputs: Any) -> io.NodeOutput:
         with prior.reading() as model:
-            prompts = view_prompts(model, **inputs)
+            prompts = view_prompts(model, *read(model, prompt, negative), **inputs)
         return io.NodeOutput(prompts.to("cpu"))  # what ComfyUI caches must not hold on to the GPU's memory
+
+
+def read(prior: Prior, prompt: str, negative: str) -> tuple[str, str]:
+    """Both texts as the prior spells them. Raises ValueError that names the input which it cannot read."""
+    ours = prior.vocabulary == frozenset(vocabulary())
+    if ours:
+        prompt, negative = spelled(prompt), spelled(negative)
+    prior.check_text(prompt)
+    if ours:
+        check_sentence(prompt)
+    try:
+        if negative:
+            prior.check_text(negative)
+    except ValueError as error:
+        raise ValueError(f"negative {str(error).removeprefix('prompt ')}") from None
+    return prompt, negative

@@ -2,11 +2,17 @@
 
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { hideAdvanced } from "./advanced.mjs";
+import { colorSockets, ownTypes } from "./colors.mjs";
 import { addElement, complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
+import { aboutOf, graphLoaded, owner, rememberPrompts, root } from "./prompts.mjs";
+import { listTemplates, openView, rememberView } from "./templates.mjs";
+import { translate } from "./translate.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
+const EXPORT = "Distill3D_ExportMesh"; // says what became of the mesh otherwise than was asked for
 const HEIGHT = 420; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
@@ -14,9 +20,9 @@ const PEEK = 1_000; // ms between looks whether a running node's viewer can be s
 const HISTORY = 20; // prompts to look through for results
 
 const panels = new Map(); // by node
+const types = new Set(); // of the pack's sockets
 const shells = new WeakSet(); // subgraphs' nodes that have said something
-const queued = new Map(); // the graph's id, by the id of a prompt that this page queued
-const root = () => app.rootGraph ?? app.graph;
+const over = new Set(); // "prompt node" of every run whose end was told
 
 /** The node behind an id of the server's, which for one in a subgraph is "outer:inner". */
 function nodeOf(id) {
@@ -26,25 +32,10 @@ function nodeOf(id) {
   return graph?.getNodeById(Number(parts.at(-1)));
 }
 
-/** Whether the graph on the page is another than the one of that id. */
-function elsewhere(workflow) {
-  const here = root()?.id;
-  return Boolean(workflow && here && workflow !== here);
-}
-
-/** The panel of the server's node, if the graph on the page is the one that was queued. */
-function panelOf(id, workflow) {
-  return elsewhere(workflow) ? undefined : panels.get(nodeOf(id));
-}
-
-/** Remembers whose each prompt is: nodes of several graphs have the same ids, and events name only the prompt. */
-function rememberPrompts() {
-  const before = api.queuePrompt;
-  api.queuePrompt = async function (number, data, ...more) {
-    const answer = await before.call(this, number, data, ...more);
-    if (answer?.prompt_id) queued.set(answer.prompt_id, data?.workflow?.id);
-    return answer;
-  };
+/** The panel of the server's node, if the page shows that node's run. */
+function panelOf(id, prompt) {
+  const panel = panels.get(nodeOf(id));
+  return panel?.prompt === prompt ? panel : undefined;
 }
 
 function addPanel(node) {
@@ -66,7 +57,8 @@ function toFront(node) {
   node.widgets.unshift(node.widgets.pop());
   chain(node, "onSerialize", (saved) => {
     // Values are saved by place, with a gap for a widget that is not saved, but read without one.
-    if (saved.widgets_values?.length === node.widgets.length) saved.widgets_values.shift();
+    const last = node.widgets.findLastIndex((widget) => widget.serialize !== false);
+    if (saved.widgets_values?.length === last + 1) saved.widgets_values.shift();
   });
 }
 
@@ -87,9 +79,15 @@ async function runAnew(panel) {
   await app.queuePrompt(0, 1);
 }
 
-function executed({ node, display_node, output, prompt_id }) {
-  const panel = panelOf(display_node ?? node, queued.get(prompt_id));
-  if (panel) showFile(panel, output?.distill3d?.[0]).catch(report);
+async function executed({ node: inner, display_node, output, prompt_id }) {
+  const id = display_node ?? inner;
+  const node = nodeOf(id);
+  if (!node?.comfyClass?.startsWith("Distill3D_") || !(await owner(prompt_id))(id)) return;
+  if (node.comfyClass === EXPORT && output?.text) complain(node, output.text.join("\n"), undefined, "note");
+  const panel = panels.get(node);
+  if (!panel || !output?.distill3d) return;
+  panel.prompt = prompt_id;
+  await showFile(panel, output.distill3d[0]);
 }
 
 function report(error) {
@@ -135,10 +133,12 @@ async function follow(panel) {
   if (panel.running && panels.get(panel.node) === panel) panel.timer = setTimeout(() => follow(panel), pause);
 }
 
-function begin(id, workflow) {
-  const panel = panelOf(id, workflow);
-  if (!panel) return;
+/** A node has begun: joins in if it is on the page. */
+async function begin({ node: id, prompt }) {
+  const panel = panels.get(nodeOf(id));
+  if (!panel || !(await owner(prompt))(id) || over.has(`${prompt} ${id}`)) return;
   panel.id = id;
+  panel.prompt = prompt;
   panel.file = undefined;
   panel.started();
   follow(panel);
@@ -171,8 +171,8 @@ function listenForRefusal() {
   setTimeout(look, 200);
 }
 
-function failed({ prompt_id, node_id, node_type, exception_message }) {
-  if (!elsewhere(queued.get(prompt_id))) complainIn(node_id, node_type, exception_message ?? "");
+async function failed({ prompt_id, node_id, node_type, exception_message }, ...about) {
+  if ((await owner(prompt_id, ...about))(node_id)) complainIn(node_id, node_type, exception_message ?? "");
 }
 
 /** After the page or a workflow was loaded: joins what runs, and shows what ran last. */
@@ -180,20 +180,29 @@ async function restore() {
   const own = root()?._nodes?.some((node) => node.comfyClass?.startsWith("Distill3D_") || node.subgraph);
   if (!panels.size && !own) return;
   const running = await (await api.fetchApi("/distill3d/live")).json();
-  for (const [id, run] of Object.entries(running)) begin(id, run.workflow);
+  for (const run of Object.values(running)) await begin(run);
   const entries = Object.values(await (await api.fetchApi(`/history?max_items=${HISTORY}`)).json());
   let newest = true;
+  const exported = new Set();
+  let graph;
+  const page = () => (graph ??= app.graphToPrompt());
   for (const { prompt, outputs, status } of entries.sort((a, b) => ended(b) - ended(a))) {
-    const workflow = prompt[3]?.extra_pnginfo?.workflow?.id;
-    if (newest && workflow && workflow === root()?.id) {
+    const about = aboutOf(prompt);
+    const owns = await owner(prompt[1], about, page);
+    if (newest && Object.keys(about.output).some(owns)) {
       newest = false;
-      for (const [name, detail] of status?.messages ?? []) if (name === "execution_error") failed(detail);
+      for (const [name, detail] of status?.messages ?? []) if (name === "execution_error") await failed(detail, about, page);
     }
     for (const [id, output] of Object.entries(outputs ?? {})) {
-      const panel = panelOf(id, workflow);
-      const same = panel && prompt[2]?.[id]?.class_type === panel.node.comfyClass;
-      if (!same || !output?.distill3d || panel.file || panel.running) continue;
+      const node = nodeOf(id);
+      const panel = panels.get(node);
+      if (node?.comfyClass === EXPORT && output?.text && !exported.has(node) && owns(id)) {
+        exported.add(node);
+        complain(node, output.text.join("\n"), undefined, "note");
+      }
+      if (!panel || !output?.distill3d || panel.file || panel.running || !owns(id)) continue;
       panel.id ??= id;
+      panel.prompt = prompt[1];
       await showFile(panel, output.distill3d[0]);
     }
   }
@@ -224,19 +233,28 @@ function keepForViewer() {
 app.registerExtension({
   name: "Distill3D.viewer",
 
+  beforeRegisterNodeDef(_, definition) {
+    if (definition.name?.startsWith("Distill3D_")) for (const type of ownTypes(definition)) types.add(type);
+  },
+
   setup() {
+    colorSockets(types);
     document.head.append(Object.assign(document.createElement("style"), { textContent: STYLE + MESSAGE_STYLE }));
     keepForViewer();
     rememberPrompts();
-    api.addEventListener("distill3d.start", ({ detail }) => begin(detail.node, detail.workflow));
+    listTemplates();
+    api.addEventListener("distill3d.start", ({ detail }) => begin(detail).catch(report));
     api.addEventListener("distill3d.frame", ({ detail }) => {
-      const panel = panelOf(detail.node, detail.workflow);
+      const panel = panelOf(detail.node, detail.prompt);
       if (panel?.running) follow(panel);
     });
-    api.addEventListener("distill3d.end", ({ detail }) => panelOf(detail.node, detail.workflow)?.ended(detail.partial));
-    api.addEventListener("executed", ({ detail }) => executed(detail));
+    api.addEventListener("distill3d.end", ({ detail }) => {
+      over.add(`${detail.prompt} ${detail.node}`);
+      panelOf(detail.node, detail.prompt)?.ended(detail.partial);
+    });
+    api.addEventListener("executed", ({ detail }) => executed(detail).catch(report));
     api.addEventListener("promptQueueing", listenForRefusal);
-    api.addEventListener("execution_error", ({ detail }) => failed(detail));
+    api.addEventListener("execution_error", ({ detail }) => failed(detail).catch(report));
     api.addEventListener("reconnected", () => {
       for (const panel of panels.values()) if (panel.running) panel.ended(); // restore() begins it anew if it runs
       restore().catch(report);
@@ -246,11 +264,19 @@ app.registerExtension({
   nodeCreated(node) {
     if (KINDS.includes(node.comfyClass)) addPanel(node);
     if (!node.comfyClass?.startsWith("Distill3D_")) return;
+    hideAdvanced(node);
     for (const name of ["onWidgetChanged", "onRemoved"]) chain(node, name, () => forget(node));
     chain(node, "onSerialize", (saved) => saveWithout(node, saved));
   },
 
+  async beforeConfigureGraph(graph) {
+    rememberView();
+    await translate(graph).catch(report);
+  },
+
   afterConfigureGraph() {
+    openView(root());
+    graphLoaded();
     restore().catch((error) => console.warn("Distill3D: earlier results could not be shown again:", error));
   },
 });

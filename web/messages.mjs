@@ -9,6 +9,7 @@ export const MESSAGE_STYLE = `
 .distill3d-message { box-sizing: border-box; width: 100%; height: 100%; overflow: auto; padding: 5px 7px; border-radius: 5px;
   font: 12px/1.35 system-ui, sans-serif; white-space: pre-wrap; overflow-wrap: anywhere; user-select: text;
   color: #ffd9d4; background: #4a1613; border: 1px solid #b3372c; }
+.distill3d-message.note { color: #ffe7b8; background: #463208; border-color: #b3832c; }
 .distill3d-message:empty { display: none; }
 `;
 
@@ -38,8 +39,9 @@ export function messageElement() {
   return element;
 }
 
-/** Says it in the node: in `element`, which it has already, or else in a widget at its end, until `forget`. */
-export function complain(node, text, element) {
+/** Says it in the node: in `element`, which it has already, or else in a widget at its end, until `forget`. `kind` "note":
+ * of what went well, but otherwise than was asked for. */
+export function complain(node, text, element, kind) {
   forget(node);
   const said = text.trim().slice(0, LENGTH);
   if (!said) return;
@@ -50,6 +52,7 @@ export function complain(node, text, element) {
   }
   const own = messageElement();
   own.textContent = said;
+  if (kind) own.classList.add(kind);
   const height = node.size[1];
   const widget = addElement(node, "message", own, HEIGHT);
   node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
@@ -82,6 +85,21 @@ export function forgetAll() {
   for (const node of [...shown.keys()]) forget(node);
 }
 
+/** Leaves one of equal complaints: the check of a whole node is repeated for each of its inputs. It is about the input that
+ * its text names first. */
+export function once(errors) {
+  const kept = new Map();
+  for (const error of errors) {
+    const text = error.details?.split(" - ").slice(1).join(" - ");
+    const input = error.extra_info?.input_name;
+    const place = text?.search(new RegExp(`\\b${input}\\b`)) ?? -1;
+    const key = error.type === "custom_validation_failed" && text ? text : Symbol();
+    const before = kept.get(key);
+    if (!before || (place >= 0 && (before.place < 0 || place < before.place))) kept.set(key, { error, place });
+  }
+  return [...kept.values()].map(({ error }) => error);
+}
+
 /** The server's complaints about a node's inputs, each in one line that begins with the input's name. */
 export function refusals({ errors }) {
   const lines = errors.map(({ type, message, details = "", extra_info }) => {
@@ -90,5 +108,5 @@ export function refusals({ errors }) {
     if (type === "value_not_in_list") return `${details || input}.`;
     return input ? `${input}: ${message}` : [message, details].filter(Boolean).join(": ");
   });
-  return [...new Set(lines)].join("\n"); // a check of several inputs complains once for each
+  return [...new Set(lines)].join("\n");
 }

@@ -2,9 +2,10 @@
 
 import { decode } from "./message.mjs";
 import { messageElement } from "./messages.mjs";
+import { say } from "./words.mjs";
 
 const CHECKS = "repeating-conic-gradient(#777 0 25%, #999 0 50%) 0 0 / 24px 24px";
-const BACKGROUNDS = { grey: "#808080", white: "#ffffff", black: "#000000", checks: CHECKS };
+const BACKGROUNDS = { gray: "#808080", white: "#ffffff", black: "#000000", checks: CHECKS };
 const PROPERTIES = { background: "distill3d background", turn: "distill3d turntable" }; // saved with the workflow
 
 export const STYLE = `
@@ -28,8 +29,8 @@ export const STYLE = `
 .distill3d .distill3d-message { flex: none; height: auto; max-height: 40%; }
 .distill3d .facts { min-height: 2.7em; font-variant-numeric: tabular-nums; }
 .distill3d .facts div { white-space: nowrap; overflow: hidden; text-overflow: ellipsis; }
-.distill3d:has(.chart) .view { max-height: 130cqw; } /* the chart takes what is left */
-.distill3d .chart { position: relative; flex: 1 1 44px; min-height: 44px; }
+.distill3d:has(.chart) .view { max-height: 130cqw; } /* or its buttons would be out of sight in a very high node */
+.distill3d .chart { position: relative; flex: none; height: 56px; }
 .distill3d .chart span { position: absolute; left: 2px; font-size: 10px; opacity: 0.7; pointer-events: none; }
 .distill3d .chart .high { top: 0; }
 .distill3d .chart .low { bottom: 2px; }
@@ -49,7 +50,7 @@ export class Panel {
     this.hint = make("div", { className: "hint", textContent: hint(stop) });
     this.view.append(canvas, this.hint);
     this.turn = button("Turntable", "Turn the object round and round", () => this.set("turn", !this.get("turn")));
-    this.ground = button("Background", "Grey, white, black, or checks where nothing is", () => this.nextBackground());
+    this.ground = button("Background", "Gray, white, black, or checks where nothing is", () => this.nextBackground());
     this.home = button("Reset", "Look from the front again (or double-click)", () => this.reset());
     this.row = make("div", { className: "row" });
     this.row.append(this.turn, this.ground, this.home);
@@ -59,11 +60,11 @@ export class Panel {
     if (stop) {
       const tip = "End this node after the step it is at and let the graph go on with the cloud so far";
       this.stop = button("Stop and keep", tip, async () => {
-        this.stop.disabled = true;
+        this.stopping(true);
         try {
-          await stop();
+          if (!(await stop()).ok) throw new Error("it does not run");
         } catch {
-          this.stop.disabled = false; // the server was not reached: to be pressed again
+          this.stopping(false); // the server was not reached: to be pressed again
         }
       });
       this.stop.className = "stop";
@@ -104,12 +105,12 @@ export class Panel {
     const turning = Boolean(this.get("turn"));
     this.turn.classList.toggle("on", turning);
     this.viewer?.turn(turning);
-    this.view.style.background = BACKGROUNDS[this.get("background")] ?? BACKGROUNDS.grey;
+    this.view.style.background = BACKGROUNDS[this.get("background")] ?? BACKGROUNDS.gray;
   }
 
   nextBackground() {
     const names = Object.keys(BACKGROUNDS);
-    this.set("background", names[(names.indexOf(this.get("background") ?? "grey") + 1) % names.length]);
+    this.set("background", names[(names.indexOf(this.get("background") ?? "gray") + 1) % names.length]);
   }
 
   reset() {
@@ -117,23 +118,29 @@ export class Panel {
     this.viewer?.wake();
   }
 
+  /** Says that the step which is under way is the last. */
+  stopping(so) {
+    this.stop.disabled = so;
+    this.ending = so;
+    this.tell(this.about);
+  }
+
   started() {
     this.running = true;
+    this.ending = false;
     this.partial = undefined;
     this.step = this.element.dataset.step = 0;
     this.about = undefined;
     if (this.stop) this.stop.disabled = false;
-    this.offer();
-    this.say(["starting ..."]);
+    this.tell();
   }
 
   /** `partial`: where the cloud of a run is that did not end well. */
   ended(partial) {
-    this.running = false;
+    this.running = this.ending = false;
     this.partial = partial;
     if (this.stop) this.stop.disabled = true;
-    if (this.about) this.tell(this.about);
-    else this.say(partial ? [kept(partial)] : []);
+    this.tell(this.about);
   }
 
   /** Shows a message of the server's. */
@@ -150,18 +157,20 @@ export class Panel {
       this.applied();
       this.hint.style.display = "none";
     } else {
-      this.hint.textContent = "This browser has no WebGL 2, so the cloud cannot be shown here.";
+      this.hint.textContent = say("This browser has no WebGL 2, so the cloud cannot be shown here.");
     }
     Object.assign(this.element.dataset, { step: this.step, shown: cloud.about.shown });
   }
 
+  /** `about`: what a message says; nothing before the first one. */
   tell(about) {
     this.about = about;
-    const lines = facts(about, this.running);
+    const lines = about ? facts(about, this.running) : this.running ? [say("starting ...")] : [];
+    if (this.ending) lines.push(say("Stopping: this step is the last. The cloud is kept, and the graph goes on with it."));
     if (this.partial) lines.push(kept(this.partial));
-    if (this.offer()) lines.push("Run goes on with this cloud; Run all steps makes it anew.");
+    if (this.offer()) lines.push(say("Run uses this cloud as it is and does not continue it. Run all steps starts over."));
     this.say(lines);
-    if (this.chart) draw(this.chart, about.losses ?? []);
+    if (this.chart && about) draw(this.chart, about.losses ?? []);
   }
 
   /** Offers the steps that are missing in what was kept, in place of a stop; whether it does. */
@@ -185,29 +194,28 @@ export class Panel {
 
 /** What a message says, in a line or two. */
 function facts(about, running) {
-  const count = about.count.toLocaleString("en");
-  const thinned = about.shown < about.count ? ` (${about.shown.toLocaleString("en")} drawn)` : "";
-  const cloud = `${count} Gaussian${about.count === 1 ? "" : "s"}${thinned}`;
+  const number = (count) => count.toLocaleString("en");
+  const counted = say(about.count === 1 ? "{0} Gaussian" : "{0} Gaussians", number(about.count));
+  const cloud = counted + (about.shown < about.count ? ` ${say("({0} drawn)", number(about.shown))}` : "");
   if (!about.step) return [cloud];
   const pace = about.seconds / about.step;
   const loss = about.losses?.filter((value) => value !== null).at(-1);
-  const left = running ? `${duration(pace * (about.steps - about.step))} left` : `took ${duration(about.seconds)}`;
-  return [
-    `step ${about.step} of ${about.steps}${about.stopped && !running ? ", stopped and kept" : ""} · ${left}`,
-    [cloud, `${duration(pace)} a step`, ...(loss === undefined ? [] : [`loss ${loss.toPrecision(3)}`])].join(" · "),
-  ];
+  const [pattern, time] = running ? ["{0} left", pace * (about.steps - about.step)] : ["took {0}", about.seconds];
+  const ended = about.stopped && !running ? `, ${say("stopped and kept")}` : "";
+  const shares = [cloud, say("{0} a step", duration(pace)), ...(loss === undefined ? [] : [say("loss {0}", loss.toPrecision(3))])];
+  return [`${say("step {0} of {1}", about.step, about.steps)}${ended} · ${say(pattern, duration(time))}`, shares.join(" · ")];
 }
 
 function kept(path) {
-  return `Ended early; the cloud so far is in ${path}`;
+  return say("Ended early; the cloud so far is in {0}", path);
 }
 
 function duration(seconds) {
-  if (seconds < 1) return `${Math.round(1000 * seconds)} ms`;
-  if (seconds < 10) return `${seconds.toFixed(1)} s`;
-  if (seconds < 90) return `${Math.round(seconds)} s`;
-  if (seconds < 5400) return `${Math.round(seconds / 60)} min`;
-  return `${(seconds / 3600).toFixed(1)} h`;
+  if (seconds < 1) return say("{0} ms", Math.round(1000 * seconds));
+  if (seconds < 10) return say("{0} s", seconds.toFixed(1));
+  if (seconds < 90) return say("{0} s", Math.round(seconds));
+  if (seconds < 5400) return say("{0} min", Math.round(seconds / 60));
+  return say("{0} h", (seconds / 3600).toFixed(1));
 }
 
 function draw(chart, losses) {
@@ -221,12 +229,12 @@ function draw(chart, losses) {
   });
   svg.innerHTML =
     '<line x1="0" y1="99" x2="100" y2="99"/>' +
-    (values.length > 1 ? `<polyline points="${points.join(" ")}"/><title>loss ${low} to ${high}</title>` : "");
+    (values.length > 1 ? `<polyline points="${points.join(" ")}"/><title>${say("loss {0} to {1}", low, high)}</title>` : "");
   [top.textContent, bottom.textContent] = values.length > 1 ? [high.toPrecision(3), low.toPrecision(3)] : ["", ""];
 }
 
 function hint(stop) {
-  return stop ? "The cloud grows here while this node runs." : "Run the graph to see the cloud here.";
+  return say(stop ? "The cloud grows here while this node runs." : "Run the graph to see the cloud here.");
 }
 
 function make(tag, properties) {
@@ -234,7 +242,7 @@ function make(tag, properties) {
 }
 
 function button(text, title, act) {
-  const made = make("button", { type: "button", textContent: text, title });
+  const made = make("button", { type: "button", textContent: say(text), title: say(title) });
   made.addEventListener("click", (event) => {
     event.stopPropagation();
     act();

@@ -36,6 +36,7 @@ VIEWS = ("front", "side", "back", "overhead")
 # Finer view words, one per 45 degrees of azimuth from the front on; left and right are the object's own.
 SIDES = ("front", "front left", "left side", "back left", "back", "back right", "right side", "front right")
 VIEW_WORDS = (*VIEWS, *(side for side in SIDES if side not in VIEWS), *(f"overhead {side}" for side in SIDES))
+SPELLINGS = {"grey": "gray"}  # of other people, for words of the vocabulary
 _NOUNS = {"striped": "stripes", "checkered": "checks", "dotted": "dots"}
 _GRAMMAR_WORDS = ("a", "an", "with", "view", *_NOUNS.values())
 
@@ -80,15 +81,25 @@ def vocabulary() -> tuple[str, ...]:
     return tuple(sorted({*CATEGORIES, *COLORS, *" ".join(VIEW_WORDS).split(), *_GRAMMAR_WORDS}))
 
 
+def spelled(text: str) -> str:
+    """``text`` with its words as the vocabulary spells them; all else stays as it is."""
+    return re.sub(rf"\b({'|'.join(SPELLINGS)})\b", lambda match: SPELLINGS[match[0].lower()], text, flags=re.I)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of ``text`` without case and punctuation, spelled as in the vocabulary."""
+    return re.findall(r"[^\s,.;:!?]+", spelled(text).lower())
+
+
 def unknown_words(text: str) -> list[str]:
     """The words of ``text`` that no caption can hold, in order of appearance."""
     known = set(vocabulary())
-    return list(dict.fromkeys(w for w in re.findall(r"[^\s,.;:!?]+", text.lower()) if w not in known))
+    return list(dict.fromkeys(word for word in words_of(text) if word not in known))
 
 
 def parse(text: str) -> Caption:
     """The caption that ``text`` is (view words are dropped). Raises ValueError that names what is wrong."""
-    words = " ".join(re.findall(r"[^\s,.;:!?]+", text.lower()))
+    words = " ".join(words_of(text))
     if not words:
         raise ValueError('the prompt is empty; try "a red mug".')
     if unknown := unknown_words(text):

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 
 from . import captions
-from .captions import CATEGORIES, COLORS, SIDES, VIEW_WORDS, VIEWS, Caption
+from .captions import CATEGORIES, COLORS, SIDES, VIEW_WORDS, VIEWS, Caption, parse
 
 GROUNDS = ("green", "brown", "yellow", "gray")
 SKIES = ("blue", "cyan", "orange", "pink")
@@ -59,7 +59,7 @@ def vocabulary() -> tuple[str, ...]:
 
 def parse_scene(text: str) -> Scene:
     """The scene that ``text`` is (view words are dropped). Raises ValueError that names what is wrong."""
-    words = re.findall(r"[^\s,.;:!?]+", text.lower())
+    words = captions.words_of(text)
     if not words:
         raise ValueError(f'the prompt is empty; try "{_EXAMPLE}".')
     known = set(vocabulary())
@@ -81,6 +81,24 @@ def parse_scene(text: str) -> Scene:
         )
     color1, category1, color2, category2, ground, sky = match.groups()
     return Scene(Caption(category1, color1), Caption(category2, color2), ground, sky)
+
+
+def check_sentence(text: str) -> None:
+    """Raises ValueError for a text that is neither a caption of one object nor of a scene, though of known words: the
+    embedded prior makes something of it all the same, and seldom what is meant."""
+    for read in (parse, parse_scene):
+        try:
+            read(text)
+            return
+        except ValueError:
+            continue
+    raise ValueError(
+        f"prompt {text!r} is no sentence that the embedded prior was trained on, so it would make something else. "
+        'Write "a COLOUR OBJECT", or "a COLOUR OBJECT with COLOUR stripes" (or checks, dots), for example "a red mug '
+        f'with blue stripes"; for a scene "a COLOUR OBJECT and a COLOUR OBJECT on a COLOUR ground under a COLOUR sky". '
+        f"Objects: {', '.join(CATEGORIES)}. Colours: {', '.join(COLORS)}. Other sentences need another prior, such as "
+        "Stable Diffusion."
+    )
 
 
 def pair_held_out(first: int, second: int) -> bool:

@@ -24,7 +24,7 @@ from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 
 # What suits the embedded prior in 800 steps; runs of at most SHORT steps have the changes below. What suits it in 240
-# to 400 is in workflows/compare_losses.json, the config "400 steps" of sweeps/losses.json. The papers' are in
+# to 400 is in the workflow compare_losses, the config "400 steps" of sweeps/losses.json. The papers' are in
 # nodes/papers.json.
 # CDS's serve the quickstart's 200 steps of 2 views too.
 LOSSES: dict[str, Any] = {

@@ -51,7 +51,7 @@ SCENE_LOSSES = LOSSES | {
     "vdm": VDM(guidance=6.0, t_max_start=850, psi_updates=1, refine_guidance=3.0, refine_t_min=200),
     "sds": SDS(guidance=6.0, weighting="sigma/alpha", t_min=200, t_max_start=850),
 }
-INIT = SceneInit(ground_count=3000, sky_count=1200, object_count=6000, object_scale=0.011)  # as in workflows/scene.json
+INIT = SceneInit(ground_count=3000, sky_count=1200, object_count=6000, object_scale=0.011)  # as in the workflow scene
 INWARD, OUTWARD = 24, 12
 SHEET = (0, 6, 12, 18, 24, 27, 30, 33)  # of the measured cameras: four from around, four from the middle
 # bounds_radius lies beyond the dome, and nothing fades what an alpha of 1 everywhere needs.

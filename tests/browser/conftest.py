@@ -18,6 +18,7 @@ sys.path.insert(0, str(HERE.parent / "comfyui"))
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser draws in software and needs the other cores
 
 from harness import environment, prompts  # noqa: E402
+from harness.frontend import frontend  # noqa: E402
 from harness.played import Played  # noqa: E402
 from harness.server import Server  # noqa: E402
 
@@ -57,6 +58,20 @@ def comfyui(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     folder = tmp_path_factory.mktemp("comfyui")
     with Server(environment.tree(), folder / "base", folder / "comfyui.log") as server:
         server.post("/settings", {"Comfy.TutorialCompleted": True})  # no dialog over the graph
+        yield server
+
+
+@pytest.fixture(scope="session")
+def newest(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same ComfyUI with the newest page; skipped where that cannot be had."""
+    try:
+        page = frontend("newest")
+    except environment.SetupError as error:
+        pytest.skip(str(error))
+    folder = tmp_path_factory.mktemp("newest")
+    arguments = ("--front-end-root", str(page))
+    with Server(environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments) as server:
+        server.post("/settings", {"Comfy.TutorialCompleted": True})
         yield server
 
 

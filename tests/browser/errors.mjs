@@ -35,7 +35,12 @@ try {
   await click();
   facts.refused = await said();
   await p.whole(`${name}-refused`);
-  await p.set({ Distill3D_Optimize: { steps: 3, background: "gray" } });
+  await p.set({ Distill3D_Optimize: { steps: 3, background: "gray" }, Distill3D_OrbitCameras: { elevation_min: 50, elevation_max: 10 } });
+  await click();
+  await p.page.waitForTimeout(2000); // what was said before is gone
+  await said();
+  facts.once = await p.page.evaluate(() => Object.values(window.app.lastNodeErrors).map((about) => about.errors.map((error) => error.extra_info.input_name)));
+  await p.set({ Distill3D_OrbitCameras: { elevation_min: -10, elevation_max: 45 } });
   await p.look_at(prompts, 0.8);
   facts.before = await saved();
   await p.set({ Distill3D_ViewPrompts: { prompt: "a red dragon" } });
@@ -57,6 +62,20 @@ try {
   await p.page.evaluate(() => window.over);
   facts.mended = await messages();
   facts.after = await saved();
+  // What went well, but otherwise than was asked for, is a note in its node.
+  facts.note = await p.page.evaluate(async () => {
+    const node = window.LiteGraph.createNode("Distill3D_ExportMesh");
+    window.app.graph.add(node);
+    window.app.graph._nodes.find((each) => each.type === "Distill3D_Optimize").connect(0, node, 0);
+    node.widgets.find((widget) => widget.name === "resolution").value = 32;
+    return node.id;
+  });
+  await p.look_at(facts.note, 0.8);
+  await p.queue();
+  facts.note = [await p.end()];
+  await p.page.waitForTimeout(1000);
+  facts.note.push(await messages());
+  await p.whole(`${name}-note`);
 } catch (error) {
   facts.failure = String(error.stack ?? error);
   await p.whole(`${name}-failure`);

@@ -41,7 +41,7 @@ try {
     const workflow = path.split("/").at(-1).replace(".json", "");
     if (nodes2) await p.drop(path);
     else await p.open_template(workflow);
-    facts.layouts[workflow] = await p.layout();
+    facts.layouts[workflow.replace("distill3d_", "")] = await p.layout();
     await p.whole(`${name}-${workflow}`);
   }
   // All layouts first: the page shows what a run has left in a node also in another workflow's node of the same number.
@@ -49,7 +49,7 @@ try {
     const workflow = path.split("/").at(-1).replace(".json", "");
     await p.open_workflow(path);
     await p.set(values);
-    facts.started[workflow] = await first_click();
+    facts.started[workflow.replace("distill3d_", "")] = await first_click();
   }
 } catch (error) {
   facts.failure = String(error.stack ?? error);

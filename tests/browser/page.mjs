@@ -42,8 +42,9 @@ export class Page {
     await this.page.waitForTimeout(1500); // it brings the last workflow back, and its dialogs up
   }
 
-  async open_workflow(path) {
+  async open_workflow(path, change = () => {}) {
     const graph = JSON.parse(readFileSync(path, "utf8"));
+    change(graph);
     await this.page.evaluate((data) => window.app.loadGraphData(data), graph);
     await this.page.waitForTimeout(1000);
   }
@@ -52,7 +53,11 @@ export class Page {
   async open_template(name) {
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
     const before = await this.page.evaluate(() => window.app.graph.id);
-    await this.page.getByTestId(`template-workflow-${name}`).click();
+    const card = this.page.getByTestId(`template-workflow-${name}`);
+    for (let i = 0; i < 3 && (await card.count()); i++) {
+      await card.click(); // which misses while pictures come in and cards move
+      await card.waitFor({ state: "detached", timeout: 8000 }).catch(() => {});
+    }
     await this.replaced(before);
   }
 
@@ -77,6 +82,8 @@ export class Page {
   async replaced(before) {
     await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 30_000 });
     await this.page.waitForTimeout(500);
+    await this.page.evaluate(() => window.app.canvas.canvas.clientWidth || window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
+    await this.page.waitForTimeout(300);
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
     let last;
     for (let i = 0; i < 20; i++) {

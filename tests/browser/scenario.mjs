@@ -33,10 +33,17 @@ try {
   await shoot("later");
   facts.running = await p.panel().locator(".facts").innerText();
   facts.curve = await p.panel().locator(".curve polyline").getAttribute("points");
+  facts.chart = (await p.panel().locator(".chart").boundingBox()).height;
   facts.heights = await p.panel().evaluate((panel) => [panel, ...panel.children].map((part) => part.getBoundingClientRect().height));
   await p.whole(`${name}-running`);
+  await p.page.evaluate(() => {
+    const facts = document.querySelector(".distill3d .facts");
+    window.said = [];
+    new MutationObserver(() => window.said.push(facts.innerText)).observe(facts, { childList: true });
+  });
   await p.press("Stop and keep");
   facts.end = await p.end();
+  facts.stopping = await p.page.evaluate(() => window.said.filter((text) => text.includes("Stopping")).length);
   await p.page.waitForTimeout(1500); // pictures of other outputs come late, and make room for themselves
   await p.settle();
   facts.kept = await p.panel().locator(".facts").innerText();

@@ -5,10 +5,24 @@ from __future__ import annotations
 import copy
 
 import pytest
+from harness import environment
+from harness.server import Server
 
 
 @pytest.fixture(scope="module")
-def played(play, comfyui, workflow):
+def server(browser, tmp_path_factory):
+    """A ComfyUI without the package xatlas."""
+    folder = tmp_path_factory.mktemp("errors")
+    folder.joinpath("xatlas.py").write_text("raise ImportError('taken away')")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        with Server(environment.tree(), folder / "base", folder / "comfyui.log") as server:
+            server.post("/settings", {"Comfy.TutorialCompleted": True})
+            yield server
+
+
+@pytest.fixture(scope="module")
+def played(play, server, workflow):
     """In Nodes 2.0; the test of the oldest ComfyUI does the same on the classic canvas."""
     workflow = copy.deepcopy(workflow)
     workflow["id"] = "00000000-0000-4000-8000-000000000001"  # with a history of its own
@@ -23,7 +37,7 @@ def played(play, comfyui, workflow):
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}
     workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())]
     optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
-    return play("errors.mjs", "errors", comfyui, workflow, nodes2=True, optimize=optimize, prompts=prompts)
+    return play("errors.mjs", "errors", server, workflow, nodes2=True, optimize=optimize, prompts=prompts)
 
 
 def test_what_is_refused_names_the_widgets_in_the_node(played):
@@ -33,6 +47,16 @@ def test_what_is_refused_names_the_widgets_in_the_node(played):
     assert len(lines) == 2
     assert any(line.startswith("steps is 0") for line in lines)
     assert any(line.startswith("background") and "plaid" in line for line in lines)
+
+
+def test_one_wrong_value_is_told_once(played):
+    """Of the page's own list of errors: ComfyUI repeats the check of a whole node for each of its inputs."""
+    assert played.facts["once"] == [["elevation_min"]]
+
+
+def test_missing_xatlas_is_told_in_the_node(played):
+    ended, ((title, text),) = played.facts["note"]
+    assert ended == "execution_success" and title == "Export Mesh" and "pip install xatlas" in text
 
 
 def test_what_ends_a_run_is_said_in_its_node_and_again_after_a_reload(played):

@@ -35,6 +35,23 @@ def test_canvas_shows_the_names_of_that_language(opened, language):
         assert set(node["outputs"]) <= {entry["name"] for entry in names["outputs"].values()}
 
 
+WORDS = {
+    "en": {"groups": "Keep", "note": "## Quickstart", "panel": "Stop and keep", "card": "A prompt becomes"},
+    "zh": {
+        "groups": "\u4fdd\u5b58",
+        "note": "## \u5feb\u901f\u5165\u95e8",
+        "panel": "\u505c\u6b62\u5e76\u4fdd\u7559",
+        "card": "\u7531\u63d0\u793a\u8bcd",
+    },
+}
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_workflow_viewer_and_template_are_in_that_language(opened, language):
+    for what, text in WORDS[language].items():
+        assert text in opened.facts[language][what], what
+
+
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_nodes_2_show_them_too(opened, language):
     names = texts(language)["Distill3D_CDSLoss"]

@@ -39,6 +39,7 @@ def test_stop_and_keep_ends_the_node_and_the_graph_leaves_its_files(played):
     assert facts["end"] == "execution_success"
     assert "stopped and kept" in facts["kept"] and "1,500 Gaussians" in facts["kept"] and "loss" in facts["kept"]
     assert not facts["stop_enabled"]
+    assert facts["stopping"] >= 1 and "Stopping" not in facts["kept"]
     assert {file.suffix for file in played.facts["made"]} >= {".ply", ".glb", ".webp"}
 
 
@@ -62,7 +63,9 @@ def test_run_says_how_it_goes_while_it_runs(played):
 
 def test_viewer_takes_the_room_there_is(played):
     panel, view, *others = played.facts["heights"]
-    assert abs(panel - view - sum(others)) < 0.05 * panel and view > 0.3 * panel
+    whole = abs(panel - view - sum(others)) < 0.05 * panel
+    assert (whole and view > 0.3 * panel) or view > 400  # of a very high node it leaves some
+    assert 40 < played.facts["chart"] < 80
 
 
 def test_viewer_stays_as_it_is_while_the_page_lists_the_inputs_of_its_node(played):
@@ -76,10 +79,10 @@ def test_page_loads_little_and_the_renderer_only_when_it_is_needed(played):
     assert sum(file.stat().st_size for file in ours) < 1.5e6
 
 
-def test_run_goes_on_with_what_was_kept_and_all_steps_are_made_when_asked_for(played):
+def test_run_uses_what_was_kept_and_all_steps_are_made_when_asked_for(played):
     ended, begun, said = played.facts["again"]
     assert (ended, begun) == ("execution_success", 0)
-    assert "stopped and kept" in said and "Run all steps" in said
+    assert "stopped and kept" in said and "does not continue it. Run all steps starts over" in said
     assert played.facts["anew"] >= 2 and played.facts["anew_end"] == ["execution_success", 1]
 
 

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from harness import prompts
 
-NAMES = sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
+NAMES = prompts.NAMES
 TOLERANCE = 4.0  # graph units, of rounding
 SMALL = {
     "Distill3D_Optimize": {"views": 1, "image_size": 64},
@@ -19,7 +19,7 @@ SMALL = {
 def opened(request, play, comfyui):
     """On the classic canvas by their cards in the template browser, and run; in Nodes 2.0 dropped on the canvas."""
     nodes2 = request.param == "nodes 2.0"
-    files = [str(prompts.WORKFLOWS / f"{name}.json") for name in NAMES]
+    files = [str(prompts.file_of(name)) for name in NAMES]
     name = "opened-nodes2" if nodes2 else "opened"
     return play("layouts.mjs", name, comfyui, workflows=files, nodes2=nodes2, values=None if nodes2 else SMALL)
 

@@ -35,6 +35,14 @@ try {
       await p.open_workflow(settings.workflow);
       const way = nodes2 ? "nodes2" : "classic";
       if (!nodes2) said.drawn = await p.page.evaluate(drawn);
+      if (!nodes2) {
+        said.groups = await p.page.evaluate(() => window.app.graph._groups.map((group) => group.title));
+        said.note = await p.page.evaluate(() => window.app.graph._nodes.find((node) => node.type === "MarkdownNote").widgets[0].value);
+        said.panel = await p.panel().innerText();
+        await p.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
+        said.card = await p.page.getByTestId("template-workflow-distill3d_quickstart").innerText();
+        await p.page.keyboard.press("Escape");
+      }
       else said.text = await p.page.evaluate(() => [...document.querySelectorAll("[data-node-id]")].map((each) => each.textContent).join("\n"));
       const id = await p.page.evaluate(([type]) => window.app.graph._nodes.find((node) => node.type === type).id, nodes);
       await p.look_at(id);

@@ -1,4 +1,4 @@
-"""An object from a prompt: starts ComfyUI, queues workflows/quickstart.json, fetches the files, measures them.
+"""An object from a prompt: starts ComfyUI, queues the workflow quickstart, fetches the files, measures them.
 
 ``python tests/comfyui/make_object.py "a red mug" [--steps N] [--seed N] [--workflow FILE] [--output FOLDER]`` in the
 environment that harness/environment.py sets up; ``nox -s object`` does both.
@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("prompt", nargs="*", help='one caption of the toybox, in quotes: "a red mug"')
     parser.add_argument("--steps", type=int, help="optimization steps (default: the workflow's)")
     parser.add_argument("--seed", type=int, help="seed of the run (default: the workflow's)")
-    parser.add_argument("--workflow", type=Path, help="a variation of workflows/quickstart.json, as ComfyUI saves it")
+    parser.add_argument("--workflow", type=Path, help="a variation of the workflow quickstart, as ComfyUI saves it")
     parser.add_argument("--output", type=Path, help="folder for the files (default: output/ and the prompt)")
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -165,7 +165,7 @@ def quality(prompt: dict, run) -> str:
 
 
 def quickstart(object_info: dict, text: str, arguments: argparse.Namespace) -> dict:
-    file = arguments.workflow or prompts.WORKFLOWS / "quickstart.json"
+    file = arguments.workflow or prompts.file_of("quickstart")
     prompt = prompts.api_form(json.loads(file.read_text(encoding="utf-8")), object_info)
     prompt = prompts.set_values(prompt, "Distill3D_ViewPrompts", prompt=text)
     if arguments.steps is not None:

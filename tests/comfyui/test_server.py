@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import urllib.request
 
 import numpy as np
@@ -49,7 +50,7 @@ def test_every_template_has_a_thumbnail_where_the_page_looks_for_it(comfyui):
 def test_notes_explain_every_template():
     """Beside the first node, readable without scrolling far, naming only nodes and inputs that are there."""
     for file in prompts.WORKFLOWS.glob("*.json"):
-        workflow = prompts.read(file.stem)
+        workflow = json.loads(file.read_text(encoding="utf-8"))
         notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
         assert notes, file.name
         left = min(node["pos"][0] for node in workflow["nodes"])

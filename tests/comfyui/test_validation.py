@@ -49,6 +49,29 @@ def test_word_outside_the_vocabulary_ends_the_run_with_its_name(comfyui, quickst
     assert "dragon" in run.error
 
 
+@pytest.mark.parametrize("text", ["red", "a red and blue mug", "a red mug on a table"])
+def test_known_words_that_are_no_sentence_of_the_embedded_prior_end_the_run(comfyui, quickstart_prompt, text):
+    run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt=text))
+    assert run.status == "error"
+    assert run.error.startswith(f"Distill3D_ViewPrompts: prompt {text!r} is no sentence") and "a red mug" in run.error
+
+
+def test_refused_negative_prompt_is_named_so(comfyui, quickstart_prompt):
+    run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", negative="an ugly mug"))
+    assert run.status == "error"
+    assert run.error.startswith("Distill3D_ViewPrompts: negative 'an ugly mug'")
+
+
+def test_grey_is_gray(comfyui, quickstart_prompt):
+    prompt = prompts.reduced(quickstart_prompt, steps=1)
+    clouds = []
+    for color in ("grey", "gray"):
+        run = comfyui.run(prompts.set_values(prompt, "Distill3D_ViewPrompts", prompt=f"a {color} mug"))
+        assert run.status == "success", run.error
+        clouds.append(comfyui.fetch(run, ".ply"))
+    assert clouds[0] == clouds[1]
+
+
 def test_registry_check_finds_nothing(comfy_cli):
     done = subprocess.run(
         [comfy_cli / "comfy", "--skip-prompt", "node", "validate"],

@@ -18,7 +18,7 @@ from harness import prompts
 from harness.environment import child_environment
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-NAMES = sorted(file.stem for file in prompts.WORKFLOWS.glob("*.json"))
+NAMES = prompts.NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)

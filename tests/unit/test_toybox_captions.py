@@ -17,12 +17,14 @@ from distill3d.kernels.toybox.captions import (
     held_out,
     parse,
     side_of,
+    spelled,
     unknown_words,
     view_of,
     vocabulary,
 )
 from distill3d.kernels.toybox.data import NO_VIEW, Atlas, CaptionTable, draw
 from distill3d.kernels.toybox.models import TOKENS, tokenize, write_tokenizer
+from distill3d.kernels.toybox.scene_captions import check_sentence, parse_scene
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,25 @@ def test_the_article_fits_the_next_word_of_every_caption():
     for caption in [*all_captions(), *(Caption(c, None) for c in CATEGORIES)]:
         article, following, *_ = caption.text.split()
         assert article == ("an" if following[0] in "aeiou" else "a")  # no word here starts with a silent letter
+
+
+def test_other_spellings_are_read_as_the_own_ones():
+    assert parse("a Grey mug with white stripes") == Caption("mug", "gray", "striped", "white")
+    assert spelled("A Grey mug, greyish") == "A gray mug, greyish"
+    assert parse_scene("a grey mug and a red cube on a grey ground under a blue sky").ground == "gray"
+
+
+@pytest.mark.parametrize("text", ["a red mug", "Mug, front view", "a grey mug with red dots"])
+def test_sentences_of_the_embedded_prior_pass(text):
+    check_sentence(text)
+    check_sentence("a red mug and a blue chair on a green ground under a cyan sky, outward left side view")
+
+
+@pytest.mark.parametrize("text", ["red", "a red and blue mug", "a red mug on a table", "stripes", "a mug mug"])
+def test_known_words_that_are_no_sentence_are_refused_with_the_grammar(text):
+    assert not unknown_words(text.replace("and", "").replace("on a", ""))
+    with pytest.raises(ValueError, match=r'(?s)no sentence.*"a COLOUR OBJECT".*Objects: sphere'):
+        check_sentence(text)
 
 
 def test_reading_forgives_case_punctuation_and_a_missing_article():

@@ -129,3 +129,24 @@ def test_losses_link_to_their_papers():
     losses = [id for id in nodes() if id.endswith("Loss")]
     assert len(losses) == 9
     assert all("https://arxiv.org/abs/" in help_page(id) for id in losses)
+
+
+def test_workflows_can_be_read_in_chinese():
+    """Each title and note, as it stands in a shipped workflow, has its translation with the same inputs and numbers."""
+    told = json.loads(WEB.joinpath("workflows.zh.json").read_text(encoding="utf-8"))
+    titles, notes = set(), set()
+    for file in ROOT.glob("workflows/*.json"):
+        graph = json.loads(file.read_text(encoding="utf-8"))
+        titles |= {each["title"] for each in (*graph["groups"], *graph["nodes"]) if each.get("title")}
+        notes |= {node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"}
+    assert set(told["titles"]) == titles and set(told["notes"]) == notes
+    for english, chinese in told["notes"].items():
+        for fact in (r"`([^`]+)`", r"(?<![A-Za-z])\d+\.\d+"):
+            assert sorted(re.findall(fact, english)) == sorted(re.findall(fact, chinese)), chinese[:60]
+
+
+def test_every_word_of_the_viewer_is_in_chinese():
+    said = "".join(file.read_text(encoding="utf-8") for file in scripts() if file != LIBRARY)
+    words = WEB.joinpath("words.mjs").read_text(encoding="utf-8")
+    for text in re.findall(r'say\("([^"]+)"', said):
+        assert f'"{text}":' in words or f"  {text}:" in words, text

@@ -1,4 +1,4 @@
-"""The page of an older ComfyUI: the installed one belongs to the main version, and also runs with older servers."""
+"""Pages of other ComfyUIs: the installed one belongs to the main version, and each also runs with other servers."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from pathlib import Path
 
 from .environment import HOME, SetupError, child_environment, python
 
-# By ComfyUI version: what its requirements.txt pins, and the wheel's SHA-256.
-WHEELS = {"0.20.1": ("1.42.15", "1cc906bc333cda46f3feb61da6f9b36cf1bcfe6ba6d36bb1e37af0f1c8d8c9fb")}
+# By ComfyUI version: what its requirements.txt pins (newest: the newest that was tried), and the wheel's SHA-256.
+WHEELS = {
+    "0.20.1": ("1.42.15", "1cc906bc333cda46f3feb61da6f9b36cf1bcfe6ba6d36bb1e37af0f1c8d8c9fb"),
+    "newest": ("1.58.1", "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9"),
+}
 STATIC = "comfyui_frontend_package/static"
 
 

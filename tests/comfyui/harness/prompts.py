@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from .environment import ROOT
 
 WORKFLOWS = ROOT / "workflows"
+PREFIX = "distill3d_"  # of the files: some pages show and search nothing of a template but its file's name
+NAMES = sorted(file.stem.removeprefix(PREFIX) for file in WORKFLOWS.glob("*.json"))
 BLUEPRINTS = ROOT / "subgraphs"
 NODES = {
     f"Distill3D_{name}"
@@ -29,8 +32,12 @@ MUTED, BYPASSED = 2, 4
 
 
 def read(name: str) -> dict:
-    """A shipped workflow, UI form, by its name without .json."""
-    return json.loads(WORKFLOWS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
+    """A shipped workflow, UI form, by one of `NAMES`."""
+    return json.loads(file_of(name).read_text(encoding="utf-8"))
+
+
+def file_of(name: str) -> Path:
+    return WORKFLOWS / f"{PREFIX}{name}.json"
 
 
 def read_blueprint(name: str) -> dict:
