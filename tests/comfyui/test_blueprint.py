@@ -93,9 +93,11 @@ def test_every_link_is_known_at_both_of_its_ends(blueprint):
         assert link["id"] in slot.get("linkIds", [slot.get("link")]), slot["name"]
 
 
-def test_each_number_of_the_preset_goes_to_the_input_of_its_name(blueprint, object_info):
-    prompt = prompts.api_form(blueprint, object_info)
+@pytest.mark.parametrize("where", ["blueprint", "quickstart"])
+def test_each_number_of_the_preset_goes_to_the_input_of_its_name(blueprint, object_info, where):
+    prompt = prompts.api_form(blueprint if where == "blueprint" else prompts.read(where), object_info)
     (preset,) = prompts.of_type(prompt, PRESET)
+    assert prompt[preset]["inputs"] == {"quality": "auto"}
     assert object_info[PRESET]["output_name"] == list(GOES_TO)
     for slot, (name, kind) in enumerate(GOES_TO.items()):
         assert of_kind(prompt, kind)[name] == [preset, slot]
@@ -105,7 +107,7 @@ def test_each_number_of_the_preset_goes_to_the_input_of_its_name(blueprint, obje
 
 def test_standard_is_the_quickstart(blueprint, presets, object_info):
     ours = prompts.api_form(blueprint, object_info)
-    theirs = prompts.api_form(prompts.read("quickstart"), object_info)
+    theirs = prompts.api_form(prompts.without_preset(prompts.read("quickstart")), object_info)
     for name, kind in GOES_TO.items():
         assert json.loads(presets["standard"][name]) == of_kind(theirs, kind)[name], name
     for kind in (*set(GOES_TO.values()), LOSS, "Distill3D_OrbitCameras", "Distill3D_ViewPrompts"):

@@ -95,7 +95,7 @@ def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
 
 
 def test_resume_is_the_quickstart_in_two_halves(object_info):
-    whole = prompts.api_form(prompts.read("quickstart"), object_info)
+    whole = prompts.api_form(prompts.without_preset(prompts.read("quickstart")), object_info)
     halves = prompts.api_form(prompts.read("resume"), object_info)
 
     def values(prompt, kind):
@@ -123,7 +123,8 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
     else:
         few = {"init.count": 4000, "init.scale": 0.03, "settings.lambda_opacity": 3000.0}
         measured = plan.build("vdm", 150, "auto", few)
-    prompt = prompts.api_form(prompts.read(workflow), object_info)
+    read = prompts.read(workflow)
+    prompt = prompts.api_form(prompts.without_preset(read) if workflow == "quickstart" else read, object_info)
 
     def inputs(kind):
         (id,) = prompts.of_type(prompt, f"Distill3D_{kind}")

@@ -45,6 +45,18 @@ def read_blueprint(name: str) -> dict:
     return json.loads(BLUEPRINTS.joinpath(f"{name}.json").read_text(encoding="utf-8"))
 
 
+def without_preset(workflow: dict) -> dict:
+    """The workflow, UI form, with the numbers that stand in its nodes and no Quality Preset that gives them others."""
+    (preset,) = (node["id"] for node in workflow["nodes"] if node["type"] == "Distill3D_QualityPreset")
+    gone = {link[0] for link in workflow["links"] if link[1] == preset}
+    nodes = [
+        node | {"inputs": [slot for slot in node.get("inputs", []) if slot.get("link") not in gone]}
+        for node in workflow["nodes"]
+        if node["id"] != preset
+    ]
+    return workflow | {"nodes": nodes, "links": [link for link in workflow["links"] if link[0] not in gone]}
+
+
 def api_form(workflow: dict, object_info: dict) -> dict:
     """The API form of a UI-form workflow, as the page would queue it; nodes of a subgraph get ids "outer:inner".
 
@@ -123,14 +135,19 @@ def of_type(prompt: dict, class_type: str) -> list[str]:
 
 
 def set_values(prompt: dict, class_type: str, /, **values: Any) -> dict:
-    """The prompt with these inputs of every node of that type set; links among them stay. Raises ValueError."""
+    """The prompt with these inputs of every node of that type set; links among them stay, but for those to a Quality
+    Preset's numbers. Raises ValueError."""
     ids = of_type(prompt, class_type)
     if not ids:
         raise ValueError(f"the workflow has no {class_type} node, whose {', '.join(values)} should be set.")
-    changed = dict(prompt)
+    changed, presets = dict(prompt), of_type(prompt, "Distill3D_QualityPreset")
     for id in ids:
         inputs = prompt[id]["inputs"]
-        new = {name: value for name, value in values.items() if not _is_link(inputs.get(name))}
+        new = {
+            name: value
+            for name, value in values.items()
+            if not _is_link(inputs.get(name)) or inputs[name][0] in presets
+        }
         changed[id] = prompt[id] | {"inputs": inputs | new}
     return changed
 
