@@ -144,6 +144,8 @@ def test_it_runs_to_the_end_and_leaves_a_mesh_and_a_splat(comfyui, blueprint, ob
     prompt = prompts.set_values(prompt, PRESET, quality=quality)
     prompt = prompts.set_values(prompt, OPTIMIZE, seed=77)
     of_kind(prompt, OPTIMIZE)["views"] = 2
+    (preset,) = prompts.of_type(prompt, PRESET)
+    of_kind(prompt, INIT)["count"] = [preset, list(GOES_TO).index("count")]
     # Opaque from the start: three steps are too few for a surface. A coarse mesh, as elsewhere in the tests.
     prompt = prompts.set_values(prompt, INIT, opacity=0.9)
     of_kind(prompt, MESH)["resolution"] = 32
