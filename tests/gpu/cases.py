@@ -319,7 +319,7 @@ WHOLE: dict[str, Case] = {
     "refine_mesh": refine_mesh,
     "memory": memory,
     "sampler": sampler,
-    **{file.stem: shipped(file.stem) for file in sorted(prompts.WORKFLOWS.glob("*.json")) if file.stem != "quickstart"},
+    **{name: shipped(name) for name in prompts.NAMES if name != "quickstart"},
     "twenty": twenty,
     "graphs again": graphs,
 }
