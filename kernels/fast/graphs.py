@@ -126,7 +126,9 @@ class _Pair:
             torch.autograd.grad(output, self.pictures, torch.ones_like(output))
             return output.detach()
 
-        with torch.enable_grad(), tuned():
+        # In this thread: autograd's own may free its last gradient when the recording is over already, which an
+        # asynchronous allocator does not survive.
+        with torch.enable_grad(), tuned(), torch.autograd.set_multithreading_enabled(False):
             self.output = warmed_up(like.device, there_and_back).clone()
             self.given = torch.ones_like(self.output)
             pool = torch.cuda.graph_pool_handle()

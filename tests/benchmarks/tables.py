@@ -236,9 +236,12 @@ def sweep_views() -> str:
     return sweep("views", "view words")
 
 
+OBJECTS = 32  # held-out captions that a quality is measured on
+
+
 @table
 def preset() -> str:
-    """The blueprint's three qualities, and VDM with as many denoiser rows as the middle one."""
+    """The blueprint's qualities, and VDM with as many denoiser rows as the middle one."""
     sweeps = json.loads((HERE / "sweeps" / "quickstart.json").read_text(encoding="utf-8"))
     lines = []
     found = {entry["config"]: entry for entry in summary(rows("quickstart"))}
@@ -250,16 +253,17 @@ def preset() -> str:
             whole(config["set"].get("init.count", 20_000)),
         ]
         name = {"quickstart before": "for comparison: VDM"}.get(entry["config"], entry["config"])
+        name += "" if entry["objects"] == OBJECTS else f" ({entry['objects']} of them)"
         lines.append([name, *settings, *scores(entry)])
     return grid(("`quality`", "Steps", "Views", "Gaussians", *SCORES), lines)
 
 
 @table
 def preset_short() -> str:
-    """The three qualities, a few of the columns."""
+    """The four qualities, a few of the columns."""
     titles, _, *lines = [line.strip("| ").split(" | ") for line in preset().splitlines()]
     chosen = [titles.index(name) for name in ("`quality`", "Steps", "Gaussians", "IoU", "PSNR, dB")]
-    return grid([titles[i] for i in chosen], ([line[i] for i in chosen] for line in lines[:3]))
+    return grid([titles[i] for i in chosen], ([line[i] for i in chosen] for line in lines[:4]))
 
 
 @table

@@ -32,7 +32,8 @@ def object_info(comfyui: Server) -> dict:
 @pytest.fixture(scope="session")
 def quickstart_prompt(object_info: dict) -> dict:
     """The quickstart workflow at reduced size, API form."""
-    return prompts.reduced(prompts.api_form(prompts.read("quickstart"), object_info), steps=4)
+    whole = prompts.api_form(prompts.without_preset(prompts.read("quickstart")), object_info)
+    return prompts.reduced(whole, steps=4)
 
 
 @pytest.fixture(scope="session")

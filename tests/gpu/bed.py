@@ -55,6 +55,10 @@ class Bed:
         """A shipped workflow in API form, as it is."""
         return prompts.api_form(prompts.read(name), self.info)
 
+    def plain_quickstart(self) -> dict[str, Any]:
+        """The quickstart with the numbers in its nodes, whatever Quality Preset makes of the machine."""
+        return prompts.api_form(prompts.without_preset(prompts.read("quickstart")), self.info)
+
     def run(self, prompt: dict[str, Any], seconds: float = 400, **how: Any) -> Run:
         """The finished run. Raises Failed unless it succeeded."""
         run = self.server.run(prompt, timeout=seconds, **how)

@@ -22,7 +22,7 @@ Case = Callable[[Bed], dict[str, Any]]
 
 def optimizing(bed: Bed, way: dict[str, Any], steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
     """The quickstart's run with another prior, its cloud saved; no view words, which only the folder has."""
-    prompt = bed.workflow("quickstart")
+    prompt = bed.plain_quickstart()
     base = {id: node for id, node in prompt.items() if node["class_type"] in {f"Distill3D_{k}" for k in KEPT}}
     (old,) = prompts.of_type(prompt, "Distill3D_LoadDiffusionPrior")
     for node in base.values():
@@ -226,7 +226,7 @@ def resume(bed: Bed) -> dict[str, Any]:
 
 def refine_mesh(bed: Bed) -> dict[str, Any]:
     """A mesh of the quickstart's cloud, refined by the prior."""
-    prompt = bed.workflow("quickstart")
+    prompt = bed.plain_quickstart()
     ids = {
         kind: prompts.of_type(prompt, f"Distill3D_{kind}")[0] for kind in (*KEPT, "LoadDiffusionPrior", "ExportMesh")
     }
@@ -246,7 +246,7 @@ def refine_mesh(bed: Bed) -> dict[str, Any]:
 
 def memory(bed: Bed) -> dict[str, Any]:
     """Out of memory in a step: an error that says so, and the server works on."""
-    huge = prompts.set_values(bed.workflow("quickstart"), OPTIMIZE, views=64, image_size=2048)
+    huge = prompts.set_values(bed.plain_quickstart(), OPTIMIZE, views=64, image_size=2048)
     run = bed.server.run(seeded(huge), timeout=200)
     if run.status != "error" or "memory" not in run.error.lower():
         raise Failed(f"64 views of 2048 pixels ended as {run.status}: {run.error[:300]}")
