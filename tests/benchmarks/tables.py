@@ -236,6 +236,35 @@ def sweep_views() -> str:
     return sweep("views", "view words")
 
 
+@table
+def gpu_server() -> str:
+    """Every case that was run in a ComfyUI server on a GPU, by the server's flags."""
+    lines = []
+    for file in sorted((HERE.parent / "gpu" / "results").glob("*.json")):
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            server = row["server"]
+            flags = server["flags"] if server["flags"] == "default" else f"`{server['flags']}`"
+            device = server["device"].removeprefix("cuda:0 ").split(" : ")[0]
+            outcome = "passed" if row["ok"] else "**failed**"
+            lines.append([flags, row["case"], outcome, f"{row['seconds']:.0f}", device, server["pack"]])
+    return grid(("Flags", "Case", "Outcome", "Seconds", "Device", "Commit"), lines)
+
+
+@table
+def gpu_models() -> str:
+    """Milliseconds of a step of the same weights by the way they were loaded."""
+    titles = {"folder": "folder", "checkpoint": "checkpoint", "model": "MODEL", "model_lora": "MODEL with a LoRA"}
+    lines = []
+    for file in sorted((HERE.parent / "gpu" / "results").glob("*.json")):
+        for row in json.loads(file.read_text(encoding="utf-8")):
+            if row["case"] == "models" and row["ok"]:
+                found = row["figures"]
+                for name, title in titles.items():
+                    times = [found.get(f"{name}_{kind}", {}).get("ms", "") for kind in ("plain", "long")]
+                    lines.append([row["server"]["flags"], title, *times])
+    return grid(("Flags", "Loaded as", "90 steps", "200 steps"), lines)
+
+
 OBJECTS = 32  # held-out captions that a quality is measured on
 
 
