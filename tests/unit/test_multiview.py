@@ -31,7 +31,7 @@ from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors import perp_neg
 from distill3d.kernels.priors.base import AdaptablePrior
 from distill3d.kernels.priors.diffusers import ldm
-from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated, Graphed
+from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior, camera_rows, load_multiview_file
 from distill3d.kernels.priors.prompts import view_prompts
@@ -354,8 +354,9 @@ def test_accelerated_networks_are_told_the_cameras(prior, monkeypatch):
     """All of the accelerated way but the recording of graphs, which needs a GPU."""
     z, t, texts = question(prior)
     plain = prior.predict(z, t, texts)
-    direct, fast = Graphed.__new__(Graphed), Accelerated.__new__(Accelerated)
-    direct.net, fast.watched, fast.denoiser = fast_unet(prior.unet), prior.unet, direct._direct
+    fast = Accelerated.__new__(Accelerated)
+    fast.watched, fast.fused_unet = prior.unet, True
+    fast.denoiser = fast._graphed(fast_unet(prior.unet)).function
     monkeypatch.setattr(prior, "_fast", fast)
     for found, expected in zip(prior.predict(z, t, texts), plain, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)

@@ -52,7 +52,7 @@ for name, variants in sorted(compiled.items()):
 
 
 RASTERIZER = """
-from distill3d.kernels.gaussians import triton_raster
+from distill3d.kernels.rasterizers.triton import rasterize as triton_raster
 from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 
