@@ -100,7 +100,7 @@ def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 @pytest.fixture(scope="session")
 def workflow() -> dict:
     """The quickstart, small, and without core's two 3D previews: drawn in software they would take all the time."""
-    graph = prompts.read("quickstart")
+    graph = prompts.without_preset(prompts.read("quickstart"))
     changes = {
         # by place: steps, views and image_size; count, scale, opacity; resolution, views and texture_size; views, size
         "Distill3D_Optimize": {0: 2000, 1: 1, 7: 64},

@@ -51,7 +51,7 @@ def test_pictures_and_masks_are_the_exact_ones(comfyui):
 def test_a_prompt_that_names_no_toy_is_refused(comfyui, text):
     run = comfyui.run(prompt(text))
     assert run.status == "error"
-    assert "is not a toybox caption" in run.error
+    assert "is no sentence that the embedded prior was trained on" in run.error
 
 
 def test_no_views_from_a_link_are_named(comfyui):
