@@ -72,8 +72,11 @@ try {
     const node = graph.getNodeById(id);
     source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "lr_means"));
   }, optimize);
-  await p.page.waitForTimeout(500);
-  facts.linked = await state();
+  for (let tries = 0; tries < 20; tries++) {
+    await p.page.waitForTimeout(500);
+    facts.linked = await state();
+    if (facts.linked.shown.includes("lr_means")) break;
+  }
   await p.page.evaluate((id) => {
     const node = window.app.graph.getNodeById(id);
     node.disconnectInput(node.inputs.findIndex((slot) => slot.name === "lr_means"));
