@@ -1,5 +1,5 @@
-"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s setup`` only installs,
-``nox -s texts`` writes what is generated, ``nox -s docs`` builds the manual.
+"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s
+setup`` only installs, ``nox -s texts`` writes what is generated, ``nox -s docs`` builds the manual.
 
 All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
 """
@@ -18,9 +18,12 @@ sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 from harness import environment  # noqa: E402
 
 
-def run(session: nox.Session, program: str, *arguments: str, allowed: tuple[int, ...] = (0,)) -> None:
+def run(
+    session: nox.Session, program: str, *arguments: str, allowed: tuple[int, ...] = (0,)
+) -> None:
     """Runs a program of the clone's environment."""
-    # Nox's own half a second would not let the server stop, nor a partial result be saved, after Ctrl-C.
+    # Nox's own half a second would not let the server stop, nor a partial result be saved, after
+    # Ctrl-C.
     session.run(
         str(environment.python().with_name(program)),
         *arguments,
@@ -49,7 +52,9 @@ def object(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """The pack in a ComfyUI server on this machine's GPU: nox -s gpu -- [--mode whole] [--report FILE] [-- FLAGS]"""
+    """The pack in a ComfyUI server on this machine's GPU: nox -s gpu -- [--mode whole] [--report
+    FILE] [-- FLAGS]
+    """
     setup(session)
     tree, base = environment.tree_path(environment.MAIN), environment.HOME / "gpu"
     run(session, "python", "tests/gpu/suite.py", str(tree), "--base", str(base), *session.posargs)
@@ -57,22 +62,37 @@ def gpu(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Style, types, unit tests, and the tests against real ComfyUI servers and in a browser; arguments go to these."""
+    """Style, types, unit tests, and the tests against real ComfyUI servers and in a browser;
+    arguments go to these.
+    """
     setup(session)
     # Its interpreter runs the GPU's kernels; where it cannot be had, their tests skip themselves.
-    run(session, "python", "-m", "pip", "install", "-q", "triton>=3.2; sys_platform == 'linux'", allowed=(0, 1))
+    run(
+        session,
+        "python",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "triton>=3.2; sys_platform == 'linux'",
+        allowed=(0, 1),
+    )
     run(session, "ruff", "check", ".")
     run(session, "ruff", "format", "--check", ".")
     run(session, "mypy")
-    # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a package it uses.
+    # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a
+    # package it uses.
     run(session, "pytest", "tests/unit", *session.posargs)
     run(session, "pytest", "tests/comfyui", *session.posargs)
-    run(session, "pytest", "tests/browser", *session.posargs)  # skips itself where there is no browser
+    # skips itself where there is no browser
+    run(session, "pytest", "tests/browser", *session.posargs)
 
 
 @nox.session
 def texts(session: nox.Session) -> None:
-    """Write what follows from other files: locales/en, help pages, docs/nodes, the tables of results."""
+    """Write what follows from other files: locales/en, help pages, docs/nodes, the tables of
+    results.
+    """
     setup(session)
     run(session, "python", "tests/comfyui/write_texts.py")
     run(session, "python", "tests/benchmarks/tables.py")

@@ -1,4 +1,6 @@
-"""What pyproject.toml cannot say: the repository's root is the package, whose folders setuptools finds itself."""
+"""What pyproject.toml cannot say: the repository's root is the package, whose folders setuptools
+finds itself.
+"""
 
 from setuptools import find_packages, setup
 
@@ -10,7 +12,9 @@ setup(
         "distill3d",
         *(
             f"distill3d.{name}"
-            for name in find_packages(include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")])
+            for name in find_packages(
+                include=[pattern for room in ROOMS for pattern in (room, f"{room}.*")]
+            )
         ),
     ],
 )

@@ -1,7 +1,8 @@
-"""What makes the manual of plain Markdown files: formulas as MathML, pictures that lie outside docs/.
+"""What makes the manual of plain Markdown files: formulas as MathML, pictures that lie outside
+docs/.
 
-The pages are written to be read in a repository browser too, so they name pictures and files where they
-lie in the repository.
+The pages are written to be read in a repository browser too, so they name pictures and files where
+they lie in the repository.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURES = {"assets": "assets", "web/docs/pictures": "nodes/pictures"}  # in the repository: in the site
+# in the repository: in the site
+PICTURES = {"assets": "assets", "web/docs/pictures": "nodes/pictures"}
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 README = re.compile(r"\]\((?:\.\./)+README\.md(?:#[\w-]*)?\)")
 
@@ -22,7 +24,9 @@ README = re.compile(r"\]\((?:\.\./)+README\.md(?:#[\w-]*)?\)")
 def on_config(config):
     """All node pages below "Nodes"; they are generated, so mkdocs.yml does not list them."""
     folder = ROOT / "docs" / "nodes"
-    titles = {file: file.read_text(encoding="utf-8").split("\n", 1)[0] for file in folder.glob("*.md")}
+    titles = {
+        file: file.read_text(encoding="utf-8").split("\n", 1)[0] for file in folder.glob("*.md")
+    }
     pages = {title.removeprefix("# "): file for file, title in titles.items()}
     pages.pop("Nodes")
     listed = ["nodes/index.md", *({title: f"nodes/{pages[title].name}"} for title in sorted(pages))]
@@ -40,7 +44,9 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, **_):
     depth = page.file.src_uri.count("/")
     for source, target in PICTURES.items():
-        markdown = markdown.replace(f"]({'../' * (depth + 1)}{source}/", f"]({'../' * depth}{target}/")
+        markdown = markdown.replace(
+            f"]({'../' * (depth + 1)}{source}/", f"]({'../' * depth}{target}/"
+        )
     return README.sub(f"]({'../' * depth}index.md)", markdown)
 
 

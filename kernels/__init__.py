@@ -1,1 +1,3 @@
-"""What computes: plain functions and dataclasses over torch tensors. Never imports ComfyUI or the nodes."""
+"""What computes: plain functions and dataclasses over torch tensors. Never imports ComfyUI or the
+nodes.
+"""

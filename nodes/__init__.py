@@ -1,1 +1,3 @@
-"""What ComfyUI sees: thin V3 nodes over `kernels`, one room per stage of a graph. Only this package imports ComfyUI."""
+"""What ComfyUI sees: thin V3 nodes over `kernels`, one room per stage of a graph. Only this package
+imports ComfyUI.
+"""

@@ -12,9 +12,18 @@ from .shared.validation import validate
 DEFAULTS = SceneSampler()
 
 
-def _degrees(id: str, default: float, low: float, high: float, tooltip: str, advanced: bool = False) -> io.Float.Input:
+def _degrees(
+    id: str, default: float, low: float, high: float, tooltip: str, advanced: bool = False
+) -> io.Float.Input:
     return io.Float.Input(
-        id, default=default, min=low, max=high, step=1.0, round=0.01, tooltip=tooltip, advanced=advanced or None
+        id,
+        default=default,
+        min=low,
+        max=high,
+        step=1.0,
+        round=0.01,
+        tooltip=tooltip,
+        advanced=advanced or None,
     )
 
 
@@ -25,8 +34,11 @@ class OrbitCameras(io.ComfyNode):
             node_id="Distill3D_OrbitCameras",
             display_name="Orbit Cameras",
             category="Distill3D",
-            description="Where training views come from: random places on an orbit around the object, every batch "
-            "spread over all sides. The size of the pictures comes from the prior (see Optimize).",
+            description=(
+                "Where training views come from: random places on an orbit around the object, every"
+                " batch spread over all sides. The size of the pictures comes from the prior (see"
+                " Optimize)."
+            ),
             search_aliases=["camera", "views", "orbit", "elevation", "fov"],
             inputs=[
                 _degrees(
@@ -34,7 +46,8 @@ class OrbitCameras(io.ComfyNode):
                     -10.0,
                     -90.0,
                     90.0,
-                    "Lowest camera, degrees above the horizon. Consistent3D: -10, LucidDreamer: -15.",
+                    "Lowest camera, degrees above the horizon. Consistent3D: -10, LucidDreamer:"
+                    " -15.",
                 ),
                 _degrees(
                     "elevation_max",
@@ -49,8 +62,11 @@ class OrbitCameras(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the views, 0..1, taken from 60..85 degrees instead, so that the top is seen too. "
-                    "Consistent3D: 0 (its sphere sampling ends at elevation_max).",
+                    tooltip=(
+                        "Share of the views, 0..1, taken from 60..85 degrees instead, so that the"
+                        " top is seen too. Consistent3D: 0 (its sphere sampling ends at"
+                        " elevation_max)."
+                    ),
                 ),
                 io.Float.Input(
                     "distance_min",
@@ -60,9 +76,12 @@ class OrbitCameras(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Nearest camera, world units from the centre; the object fills a cube of side 1. Embedded "
-                    "prior: trained at 1.97..2.03, so that it knows the size an object should have. Consistent3D: 1.5, "
-                    "LucidDreamer: 5.2 (with a small fov).",
+                    tooltip=(
+                        "Nearest camera, world units from the centre; the object fills a cube of"
+                        " side 1. Embedded prior: trained at 1.97..2.03, so that it knows the size"
+                        " an object should have. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small"
+                        " fov)."
+                    ),
                 ),
                 io.Float.Input(
                     "distance_max",
@@ -72,16 +91,18 @@ class OrbitCameras(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Farthest camera, world units from the centre. Embedded prior: up to 2.03. "
-                    "Consistent3D: 2.0, LucidDreamer: 5.5.",
+                    tooltip=(
+                        "Farthest camera, world units from the centre. Embedded prior: up to 2.03. "
+                        "Consistent3D: 2.0, LucidDreamer: 5.5."
+                    ),
                 ),
                 _degrees(
                     "fov_y_min",
                     40.0,
                     1.0,
                     150.0,
-                    "Smallest vertical field of view, degrees. Embedded prior: trained at 40. Consistent3D: 40, "
-                    "LucidDreamer: 18.",
+                    "Smallest vertical field of view, degrees. Embedded prior: trained at 40."
+                    " Consistent3D: 40, LucidDreamer: 18.",
                     advanced=True,
                 ),
                 _degrees(
@@ -89,8 +110,8 @@ class OrbitCameras(io.ComfyNode):
                     40.0,
                     1.0,
                     150.0,
-                    "Largest vertical field of view, degrees. Embedded prior: trained at 40. Consistent3D: 70, "
-                    "LucidDreamer: 34.",
+                    "Largest vertical field of view, degrees. Embedded prior: trained at 40."
+                    " Consistent3D: 70, LucidDreamer: 34.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -101,8 +122,11 @@ class OrbitCameras(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="The camera and the point it looks at move by up to this along each axis, world units. "
-                    "Consistent3D: 0.1 for the camera, 0.2 for its target; LucidDreamer: 0.05.",
+                    tooltip=(
+                        "The camera and the point it looks at move by up to this along each axis,"
+                        " world units. Consistent3D: 0.1 for the camera, 0.2 for its target;"
+                        " LucidDreamer: 0.05."
+                    ),
                 ),
             ],
             outputs=[types.Cameras.Output(display_name="cameras", tooltip="For Optimize.")],
@@ -135,8 +159,10 @@ class SceneCameras(io.ComfyNode):
             node_id="Distill3D_SceneCameras",
             display_name="Scene Cameras",
             category="Distill3D",
-            description="Where training views of a 360-degree scene come from: around it looking inward, and from its "
-            "middle looking outward, every batch spread over all directions.",
+            description=(
+                "Where training views of a 360-degree scene come from: around it looking inward,"
+                " and from its middle looking outward, every batch spread over all directions."
+            ),
             search_aliases=["camera", "360", "panorama", "inward outward", "environment"],
             inputs=[
                 io.Float.Input(
@@ -145,11 +171,25 @@ class SceneCameras(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the views, 0..1, that look outward from the middle. Consistent3D names "
-                    "inward-outward trajectories but publishes no code for them.",
+                    tooltip=(
+                        "Share of the views, 0..1, that look outward from the middle. Consistent3D"
+                        " names inward-outward trajectories but publishes no code for them."
+                    ),
                 ),
-                _degrees("elevation_min", DEFAULTS.elevation_min, -90.0, 90.0, "Lowest inward camera, degrees."),
-                _degrees("elevation_max", DEFAULTS.elevation_max, -90.0, 90.0, "Highest inward camera, degrees."),
+                _degrees(
+                    "elevation_min",
+                    DEFAULTS.elevation_min,
+                    -90.0,
+                    90.0,
+                    "Lowest inward camera, degrees.",
+                ),
+                _degrees(
+                    "elevation_max",
+                    DEFAULTS.elevation_max,
+                    -90.0,
+                    90.0,
+                    "Highest inward camera, degrees.",
+                ),
                 io.Float.Input(
                     "distance_min",
                     default=DEFAULTS.distance_min,
@@ -158,7 +198,10 @@ class SceneCameras(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     advanced=True,
-                    tooltip="Nearest inward camera, world units from the middle. Embedded prior: trained at 2.4..2.6.",
+                    tooltip=(
+                        "Nearest inward camera, world units from the middle. Embedded prior:"
+                        " trained at 2.4..2.6."
+                    ),
                 ),
                 io.Float.Input(
                     "distance_max",
@@ -168,14 +211,18 @@ class SceneCameras(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     advanced=True,
-                    tooltip="Farthest inward camera, world units from the middle; stay inside the dome of Init Scene.",
+                    tooltip=(
+                        "Farthest inward camera, world units from the middle; stay inside the dome"
+                        " of Init Scene."
+                    ),
                 ),
                 _degrees(
                     "fov_y",
                     DEFAULTS.fov_y,
                     1.0,
                     150.0,
-                    "Vertical field of view looking inward, degrees. Embedded prior: trained at 40.",
+                    "Vertical field of view looking inward, degrees. Embedded prior: trained"
+                    " at 40.",
                     advanced=True,
                 ),
                 _degrees(
@@ -199,7 +246,8 @@ class SceneCameras(io.ComfyNode):
                     DEFAULTS.outward_fov_y,
                     1.0,
                     150.0,
-                    "Vertical field of view looking outward, degrees. Embedded prior: trained at 65.",
+                    "Vertical field of view looking outward, degrees. Embedded prior: trained"
+                    " at 65.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -210,8 +258,10 @@ class SceneCameras(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Outward cameras lie off the middle by up to this along each axis, world units. Embedded "
-                    "prior: trained up to 0.08.",
+                    tooltip=(
+                        "Outward cameras lie off the middle by up to this along each axis, world"
+                        " units. Embedded prior: trained up to 0.08."
+                    ),
                 ),
                 io.Float.Input(
                     "target_jitter",
@@ -221,11 +271,17 @@ class SceneCameras(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="An inward camera and the point it looks at move by up to this along each axis, world "
-                    "units.",
+                    tooltip=(
+                        "An inward camera and the point it looks at move by up to this along each"
+                        " axis, world units."
+                    ),
                 ),
             ],
-            outputs=[types.Cameras.Output(display_name="cameras", tooltip="For Optimize, in place of Orbit Cameras.")],
+            outputs=[
+                types.Cameras.Output(
+                    display_name="cameras", tooltip="For Optimize, in place of Orbit Cameras."
+                )
+            ],
         )
 
     @classmethod

@@ -24,8 +24,10 @@ def guidance_input(id: str, where: str) -> io.Float.Input:
         step=0.05,
         optional=True,
         advanced=True,
-        tooltip=f"Factor on the loss's guidance scale for views {where}; smooth in between, and 1 at the front. "
-        "Applies to the standard scale s of every loss. Papers: 1. Our addition.",
+        tooltip=(
+            f"Factor on the loss's guidance scale for views {where}; smooth in between, and 1 at"
+            " the front. Applies to the standard scale s of every loss. Papers: 1. Our addition."
+        ),
     )
 
 
@@ -36,41 +38,57 @@ class ViewPromptsNode(io.ComfyNode):
             node_id="Distill3D_ViewPrompts",
             display_name="View Prompts",
             category="Distill3D",
-            description="The prompt, embedded once for each side: ', front view', ', side view', ', back view' and "
-            "', overhead view' are appended (or the finer words that a prior was trained with, as the embedded one), "
-            "and every camera gets the text of the side it sees.",
+            description=(
+                "The prompt, embedded once for each side: ', front view', ', side view', ', back"
+                " view' and ', overhead view' are appended (or the finer words that a prior was"
+                " trained with, as the embedded one), and every camera gets the text of the side it"
+                " sees."
+            ),
             search_aliases=["prompt", "text", "text encode", "negative prompt", "janus"],
             inputs=[
-                types.Prior.Input("prior", tooltip="The prior that will read the prompt, from Load Diffusion Prior."),
+                types.Prior.Input(
+                    "prior",
+                    tooltip="The prior that will read the prompt, from Load Diffusion Prior.",
+                ),
                 io.String.Input(
                     "prompt",
                     default="a red mug",
                     multiline=True,
-                    tooltip="One object, in words the prior knows. Embedded prior: 'a red mug', 'a blue chair with "
-                    "white stripes'. Stable Diffusion: any text; the papers prepend 'A DSLR photo of'.",
+                    tooltip=(
+                        "One object, in words the prior knows. Embedded prior: 'a red mug', 'a blue"
+                        " chair with white stripes'. Stable Diffusion: any text; the papers prepend"
+                        " 'A DSLR photo of'."
+                    ),
                 ),
                 io.String.Input(
                     "negative",
                     default="",
                     multiline=True,
-                    tooltip="What guidance moves away from; empty is the unconditional text (Consistent3D). "
-                    "LucidDreamer: 'unrealistic, blurry, low quality, out of focus, ugly, low contrast, dull, dark, "
-                    "low-resolution, oversaturation'. Leave it empty with the embedded prior, which does not know "
-                    "these words.",
+                    tooltip=(
+                        "What guidance moves away from; empty is the unconditional text"
+                        " (Consistent3D). LucidDreamer: 'unrealistic, blurry, low quality, out of"
+                        " focus, ugly, low contrast, dull, dark, low-resolution, oversaturation'."
+                        " Leave it empty with the embedded prior, which does not know these words."
+                    ),
                 ),
                 io.Boolean.Input(
                     "view_dependent",
                     default=True,
-                    tooltip="Append the view words. Off: the same text for all views, which invites several faces "
-                    "(Janus).",
+                    tooltip=(
+                        "Append the view words. Off: the same text for all views, which invites"
+                        " several faces (Janus)."
+                    ),
                 ),
                 io.Boolean.Input(
                     "interpolate",
                     default=False,
                     advanced=True,
-                    tooltip="Blend the embeddings of neighbouring views linearly in azimuth (LucidDreamer) instead of "
-                    "switching half-way, with four words at 45 and 135 degrees (Consistent3D); and blend into "
-                    "overhead between 50 and 70 degrees of elevation instead of switching at 60.",
+                    tooltip=(
+                        "Blend the embeddings of neighbouring views linearly in azimuth"
+                        " (LucidDreamer) instead of switching half-way, with four words at 45 and"
+                        " 135 degrees (Consistent3D); and blend into overhead between 50 and 70"
+                        " degrees of elevation instead of switching at 60."
+                    ),
                 ),
                 io.Float.Input(
                     "perp_neg",
@@ -80,16 +98,23 @@ class ViewPromptsNode(io.ComfyNode):
                     step=0.1,
                     optional=True,
                     advanced=True,
-                    tooltip="Perp-Neg, against several faces: lead every view away from the front and the side text, "
-                    "across its own text's direction. 0: off. 1: the weights of LucidDreamer's code, which have "
-                    "interpolate on. Costs up to two more evaluations per view beside the loss's usual two, 1.7 "
-                    "on average (1.9 with interpolate).",
+                    tooltip=(
+                        "Perp-Neg, against several faces: lead every view away from the front and"
+                        " the side text, across its own text's direction. 0: off. 1: the weights of"
+                        " LucidDreamer's code, which have interpolate on. Costs up to two more"
+                        " evaluations per view beside the loss's usual two, 1.7 on average (1.9"
+                        " with interpolate)."
+                    ),
                 ),
                 guidance_input("side_guidance", "from the side (azimuth 90 degrees)"),
                 guidance_input("back_guidance", "from the back"),
                 guidance_input("overhead_guidance", "from above (elevation 70 degrees and more)"),
             ],
-            outputs=[types.Prompts.Output(display_name="prompts", tooltip="For Optimize, with the same prior.")],
+            outputs=[
+                types.Prompts.Output(
+                    display_name="prompts", tooltip="For Optimize, with the same prior."
+                )
+            ],
         )
 
     @classmethod
@@ -102,20 +127,25 @@ class ViewPromptsNode(io.ComfyNode):
             return problem
         if perp_neg and view_dependent is False:
             return (
-                f"perp_neg is {perp_neg:g}, but view_dependent is off: there are no texts of other views to lead "
-                "away from. Turn view_dependent on, or set perp_neg to 0."
+                f"perp_neg is {perp_neg:g}, but view_dependent is off: there are no texts of other"
+                " views to lead away from. Turn view_dependent on, or set perp_neg to 0."
             )
         return True
 
     @classmethod
-    def execute(cls, prior: ManagedPrior, prompt: str, negative: str, **inputs: Any) -> io.NodeOutput:
+    def execute(
+        cls, prior: ManagedPrior, prompt: str, negative: str, **inputs: Any
+    ) -> io.NodeOutput:
         with prior.reading() as model:
             prompts = view_prompts(model, *read(model, prompt, negative), **inputs)
-        return io.NodeOutput(prompts.to("cpu"))  # what ComfyUI caches must not hold on to the GPU's memory
+        # what ComfyUI caches must not hold on to the GPU's memory
+        return io.NodeOutput(prompts.to("cpu"))
 
 
 def read(prior: Prior, prompt: str, negative: str) -> tuple[str, str]:
-    """Both texts as the prior spells them. Raises ValueError that names the input which it cannot read."""
+    """Both texts as the prior spells them. Raises ValueError that names the input which it cannot
+    read.
+    """
     ours = prior.vocabulary == frozenset(vocabulary())
     if ours:
         prompt, negative = spelled(prompt), spelled(negative)

@@ -17,29 +17,44 @@ OVERHEAD_ELEVATIONS = (60.0, 85.0)  # degrees; from 60 up a prompt says "overhea
 class OrbitSampler:
     """Random training cameras on an orbit around the object.
 
-    Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies anywhere in its
-    own sector, so every batch sees all sides. Elevations, distances and fields of view are uniform in their range.
-    Rigs of cameras are spread in the same way over the circle's part that brings a rig back onto itself.
-    The defaults are those the embedded prior was trained with (object in the unit cube, fov 40, distance about 2).
-    LucidDreamer: elevation -15..45 degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
+    Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies
+    anywhere in its own sector, so every batch sees all sides. Elevations, distances and fields of
+    view are uniform in their range. Rigs of cameras are spread in the same way over the circle's
+    part that brings a rig back onto itself. The defaults are those the embedded prior was trained
+    with (object in the unit cube, fov 40, distance about 2). LucidDreamer: elevation -15..45
+    degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
+
+    Args:
+        elevation_min: degrees
+        elevation_max: degrees
+        overhead_share: share of the views, 0..1, that come from elevation 60..85 instead
+        distance_min: world units from the target
+        distance_max: world units from the target
+        fov_y_min: degrees, vertical field of view
+        fov_y_max: degrees
+        target_jitter: world units; the camera and its target move by up to this along each axis
     """
 
-    elevation_min: float = -10.0  # degrees
-    elevation_max: float = 45.0  # degrees
-    overhead_share: float = 0.1  # share of the views, 0..1, that come from elevation 60..85 instead
-    distance_min: float = 1.97  # world units from the target
-    distance_max: float = 2.03  # world units from the target
-    fov_y_min: float = 40.0  # degrees, vertical field of view
-    fov_y_max: float = 40.0  # degrees
-    target_jitter: float = 0.01  # world units; the camera and its target move by up to this along each axis
+    elevation_min: float = -10.0
+    elevation_max: float = 45.0
+    overhead_share: float = 0.1
+    distance_min: float = 1.97
+    distance_max: float = 2.03
+    fov_y_min: float = 40.0
+    fov_y_max: float = 40.0
+    target_jitter: float = 0.01
 
     @property
     def usual_look(self) -> tuple[float, float]:
-        """Distance, world units, and vertical field of view, degrees, in the middle of their ranges."""
+        """Distance, world units, and vertical field of view, degrees, in the middle of their
+        ranges.
+        """
         return (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
 
     def check(self, together: int = 1) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure; any ``together`` will do."""
+        """Raise ValueError naming the setting, its value, what is allowed and the cure; any
+        ``together`` will do.
+        """
         limits = {
             "elevation_min": (-90.0, 90.0, "degrees"),
             "elevation_max": (-90.0, 90.0, "degrees"),
@@ -68,18 +83,23 @@ class OrbitSampler:
         if count < 1:
             raise ValueError(f"Orbit cameras: count is {count}; at least 1 view is needed.")
         if count % together:
-            raise ValueError(f"Orbit cameras: count is {count}; {together} views come together, use a multiple.")
+            raise ValueError(
+                f"Orbit cameras: count is {count}; {together} views come together, use a multiple."
+            )
         width, height = checked_size(size)
         device = generator.device if device is None else device
         rigs, step = count // together, 360.0 / together
-        # One draw, moved once: a run sees the same views whatever the device of the cloud, and nothing synchronises.
+        # One draw, moved once: a run sees the same views whatever the device of the cloud, and
+        # nothing synchronises.
         draws = torch.rand(rigs + 1, 8, generator=generator, device=generator.device).to(device)
         phase, own = draws[0, 0], draws[1:].repeat_interleave(together, 0)
         sector, elevation, distance, fov, overhead = own[:, :5].unbind(1)
         place = torch.arange(count, device=device)
         azimuths = step * (phase + (place // together + sector) / rigs) + step * (place % together)
         level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
-        above = OVERHEAD_ELEVATIONS[0] + elevation * (OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0])
+        above = OVERHEAD_ELEVATIONS[0] + elevation * (
+            OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0]
+        )
         return look_at(
             azimuths,
             torch.where(overhead < self.overhead_share, above, level),
@@ -90,7 +110,12 @@ class OrbitSampler:
             height,
         )
 
-    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
+    def from_angles(
+        self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]
+    ) -> Cameras:
         """Cameras at these angles (degrees), at the middle distance and field of view."""
-        distance, fov_y = (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
+        distance, fov_y = (
+            (self.distance_min + self.distance_max) / 2,
+            (self.fov_y_min + self.fov_y_max) / 2,
+        )
         return orbit(azimuths, elevations, distance, fov_y, size)

@@ -13,20 +13,31 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cameras:
-    """V pinhole cameras. Camera space is OpenCV's: x right, y down, z forward; pixel centres at +0.5.
+    """V pinhole cameras. Camera space is OpenCV's: x right, y down, z forward; pixel centres at
+    +0.5.
 
-    Azimuth 0 looks at the object's front from +Z, azimuth 90 from +X (counter-clockwise seen from above);
-    elevation 0 is the horizon, 90 straight above.
+    Azimuth 0 looks at the object's front from +Z, azimuth 90 from +X (counter-clockwise seen from
+    above); elevation 0 is the horizon, 90 straight above.
+
+    Args:
+        viewmats: [V,4,4] world to camera
+        intrinsics: [V,3,3] fx, fy, cx, cy in pixels
+        width: pixels
+        height: pixels
+        azimuths: [V] degrees, -180..180
+        elevations: [V] degrees, -90..90
+        distances: [V] world units from the orbit's centre
+        outward: [V] bool: looks out of a scene, its angles are those it looks towards
     """
 
-    viewmats: Tensor  # [V,4,4] world to camera
-    intrinsics: Tensor  # [V,3,3] fx, fy, cx, cy in pixels
-    width: int  # pixels
-    height: int  # pixels
-    azimuths: Tensor  # [V] degrees, -180..180
-    elevations: Tensor  # [V] degrees, -90..90
-    distances: Tensor  # [V] world units from the orbit's centre
-    outward: Tensor | None = None  # [V] bool: looks out of a scene, its angles are those it looks towards
+    viewmats: Tensor
+    intrinsics: Tensor
+    width: int
+    height: int
+    azimuths: Tensor
+    elevations: Tensor
+    distances: Tensor
+    outward: Tensor | None = None
 
     def __len__(self) -> int:
         return self.viewmats.shape[0]
@@ -46,7 +57,9 @@ class Cameras:
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Cameras:
         """The same cameras elsewhere."""
-        return self._map(lambda value: value.to(device, dtype if value.is_floating_point() else None))
+        return self._map(
+            lambda value: value.to(device, dtype if value.is_floating_point() else None)
+        )
 
     def resize(self, size: int | tuple[int, int]) -> Cameras:
         """The same views at another resolution: ``size`` pixels, one number or (width, height)."""
@@ -56,7 +69,9 @@ class Cameras:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Cameras:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        tensors: dict[str, Any] = {name: function(v) for name, v in values.items() if isinstance(v, Tensor)}
+        tensors: dict[str, Any] = {
+            name: function(v) for name, v in values.items() if isinstance(v, Tensor)
+        }
         return replace(self, **tensors)
 
 
@@ -71,9 +86,10 @@ def orbit(
 ) -> Cameras:
     """Cameras on spheres around ``target``, looking at it, upright.
 
-    Azimuths, elevations, distances and the vertical field of view (degrees, world units) broadcast to [V];
-    ``target`` [3] or [V,3] is the origin if None; ``size`` is one number of pixels or (width, height).
-    Float64 if any angle or distance tensor is. Raises ValueError for values out of range.
+    Azimuths, elevations, distances and the vertical field of view (degrees, world units) broadcast
+    to [V]; ``target`` [3] or [V,3] is the origin if None; ``size`` is one number of pixels or
+    (width, height). Float64 if any angle or distance tensor is. Raises ValueError for values out of
+    range.
     """
     width, height = checked_size(size)
     values = [torch.as_tensor(v) for v in (azimuths, elevations, distances, fov_y)]
@@ -81,28 +97,41 @@ def orbit(
     dtype = torch.float64 if any(v.dtype == torch.float64 for v in given) else torch.float32
     device = device if device is not None else given[0].device if given else "cpu"
     place: dict[str, Any] = {"device": device, "dtype": dtype}
-    azimuth, elevation, distance, fov = torch.broadcast_tensors(*(v.to(**place).reshape(-1) for v in values))
+    azimuth, elevation, distance, fov = torch.broadcast_tensors(
+        *(v.to(**place).reshape(-1) for v in values)
+    )
     _within("elevations", elevation, -90.0, 90.0, "degrees")
     _within("distances", distance, 1e-3, 1e6, "world units")
     _within("fov_y", fov, 1.0, 170.0, "degrees")
     _within("azimuths", azimuth, -1e6, 1e6, "degrees")
     centre = torch.zeros(1, 3, **place) if target is None else target.to(**place).reshape(-1, 3)
     if len(azimuth) == 1 and len(centre) > 1:
-        azimuth, elevation, distance, fov = (v.expand(len(centre)) for v in (azimuth, elevation, distance, fov))
+        azimuth, elevation, distance, fov = (
+            v.expand(len(centre)) for v in (azimuth, elevation, distance, fov)
+        )
     return look_at(azimuth, elevation, distance, fov, centre, width, height)
 
 
 def sectors(azimuths: Tensor, count: int) -> Tensor:
-    """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at the front."""
+    """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at
+    the front.
+    """
     return (azimuths * (count / 360)).round().long() % count
 
 
 def look_at(
-    azimuth: Tensor, elevation: Tensor, distance: Tensor, fov: Tensor, centre: Tensor, width: int, height: int
+    azimuth: Tensor,
+    elevation: Tensor,
+    distance: Tensor,
+    fov: Tensor,
+    centre: Tensor,
+    width: int,
+    height: int,
 ) -> Cameras:
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
-    # All three axes in closed form: no cross product with an up vector, so straight above is as good as any view.
+    # All three axes in closed form: no cross product with an up vector, so straight above is as
+    # good as any view.
     right = torch.stack([cos_a, torch.zeros_like(a), -sin_a], -1)
     down = torch.stack([sin_a * sin_e, -cos_e, cos_a * sin_e], -1)
     backward = torch.stack([sin_a * cos_e, sin_e, cos_a * cos_e], -1)
@@ -116,7 +145,9 @@ def look_at(
     intrinsics[:, 0, 0] = intrinsics[:, 1, 1] = focal
     intrinsics[:, 0, 2], intrinsics[:, 1, 2], intrinsics[:, 2, 2] = width / 2, height / 2, 1
     wrapped = torch.remainder(azimuth + 180, 360) - 180
-    return Cameras(viewmats, intrinsics, width, height, wrapped, elevation.clone(), distance.clone())
+    return Cameras(
+        viewmats, intrinsics, width, height, wrapped, elevation.clone(), distance.clone()
+    )
 
 
 def turntable(
@@ -128,9 +159,11 @@ def turntable(
     device: torch.device | str | None = None,
     together: int = 1,
 ) -> Cameras:
-    """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the front.
+    """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the
+    front.
 
-    Ordered so that every ``together`` of them, a divisor of n, are all around the object by themselves.
+    Ordered so that every ``together`` of them, a divisor of n, are all around the object by
+    themselves.
     """
     if n < 1:
         raise ValueError(f"turntable: n is {n}; at least 1 view is needed.")
@@ -146,7 +179,9 @@ def sphere(
     target: Tensor | None = None,
     device: torch.device | str | None = None,
 ) -> Cameras:
-    """n cameras spread evenly over the whole sphere around ``target`` (Fibonacci lattice), from above to below."""
+    """n cameras spread evenly over the whole sphere around ``target`` (Fibonacci lattice), from
+    above to below.
+    """
     if n < 1:
         raise ValueError(f"sphere: n is {n}; at least 1 view is needed.")
     index = torch.arange(n, dtype=torch.float64)
@@ -165,4 +200,7 @@ def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
 def _within(name: str, values: Tensor, low: float, high: float, unit: str) -> None:
     outside = ~((values >= low) & (values <= high))  # NaN compares false
     if bool(outside.any()):
-        raise ValueError(f"{name} holds {values[outside][0].item():g}; choose values within {low:g}..{high:g} {unit}.")
+        raise ValueError(
+            f"{name} holds {values[outside][0].item():g}; choose values within {low:g}..{high:g}"
+            f" {unit}."
+        )

@@ -19,8 +19,8 @@ class CameraSampler(Protocol):
         ...
 
     def check(self, together: int = 1) -> None:
-        """Raise ValueError naming the setting, its value, what is allowed and the cure; and where views cannot come
-        ``together`` as `sample` has it."""
+        """Raise ValueError naming the setting, its value, what is allowed and the cure; and where
+        views cannot come ``together`` as `sample` has it."""
         ...
 
     def sample(
@@ -33,22 +33,32 @@ class CameraSampler(Protocol):
     ) -> Cameras:
         """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
 
-        ``together``, a divisor of count: so many in a row are one rig, at equal azimuth steps all around the object,
-        alike in all else.
+        ``together``, a divisor of count: so many in a row are one rig, at equal azimuth steps all
+        around the object, alike in all else.
         """
         ...
 
-    def from_angles(self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]) -> Cameras:
-        """Cameras that look inward from these angles (degrees), at the middle of the other ranges: for previews."""
+    def from_angles(
+        self, azimuths: Tensor | float, elevations: Tensor | float, size: int | tuple[int, int]
+    ) -> Cameras:
+        """Cameras that look inward from these angles (degrees), at the middle of the other ranges:
+        for previews.
+        """
         ...
 
 
-def check_ranges(owner: str, sampler: Any, limits: dict[str, tuple[float, float, str]], pairs: tuple[str, ...]) -> None:
-    """Raises ValueError unless every field lies within its (low, high, unit), and NAME_min not above NAME_max."""
+def check_ranges(
+    owner: str, sampler: Any, limits: dict[str, tuple[float, float, str]], pairs: tuple[str, ...]
+) -> None:
+    """Raises ValueError unless every field lies within its (low, high, unit), and NAME_min not
+    above NAME_max.
+    """
     for key, (low, high, unit) in limits.items():
         value = getattr(sampler, key)
         if not low <= value <= high:  # also catches NaN
-            raise ValueError(f"{owner}: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
+            raise ValueError(
+                f"{owner}: {key} is {value}; choose a value within {low:g}..{high:g} {unit}."
+            )
     for key in pairs:
         low, high = getattr(sampler, key + "_min"), getattr(sampler, key + "_max")
         if low > high:

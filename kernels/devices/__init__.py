@@ -1,1 +1,3 @@
-"""Work on a device: transfers that wait for nothing, side streams, compiled loops, a CPU's workers."""
+"""Work on a device: transfers that wait for nothing, side streams, compiled loops, a CPU's
+workers.
+"""

@@ -1,4 +1,6 @@
-"""Numba's compiler with its machine code kept on disk, safely for a package that has several names and is updated."""
+"""Numba's compiler with its machine code kept on disk, safely for a package that has several names
+and is updated.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,21 @@ from numba import njit
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """``njit`` with a cache for each full name of the function's module and each state of its folder and the one above.
+    """``njit`` with a cache for each full name of the function's module and each state of its
+    folder and the one above.
 
-    Numba names its cache files after the last part of the module's name, but what lies in them imports the module by
-    its full name. ComfyUI derives that name from the folder's path; so after a move, or when the kernels also run as
-    ``distill3d.kernels``, Numba would load a file that asks for a module nobody has. And it compiles anew only when
-    the function's own file is younger than the cache, though functions and constants of other files are part of it.
+    Numba names its cache files after the last part of the module's name, but what lies in them
+    imports the module by its full name. ComfyUI derives that name from the folder's path; so after
+    a move, or when the kernels also run as ``distill3d.kernels``, Numba would load a file that asks
+    for a module nobody has. And it compiles anew only when the function's own file is younger than
+    the cache, though functions and constants of other files are part of it.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         folder = Path(function.__code__.co_filename).parent
-        function.__qualname__ += "_" + hashlib.sha256(function.__module__.encode() + sources(folder)).hexdigest()[:8]
+        function.__qualname__ += (
+            "_" + hashlib.sha256(function.__module__.encode() + sources(folder)).hexdigest()[:8]
+        )
         return njit(error_model="numpy", nogil=True, cache=True, **options)(function)
 
     return decorate

@@ -1,4 +1,6 @@
-"""Getting small tensors to a device without waiting for it, work there beside other work, and giving memory back."""
+"""Getting small tensors to a device without waiting for it, work there beside other work, and
+giving memory back.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +17,16 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-graphs_alive: weakref.WeakSet[object] = weakref.WeakSet()  # what holds CUDA graphs, which use cuBLAS's workspaces
-ASYNCHRONOUS = "cudaMallocAsync"  # torch's name for the driver's allocator, ComfyUI's choice on NVIDIA GPUs
+# what holds CUDA graphs, which use cuBLAS's workspaces
+graphs_alive: weakref.WeakSet[object] = weakref.WeakSet()
+# torch's name for the driver's allocator, ComfyUI's choice on NVIDIA GPUs
+ASYNCHRONOUS = "cudaMallocAsync"
 
 
 def sent(value: Tensor, device: torch.device) -> Tensor:
-    """``value`` [any] from the CPU on ``device``, without waiting for what the device is busy with."""
+    """``value`` [any] from the CPU on ``device``, without waiting for what the device is busy
+    with.
+    """
     if device.type == "cuda" and value.device.type == "cpu":
         return value.pin_memory().to(device, non_blocking=True)
     return value.to(device)
@@ -28,14 +34,16 @@ def sent(value: Tensor, device: torch.device) -> Tensor:
 
 @cache
 def side_stream(device: torch.device) -> torch.cuda.Stream:
-    """The one stream of a CUDA device for work beside the main one: each keeps a workspace of cuBLAS's for good."""
+    """The one stream of a CUDA device for work beside the main one: each keeps a workspace of
+    cuBLAS's for good.
+    """
     return torch.cuda.Stream(device)
 
 
 @cache
 def recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """The stream on which CUDA graphs are recorded, and on which nothing else runs: a graph goes on using the
-    workspace that cuBLAS has for the stream of its recording."""
+    """The stream on which CUDA graphs are recorded, and on which nothing else runs: a graph goes on
+    using the workspace that cuBLAS has for the stream of its recording."""
     return torch.cuda.Stream(device)
 
 
@@ -45,13 +53,16 @@ def asynchronous() -> bool:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it is want of device memory that an error tells of; not all of torch's have the type for it."""
+    """Whether it is want of device memory that an error tells of; not all of torch's have the type
+    for it.
+    """
     return isinstance(error, torch.cuda.OutOfMemoryError) or "error: out of memory" in str(error)
 
 
 def give_back(device: torch.device) -> None:
-    """Return to the driver what torch and its libraries keep of a CUDA device's memory for later, and the pinned
-    memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone have used."""
+    """Return to the driver what torch and its libraries keep of a CUDA device's memory for later,
+    and the pinned memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone
+    have used."""
     if device.type != "cuda":
         return
     torch.cuda.synchronize(device)
@@ -64,7 +75,9 @@ def give_back(device: torch.device) -> None:
 
 
 def _trim_graph_memory(index: int) -> None:
-    """What graphs allocate while they run stays with the driver, in a pool that torch does not empty."""
+    """What graphs allocate while they run stays with the driver, in a pool that torch does not
+    empty.
+    """
     try:
         driver = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
         if code := driver.cuDeviceGraphMemTrim(index):
@@ -74,7 +87,9 @@ def _trim_graph_memory(index: int) -> None:
 
 
 class Aside:
-    """Work on a CUDA device beside what else is asked of it; on another device one after the other, as usual."""
+    """Work on a CUDA device beside what else is asked of it; on another device one after the other,
+    as usual.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self.stream = side_stream(device) if device.type == "cuda" else None
@@ -82,7 +97,9 @@ class Aside:
 
     @contextmanager
     def running(self, given: Iterable[Tensor]) -> Iterator[None]:
-        """Inside, kernels run beside, once all that was asked for before is done; ``given``: the tensors they read."""
+        """Inside, kernels run beside, once all that was asked for before is done; ``given``: the
+        tensors they read.
+        """
         if self.stream is None:
             yield
             return
@@ -95,7 +112,9 @@ class Aside:
             yield
 
     def awaited(self, made: Iterable[Tensor]) -> None:
-        """What comes next outside waits for what was asked for inside so far; ``made``: the tensors it reads of it."""
+        """What comes next outside waits for what was asked for inside so far; ``made``: the tensors
+        it reads of it.
+        """
         if self.stream is not None and self.main is not None:
             self.main.wait_stream(self.stream)
             for tensor in made:

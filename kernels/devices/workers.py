@@ -1,9 +1,9 @@
 """Runs compiled kernels that release the interpreter's lock on as many threads as torch uses.
 
-On torch's own OpenMP threads where its GNU runtime can be reached: after each of torch's parallel operations these spin
-for milliseconds in wait of more work, and would keep the cores from any other thread. Elsewhere on plain threads.
-Not on numba's: those abort the process where only its fallback layer exists and two threads enter it, and compile
-several times slower.
+On torch's own OpenMP threads where its GNU runtime can be reached: after each of torch's parallel
+operations these spin for milliseconds in wait of more work, and would keep the cores from any other
+thread. Elsewhere on plain threads. Not on numba's: those abort the process where only its fallback
+layer exists and two threads enter it, and compile several times slower.
 """
 
 from __future__ import annotations
@@ -23,11 +23,15 @@ BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def spread(kernel: Callable[..., None], limit: int, *arguments: Any) -> None:
-    """Call kernel(worker, workers, *arguments) for each worker, at most ``limit`` of them, and wait for all."""
+    """Call kernel(worker, workers, *arguments) for each worker, at most ``limit`` of them, and wait
+    for all.
+    """
     threads, workers, runtime = torch.get_num_threads(), team(limit), openmp()
     if workers == 1:
         kernel(0, 1, *arguments)
-    elif runtime is not None and runtime.omp_get_max_threads() == threads and os.getpid() == PROCESS:
+    elif (
+        runtime is not None and runtime.omp_get_max_threads() == threads and os.getpid() == PROCESS
+    ):
         # Not in a fork, which inherits the runtime without its threads and would wait for them.
         _on_team(runtime, threads, kernel, workers, arguments)
     else:
@@ -39,8 +43,12 @@ def team(limit: int) -> int:
     return max(1, min(torch.get_num_threads(), limit))
 
 
-def _on_team(runtime: Any, threads: int, kernel: Callable[..., None], workers: int, arguments: tuple) -> None:
-    """All of torch's threads are asked, though not all may be needed: a smaller team would end the others."""
+def _on_team(
+    runtime: Any, threads: int, kernel: Callable[..., None], workers: int, arguments: tuple
+) -> None:
+    """All of torch's threads are asked, though not all may be needed: a smaller team would end the
+    others.
+    """
     errors: list[BaseException] = []
 
     def body(_: Any) -> None:

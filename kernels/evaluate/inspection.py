@@ -1,4 +1,6 @@
-"""What a loss sees and wants of a few views: its own code run once, with every question to the prior recorded."""
+"""What a loss sees and wants of a few views: its own code run once, with every question to the
+prior recorded.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +25,18 @@ STEP = 0.1  # root mean square of the latents' change that stands for the gradie
 
 @dataclass(frozen=True)
 class Question:
-    """One call of `Prior.predict`."""
+    """One call of `Prior.predict`.
 
-    z_t: Tensor  # [V,C,h,w]
-    t: Tensor  # [V]
+    Args:
+        z_t: [V,C,h,w]
+        t: [V]
+        answers: noise estimates [V,C,h,w], one per conditioning
+    """
+
+    z_t: Tensor
+    t: Tensor
     conditionings: tuple[Conditioning, ...]
-    answers: tuple[Tensor, ...]  # noise estimates [V,C,h,w], one per conditioning
+    answers: tuple[Tensor, ...]
 
     def answer(self, conditioning: Conditioning) -> Tensor | None:
         """The estimate under that very conditioning, if it was among those asked."""
@@ -39,7 +47,9 @@ class Question:
 
 
 def recorded(prior: Prior) -> tuple[Prior, list[Question]]:
-    """A prior that answers as ``prior`` does, of the same type and weights, and the list its questions go to."""
+    """A prior that answers as ``prior`` does, of the same type and weights, and the list its
+    questions go to.
+    """
     questions: list[Question] = []
 
     def predict(z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
@@ -54,18 +64,30 @@ def recorded(prior: Prior) -> tuple[Prior, list[Question]]:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Pictures [V,3,H,W] in 0..1, but for ``gradient``, and what they were made with."""
+    """Pictures [V,3,H,W] in 0..1, but for ``gradient``, and what they were made with.
+
+    Args:
+        noised: z_t
+        x0_text: the clean latent of the text's estimate
+        x0_guided: and of the guided one
+        degraded: M_psi's answer to x0_text; None where the loss asked none
+        gradient: signed: how each colour would change, 1 the 99.5th percentile of its size
+        t: [V] the timesteps of z_t
+        guidance: of x0_guided, standard form
+        continued: the loss went on from the cloud's own training state
+        logs: the loss's
+    """
 
     render: Tensor
-    noised: Tensor  # z_t
-    x0_text: Tensor  # the clean latent of the text's estimate
-    x0_guided: Tensor  # and of the guided one
-    degraded: Tensor | None  # M_psi's answer to x0_text; None where the loss asked none
-    gradient: Tensor  # signed: how each colour would change, 1 the 99.5th percentile of its size
-    t: Tensor  # [V] the timesteps of z_t
-    guidance: float  # of x0_guided, standard form
-    continued: bool  # the loss went on from the cloud's own training state
-    logs: dict[str, float]  # the loss's
+    noised: Tensor
+    x0_text: Tensor
+    x0_guided: Tensor
+    degraded: Tensor | None
+    gradient: Tensor
+    t: Tensor
+    guidance: float
+    continued: bool
+    logs: dict[str, float]
 
 
 def inspect(
@@ -79,12 +101,14 @@ def inspect(
     seed: int = 0,
     background: float = 0.5,
 ) -> Inspection:
-    """Run ``loss`` once on renders [V,...] of ``cloud`` at ``progress`` 0..1 of a schedule, all on the prior's device.
+    """Run ``loss`` once on renders [V,...] of ``cloud`` at ``progress`` 0..1 of a schedule, all on
+    the prior's device.
 
-    ``timestep`` narrows the loss's timestep settings as far as they let it, see `Loss.near`; None leaves them.
-    State that the cloud brings from a run with the same loss, such as M_psi, is used and not changed.
-    A prior that judges views together wants them in its groups, as `turntable` orders them.
-    Of several questions to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
+    ``timestep`` narrows the loss's timestep settings as far as they let it, see `Loss.near`; None
+    leaves them. State that the cloud brings from a run with the same loss, such as M_psi, is used
+    and not changed. A prior that judges views together wants them in its groups, as `turntable`
+    orders them. Of several questions to the prior that of the prompt at the loss's own t is shown;
+    the gradient has them all.
     """
     together = check_views(prior, len(cameras))
     chosen = loss if timestep is None else loss.near(timestep)
@@ -95,7 +119,10 @@ def inspect(
         latents = prior.encode(picture)
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     generator, training = torch.Generator().manual_seed(seed), cloud.training
-    own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (identity(loss), shape)
+    own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (
+        identity(loss),
+        shape,
+    )
     run = chosen.start(twin, shape, generator, training.loss if own else None)
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
@@ -137,7 +164,9 @@ def inspect(
 
 
 def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]) -> Question:
-    """The question about the prompt whose t is what the loss calls its t; inversions ask on their way there."""
+    """The question about the prompt whose t is what the loss calls its t; inversions ask on their
+    way there.
+    """
     about = [question for question in questions if question.answer(text) is not None] or questions
     wanted = next((value for name, value in logs.items() if name.rpartition(".")[2] == "t"), None)
     if wanted is None:
@@ -146,7 +175,9 @@ def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]
 
 
 def _change(prior: Prior, latents: Tensor, gradient: Tensor) -> Tensor:
-    """What a small step along minus the latents' gradient changes in the decoded picture, signed and normalised."""
+    """What a small step along minus the latents' gradient changes in the decoded picture, signed
+    and normalised.
+    """
     length = STEP / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
     change = prior.decode(latents - length * gradient) - prior.decode(latents)
     return (change / change.abs().flatten().quantile(0.995).clamp_min(1e-6)).clamp(-1, 1)

@@ -1,6 +1,8 @@
-"""Measure the embedded prior with the judge: ``python -m distill3d.kernels.evaluate.judge --sheet F.png --json F``.
+"""Measure the embedded prior with the judge: ``python -m distill3d.kernels.evaluate.judge --sheet
+F.png --json F``.
 
-Samples held-out captions in every view word; the judge, trained on true renders only, says what they show.
+Samples held-out captions in every view word; the judge, trained on true renders only, says what
+they show.
 """
 
 from __future__ import annotations
@@ -14,7 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, held_out
+from ..toybox.captions import (
+    CATEGORIES,
+    COLORS,
+    FINISHES,
+    SYMMETRIC,
+    VIEWS,
+    Caption,
+    all_captions,
+    held_out,
+)
 from ..toybox.data import NO_VIEW, draw, render_atlas
 from ..toybox.models import Judge, load_judge
 
@@ -27,18 +38,31 @@ def held_out_captions(count: int, seed: int) -> list[Caption]:
         if held_out(caption):
             pool.setdefault((caption.category, caption.finish == "plain"), []).append(caption)
     order = rng.sample(CATEGORIES, len(CATEGORIES))
-    return [rng.choice(pool[order[i % len(order)], (i + i // len(order)) % 2 == 0]) for i in range(count)]
+    return [
+        rng.choice(pool[order[i % len(order)], (i + i // len(order)) % 2 == 0])
+        for i in range(count)
+    ]
 
 
 @torch.no_grad()
-def sample(pipeline: Any, texts: list[str], guidance: float, steps: int, seed: int, batch: int = 64) -> Tensor:
+def sample(
+    pipeline: Any, texts: list[str], guidance: float, steps: int, seed: int, batch: int = 64
+) -> Tensor:
     """Pictures [B,3,H,W] in 0..1 by the pipeline itself (DDIM)."""
     device, parts = pipeline.device, []
     for start in range(0, len(texts), batch):
         some = texts[start : start + batch]
         generator = torch.Generator().manual_seed(seed + start)
-        latents = torch.randn(len(some), 4, 32, 32, generator=generator).to(device, pipeline.unet.dtype)
-        out = pipeline(some, guidance_scale=guidance, num_inference_steps=steps, latents=latents, output_type="pt")
+        latents = torch.randn(len(some), 4, 32, 32, generator=generator).to(
+            device, pipeline.unet.dtype
+        )
+        out = pipeline(
+            some,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            latents=latents,
+            output_type="pt",
+        )
         parts.append(out.images.float())
     return torch.cat(parts)
 
@@ -51,8 +75,8 @@ def judge_logits(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, 
 
 
 def judged(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, Tensor]:
-    """What the judge sees in pictures [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two likeliest colours
-    in ascending order."""
+    """What the judge sees in pictures [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two
+    likeliest colours in ascending order."""
     return likeliest(judge_logits(judge, pictures, batch))
 
 
@@ -64,15 +88,18 @@ def likeliest(logits: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def color_right(seen: dict[str, Tensor], color: Tensor, second: Tensor, finish: Tensor) -> Tensor:
-    """Whether the judge sees the right colours [B] bool: the object's colour and, where patterned, the pattern's.
+    """Whether the judge sees the right colours [B] bool: the object's colour and, where patterned,
+    the pattern's.
 
-    Stripes and checks fill as much of an object in one colour as in the other, so which of the two is the object's
-    cannot be seen: there the unordered pair has to be right.
+    Stripes and checks fill as much of an object in one colour as in the other, so which of the two
+    is the object's cannot be seen: there the unordered pair has to be right.
     """
     pair = (seen["pair"] == torch.stack([color, second], -1).sort(-1).values).all(-1)
     dotted = (seen["color"] == color) & (seen["second"] == second)
     return torch.where(
-        finish == 0, seen["color"] == color, torch.where(finish == FINISHES.index("dotted"), dotted, pair)
+        finish == 0,
+        seen["color"] == color,
+        torch.where(finish == FINISHES.index("dotted"), dotted, pair),
     )
 
 
@@ -81,8 +108,8 @@ def _share(right: Tensor) -> float:
 
 
 def score_samples(judge: Judge, captions: list[Caption], pictures: Tensor) -> dict[str, float]:
-    """pictures [len(captions)*4,...], the four views of a caption in a row -> accuracies 0..1, views of symmetric
-    categories left out."""
+    """pictures [len(captions)*4,...], the four views of a caption in a row -> accuracies 0..1,
+    views of symmetric categories left out."""
     seen = judged(judge, pictures)
     rows = [(c, v) for c in captions for v in range(len(VIEWS))]
     names = list(COLORS)
@@ -91,19 +118,27 @@ def score_samples(judge: Judge, captions: list[Caption], pictures: Tensor) -> di
     finish = torch.tensor([FINISHES.index(c.finish) for c, _ in rows])
     turning = torch.tensor([c.category not in SYMMETRIC for c, _ in rows])
     return {
-        "category": _share(seen["category"] == torch.tensor([CATEGORIES.index(c.category) for c, _ in rows])),
+        "category": _share(
+            seen["category"] == torch.tensor([CATEGORIES.index(c.category) for c, _ in rows])
+        ),
         "color": _share(color_right(seen, color, second, finish)),
         "view": _share((seen["view"] == torch.tensor([v for _, v in rows]))[turning]),
         "finish": _share(seen["finish"] == finish),
     }
 
 
-def score_judge(judge: Judge, views: int, device: torch.device | str, seed: int = 12345) -> dict[str, float]:
-    """The judge on fresh true renders: cameras it never saw; views at least `BOUNDARY` from another word."""
+def score_judge(
+    judge: Judge, views: int, device: torch.device | str, seed: int = 12345
+) -> dict[str, float]:
+    """The judge on fresh true renders: cameras it never saw; views at least `BOUNDARY` from another
+    word.
+    """
     atlas = render_atlas(views, seed, device)
     batch = draw(atlas, 4096, torch.Generator(device).manual_seed(seed))
     seen = judged(judge, batch.pictures)
-    category, color, finish, second = (x.cpu() for x in (batch.category, batch.color, batch.finish, batch.second))
+    category, color, finish, second = (
+        x.cpu() for x in (batch.category, batch.color, batch.finish, batch.second)
+    )
     turning = torch.tensor([c not in SYMMETRIC for c in CATEGORIES])[category]
     fair = turning & (batch.view_said.cpu() != NO_VIEW)
     return {
@@ -118,8 +153,13 @@ def save_sheet(pictures: Tensor, columns: int, file: Path) -> None:
     """pictures [B,3,H,W] -> one PNG, row by row."""
     from PIL import Image
 
-    rows = [torch.cat(list(pictures[i : i + columns]), 2) for i in range(0, len(pictures) - columns + 1, columns)]
-    Image.fromarray((torch.cat(rows, 1).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()).save(file)
+    rows = [
+        torch.cat(list(pictures[i : i + columns]), 2)
+        for i in range(0, len(pictures) - columns + 1, columns)
+    ]
+    Image.fromarray(
+        (torch.cat(rows, 1).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
+    ).save(file)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -131,7 +171,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guidance", default=3.0, type=float)
     parser.add_argument("--steps", default=40, type=int)
     parser.add_argument("--seed", default=0, type=int)
-    parser.add_argument("--judge-views", default=16, type=int, help="fresh views per category that judge the judge")
+    parser.add_argument(
+        "--judge-views", default=16, type=int, help="fresh views per category that judge the judge"
+    )
     parser.add_argument("--sheet", type=Path, help="PNG: a caption a row pair, its four views")
     parser.add_argument("--json", type=Path)
     a = parser.parse_args(arguments)
@@ -143,7 +185,9 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline.set_progress_bar_config(disable=True)
     judge = load_judge(a.judge, a.device)
     captions = held_out_captions(a.captions, a.seed)
-    pictures = sample(pipeline, [c.seen_from(v) for c in captions for v in VIEWS], a.guidance, a.steps, a.seed)
+    pictures = sample(
+        pipeline, [c.seen_from(v) for c in captions for v in VIEWS], a.guidance, a.steps, a.seed
+    )
     if a.sheet:
         save_sheet(pictures[: 56 * 4].cpu(), 16, a.sheet)
     result = {

@@ -1,4 +1,6 @@
-"""What the judge, a classifier trained on true renders only, says of one object: whether it shows its caption."""
+"""What the judge, a classifier trained on true renders only, says of one object: whether it shows
+its caption.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,16 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras, orbit
-from ..toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption, all_captions, view_of
+from ..toybox.captions import (
+    CATEGORIES,
+    COLORS,
+    FINISHES,
+    SYMMETRIC,
+    VIEWS,
+    Caption,
+    all_captions,
+    view_of,
+)
 from ..toybox.data import FOV_Y, SIZE
 from ..toybox.models import Judge
 from .judge import color_right, held_out_captions, judge_logits, likeliest
@@ -30,28 +41,32 @@ def judge_cameras(size: int = SIZE) -> Cameras:
 def benchmark_captions() -> tuple[Caption, ...]:
     """The 32 held-out captions that the benchmark begins with, whatever part of them a call runs.
 
-    Lenient rivals: hardly any two of them share a colour and a pattern, so an object that is taken for another one
-    of the right colour still comes first. `every_caption` has that other one.
+    Lenient rivals: hardly any two of them share a colour and a pattern, so an object that is taken
+    for another one of the right colour still comes first. `every_caption` has that other one.
     """
     return tuple(dict.fromkeys(held_out_captions(32, 0)))
 
 
 @cache
 def every_caption() -> tuple[Caption, ...]:
-    """All 11,424 captions with a colour: for each caption, every other object, colour and pattern alone changed.
+    """All 11,424 captions with a colour: for each caption, every other object, colour and pattern
+    alone changed.
 
-    Not the held-out ones only: of these a caption has about four rivals that differ in the object alone.
+    Not the held-out ones only: of these a caption has about four rivals that differ in the object
+    alone.
     """
     return tuple(all_captions())
 
 
 def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> Tensor:
-    """How likely the judge finds each caption in each picture: log-probabilities [B, captions], of logits per head.
+    """How likely the judge finds each caption in each picture: log-probabilities [B, captions], of
+    logits per head.
 
-    The sum over category, colour and finish, and over the second colour where there is a pattern. Which of its two
-    colours is the object's cannot be seen of stripes and checks (see `color_right`): there the likelihoods of both
-    orders add up. So do those of all colours, but the pattern's, for a caption without one: it is at least as likely as
-    the same with a colour, and to be compared with others without one only, see `rivals_of`.
+    The sum over category, colour and finish, and over the second colour where there is a pattern.
+    Which of its two colours is the object's cannot be seen of stripes and checks (see
+    `color_right`): there the likelihoods of both orders add up. So do those of all colours, but the
+    pattern's, for a caption without one: it is at least as likely as the same with a colour, and to
+    be compared with others without one only, see `rivals_of`.
     """
     log = {name: values.double().log_softmax(-1) for name, values in logits.items()}
     names = list(COLORS)
@@ -63,7 +78,9 @@ def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> T
     either = torch.logaddexp(ordered, log["color"][:, second] + log["second"][:, first])
     plain, dotted = finish == 0, finish == FINISHES.index("dotted")
     colors = torch.where(plain, log["color"][:, first], torch.where(dotted, ordered, either))
-    not_color, not_second = (torch.log(-torch.expm1(log[head][:, second])) for head in ("color", "second"))
+    not_color, not_second = (
+        torch.log(-torch.expm1(log[head][:, second])) for head in ("color", "second")
+    )
     dots = log["second"][:, second] + not_color
     in_pair = torch.logaddexp(dots, log["color"][:, second] + not_second)
     unsaid = torch.where(plain, 0.0, torch.where(dotted, dots, in_pair))
@@ -72,18 +89,19 @@ def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> T
 
 
 def rivals_of(caption: Caption, captions: Sequence[Caption]) -> list[Caption]:
-    """What ``captions`` say that the caption does not, in the words it uses: without colours if it names none, since
-    a red mug is a mug too."""
+    """What ``captions`` say that the caption does not, in the words it uses: without colours if it
+    names none, since a red mug is a mug too."""
     spoken = captions if caption.color else [replace(other, color=None) for other in captions]
     return [other for other in dict.fromkeys(spoken) if other != caption]
 
 
 def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[Caption]) -> float:
-    """Share of the pictures for which none of `rivals_of` is likelier than the object's own caption (R-precision at
-    rank 1).
+    """Share of the pictures for which none of `rivals_of` is likelier than the object's own caption
+    (R-precision at rank 1).
 
-    A rival that says the same of the picture, as the reverse order of two striped colours, is none. Of red and white
-    stripes "a mug with red stripes" and "a mug with white stripes" are both right, and which comes first is chance.
+    A rival that says the same of the picture, as the reverse order of two striped colours, is none.
+    Of red and white stripes "a mug with red stripes" and "a mug with white stripes" are both right,
+    and which comes first is chance.
     """
     scores = log_likelihoods(logits, [caption, *rivals_of(caption, captions)])
     return float((scores[:, :1] >= scores[:, 1:] - 1e-9).all(-1).float().mean())
@@ -91,14 +109,23 @@ def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[
 
 @dataclass(frozen=True)
 class Judgement:
-    """Shares of the judged views, 0..1; None where a question does not apply to the caption."""
+    """Shares of the judged views, 0..1; None where a question does not apply to the caption.
 
-    judge_category: float  # the right object
-    judge_color: float | None  # the right colours; None for a caption without one
-    judge_view: float | None  # the view it is; None for objects that look alike from all sides
-    janus: float | None  # a side or the back taken for the front
-    r_precision: float  # the own caption is likelier than its rivals among the 32 `benchmark_captions`
-    r_precision_all: float  # than those among `every_caption`: all it says is seen
+    Args:
+        judge_category: the right object
+        judge_color: the right colours; None for a caption without one
+        judge_view: the view it is; None for objects that look alike from all sides
+        janus: a side or the back taken for the front
+        r_precision: the own caption is likelier than its rivals among the 32 `benchmark_captions`
+        r_precision_all: than those among `every_caption`: all it says is seen
+    """
+
+    judge_category: float
+    judge_color: float | None
+    judge_view: float | None
+    janus: float | None
+    r_precision: float
+    r_precision_all: float
 
 
 def judgement(judge: Judge, pictures: Tensor, caption: Caption) -> Judgement:

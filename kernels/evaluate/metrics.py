@@ -22,42 +22,55 @@ LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 
 def iou(alpha: Tensor, true_alpha: Tensor) -> float:
-    """Silhouette overlap: pixels covered (alpha > 0.5) in both over pixels covered in either; all views pooled."""
+    """Silhouette overlap: pixels covered (alpha > 0.5) in both over pixels covered in either; all
+    views pooled.
+    """
     a, b = alpha > 0.5, true_alpha > 0.5
     return float((a & b).sum() / (a | b).sum().clamp_min(1))
 
 
 def psnr(color: Tensor, true_color: Tensor) -> float:
-    """Peak signal-to-noise ratio in dB of pictures in 0..1 on the same background; all views pooled."""
-    return float(-10 * torch.log10((color.clamp(0, 1) - true_color).square().mean().clamp_min(1e-10)))
+    """Peak signal-to-noise ratio in dB of pictures in 0..1 on the same background; all views
+    pooled.
+    """
+    return float(
+        -10 * torch.log10((color.clamp(0, 1) - true_color).square().mean().clamp_min(1e-10))
+    )
 
 
 def saturation(color: Tensor, inside: Tensor) -> float:
-    """Mean HSV saturation, 0..1, of pictures [V,H,W,3] in 0..1 over the pixels ``inside`` [V,H,W,1] bool."""
+    """Mean HSV saturation, 0..1, of pictures [V,H,W,3] in 0..1 over the pixels ``inside`` [V,H,W,1]
+    bool.
+    """
     high, low = color.clamp(0, 1).amax(-1), color.clamp(0, 1).amin(-1)
     values = ((high - low) / high.clamp_min(1e-6))[inside[..., 0]]
     return float(values.mean()) if len(values) else 0.0
 
 
 def contrast(color: Tensor, inside: Tensor) -> float:
-    """RMS contrast: standard deviation of the luma of pictures [V,H,W,3] in 0..1 over the pixels ``inside``."""
+    """RMS contrast: standard deviation of the luma of pictures [V,H,W,3] in 0..1 over the pixels
+    ``inside``.
+    """
     luma = (color.clamp(0, 1) @ color.new_tensor(LUMA))[inside[..., 0]]
     return float(luma.std(correction=0)) if len(luma) else 0.0
 
 
 def ring_of_views(count: int = 24, size: int = 128) -> Cameras:
-    """``count`` cameras around the object, elevations 0, 20 and 40 degrees in turn, as far as in training."""
+    """``count`` cameras around the object, elevations 0, 20 and 40 degrees in turn, as far as in
+    training.
+    """
     elevation = torch.tensor([0.0, 20.0, 40.0]).repeat(count // 3 + 1)[:count]
     return orbit(torch.arange(count) * (360.0 / count), elevation, 2.0, FOV_Y, size)
 
 
 @dataclass(frozen=True)
 class Score:
-    """iou 0..1; psnr dB; ``false_alpha`` the share of all pixels covered outside the true silhouette, 0..1;
-    saturation and contrast of the result over the truth's, both inside either silhouette (1 is right).
+    """iou 0..1; psnr dB; ``false_alpha`` the share of all pixels covered outside the true
+    silhouette, 0..1; saturation and contrast of the result over the truth's, both inside either
+    silhouette (1 is right).
 
-    PSNR and both ratios are NaN for a caption without a colour; a ratio also where the truth has hardly any, as the
-    saturation of a white toy.
+    PSNR and both ratios are NaN for a caption without a colour; a ratio also where the truth has
+    hardly any, as the saturation of a white toy.
     """
 
     iou: float

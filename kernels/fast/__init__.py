@@ -1,1 +1,3 @@
-"""The networks of Stable Diffusion in the form a GPU likes: fused kernels, each beside a readable reference."""
+"""The networks of Stable Diffusion in the form a GPU likes: fused kernels, each beside a readable
+reference.
+"""

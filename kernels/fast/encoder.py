@@ -1,8 +1,10 @@
-"""The encoder of a Stable Diffusion autoencoder, from the picture to its posterior's mean and log variance.
+"""The encoder of a Stable Diffusion autoencoder, from the picture to its posterior's mean and log
+variance.
 
-The same function as diffusers' AutoencoderKL, arranged for a GPU: pictures are stored channels last, as convolutions
-like it; biases and residual sums are left to the normalisation that follows, which reads the picture anyway; and the
-way back keeps one tensor per normalisation. Weights are copied, the model they come from stays as it is.
+The same function as diffusers' AutoencoderKL, arranged for a GPU: pictures are stored channels
+last, as convolutions like it; biases and residual sums are left to the normalisation that follows,
+which reads the picture anyway; and the way back keeps one tensor per normalisation. Weights are
+copied, the model they come from stays as it is.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from .ops import add, add_norm_act, conv2d, norm_act
 from .reference import Norm
 
 PADDED_CHANNELS = 8  # of the picture: with 3, convolutions do not reach the matrix units
-WIDEST_HEAD = 256  # what fused attention is made for; the autoencoder's one head is as wide as its features
+# what fused attention is made for; the autoencoder's one head is as wide as its features
+WIDEST_HEAD = 256
 MOST_TOKENS = 4096  # whose attention matrix is still small beside the pictures
 
 
@@ -36,23 +39,34 @@ class Sum:
         return add_norm_act(self.x, self.residual, norm, self.shift)
 
     def value(self) -> Tensor:
-        return self.x if self.residual is None or self.shift is None else add(self.x, self.residual, self.shift)
+        return (
+            self.x
+            if self.residual is None or self.shift is None
+            else add(self.x, self.residual, self.shift)
+        )
 
 
 class Encoder:
-    """Call it with pictures [B,3,H,W] in -1..1 of the weights' dtype for the parameters [B,2C,h,w]; differentiable."""
+    """Call it with pictures [B,3,H,W] in -1..1 of the weights' dtype for the parameters [B,2C,h,w];
+    differentiable.
+    """
 
     def __init__(self, vae: Any) -> None:
         """Raises ValueError, with the reason, for an autoencoder of another build; see `misfit`."""
         if reason := misfit(vae):
             raise ValueError(f"fast encoder: {reason}.")
         encoder = vae.encoder
-        # Downsampling pads at the right and below alone, which would take a copy. In a picture turned by 180 degrees,
-        # with kernels turned likewise, that is left and above, where ordinary padding of both sides gives the same.
+        # Downsampling pads at the right and below alone, which would take a copy. In a picture
+        # turned by 180 degrees, with kernels turned likewise, that is left and above, where
+        # ordinary padding of both sides gives the same.
         self.first = _Convolution(encoder.conv_in, pad_to=PADDED_CHANNELS)
-        self.levels = [[_Resnet(resnet) for resnet in block.resnets] for block in encoder.down_blocks]
+        self.levels = [
+            [_Resnet(resnet) for resnet in block.resnets] for block in encoder.down_blocks
+        ]
         self.shrinks = [
-            _Convolution(block.downsamplers[0].conv) for block in encoder.down_blocks if block.downsamplers is not None
+            _Convolution(block.downsamplers[0].conv)
+            for block in encoder.down_blocks
+            if block.downsamplers is not None
         ]
         self.middle = [_Resnet(resnet) for resnet in encoder.mid_block.resnets]
         attention = encoder.mid_block.attentions[0]
@@ -98,7 +112,11 @@ class _Resnet:
         self.norms = Norm.of(block.norm1, silu=True), Norm.of(block.norm2, silu=True)
         self.convs = _Convolution(block.conv1), _Convolution(block.conv2)
         self.shortcut = None if block.conv_shortcut is None else _Convolution(block.conv_shortcut)
-        biases = [conv.bias for conv in (self.convs[1], self.shortcut) if conv is not None and conv.bias is not None]
+        biases = [
+            conv.bias
+            for conv in (self.convs[1], self.shortcut)
+            if conv is not None and conv.bias is not None
+        ]
         self.shift = sum(biases[1:], biases[0])
 
     def __call__(self, state: Sum) -> Sum:
@@ -130,8 +148,8 @@ class _Attention:
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Scaled dot-product attention, all [B,heads,L,D]. Fused attention is not made for very wide heads, where writing
-    the matrix out is several times faster as long as it is small."""
+    """Scaled dot-product attention, all [B,heads,L,D]. Fused attention is not made for very wide
+    heads, where writing the matrix out is several times faster as long as it is small."""
     if queries.shape[-1] <= WIDEST_HEAD or queries.shape[2] > MOST_TOKENS:
         return F.scaled_dot_product_attention(queries, keys, values)
     scores = (queries / math.sqrt(queries.shape[-1])) @ keys.transpose(-1, -2)
@@ -139,7 +157,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
 
 
 def misfit(vae: Any) -> str | None:
-    """Why an autoencoder is not what `Encoder` knows: Stable Diffusion's, with SiLU and plain residual blocks."""
+    """Why an autoencoder is not what `Encoder` knows: Stable Diffusion's, with SiLU and plain
+    residual blocks.
+    """
     if type(vae).__name__ != "AutoencoderKL":
         return f"it knows AutoencoderKL, not {type(vae).__name__}"
     encoder = vae.encoder
@@ -153,14 +173,18 @@ def misfit(vae: Any) -> str | None:
         return "a level is not halved"
     if not all(plain(resnet) for resnet in resnets):
         return "a residual block is not of the plain kind"
-    odd = any(a.group_norm is None or a.to_q.bias is None or a.spatial_norm is not None for a in middle)
+    odd = any(
+        a.group_norm is None or a.to_q.bias is None or a.spatial_norm is not None for a in middle
+    )
     if odd or len(middle) > 1:
         return "its attention is not of the plain kind"
     return None
 
 
 def plain(resnet: Any) -> bool:
-    """Whether a diffusers ResnetBlock2D is norm, SiLU, convolution, twice, with nothing else than a time embedding."""
+    """Whether a diffusers ResnetBlock2D is norm, SiLU, convolution, twice, with nothing else than a
+    time embedding.
+    """
     return (
         type(resnet).__name__ == "ResnetBlock2D"
         and type(resnet.nonlinearity).__name__ == "SiLU"

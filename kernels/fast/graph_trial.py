@@ -1,8 +1,10 @@
-"""Whether this process may record CUDA graphs: always with torch's own allocator, under another only once a process of
-its own, with the same allocator, has recorded, replayed and dropped some and is still alive.
+"""Whether this process may record CUDA graphs: always with torch's own allocator, under another
+only once a process of its own, with the same allocator, has recorded, replayed and dropped some and
+is still alive.
 
-Memory that cudaMallocAsync hands out during a recording is not there before the graph runs, so that a recording which
-fails leaves tensors whose release ends the process. Nobody can know this beforehand of every torch, Triton and driver.
+Memory that cudaMallocAsync hands out during a recording is not there before the graph runs, so that
+a recording which fails leaves tensors whose release ends the process. Nobody can know this
+beforehand of every torch, Triton and driver.
 """
 
 from __future__ import annotations
@@ -55,7 +57,8 @@ class Trial:
         self.began, self.tries = 0.0, 0
 
     def begin(self, device: torch.device | None = None) -> None:
-        """Start it, if it is needed and was not started before; it goes on beside whatever else is done.
+        """Start it, if it is needed and was not started before; it goes on beside whatever else is
+        done.
 
         device: on which the graphs are to run.
         """
@@ -67,7 +70,11 @@ class Trial:
         elif backend != ASYNCHRONOUS:
             self.forbid("the allocator is not torch's")
         elif self.tries < MOST_TRIES:
-            self.errors, self.began, self.tries = tempfile.TemporaryFile(), time.monotonic(), self.tries + 1
+            self.errors, self.began, self.tries = (
+                tempfile.TemporaryFile(),
+                time.monotonic(),
+                self.tries + 1,
+            )
             index = str((device.index if device else None) or 0)
             try:
                 self.process = subprocess.Popen(
@@ -133,16 +140,20 @@ begin, allowed, forbid, state = _trial.begin, _trial.allowed, _trial.forbid, _tr
 
 
 def run(backend: str, index: int) -> None:
-    """The trial on a GPU, in a process of its own: graphs of what priors are made of, in two sizes, twice.
+    """The trial on a GPU, in a process of its own: graphs of what priors are made of, in two sizes,
+    twice.
 
-    Raises RuntimeError for an allocator other than ``backend``, for wrong numbers, and where graphs cannot be recorded.
+    Raises RuntimeError for an allocator other than ``backend``, for wrong numbers, and where graphs
+    cannot be recorded.
     """
     from . import graphs
 
     if not torch.cuda.is_available():
         raise RuntimeError("it has no CUDA device")
     if torch.cuda.get_allocator_backend() != backend:
-        raise RuntimeError(f"it has the allocator {torch.cuda.get_allocator_backend()} and not {backend}")
+        raise RuntimeError(
+            f"it has the allocator {torch.cuda.get_allocator_backend()} and not {backend}"
+        )
     torch.cuda.set_device(index)
     _trial.answer = True  # it is what this process is for
     for _ in range(2):
@@ -152,7 +163,9 @@ def run(backend: str, index: int) -> None:
             pictures = torch.rand(2, 8, size, size, device=f"cuda:{index}", requires_grad=True)
             expected, got = function(pictures), paired(pictures)
             upstream = torch.rand_like(expected)
-            slopes = [torch.autograd.grad(value, pictures, upstream)[0] for value in (expected, got)]
+            slopes = [
+                torch.autograd.grad(value, pictures, upstream)[0] for value in (expected, got)
+            ]
             _compare(expected, got, "a graph")
             _compare(slopes[0], slopes[1], "a gradient's graph")
             _compare(expected, alone(pictures.detach()), "a graph without gradient")
@@ -173,7 +186,11 @@ def _network(device: torch.device) -> Any:
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=generator).to(device) / 8
 
-    convolution, mixing, norm = draw(32, 8, 3, 3), draw(96, 32), Norm(draw(32), draw(32), 8, 1e-5, True)
+    convolution, mixing, norm = (
+        draw(32, 8, 3, 3),
+        draw(96, 32),
+        Norm(draw(32), draw(32), 8, 1e-5, True),
+    )
 
     def function(pictures: torch.Tensor) -> torch.Tensor:
         x = norm_act(F.conv2d(pictures, convolution, padding=1), norm)
@@ -185,4 +202,6 @@ def _network(device: torch.device) -> Any:
 
 def _compare(expected: torch.Tensor, got: torch.Tensor, what: str) -> None:
     if not torch.allclose(expected, got, rtol=1e-2, atol=1e-2):
-        raise RuntimeError(f"{what} gives wrong numbers, by up to {(expected - got).abs().max():.3g}")
+        raise RuntimeError(
+            f"{what} gives wrong numbers, by up to {(expected - got).abs().max():.3g}"
+        )

@@ -1,8 +1,10 @@
-"""CUDA graphs of networks, which save the processor every single launch, under any allocator that a process may have.
+"""CUDA graphs of networks, which save the processor every single launch, under any allocator that a
+process may have.
 
-Everything that is read or written from outside a graph lies in memory from before its recording, so that nothing a
-recording allocates outlives it. Under an asynchronous allocator a recording that fails can end the process, whenever
-what it allocated is freed: there, `graph_trial` has to allow graphs first.
+Everything that is read or written from outside a graph lies in memory from before its recording, so
+that nothing a recording allocates outlives it. Under an asynchronous allocator a recording that
+fails can end the process, whenever what it allocated is freed: there, `graph_trial` has to allow
+graphs first.
 """
 
 from __future__ import annotations
@@ -24,20 +26,28 @@ from . import graph_trial
 log = logging.getLogger(__name__)
 
 WARM_UPS = 3  # calls before a recording, in which libraries choose their algorithms and allocate
-MOST_GRAPHS = 12  # per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
+# per network; Perp-Neg makes batches of many sizes, and what comes after is called directly
+MOST_GRAPHS = 12
 SPARE = 2**29  # bytes that are to be free besides what a graph needs
 NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
-NO_ROOM = "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs less."
+NO_ROOM = (
+    "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs"
+    " less."
+)
 
 _stranded: list[Any] = []  # what failed recordings had allocated, which must never be freed
 
 
 class Graphed:
-    """A function of tensors, without gradient, as one CUDA graph per their shapes, recorded when these come for the
-    second time."""
+    """A function of tensors, without gradient, as one CUDA graph per their shapes, recorded when
+    these come for the second time."""
 
-    def __init__(self, function: Callable[..., Tensor], name: str, attention_first: bool = False) -> None:
-        """name: of the network, for messages. attention_first: cuDNN's attention goes before the others."""
+    def __init__(
+        self, function: Callable[..., Tensor], name: str, attention_first: bool = False
+    ) -> None:
+        """name: of the network, for messages. attention_first: cuDNN's attention goes before the
+        others.
+        """
         self.function, self.name, self.attention_first = function, name, attention_first
         self.most, self.seen = MOST_GRAPHS, set[Hashable]()
         self.pool: Any = None
@@ -46,7 +56,12 @@ class Graphed:
     @torch.no_grad()
     def __call__(self, *given: Tensor) -> Tensor:
         key = tuple((value.shape, value.dtype) for value in given)
-        if key not in self.graphs and key in self.seen and len(self.graphs) < self.most and graph_trial.allowed():
+        if (
+            key not in self.graphs
+            and key in self.seen
+            and len(self.graphs) < self.most
+            and graph_trial.allowed()
+        ):
             try:
                 self.graphs[key] = self._recorded([value.clone() for value in given])
             except Exception as error:
@@ -66,7 +81,8 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         with tuned(self.attention_first):
             output = warmed_up(inputs[0].device, lambda: self.function(*inputs)).clone()
-            self.pool = self.pool or torch.cuda.graph_pool_handle()  # shared: nothing in it is read from outside
+            # shared: nothing in it is read from outside
+            self.pool = self.pool or torch.cuda.graph_pool_handle()
             with recording(graph, inputs[0].device, self.pool):
                 output.copy_(self.function(*inputs))
         graphs_alive.add(self)
@@ -82,7 +98,8 @@ class Graphed:
 class GraphedGradient:
     """A function of pictures with its gradient as two CUDA graphs per their shape.
 
-    One answer has to be differentiated before the next is asked for, or the gradient raises RuntimeError.
+    One answer has to be differentiated before the next is asked for, or the gradient raises
+    RuntimeError.
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], name: str = "encoder") -> None:
@@ -92,7 +109,12 @@ class GraphedGradient:
     def __call__(self, pictures: Tensor) -> Tensor:
         key = pictures.shape, pictures.dtype
         differentiable = torch.is_grad_enabled() and pictures.requires_grad
-        if differentiable and key not in self.graphs and len(self.graphs) < self.most and graph_trial.allowed():
+        if (
+            differentiable
+            and key not in self.graphs
+            and len(self.graphs) < self.most
+            and graph_trial.allowed()
+        ):
             try:
                 self.graphs[key] = _Pair(self.function, pictures)
                 graphs_alive.add(self)
@@ -113,21 +135,24 @@ class GraphedGradient:
 
 
 class _Pair:
-    """The way there and the way back; what the first leaves for the second, a replay of the second frees."""
+    """The way there and the way back; what the first leaves for the second, a replay of the second
+    frees.
+    """
 
     def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
         self.pictures = like.detach().clone().requires_grad_()
         self.gradient = torch.empty_like(like)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        self.turn, self.open = 0, False  # replays of the way there; whether the way back is still to come
+        # replays of the way there; whether the way back is still to come
+        self.turn, self.open = 0, False
 
         def there_and_back() -> Tensor:
             output = function(self.pictures)
             torch.autograd.grad(output, self.pictures, torch.ones_like(output))
             return output.detach()
 
-        # In this thread: autograd's own may free its last gradient when the recording is over already, which an
-        # asynchronous allocator does not survive.
+        # In this thread: autograd's own may free its last gradient when the recording is over
+        # already, which an asynchronous allocator does not survive.
         with torch.enable_grad(), tuned(), torch.autograd.set_multithreading_enabled(False):
             self.output = warmed_up(like.device, there_and_back).clone()
             self.given = torch.ones_like(self.output)
@@ -162,7 +187,8 @@ class _Replay(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         if ctx.turn != ctx.pair.turn or not ctx.pair.open:
             raise RuntimeError(
-                "CUDA graphs: an answer has to be differentiated once, and before the next is asked for."
+                "CUDA graphs: an answer has to be differentiated once, and before the next is asked"
+                " for."
             )
         ctx.pair.given.copy_(grad)
         ctx.pair.backward.replay()
@@ -173,13 +199,15 @@ class _Replay(torch.autograd.Function):
 def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
     """The result of ``call`` after a few of them on the stream of the recording that follows.
 
-    Raises OutOfMemoryError, before there is a recording, where one more would not fit: what a graph needs is free
-    memory, whatever torch keeps of these calls.
+    Raises OutOfMemoryError, before there is a recording, where one more would not fit: what a graph
+    needs is free memory, whatever torch keeps of these calls.
     """
     stream, main = recording_stream(device), torch.cuda.current_stream(device)
     stream.wait_stream(main)
     with torch.cuda.stream(stream):
-        call()  # in which libraries try their algorithms, some of which take more memory than the one they choose
+        # in which libraries try their algorithms, some of which take more memory than the one they
+        # choose
+        call()
         torch.cuda.synchronize(device)
         torch.cuda.empty_cache()
         before = torch.cuda.memory_reserved(device)
@@ -203,7 +231,9 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
 
 @contextmanager
 def no_waiting() -> Iterator[None]:
-    """What waits for the device, and so cannot be recorded, raises RuntimeError inside; in other threads too."""
+    """What waits for the device, and so cannot be recorded, raises RuntimeError inside; in other
+    threads too.
+    """
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Synchronization debug mode is a prototype")
@@ -223,7 +253,9 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
     stream = recording_stream(device)
     with torch.cuda.stream(stream):  # so that the one before comes back, however the recording ends
         try:
-            with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(
+                graph, pool=pool, stream=stream, capture_error_mode="thread_local"
+            ):
                 yield
         except BaseException as error:
             if asynchronous():
@@ -251,12 +283,14 @@ def warn_of_no_graph(network: str, error: Exception) -> None:
 def tuned(attention_first: bool = False) -> Iterator[None]:
     """The fastest convolutions: cuDNN tries its algorithms; and its attention goes first if wanted.
 
-    Not under an asynchronous allocator: torch (2.11) then takes all the memory that is free for its trials, which
-    drives other models off the device and fails what other processes do there.
+    Not under an asynchronous allocator: torch (2.11) then takes all the memory that is free for its
+    trials, which drives other models off the device and fails what other processes do there.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
-    cudnn.benchmark = before or not (cudnn.deterministic or (torch.cuda.is_available() and asynchronous()))
+    cudnn.benchmark = before or not (
+        cudnn.deterministic or (torch.cuda.is_available() and asynchronous())
+    )
     try:
         with _attention() if attention_first else nullcontext():
             yield
@@ -267,7 +301,12 @@ def tuned(attention_first: bool = False) -> Iterator[None]:
 def _attention() -> Any:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    order = [
+        SDPBackend.CUDNN_ATTENTION,
+        SDPBackend.FLASH_ATTENTION,
+        SDPBackend.EFFICIENT_ATTENTION,
+        SDPBackend.MATH,
+    ]
     try:
         return sdpa_kernel(order, set_priority=True)
     except TypeError:  # before torch 2.6 the order is fixed

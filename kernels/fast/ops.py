@@ -1,6 +1,8 @@
-"""The layers of the fast networks as differentiable functions: Triton where it works, else the reference.
+"""The layers of the fast networks as differentiable functions: Triton where it works, else the
+reference.
 
-Weights are frozen, so a gradient goes to the pictures alone, and only what that needs is kept for the way back.
+Weights are frozen, so a gradient goes to the pictures alone, and only what that needs is kept for
+the way back.
 """
 
 from __future__ import annotations
@@ -21,17 +23,23 @@ log = logging.getLogger(__name__)
 
 @lru_cache(maxsize=1)
 def triton_works() -> bool:
-    """Whether Triton's kernels can be compiled for the CUDA device and agree there with the reference.
+    """Whether Triton's kernels can be compiled for the CUDA device and agree there with the
+    reference.
 
-    Says in the log why not. The first time on a machine takes some seconds: Triton compiles, and keeps what it made.
+    Says in the log why not. The first time on a machine takes some seconds: Triton compiles, and
+    keeps what it made.
     """
     if not torch.cuda.is_available():
         return False
     try:
         if wrong := disagreeing("cuda"):
-            log.warning("Triton kernels give wrong numbers here (%s); going on without them.", ", ".join(wrong))
+            log.warning(
+                "Triton kernels give wrong numbers here (%s); going on without them.",
+                ", ".join(wrong),
+            )
             return False
-    except Exception as error:  # a missing package, compiler or driver function, each in a way of its own
+    # a missing package, compiler or driver function, each in a way of its own
+    except Exception as error:
         log.warning("Triton does not work here (%s); going on without fused kernels.", error)
         return False
     return True
@@ -39,7 +47,9 @@ def triton_works() -> bool:
 
 @torch.inference_mode(False)
 def disagreeing(device: str) -> list[str]:
-    """Names of the Triton kernels whose results on small inputs are not the reference's. Raises what Triton raises."""
+    """Names of the Triton kernels whose results on small inputs are not the reference's. Raises
+    what Triton raises.
+    """
     from . import triton_kernels
 
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +69,10 @@ def disagreeing(device: str) -> list[str]:
     pairs = {
         "sum": (total, expected[0]),
         "group normalisation": (y, expected[1]),
-        "gradient": (triton_kernels.backward(total, None, upstream, further, norm, mean, rstd), slope),
+        "gradient": (
+            triton_kernels.backward(total, None, upstream, further, norm, mean, rstd),
+            slope,
+        ),
         "shifted group normalisation": (
             triton_kernels.forward(x, None, shift, norm)[1],
             reference.norm_act(x, norm, shift),
@@ -84,9 +97,15 @@ def norm_act(x: Tensor, norm: Norm, shift: Tensor | None = None) -> Tensor:
     return _NormAct.apply(x, norm, shift) if fused(x) else reference.norm_act(x, norm, shift)
 
 
-def add_norm_act(x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None) -> tuple[Tensor, Tensor]:
+def add_norm_act(
+    x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """See `reference.add_norm_act`; differentiable with respect to x and residual."""
-    return _AddNormAct.apply(x, residual, norm, shift) if fused(x) else reference.add_norm_act(x, residual, norm, shift)
+    return (
+        _AddNormAct.apply(x, residual, norm, shift)
+        if fused(x)
+        else reference.add_norm_act(x, residual, norm, shift)
+    )
 
 
 def add(x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
@@ -112,14 +131,20 @@ def geglu(x: Tensor) -> Tensor:
     return reference.geglu(x)
 
 
-def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """torch's conv2d, differentiable with respect to x; does not keep x, which only a weight's would need."""
+def conv2d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0
+) -> Tensor:
+    """torch's conv2d, differentiable with respect to x; does not keep x, which only a weight's
+    would need.
+    """
     return _Conv.apply(x, weight, bias, stride, padding)
 
 
 class _Conv(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
+    ) -> Tensor:
         ctx.save_for_backward(weight)
         ctx.size, ctx.how = x.shape[2:], (stride, padding)
         return F.conv2d(x, weight, bias, stride, padding)
@@ -128,8 +153,12 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         (weight,) = ctx.saved_tensors
         stride, padding = ctx.how
-        # Not convolution_backward: that one copies a picture of x's size, in which nothing has to be.
-        reached = [(n - 1) * stride - 2 * padding + k for n, k in zip(grad.shape[2:], weight.shape[2:], strict=True)]
+        # Not convolution_backward: that one copies a picture of x's size, in which nothing has to
+        # be.
+        reached = [
+            (n - 1) * stride - 2 * padding + k
+            for n, k in zip(grad.shape[2:], weight.shape[2:], strict=True)
+        ]
         left = [size - found for size, found in zip(ctx.size, reached, strict=True)]
         return F.conv_transpose2d(grad, weight, None, stride, padding, left), None, None, None, None
 
@@ -166,7 +195,9 @@ class _AddNormAct(torch.autograd.Function):
         return total, y
 
     @staticmethod
-    def backward(ctx: Any, further: Tensor | None, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, further: Tensor | None, grad: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         from . import triton_kernels
 
         total, mean, rstd = ctx.saved_tensors

@@ -1,4 +1,6 @@
-"""What the fused kernels compute, in plain torch: the truth they are tested against, and what runs without Triton."""
+"""What the fused kernels compute, in plain torch: the truth they are tested against, and what runs
+without Triton.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +12,41 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Norm:
-    """A frozen group normalisation, with SiLU after it or without."""
+    """A frozen group normalisation, with SiLU after it or without.
 
-    weight: Tensor  # [C]
-    bias: Tensor  # [C]
+    Args:
+        weight: [C]
+        bias: [C]
+    """
+
+    weight: Tensor
+    bias: Tensor
     groups: int
     eps: float
     silu: bool
 
     @staticmethod
     def of(module: nn.GroupNorm, silu: bool) -> Norm:
-        return Norm(module.weight.detach(), module.bias.detach(), module.num_groups, module.eps, silu)
+        return Norm(
+            module.weight.detach(), module.bias.detach(), module.num_groups, module.eps, silu
+        )
 
 
 def norm_act(x: Tensor, norm: Norm, shift: Tensor | None = None) -> Tensor:
-    """silu(group_norm(x + shift)) (Wu & He 2018), [N,C,H,W]; shift [C] or [N,C] is the bias of the layer before."""
+    """silu(group_norm(x + shift)) (Wu & He 2018), [N,C,H,W]; shift [C] or [N,C] is the bias of the
+    layer before.
+    """
     x = x if shift is None else x + shift[..., None, None]
     y = F.group_norm(x, norm.groups, norm.weight, norm.bias, norm.eps)
     return F.silu(y) if norm.silu else y
 
 
-def add_norm_act(x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The sum x + residual + shift, or x where these are None, and its `norm_act`, both [N,C,H,W]; shift [C]."""
+def add_norm_act(
+    x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """The sum x + residual + shift, or x where these are None, and its `norm_act`, both [N,C,H,W];
+    shift [C].
+    """
     total = x if residual is None or shift is None else add(x, residual, shift)
     return total, norm_act(total, norm)
 

@@ -1,8 +1,10 @@
-"""The functions of `reference` as Triton kernels, for pictures stored channels last, with the normalisation's gradient.
+"""The functions of `reference` as Triton kernels, for pictures stored channels last, with the
+normalisation's gradient.
 
-A picture [N,C,H,W] stored channels last is a table of N x H x W rows of C numbers. A group is a few neighbouring
-columns of all rows of one picture, so its sums are taken per column over slabs of rows, then joined. All arithmetic is
-float32, whatever the pictures are; the sums have a fixed order, so the same input gives the same bits.
+A picture [N,C,H,W] stored channels last is a table of N x H x W rows of C numbers. A group is a few
+neighbouring columns of all rows of one picture, so its sums are taken per column over slabs of
+rows, then joined. All arithmetic is float32, whatever the pictures are; the sums have a fixed
+order, so the same input gives the same bits.
 """
 
 from __future__ import annotations
@@ -17,15 +19,18 @@ from .reference import Norm
 
 ROWS = 32  # of a tile
 WARPS = 4  # that share one
-PROGRAMS = 2048  # about as many as keep a large GPU busy; more only lengthen the list of partial sums
-counting = triton.jit(do_not_specialize=["pixels", "tiles", "slabs", "width", "shift_stride"])  # few compilations
+# about as many as keep a large GPU busy; more only lengthen the list of partial sums
+PROGRAMS = 2048
+# few compilations
+counting = triton.jit(do_not_specialize=["pixels", "tiles", "slabs", "width", "shift_stride"])
 
 
 @triton.jit
 def _activated(z, SILU: tl.constexpr):
     """The activation of z and its slope there."""
     if SILU:
-        root = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * z))  # its square is the sigmoid, in the fewest instructions
+        # its square is the sigmoid, in the fewest instructions
+        root = tl.rsqrt(1 + tl.exp2(-1.4426950408889634 * z))
         gate = root * root
         y = z * gate
         return y, gate + y * (1 - gate)
@@ -34,7 +39,9 @@ def _activated(z, SILU: tl.constexpr):
 
 @triton.jit
 def _last_first():
-    """Slab and picture of this program: from the end, where the layer before has written last, which the cache has."""
+    """Slab and picture of this program: from the end, where the layer before has written last,
+    which the cache has.
+    """
     return tl.num_programs(0) - 1 - tl.program_id(0), tl.num_programs(2) - 1 - tl.program_id(2)
 
 
@@ -44,7 +51,9 @@ def _column_sums(
     pixels, channels, shift_stride, tiles, slabs,
     RESIDUAL: tl.constexpr, SHIFT: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Per column of a slab the sums of d and d^2, d = total - the column's first value; stores total if it is new."""
+    """Per column of a slab the sums of d and d^2, d = total - the column's first value; stores
+    total if it is new.
+    """
     part, n = _last_first()
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
@@ -57,7 +66,8 @@ def _column_sums(
         pivot += tl.load(residual_ptr + base + column, known, 0.0).to(tl.float32)
     first, second = tl.zeros([R, C], tl.float32), tl.zeros([R, C], tl.float32)
     tile = part * tiles
-    while tile < (part + 1) * tiles:  # not range: Triton's interpreter cannot count to a number it is given
+    # not range: Triton's interpreter cannot count to a number it is given
+    while tile < (part + 1) * tiles:
         row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
         place = base + row[:, None] * channels + column[None, :]
@@ -152,7 +162,8 @@ def _gradient_sums(
         inside = (row < pixels)[:, None] & known[None, :]
         place = base + row[:, None] * channels + column[None, :]
         x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
-        grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)  # 0 outside: adds nothing to the sums
+        # 0 outside: adds nothing to the sums
+        grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)
         _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
         first += grad * slope
         second += (grad * slope) * (x * rstd[None, :] - (mean * rstd)[None, :])
@@ -163,7 +174,9 @@ def _gradient_sums(
 
 
 @counting
-def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr):
+def _group_means(
+    sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S: tl.constexpr, W: tl.constexpr
+):
     """Both sums of a group over its columns and slabs, divided by its size."""
     g, n = tl.program_id(0), tl.program_id(1)
     lane = tl.arange(0, W)
@@ -172,7 +185,9 @@ def _group_means(sums_ptr, means_ptr, pixels, channels, groups, width, slabs, S:
     while start < slabs:
         part = start + tl.arange(0, S)
         inside = (part < slabs)[:, None] & (lane < width)[None, :]
-        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
+        place = (
+            ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
+        )
         first += tl.load(sums_ptr + place, inside, 0.0)
         second += tl.load(sums_ptr + place + channels, inside, 0.0)
         start += S
@@ -187,7 +202,9 @@ def _gradient(
     pixels, channels, groups, width, shift_stride,
     FURTHER: tl.constexpr, SHIFT: tl.constexpr, SILU: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """dL/dx = rstd (dL/dnormal - its mean - normal * mean of dL/dnormal normal), plus what reaches x besides."""
+    """dL/dx = rstd (dL/dnormal - its mean - normal * mean of dL/dnormal normal), plus what reaches
+    x besides.
+    """
     row, n = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(2)
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
@@ -217,15 +234,26 @@ def _add(x_ptr, residual_ptr, shift_ptr, out_ptr, rows, channels, R: tl.constexp
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
     place = row.to(tl.int64)[:, None] * channels + column[None, :]
-    value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + tl.load(residual_ptr + place, inside, 0.0).to(
-        tl.float32
-    )
+    value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + tl.load(
+        residual_ptr + place, inside, 0.0
+    ).to(tl.float32)
     value += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
     tl.store(out_ptr + place, value.to(out_ptr.dtype.element_ty), inside)
 
 
 @triton.jit
-def _layer_norm(x_ptr, shift_ptr, weight_ptr, bias_ptr, y_ptr, rows, channels, eps, R: tl.constexpr, C: tl.constexpr):
+def _layer_norm(
+    x_ptr,
+    shift_ptr,
+    weight_ptr,
+    bias_ptr,
+    y_ptr,
+    rows,
+    channels,
+    eps,
+    R: tl.constexpr,
+    C: tl.constexpr,
+):
     row, column = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, C)
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
@@ -280,8 +308,12 @@ def _stored(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def forward(x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm) -> tuple[Tensor, ...]:
-    """(x + residual + shift, or x without a residual; `norm_act`; mean; 1/std), the last two [N,groups] float32."""
+def forward(
+    x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm
+) -> tuple[Tensor, ...]:
+    """(x + residual + shift, or x without a residual; `norm_act`; mean; 1/std), the last two
+    [N,groups] float32.
+    """
     x, residual = _stored(x), None if residual is None else _stored(residual)
     cut = _Shape(x, norm)
     total = x if residual is None else torch.empty_like(x)
@@ -295,7 +327,17 @@ def forward(x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm
         RESIDUAL=residual is not None, SHIFT=shift is not None, **cut.tile,
     )  # fmt: skip
     launcher(_group_moments, cut.group_grid)(
-        pivot, sums, mean, rstd, cut.pixels, cut.channels, cut.groups, cut.width, cut.slabs, norm.eps, **cut.join
+        pivot,
+        sums,
+        mean,
+        rstd,
+        cut.pixels,
+        cut.channels,
+        cut.groups,
+        cut.width,
+        cut.slabs,
+        norm.eps,
+        **cut.join,
     )
     left = None if residual is not None else shift  # a stored total has the shift in it
     launcher(_normalise, cut.tile_grid)(
@@ -314,17 +356,23 @@ def backward(
     mean: Tensor,
     rstd: Tensor,
 ) -> Tensor:
-    """dL/dx of `forward`, given dL/dy and, where the sum was used too, dL/dsum; shift if it is not in total."""
+    """dL/dx of `forward`, given dL/dy and, where the sum was used too, dL/dsum; shift if it is not
+    in total.
+    """
     grad, further = _stored(grad), None if further is None else _stored(further)
     cut = _Shape(total, norm)
-    sums = torch.empty((cut.n, cut.slabs, 2, cut.channels), device=total.device, dtype=torch.float32)
+    sums = torch.empty(
+        (cut.n, cut.slabs, 2, cut.channels), device=total.device, dtype=torch.float32
+    )
     means = torch.empty((cut.n, cut.groups, 2), device=total.device, dtype=torch.float32)
     out = torch.empty_like(total)
     stride = 0 if shift is None or shift.dim() == 1 else shift.stride(0)
     sizes = (cut.pixels, cut.channels, cut.groups, cut.width)
     given = (shift, norm.weight, norm.bias, mean, rstd)
     how = {"SHIFT": shift is not None, "SILU": norm.silu, **cut.tile}
-    launcher(_gradient_sums, cut.slab_grid)(total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how)
+    launcher(_gradient_sums, cut.slab_grid)(
+        total, grad, *given, sums, *sizes, stride, cut.tiles, cut.slabs, **how
+    )
     launcher(_group_means, cut.group_grid)(sums, means, *sizes, cut.slabs, **cut.join)
     launcher(_gradient, cut.tile_grid)(
         total, grad, further, *given, means, out, *sizes, stride, FURTHER=further is not None, **how
@@ -346,12 +394,16 @@ def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: floa
     rows, channels = x.shape
     y, columns = torch.empty_like(x), triton.next_power_of_2(channels)
     height = max(1, 4096 // columns)
-    launcher(_layer_norm, (triton.cdiv(rows, height),))(x, shift, weight, bias, y, rows, channels, eps, height, columns)
+    launcher(_layer_norm, (triton.cdiv(rows, height),))(
+        x, shift, weight, bias, y, rows, channels, eps, height, columns
+    )
     return y
 
 
 def geglu(x: Tensor) -> Tensor:
     rows, channels = x.shape[0], x.shape[1] // 2
     y, columns = x.new_empty((rows, channels)), _columns(channels)
-    launcher(_geglu, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(x, y, rows, channels, ROWS, columns)
+    launcher(_geglu, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(
+        x, y, rows, channels, ROWS, columns
+    )
     return y

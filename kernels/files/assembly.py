@@ -1,7 +1,9 @@
-"""Decoded rows of splat files into one cloud: in stretches that fit the processor's cache, turned, checked.
+"""Decoded rows of splat files into one cloud: in stretches that fit the processor's cache, turned,
+checked.
 
-Every reader hands over a function that decodes Gaussians ``start`` to ``stop`` of its file; what is common to all
-formats (activations, the turn into our world, values that mean something but are not finite) happens here.
+Every reader hands over a function that decodes Gaussians ``start`` to ``stop`` of its file; what is
+common to all formats (activations, the turn into our world, values that mean something but are not
+finite) happens here.
 """
 
 from __future__ import annotations
@@ -24,7 +26,8 @@ Array = np.ndarray[Any, Any]
 STRETCH = 8192  # Gaussians decoded at a time, a whole number of compressed PLY's chunks
 FILLED = 8  # times as many where compiled code leaves nothing between
 WORTH_COMPILING = 100_000  # Gaussians; numba's import takes about half a second
-LOG_SCALE_LIMIT = 20.0  # exp(20) is half a billion world units: the file held something else, or garbage
+# exp(20) is half a billion world units: the file held something else, or garbage
+LOG_SCALE_LIMIT = 20.0
 LOGIT_LIMIT = 20.0  # an opacity of exactly 0 or 1
 OPACITY_MARGIN = 1e-6  # keeps the logit of an opacity of exactly 0 or 1 finite
 
@@ -39,16 +42,28 @@ class NegativeScale(ValueError):
 
 @dataclass
 class Rows:
-    """Some Gaussians as a file holds them, views where possible; of scales and opacities, either form."""
+    """Some Gaussians as a file holds them, views where possible; of scales and opacities, either
+    form.
 
-    means: Array  # [n,3]
-    quats: Array  # [n,4] wxyz
-    dc: Array  # [n,3] the constant harmonic
-    rest: Array | None = None  # [n,K-1,3] the higher ones
-    log_scales: Array | None = None  # [n,3] natural logarithms, or
-    scales: Array | None = None  # [n,3] linear
-    opacity_logits: Array | None = None  # [n], or
-    opacities: Array | None = None  # [n] 0..1
+    Args:
+        means: [n,3]
+        quats: [n,4] wxyz
+        dc: [n,3] the constant harmonic
+        rest: [n,K-1,3] the higher ones
+        log_scales: [n,3] natural logarithms, or
+        scales: [n,3] linear
+        opacity_logits: [n], or
+        opacities: [n] 0..1
+    """
+
+    means: Array
+    quats: Array
+    dc: Array
+    rest: Array | None = None
+    log_scales: Array | None = None
+    scales: Array | None = None
+    opacity_logits: Array | None = None
+    opacities: Array | None = None
 
 
 def assemble(
@@ -59,14 +74,16 @@ def assemble(
     turned: bool = True,
     fill: Callable[[int, int, dict[str, Array]], bool] | None = None,
 ) -> Gaussians:
-    """The cloud of ``count`` Gaussians with ``terms`` harmonics that ``decode(start, stop)`` gives piece by piece.
+    """The cloud of ``count`` Gaussians with ``terms`` harmonics that ``decode(start, stop)`` gives
+    piece by piece.
 
-    ``turned``: the rows are in the frame of splat files (Y down), else in our own. Infinite logits, scales of 0 and
-    zero quaternions become finite. Raises ValueError naming the file for NaNs, infinities and absurd scales; what
-    ``decode`` raises passes through. ``decode`` runs in several threads.
+    ``turned``: the rows are in the frame of splat files (Y down), else in our own. Infinite logits,
+    scales of 0 and zero quaternions become finite. Raises ValueError naming the file for NaNs,
+    infinities and absurd scales; what ``decode`` raises passes through. ``decode`` runs in several
+    threads.
 
-    ``fill(start, stop, out)`` is a faster way: it fills the cloud's arrays, and returns False where something is not
-    as usual, which is then decoded and judged as without it.
+    ``fill(start, stop, out)`` is a faster way: it fills the cloud's arrays, and returns False where
+    something is not as usual, which is then decoded and judged as without it.
     """
     out = empty(count, terms)
     length = STRETCH * (FILLED if fill else 1)
@@ -78,7 +95,8 @@ def assemble(
             return True
         with np.errstate(all="ignore"):  # what comes out infinite or NaN is found by the check
             _store(decode(start, stop), part, turned, name)
-            # A sum is finite only if every value is; one that merely overflows costs the thorough check.
+            # A sum is finite only if every value is; one that merely overflows costs the thorough
+            # check.
             return all(np.isfinite(value.sum()) for value in part.values())
 
     starts = range(0, count, length)
@@ -94,8 +112,16 @@ def assemble(
 
 def empty(count: int, terms: int) -> dict[str, Array]:
     """The arrays of a cloud, to be filled."""
-    shapes = {"means": (count, 3), "log_scales": (count, 3), "quats": (count, 4), "opacity_logits": (count,)}
-    return {key: np.empty(shape, np.float32) for key, shape in (shapes | {"sh": (count, terms, 3)}).items()}
+    shapes = {
+        "means": (count, 3),
+        "log_scales": (count, 3),
+        "quats": (count, 4),
+        "opacity_logits": (count,),
+    }
+    return {
+        key: np.empty(shape, np.float32)
+        for key, shape in (shapes | {"sh": (count, terms, 3)}).items()
+    }
 
 
 def threads() -> int:
@@ -104,7 +130,9 @@ def threads() -> int:
 
 
 def compiled_decoders(count: int) -> Any:
-    """The module `numba_decode`, or None where numba is missing or too few Gaussians to be worth its import."""
+    """The module `numba_decode`, or None where numba is missing or too few Gaussians to be worth
+    its import.
+    """
     return _compiled() if count >= WORTH_COMPILING else None
 
 
@@ -119,7 +147,8 @@ def _compiled() -> Any:
 
 def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
     _put(out["means"], rows.means, (1, -1, -1) if turned else (1, 1, 1))
-    order, signs = ((1, 0, 3, 2), (1, -1, 1, -1)) if turned else ((0, 1, 2, 3), (1, 1, 1, 1))  # as from_file_frame
+    # as from_file_frame
+    order, signs = ((1, 0, 3, 2), (1, -1, 1, -1)) if turned else ((0, 1, 2, 3), (1, 1, 1, 1))
     _put(out["quats"], rows.quats, signs, order)
     _put(out["sh"][:, 0], rows.dc, (1, 1, 1))
     for term in range(1, out["sh"].shape[1]):
@@ -142,9 +171,12 @@ def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
         quats[zero] = (1, 0, 0, 0)
 
 
-def _put(out: Array, values: Array, signs: tuple[int, ...], order: tuple[int, ...] | None = None) -> None:
-    # Column by column: numpy is many times slower at loops over pairs of three. And a product with -1: np.negative
-    # from a strided array into a strided one is wrong in numpy 2.4.6 on processors with AVX-512.
+def _put(
+    out: Array, values: Array, signs: tuple[int, ...], order: tuple[int, ...] | None = None
+) -> None:
+    # Column by column: numpy is many times slower at loops over pairs of three. And a product with
+    # -1: np.negative from a strided array into a strided one is wrong in numpy 2.4.6 on processors
+    # with AVX-512.
     for axis, sign in enumerate(signs):
         column = values[:, order[axis] if order else axis]
         if sign < 0:
@@ -166,7 +198,8 @@ def _store_scales(rows: Rows, logs: Array, name: str) -> None:
             smallest = scales.min()
             if smallest < 0:
                 raise NegativeScale(
-                    f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it again."
+                    f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it"
+                    " again."
                 )
             logs[:, axis] = np.log(scales)
     if np.isneginf(logs.min()):
@@ -177,12 +210,12 @@ def _store_scales(rows: Rows, logs: Array, name: str) -> None:
     if largest > LOG_SCALE_LIMIT:
         if rows.log_scales is not None:
             raise ValueError(
-                f"{name} holds a scale_* of {largest:g}; a splat PLY holds natural logarithms, at most "
-                f"{LOG_SCALE_LIMIT:g}. Export it again with logarithmic scales."
+                f"{name} holds a scale_* of {largest:g}; a splat PLY holds natural logarithms, at"
+                f" most {LOG_SCALE_LIMIT:g}. Export it again with logarithmic scales."
             )
         raise ValueError(
-            f"{name} holds a scale of {np.exp(np.float64(largest)):g} units, more than any scene's. It is damaged; "
-            "export it again."
+            f"{name} holds a scale of {np.exp(np.float64(largest)):g} units, more than any scene's."
+            " It is damaged; export it again."
         )
 
 
@@ -191,20 +224,27 @@ def _store_opacities(opacities: Array | None, logits: Array, name: str) -> None:
     lowest, highest = opacities.min(), opacities.max()
     if lowest < 0 or highest > 1:
         worst = lowest if lowest < 0 else highest
-        raise ValueError(f"{name} holds an opacity of {worst:g}; it must be within 0 and 1. Export it again.")
+        raise ValueError(
+            f"{name} holds an opacity of {worst:g}; it must be within 0 and 1. Export it again."
+        )
     logits[:] = logits_of(opacities)
 
 
 def read_stretch(path: str | os.PathLike[str], start: int, size: int, name: str) -> Array:
-    """``size`` bytes of the file from ``start`` on. Raises ValueError where it has become shorter meanwhile."""
+    """``size`` bytes of the file from ``start`` on. Raises ValueError where it has become shorter
+    meanwhile.
+    """
     data = np.fromfile(path, np.uint8, size, offset=start)
     if len(data) < size:
-        raise ValueError(f"{name} is cut off: it has become shorter while it was read. Read it again.")
+        raise ValueError(
+            f"{name} is cut off: it has become shorter while it was read. Read it again."
+        )
     return data
 
 
 def arrays(gaussians: Gaussians, turned: bool = True) -> dict[str, Array]:
-    """The cloud's five tensors as float32 arrays for a writer, quaternions normalised; Y down if ``turned``.
+    """The cloud's five tensors as float32 arrays for a writer, quaternions normalised; Y down if
+    ``turned``.
 
     Raises ValueError for an empty cloud, NaNs and infinities.
     """

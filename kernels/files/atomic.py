@@ -12,11 +12,13 @@ from typing import BinaryIO
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A binary file to write to; it takes the place of ``path`` at the end of the block, if nothing went wrong.
+    """A binary file to write to; it takes the place of ``path`` at the end of the block, if nothing
+    went wrong.
 
-    Written under a temporary name in the same folder (a rename is only atomic inside one file system) and flushed to
-    the disk first, so after a full disk, an exception or a power cut the old file is still there, complete. Raises
-    ValueError if the folder does not exist, OSError if the disk refuses.
+    Written under a temporary name in the same folder (a rename is only atomic inside one file
+    system) and flushed to the disk first, so after a full disk, an exception or a power cut the old
+    file is still there, complete. Raises ValueError if the folder does not exist, OSError if the
+    disk refuses.
     """
     final = _target(path)
     part = _part(final)
@@ -32,11 +34,13 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def write_together(contents: Mapping[Path, bytes]) -> None:
-    """Several files that belong together; the one that refers to the others comes last in ``contents``.
+    """Several files that belong together; the one that refers to the others comes last in
+    ``contents``.
 
-    All are written under temporary names and flushed first, then renamed one after the other. If writing or renaming
-    fails, files that did not exist before do not exist afterwards. Only a crash between two renames leaves some of
-    them, each complete, and never the last without the others. Raises as `atomic_write`.
+    All are written under temporary names and flushed first, then renamed one after the other. If
+    writing or renaming fails, files that did not exist before do not exist afterwards. Only a crash
+    between two renames leaves some of them, each complete, and never the last without the others.
+    Raises as `atomic_write`.
     """
     targets = [_target(path) for path in contents]
     parts = [_part(target) for target in targets]
@@ -58,9 +62,12 @@ def write_together(contents: Mapping[Path, bytes]) -> None:
 
 
 def _target(path: str | os.PathLike[str]) -> Path:
-    final = Path(os.path.realpath(path))  # through a symbolic link: replace what it points to, not the link
+    # through a symbolic link: replace what it points to, not the link
+    final = Path(os.path.realpath(path))
     if not final.parent.is_dir():
-        raise ValueError(f"Cannot write {path}: the folder {final.parent} does not exist. Create it first.")
+        raise ValueError(
+            f"Cannot write {path}: the folder {final.parent} does not exist. Create it first."
+        )
     if final.is_dir():
         raise ValueError(f"Cannot write {path}: that is a folder. Give a file name.")
     return final

@@ -1,10 +1,12 @@
-"""Clouds as the pack's own viewer in the browser gets them: 17 bytes per Gaussian, and what a page says beside them.
+"""Clouds as the pack's own viewer in the browser gets them: 17 bytes per Gaussian, and what a page
+says beside them.
 
-One message is the mark "D3D1", the length of a JSON object, that object padded with spaces to a multiple of 4 bytes,
-and the planes ``positions`` (3 x uint16 in the box), ``rgba`` (4 x uint8), ``quats`` (wxyz, 4 x int8, q * 127) and
-``scales`` (3 x uint8 over the range of natural logs), one after the other. The JSON holds ``shown`` and ``count``
-(Gaussians in the planes and in the cloud), ``box`` (low xyz, high xyz), ``logs`` (low, high), ``centre`` and ``radius``
-(where a camera should look, and what it should see), and whatever the sender adds. Y down, as in all splat files.
+One message is the mark "D3D1", the length of a JSON object, that object padded with spaces to a
+multiple of 4 bytes, and the planes ``positions`` (3 x uint16 in the box), ``rgba`` (4 x uint8),
+``quats`` (wxyz, 4 x int8, q * 127) and ``scales`` (3 x uint8 over the range of natural logs), one
+after the other. The JSON holds ``shown`` and ``count`` (Gaussians in the planes and in the cloud),
+``box`` (low xyz, high xyz), ``logs`` (low, high), ``centre`` and ``radius`` (where a camera should
+look, and what it should see), and whatever the sender adds. Y down, as in all splat files.
 """
 
 from __future__ import annotations
@@ -26,9 +28,11 @@ LOG_SPAN = 10.0  # of scales: what is e^10 times smaller than the largest cannot
 
 
 def pack(gaussians: Gaussians, limit: int, **extra: Any) -> bytes:
-    """The message of at most ``limit`` Gaussians, evenly taken from the cloud and enlarged to cover what is left out.
+    """The message of at most ``limit`` Gaussians, evenly taken from the cloud and enlarged to cover
+    what is left out.
 
-    Works where the cloud is; only the finished planes leave the device. View-dependent colours are left out.
+    Works where the cloud is; only the finished planes leave the device. View-dependent colours are
+    left out.
     """
     with torch.no_grad():
         cloud = to_file_frame(_thinned(gaussians, limit))
@@ -44,7 +48,9 @@ def pack(gaussians: Gaussians, limit: int, **extra: Any) -> bytes:
             _levels((cloud.log_scales - first) / (last - first).clamp_min(1e-9), 255),
         ]
         types = ("<u2", "u1", "i1", "u1")
-        body = b"".join(p.cpu().numpy().astype(t).tobytes() for p, t in zip(planes, types, strict=True))
+        body = b"".join(
+            p.cpu().numpy().astype(t).tobytes() for p, t in zip(planes, types, strict=True)
+        )
         numbers = torch.stack([*low, *high, first, last, *centre, radius]).tolist()
     about = {
         "shown": len(cloud), "count": len(gaussians), "box": numbers[:6], "logs": numbers[6:8],
@@ -56,14 +62,18 @@ def pack(gaussians: Gaussians, limit: int, **extra: Any) -> bytes:
 
 
 def unpack(message: bytes) -> tuple[Gaussians, dict[str, Any]]:
-    """The cloud, in our Y-up world, and the JSON object of a message. Raises ValueError for anything else."""
+    """The cloud, in our Y-up world, and the JSON object of a message. Raises ValueError for
+    anything else.
+    """
     size = int.from_bytes(message[4:8], "little")
     if message[:4] != MARK or len(message) < 8 + size:
         raise ValueError("This is no message for the viewer.")
     about = json.loads(message[8 : 8 + size])
     n, body = about["shown"], message[8 + size :]
     if len(body) != ROW * n:
-        raise ValueError(f"The viewer's message holds {len(body)} bytes for {n} Gaussians, expected {ROW * n}.")
+        raise ValueError(
+            f"The viewer's message holds {len(body)} bytes for {n} Gaussians, expected {ROW * n}."
+        )
     (low, high), (first, last) = np.float32(about["box"]).reshape(2, 3), about["logs"]
     positions = np.frombuffer(body, "<u2", 3 * n).reshape(n, 3) / np.float32(65535)
     rgba = np.frombuffer(body, "u1", 4 * n, 6 * n).reshape(n, 4) / np.float32(255)
@@ -80,7 +90,8 @@ def unpack(message: bytes) -> tuple[Gaussians, dict[str, Any]]:
 
 
 def focus(cloud: Gaussians) -> tuple[Tensor, Tensor]:
-    """Middle [3] and radius [] of what a camera should look at: most of what can be seen and is not anchored.
+    """Middle [3] and radius [] of what a camera should look at: most of what can be seen and is not
+    anchored.
 
     Anchors are a scene's ground and sky, so that the camera stays below the sky.
     """
@@ -88,7 +99,8 @@ def focus(cloud: Gaussians) -> tuple[Tensor, Tensor]:
     if cloud.anchored is not None:
         seen = seen & ~cloud.anchored
     means = cloud.means[seen] if bool(seen.any()) else cloud.means
-    centre = means.sort(0).values[len(means) // 2]  # sorting is there on every device, kthvalue is not
+    # sorting is there on every device, kthvalue is not
+    centre = means.sort(0).values[len(means) // 2]
     distance = (means - centre).norm(dim=1)
     return centre, distance.sort().values[math.ceil(0.95 * len(distance)) - 1]
 
@@ -102,7 +114,9 @@ def _thinned(gaussians: Gaussians, limit: int) -> Gaussians:
     rows = torch.arange(limit, device=gaussians.device) * total // limit
     parts = {name: value[rows] for name, value in parts.items()}
     parts["log_scales"] = parts["log_scales"] + 0.5 * math.log(total / limit)
-    return Gaussians(**parts, anchored=None if gaussians.anchored is None else gaussians.anchored[rows])
+    return Gaussians(
+        **parts, anchored=None if gaussians.anchored is None else gaussians.anchored[rows]
+    )
 
 
 def _levels(values: Tensor, top: int) -> Tensor:

@@ -35,26 +35,36 @@ SCALES = (1e-4, 1e4)
 
 
 def check_placing(format: str, scale: float, up_axis: str) -> None:
-    """Raises ValueError for an unknown format or axis, for Z up in GLB, and for a scale outside 1e-4..1e4."""
+    """Raises ValueError for an unknown format or axis, for Z up in GLB, and for a scale outside
+    1e-4..1e4.
+    """
     for name, value, allowed in (("format", format, FORMATS), ("up_axis", up_axis, UP_AXES)):
         if value not in allowed:
-            raise ValueError(f"Export mesh: {name} is {value!r}; choose one of {', '.join(allowed)}.")
+            raise ValueError(
+                f"Export mesh: {name} is {value!r}; choose one of {', '.join(allowed)}."
+            )
     if not (SCALES[0] <= scale <= SCALES[1] and math.isfinite(scale)):
-        raise ValueError(f"Export mesh: scale is {scale}; choose a value within {SCALES[0]:g}..{SCALES[1]:g}.")
+        raise ValueError(
+            f"Export mesh: scale is {scale}; choose a value within {SCALES[0]:g}..{SCALES[1]:g}."
+        )
     if (format, up_axis) == ("glb", "Z"):
         raise ValueError(
-            "Export mesh: up_axis is Z, but GLB is Y up by its standard, and programs that are Z up turn it when they "
-            "read it. Choose Y, or one of the formats obj, ply, stl."
+            "Export mesh: up_axis is Z, but GLB is Y up by its standard, and programs that are Z up"
+            " turn it when they read it. Choose Y, or one of the formats obj, ply, stl."
         )
 
 
-def save_mesh(mesh: Mesh, path: str | os.PathLike[str], scale: float = 1.0, up_axis: str = "Y") -> list[Path]:
-    """Write a mesh (Y up, front +Z) in the format of the path's suffix; returns the files written, the path first.
+def save_mesh(
+    mesh: Mesh, path: str | os.PathLike[str], scale: float = 1.0, up_axis: str = "Y"
+) -> list[Path]:
+    """Write a mesh (Y up, front +Z) in the format of the path's suffix; returns the files written,
+    the path first.
 
-    ``scale``: file units per world unit. ``up_axis`` Z: turned so that up is +Z and the front -Y, as in Blender. With
-    a texture, OBJ comes with ``NAME.mtl``, ``NAMEtexture.png`` and, for a normal map, ``NAMEnormal.png`` (blanks in
-    NAME become _ there), all or none. GLB and textured OBJ alone carry a normal map. Raises ValueError as
-    `check_placing`, for a bad mesh and a missing folder, OSError if the disk refuses.
+    ``scale``: file units per world unit. ``up_axis`` Z: turned so that up is +Z and the front -Y,
+    as in Blender. With a texture, OBJ comes with ``NAME.mtl``, ``NAMEtexture.png`` and, for a
+    normal map, ``NAMEnormal.png`` (blanks in NAME become _ there), all or none. GLB and textured
+    OBJ alone carry a normal map. Raises ValueError as `check_placing`, for a bad mesh and a missing
+    folder, OSError if the disk refuses.
     """
     path = Path(path)
     check_placing(path.suffix[1:].lower(), scale, up_axis)
@@ -80,19 +90,31 @@ def _write_obj(mesh: Mesh, path: Path) -> list[Path]:
     # Some readers end a file name at the first blank.
     name = re.sub(r"\s", "_", path.stem)
     if mesh.texture is None:
-        text, extra = trimesh.exchange.obj.export_obj(_colored(mesh), include_normals=True, header=None), {}
+        text, extra = (
+            trimesh.exchange.obj.export_obj(_colored(mesh), include_normals=True, header=None),
+            {},
+        )
     else:
         material = trimesh.visual.material.SimpleMaterial(
-            image=image_of(mesh.texture), ambient=[255] * 3, diffuse=[255] * 3, specular=[0] * 3, glossiness=1.0
+            image=image_of(mesh.texture),
+            ambient=[255] * 3,
+            diffuse=[255] * 3,
+            specular=[0] * 3,
+            glossiness=1.0,
         )
         material.name = f"{name}texture"
         visual = trimesh.visual.TextureVisuals(upward(mesh), material)
         text, extra = trimesh.exchange.obj.export_obj(
-            _model(mesh, visual=visual), include_normals=True, return_texture=True, mtl_name=f"{name}.mtl", header=None
+            _model(mesh, visual=visual),
+            include_normals=True,
+            return_texture=True,
+            mtl_name=f"{name}.mtl",
+            header=None,
         )
         if mesh.normal_map is not None:
             extra = {f"{name}normal.png": _png(image_of(mesh.normal_map))} | extra
-            # The first for three.js, which takes the second for heights unless both are there; the second for Blender.
+            # The first for three.js, which takes the second for heights unless both are there; the
+            # second for Blender.
             extra[f"{name}.mtl"] += f"\nnorm {name}normal.png\nmap_Bump {name}normal.png\n".encode()
     contents = {path.parent / key: data for key, data in extra.items()}
     write_together(contents | {path: text.encode()})

@@ -19,10 +19,15 @@ from .spz import load_spz, save_spz, save_spz_2
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file."""
+    """One kind of file.
 
-    extension: str  # without the first dot
-    kind: str  # what ComfyUI calls it: the last part of the extension
+    Args:
+        extension: without the first dot
+        kind: what ComfyUI calls it: the last part of the extension
+    """
+
+    extension: str
+    kind: str
     save: Callable[[Gaussians, str | os.PathLike[str]], None]
     load: Callable[[str | os.PathLike[str]], Gaussians]
 
@@ -36,7 +41,8 @@ FORMATS = {
     "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
 }
 SUFFIXES = tuple(dict.fromkeys(f".{format.kind}" for format in FORMATS.values()))
-MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")  # of meshes and point clouds that `mesh.load_shape` reads
+# of meshes and point clouds that `mesh.load_shape` reads
+MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
 
 def format_of(path: str | os.PathLike[str]) -> str:
@@ -55,24 +61,30 @@ def format_of(path: str | os.PathLike[str]) -> str:
     if head[:4] == b"glTF":
         return "glb"
     raise ValueError(
-        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ or binary glTF); choose one of "
-        f"{', '.join(SUFFIXES)}."
+        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ or binary"
+        f" glTF); choose one of {', '.join(SUFFIXES)}."
     )
 
 
 def load_gaussians(path: str | os.PathLike[str]) -> Gaussians:
-    """Read a splat file of any known format into our Y-up world. Raises ValueError naming the file and the cure."""
+    """Read a splat file of any known format into our Y-up world. Raises ValueError naming the file
+    and the cure.
+    """
     return FORMATS[format_of(path)].load(path)
 
 
 def may_hold_gaussians(path: str | os.PathLike[str]) -> bool:
-    """Whether a file chooser should offer it: a splat file by its extension; of .glb only those with splats."""
+    """Whether a file chooser should offer it: a splat file by its extension; of .glb only those
+    with splats.
+    """
     suffix = Path(path).suffix.lower()
     return suffix in SUFFIXES and (suffix != ".glb" or is_gltf_splat(path))
 
 
 def may_hold_mesh(path: str | os.PathLike[str]) -> bool:
-    """The same for meshes and point clouds: by the extension; of .glb and .ply only those without splats."""
+    """The same for meshes and point clouds: by the extension; of .glb and .ply only those without
+    splats.
+    """
     suffix = Path(path).suffix.lower()
     if suffix == ".glb":
         return not is_gltf_splat(path)

@@ -1,4 +1,6 @@
-"""The turn between our world (Y up, front +Z) and the frame of splat files (COLMAP and 3DGS: Y down, front -Z)."""
+"""The turn between our world (Y up, front +Z) and the frame of splat files (COLMAP and 3DGS: Y
+down, front -Z).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +14,12 @@ from ..gaussians.cloud import Gaussians
 from ..gaussians.sh import sh_basis
 from ..meshes.placing import fitting, upright
 
-# Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z), its own inverse.
-# Every real spherical harmonic is even or odd along each axis, so mirroring only changes signs. These are the axes that
-# each is odd in; order as in 3DGS, degrees 0 to 3.
+# Both frames are right-handed, so the turn is half a revolution about X: (x, y, z) -> (x, -y, -z),
+# its own inverse. Every real spherical harmonic is even or odd along each axis, so mirroring only
+# changes signs. These are the axes that each is odd in; order as in 3DGS, degrees 0 to 3.
 SH_ODD = ("", "y", "z", "x", "xy", "yz", "", "xz", "", "y", "xyz", "y", "z", "x", "z", "x")
-SH_SIGNS = tuple((-1) ** (term.count("y") + term.count("z")) for term in SH_ODD)  # what the turn does
+# what the turn does
+SH_SIGNS = tuple((-1) ** (term.count("y") + term.count("z")) for term in SH_ODD)
 FAINT = 0.05  # opacity; what is fainter does not count for a cloud's size
 
 
@@ -51,20 +54,25 @@ def _flipped(sh: torch.Tensor, x: int, y: int, z: int) -> torch.Tensor:
 
 
 def mirrored(gaussians: Gaussians, x: int, y: int, z: int) -> Gaussians:
-    """The cloud with those axes turned round whose sign is -1; the other hand is no matter to an ellipsoid."""
+    """The cloud with those axes turned round whose sign is -1; the other hand is no matter to an
+    ellipsoid.
+    """
     return replace(
         gaussians,
         means=gaussians.means * torch.tensor([x, y, z]).to(gaussians.means),
-        quats=gaussians.quats * torch.tensor([1, y * z, x * z, x * y]).to(gaussians.quats),  # of S R S
+        # of S R S
+        quats=gaussians.quats * torch.tensor([1, y * z, x * z, x * y]).to(gaussians.quats),
         sh=_flipped(gaussians.sh, x, y, z),
         training=None,
     )
 
 
 def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") -> Gaussians:
-    """The cloud moved by ``matrix`` [4,4]: a rotation, one scale for all axes and a shift; harmonics turn along.
+    """The cloud moved by ``matrix`` [4,4]: a rotation, one scale for all axes and a shift;
+    harmonics turn along.
 
-    Raises ValueError for matrices that shear, mirror or stretch, which Gaussians and harmonics cannot follow.
+    Raises ValueError for matrices that shear, mirror or stretch, which Gaussians and harmonics
+    cannot follow.
     """
     if np.array_equal(matrix, np.eye(4)):
         return gaussians
@@ -73,19 +81,23 @@ def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") ->
         size = float(np.cbrt(np.linalg.det(linear)))
         turn = linear / size
         sound = (
-            1e-9 < size < 1e9 and np.allclose(turn @ turn.T, np.eye(3), atol=1e-4) and abs(matrix[:3, 3]).max() < 1e9
+            1e-9 < size < 1e9
+            and np.allclose(turn @ turn.T, np.eye(3), atol=1e-4)
+            and abs(matrix[:3, 3]).max() < 1e9
         )
     if not sound:
         raise ValueError(
-            f"{name} is placed by a matrix that stretches, shears or mirrors; Gaussians only follow rotations and even "
-            "scales. Apply the transform before exporting."
+            f"{name} is placed by a matrix that stretches, shears or mirrors; Gaussians only follow"
+            " rotations and even scales. Apply the transform before exporting."
         )
     rotation = torch.from_numpy(turn)
     harmonics = _harmonic_rotation(rotation, gaussians.sh_degree).to(gaussians.sh)
     quats = _product(_quaternion(turn).to(gaussians.quats), gaussians.quats)
     moved = replace(
         gaussians,
-        means=(gaussians.means.double() @ rotation.T * size + torch.from_numpy(matrix[:3, 3])).to(gaussians.means),
+        means=(gaussians.means.double() @ rotation.T * size + torch.from_numpy(matrix[:3, 3])).to(
+            gaussians.means
+        ),
         log_scales=gaussians.log_scales + float(np.log(size)),
         quats=quats,
         sh=torch.einsum("jk,nkc->njc", harmonics, gaussians.sh),
@@ -95,8 +107,9 @@ def placed(gaussians: Gaussians, matrix: np.ndarray, name: str = "gaussians") ->
 
 
 def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) -> Gaussians:
-    """The cloud turned about Y by ``turn`` degrees of azimuth; with a ``size`` also moved and scaled, so that the
-    longest side of the box around the middles of all that can be seen is that many world units around the origin.
+    """The cloud turned about Y by ``turn`` degrees of azimuth; with a ``size`` also moved and
+    scaled, so that the longest side of the box around the middles of all that can be seen is that
+    many world units around the origin.
 
     Training state and anchors are dropped, unless there is nothing to do.
     """
@@ -113,14 +126,20 @@ def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) 
 
 
 def _harmonic_rotation(rotation: torch.Tensor, degree: int) -> torch.Tensor:
-    """[K,K] float64: coefficients in the turned frame from those before; solved for over many directions."""
-    seen = torch.nn.functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1)
+    """[K,K] float64: coefficients in the turned frame from those before; solved for over many
+    directions.
+    """
+    seen = torch.nn.functional.normalize(
+        torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1
+    )
     # The colour towards R d afterwards is that towards d before: Y(R d) new = Y(d) old.
     return torch.linalg.lstsq(sh_basis(seen @ rotation.T, degree), sh_basis(seen, degree)).solution
 
 
 def _quaternion(turn: np.ndarray) -> torch.Tensor:
-    """wxyz of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix, sound for every angle."""
+    """wxyz of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix, sound for every
+    angle.
+    """
     (a, b, c), (d, e, f), (g, h, i) = turn.tolist()
     matrix = np.array(
         [

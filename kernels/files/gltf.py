@@ -1,6 +1,7 @@
 """Binary glTF as far as splats need it: the two chunks, accessors, and where nodes place a mesh.
 
-Everything read from the JSON may be anything, so every look into it goes through `get`, which names what is wrong.
+Everything read from the JSON may be anything, so every look into it goes through `get`, which names
+what is wrong.
 """
 
 from __future__ import annotations
@@ -59,17 +60,27 @@ class Accessor:
 
 
 def open_glb(path: str | os.PathLike[str], name: str) -> Glb:
-    """The file's JSON, checked as far as its own form goes. Raises ValueError saying what is wrong."""
+    """The file's JSON, checked as far as its own form goes. Raises ValueError saying what is
+    wrong.
+    """
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         head = np.frombuffer(file.read(20).ljust(20, b"\0"), "<u4")
         if head[0] != int.from_bytes(MAGIC, "little"):
-            raise ValueError(f"{name} is not a binary glTF: it does not begin with glTF. Choose another file.")
+            raise ValueError(
+                f"{name} is not a binary glTF: it does not begin with glTF. Choose another file."
+            )
         if head[1] != 2:
-            raise ValueError(f"{name} is glTF version {head[1]}; only 2 can be read. Export it again.")
+            raise ValueError(
+                f"{name} is glTF version {head[1]}; only 2 can be read. Export it again."
+            )
         length, end = int(head[3]), 20 + int(head[3])
         if head[4] != JSON_CHUNK or end > size or length > JSON_LIMIT:
-            raise bad(name, f"its JSON chunk of {length} bytes does not fit; the file has {size}, {JSON_LIMIT} may be")
+            raise bad(
+                name,
+                f"its JSON chunk of {length} bytes does not fit; the file has {size}, {JSON_LIMIT}"
+                " may be",
+            )
         text = file.read(length)
         chunk = np.frombuffer(file.read(8).ljust(8, b"\0"), "<u4")
     try:
@@ -78,18 +89,28 @@ def open_glb(path: str | os.PathLike[str], name: str) -> Glb:
         raise bad(name, f"its JSON cannot be read ({type(error).__name__}: {error})") from None
     if not isinstance(tree, dict):
         raise bad(name, "its JSON is no object")
-    return Glb(path, name, tree, end + 8, min(int(chunk[0]), size - end - 8) if chunk[1] == BIN_CHUNK else 0)
+    return Glb(
+        path,
+        name,
+        tree,
+        end + 8,
+        min(int(chunk[0]), size - end - 8) if chunk[1] == BIN_CHUNK else 0,
+    )
 
 
 def get(glb: Glb, holder: Any, key: str | int, kind: type[T], default: T | None = None) -> T:
-    """``holder[key]`` if it is of that kind; raises ValueError naming the key. Integers are never negative."""
+    """``holder[key]`` if it is of that kind; raises ValueError naming the key. Integers are never
+    negative.
+    """
     if isinstance(holder, dict):
         value = holder.get(key, default)
     else:
         value = holder[key] if isinstance(key, int) and 0 <= key < len(holder) else None
     kinds = (int, float) if kind is float else kind
     if not isinstance(value, kinds) or (isinstance(value, bool) and kind is not bool):
-        raise bad(glb.name, f"{key!r} is {str(value)[:40]!r} in its JSON, where {kind.__name__} is needed")
+        raise bad(
+            glb.name, f"{key!r} is {str(value)[:40]!r} in its JSON, where {kind.__name__} is needed"
+        )
     if kind is int and value < 0:  # type: ignore[operator]
         raise bad(glb.name, f"{key!r} is {value} in its JSON; 0 or more is needed")
     return value  # type: ignore[return-value]
@@ -100,28 +121,49 @@ def accessor(glb: Glb, index: int, width: int) -> Accessor:
     entry = get(glb, get(glb, glb.tree, "accessors", list), index, dict)
     if "sparse" in entry or "bufferView" not in entry:
         raise bad(glb.name, f"accessor {index} is sparse or empty, which is not read")
-    view = get(glb, get(glb, glb.tree, "bufferViews", list), get(glb, entry, "bufferView", int), dict)
+    view = get(
+        glb, get(glb, glb.tree, "bufferViews", list), get(glb, entry, "bufferView", int), dict
+    )
     if view.get("extensions") or get(glb, view, "buffer", int) != 0:
-        raise bad(glb.name, f"accessor {index} lies outside the file or is compressed, which is not read")
+        raise bad(
+            glb.name, f"accessor {index} lies outside the file or is compressed, which is not read"
+        )
     kind = COMPONENTS.get(get(glb, entry, "componentType", int))
     if kind is None or WIDTHS.get(get(glb, entry, "type", str)) != width:
-        raise bad(glb.name, f"accessor {index} is {entry['type']} of {entry['componentType']}; {width} are needed")
+        raise bad(
+            glb.name,
+            f"accessor {index} is {entry['type']} of {entry['componentType']}; {width} are needed",
+        )
     dtype = np.dtype(kind)
     row = width * dtype.itemsize
     count, stride = get(glb, entry, "count", int), get(glb, view, "byteStride", int, row)
     offset = get(glb, entry, "byteOffset", int, 0)
     room = get(glb, view, "byteLength", int)
     begin = get(glb, view, "byteOffset", int, 0)
-    if count < 1 or stride < row or offset + (count - 1) * stride + row > room or begin + room > glb.length:
+    if (
+        count < 1
+        or stride < row
+        or offset + (count - 1) * stride + row > room
+        or begin + room > glb.length
+    ):
         raise bad(
             glb.name, f"accessor {index} has {count} rows every {stride} bytes; that does not fit its {room} bytes or "
             f"the file's {glb.length}"
         )  # fmt: skip
-    return Accessor(count, width, dtype, get(glb, entry, "normalized", bool, False), glb.begin + begin + offset, stride)
+    return Accessor(
+        count,
+        width,
+        dtype,
+        get(glb, entry, "normalized", bool, False),
+        glb.begin + begin + offset,
+        stride,
+    )
 
 
 def placements(glb: Glb) -> list[tuple[int, Array]]:
-    """Mesh index and matrix [4,4] to the world of every node with a mesh. Raises ValueError for a tangled tree."""
+    """Mesh index and matrix [4,4] to the world of every node with a mesh. Raises ValueError for a
+    tangled tree.
+    """
     nodes, still = get(glb, glb.tree, "nodes", list, []), np.eye(4)
     if len(nodes) > NODES_LIMIT:
         raise bad(glb.name, f"it has {len(nodes)} nodes; {NODES_LIMIT} are read")
@@ -157,7 +199,9 @@ def _matrix(glb: Glb, node: dict[str, Any]) -> Array:
     def numbers(key: str, default: list[float]) -> Array:
         values = get(glb, node, key, list, default)
         if len(values) != len(default):
-            raise bad(glb.name, f"a node's {key} has {len(values)} numbers, {len(default)} are needed")
+            raise bad(
+                glb.name, f"a node's {key} has {len(values)} numbers, {len(default)} are needed"
+            )
         found = np.array([_number(get(glb, values, i, float)) for i in range(len(values))])
         if not np.isfinite(found).all():
             raise bad(glb.name, f"a node's {key} holds a number that is not finite")

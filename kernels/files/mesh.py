@@ -22,7 +22,8 @@ GREY = 0.5
 TEXELS = 1 << 27  # of all pictures of a file in all; a solid one of so many is a file of 400 kB
 KEPT = 4  # pictures of SIDE x SIDE texels, 0.8 GB, is the most that is kept of them
 SIDE = 4096  # texels along a side that are kept: no cloud of Gaussians shows more
-COPIES = 20_000_000  # vertices and triangles of all placed objects, or as many as the file has bytes
+# vertices and triangles of all placed objects, or as many as the file has bytes
+COPIES = 20_000_000
 
 
 def load_mesh(path: str | os.PathLike[str]) -> Mesh:
@@ -32,26 +33,34 @@ def load_mesh(path: str | os.PathLike[str]) -> Mesh:
     """
     parts = load_shape(path)
     if isinstance(parts, Points):
-        raise ValueError(f"{Path(path).name} holds no triangles; it is a point cloud. Choose a mesh.")
+        raise ValueError(
+            f"{Path(path).name} holds no triangles; it is a point cloud. Choose a mesh."
+        )
     faces, offset = [], 0
     for part in parts:
         faces.append(part.faces + offset)
         offset += len(part.vertices)
-    vertices, colors = (torch.cat([getattr(part, key) for part in parts]) for key in ("vertices", "colors"))
+    vertices, colors = (
+        torch.cat([getattr(part, key) for part in parts]) for key in ("vertices", "colors")
+    )
     return Mesh(vertices, torch.cat(faces), colors).check(Path(path).name)
 
 
 def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
-    """Read a mesh, its objects as parts in place with their textures; or a point cloud, where there are no triangles.
+    """Read a mesh, its objects as parts in place with their textures; or a point cloud, where there
+    are no triangles.
 
-    Colours come from the texture where there is one, else from the vertices, else from the material, else they are
-    grey; those of glTF files are turned from linear to sRGB. In the file's own axes. Raises ValueError naming the file
-    for unknown kinds, damaged files, Gaussian splats and files without triangles or points.
+    Colours come from the texture where there is one, else from the vertices, else from the
+    material, else they are grey; those of glTF files are turned from linear to sRGB. In the file's
+    own axes. Raises ValueError naming the file for unknown kinds, damaged files, Gaussian splats
+    and files without triangles or points.
     """
     name = Path(path).name
     suffix = Path(path).suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"{name} is no mesh file this can read; choose one of {', '.join(SUFFIXES)}.")
+        raise ValueError(
+            f"{name} is no mesh file this can read; choose one of {', '.join(SUFFIXES)}."
+        )
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist. Choose another file.")
     check_source(Path(path))
@@ -59,12 +68,22 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
         placed = _placed(load_with_trimesh(Path(path)))
         total = sum(len(part.vertices) + len(getattr(part, "faces", ())) for _, part in placed)
         if total > max(COPIES, os.path.getsize(path)):
-            raise ValueError(f"its objects are placed so often that they have {total} vertices and triangles")
+            raise ValueError(
+                f"its objects are placed so often that they have {total} vertices and triangles"
+            )
         linear = suffix in (".glb", ".gltf")
-        solids = [(at, part) for at, part in placed if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        solids = [
+            (at, part)
+            for at, part in placed
+            if isinstance(part, trimesh.Trimesh) and len(part.faces)
+        ]
         pictures = Pictures([_picture(part, linear) for _, part in solids])
         meshes = [_mesh(part, at, linear, pictures) for at, part in solids]
-        clouds = [(at, part) for at, part in placed if isinstance(part, trimesh.PointCloud) and len(part.vertices)]
+        clouds = [
+            (at, part)
+            for at, part in placed
+            if isinstance(part, trimesh.PointCloud) and len(part.vertices)
+        ]
         points = [] if meshes else [_points(part, at, linear) for at, part in clouds]
     except Exception as error:  # the many parsers behind it raise whatever they meet
         raise ValueError(
@@ -76,11 +95,17 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
     if any("scale_0" in _columns(part) for _, part in clouds):
         raise ValueError(f"{name} holds Gaussian splats, not a mesh. Read it with Load Gaussians.")
     if not points:
-        raise ValueError(f"{name} holds no triangles and no points. Choose a mesh or a point cloud.")
+        raise ValueError(
+            f"{name} holds no triangles and no points. Choose a mesh or a point cloud."
+        )
     normals = [part.normals for part in points if part.normals is not None]
-    places, colors = (torch.cat([getattr(part, key) for part in points]) for key in ("points", "colors"))
+    places, colors = (
+        torch.cat([getattr(part, key) for part in points]) for key in ("points", "colors")
+    )
     if not bool(torch.isfinite(places).all() and torch.isfinite(colors).all()):
-        raise ValueError(f"{name} holds points or colours that are NaN or infinite; remove them first.")
+        raise ValueError(
+            f"{name} holds points or colours that are NaN or infinite; remove them first."
+        )
     return Points(places, colors, torch.cat(normals) if len(normals) == len(points) else None)
 
 
@@ -88,8 +113,8 @@ def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
     """Every object with the matrix [4,4] that places it."""
     if not isinstance(loaded, trimesh.Scene):
         return [(np.eye(4), loaded)]
-    # Not Scene.dump: its copies lose the colours of meshes that also have a material. Not graph.get: it begins at the
-    # root for every node.
+    # Not Scene.dump: its copies lose the colours of meshes that also have a material. Not
+    # graph.get: it begins at the root for every node.
     forest, places = loaded.graph.transforms, {loaded.graph.base_frame: np.eye(4)}
     waiting = list(places)
     while waiting:
@@ -97,19 +122,29 @@ def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
         for child in forest.children.get(node, ()):
             places[child] = places[node] @ forest.edge_data[(node, child)].get("matrix", np.eye(4))
             waiting.append(child)
-    nodes = [(node, forest.node_data[node]["geometry"]) for node in loaded.graph.nodes_geometry if node in places]
+    nodes = [
+        (node, forest.node_data[node]["geometry"])
+        for node in loaded.graph.nodes_geometry
+        if node in places
+    ]
     return [(places[node], loaded.geometry[key]) for node, key in nodes]
 
 
 class Pictures:
-    """The textures of a file as tensors [H,W,3] sRGB, each made once; smaller ones where there are many."""
+    """The textures of a file as tensors [H,W,3] sRGB, each made once; smaller ones where there are
+    many.
+    """
 
     def __init__(self, named: list[tuple[Any, Any]]) -> None:
-        """``named``: what `get` will be asked for. Raises ValueError for too many texels, before any is decoded."""
+        """``named``: what `get` will be asked for. Raises ValueError for too many texels, before
+        any is decoded.
+        """
         different = {self.key(image, factor): image for image, factor in named if image is not None}
         total = sum(image.width * image.height for image in different.values())
         if total > TEXELS:
-            raise ValueError(f"its {len(different)} textures of {total} texels in all are larger than {TEXELS}")
+            raise ValueError(
+                f"its {len(different)} textures of {total} texels in all are larger than {TEXELS}"
+            )
         self.side = min(SIDE, max(64, int((SIDE**2 * KEPT / max(1, len(different))) ** 0.5)))
         self.known: dict[Any, Tensor] = {}
 
@@ -125,7 +160,8 @@ class Pictures:
             picture.thumbnail((self.side, self.side))
             self.known[key] = _unit(np.asarray(picture))
             if factor is not None and (tint := _unit(factor)).min() < 1:
-                self.known[key] = linear_to_srgb(srgb_to_linear(self.known[key]) * tint)  # as glTF says
+                # as glTF says
+                self.known[key] = linear_to_srgb(srgb_to_linear(self.known[key]) * tint)
         return self.known[key]
 
 
@@ -153,14 +189,17 @@ def _texture(part: Any, linear: bool, pictures: Pictures) -> tuple[Tensor | None
     if image is None or uv is None or len(uv) != len(part.vertices):
         return None, None
     u, v = np.asarray(uv, np.float32).T
-    return pictures.get(image, factor), torch.from_numpy(np.stack([u, 1 - v], -1))  # trimesh's v points up
+    # trimesh's v points up
+    return pictures.get(image, factor), torch.from_numpy(np.stack([u, 1 - v], -1))
 
 
 def _colors(part: Any, linear: bool) -> Tensor:
     """[M,3] sRGB 0..1 of a part without texture."""
     visual, count = part.visual, len(part.vertices)
     encode = linear_to_srgb if linear else lambda value: value
-    attribute = visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
+    attribute = (
+        visual.vertex_attributes.get("color") if hasattr(visual, "vertex_attributes") else None
+    )
     if attribute is None and visual.kind in ("vertex", "face"):
         attribute = visual.vertex_colors
     if attribute is not None and len(attribute) == count:
@@ -178,7 +217,9 @@ def _points(part: Any, matrix: np.ndarray, linear: bool) -> Points:
         colors = linear_to_srgb(_unit(part.colors)) if linear else _unit(part.colors)
     columns, normals = _columns(part), None
     if {"nx", "ny", "nz"} <= set(columns):
-        turned = np.stack([np.ravel(columns[key]) for key in ("nx", "ny", "nz")], -1) @ np.linalg.inv(matrix[:3, :3])
+        turned = np.stack(
+            [np.ravel(columns[key]) for key in ("nx", "ny", "nz")], -1
+        ) @ np.linalg.inv(matrix[:3, :3])
         lengths = np.linalg.norm(turned, axis=-1, keepdims=True)
         if len(turned) == len(places) and (lengths > 1e-6).all():  # splat trainers write zeros
             normals = torch.from_numpy(turned / lengths).float()

@@ -1,7 +1,9 @@
-"""Mesh files before a parser sees them: what would take it hours or all memory is refused, or put another way.
+"""Mesh files before a parser sees them: what would take it hours or all memory is refused, or put
+another way.
 
-trimesh trusts what a file says of itself: it reserves what a glTF announces, opens whatever lies at the end of a path
-(before release 5), and looks through the names of all solids of an STL for each of them.
+trimesh trusts what a file says of itself: it reserves what a glTF announces, opens whatever lies at
+the end of a path (before release 5), and looks through the names of all solids of an STL for each
+of them.
 """
 
 from __future__ import annotations
@@ -23,7 +25,11 @@ SPARE = 1 << 26  # bytes that a glTF may unpack to whatever its size is; else
 TIMES = 16  # so many times its size: accessors may share their bytes, but not all of them
 BYTES = {5120: 1, 5121: 1, 5122: 2, 5123: 2, 5125: 4, 5126: 4}
 COMPONENTS = WIDTHS | {"MAT2": 4, "MAT3": 9, "MAT4": 16}
-COMPRESSED = {"KHR_draco_mesh_compression": "DracoPy", "EXT_meshopt_compression": "", "KHR_meshopt_compression": ""}
+COMPRESSED = {
+    "KHR_draco_mesh_compression": "DracoPy",
+    "EXT_meshopt_compression": "",
+    "KHR_meshopt_compression": "",
+}
 
 
 class Beside(trimesh.resolvers.Resolver):
@@ -35,13 +41,17 @@ class Beside(trimesh.resolvers.Resolver):
 
     def path(self, key: str) -> Path:
         """Raises ValueError for what lies elsewhere, or is no file."""
-        # As it is, as glTF writes blanks, and without the folders of the computer that it was made on.
+        # As it is, as glTF writes blanks, and without the folders of the computer that it was made
+        # on.
         for name in (key.strip(), unquote(key.strip()), re.split(r"[/\\]", key.strip())[-1]):
             with suppress(OSError, ValueError):  # names that no file can have
                 path = (self.folder / name).resolve()
                 if path.is_relative_to(self.folder) and path.is_file():
                     return path
-        raise ValueError(f"{self.file_name} names the file {key[:80]!r}, which is not beside it. Copy both together.")
+        raise ValueError(
+            f"{self.file_name} names the file {key[:80]!r}, which is not beside it. Copy both"
+            " together."
+        )
 
     def get(self, key: str) -> bytes:
         path = self.path(key)
@@ -61,7 +71,9 @@ class Beside(trimesh.resolvers.Resolver):
 
 
 def check_source(path: Path) -> None:
-    """Raises ValueError for a glTF whose chunks, buffers, accessors or nodes cannot be as it says, or is compressed."""
+    """Raises ValueError for a glTF whose chunks, buffers, accessors or nodes cannot be as it says,
+    or is compressed.
+    """
     if path.suffix.lower() in (".glb", ".gltf"):
         _check_gltf(path, Beside(path))
 
@@ -78,7 +90,9 @@ def load_with_trimesh(path: Path) -> Any:
 
 
 def utf8(data: bytes) -> bytes:
-    """Text as UTF-8, with marks in place of what is none: trimesh would guess at its encoding, for minutes."""
+    """Text as UTF-8, with marks in place of what is none: trimesh would guess at its encoding, for
+    minutes.
+    """
     return data.decode("utf-8", "replace").encode()
 
 
@@ -105,29 +119,40 @@ def _check_gltf(path: Path, beside: Beside) -> None:
         if needed == "" or (needed and importlib.util.find_spec(needed) is None):
             cure = f"install the package {needed}, or export" if needed else "export"
             raise ValueError(
-                f"{name} is compressed with {extension}, which is not read: {cure} it without compression."
+                f"{name} is compressed with {extension}, which is not read: {cure} it without"
+                " compression."
             )
     _check_fractions(glb)
     placements(glb)
     room = max(SPARE, TIMES * (size + sum(_outside(glb, beside))))
     for what, total in (("buffer views", sum(_views(glb))), ("accessors", sum(_accessors(glb)))):
         if total > room:
-            raise bad(name, f"its {what} announce {total} bytes, far more than its {size} bytes can hold")
+            raise bad(
+                name, f"its {what} announce {total} bytes, far more than its {size} bytes can hold"
+            )
 
 
 def _check_fractions(glb: Glb) -> None:
-    """trimesh takes whole numbers that stand for fractions as they are: places and texture coordinates of thousands."""
+    """trimesh takes whole numbers that stand for fractions as they are: places and texture
+    coordinates of thousands.
+    """
     for mesh in get(glb, glb.tree, "meshes", list, []):
         for primitive in get(glb, mesh, "primitives", list) if isinstance(mesh, dict) else ():
             attributes = primitive.get("attributes") if isinstance(primitive, dict) else None
             for name in ("POSITION", "TEXCOORD_0"):
                 index = attributes.get(name) if isinstance(attributes, dict) else None
                 if index is not None:
-                    entry = get(glb, get(glb, glb.tree, "accessors", list), get(glb, attributes, name, int), dict)
+                    entry = get(
+                        glb,
+                        get(glb, glb.tree, "accessors", list),
+                        get(glb, attributes, name, int),
+                        dict,
+                    )
                     if entry.get("normalized"):
                         raise ValueError(
-                            f"{glb.name} holds {name} as quantized whole numbers (normalized), which are not read: "
-                            "export it without quantization (KHR_mesh_quantization)."
+                            f"{glb.name} holds {name} as quantized whole numbers (normalized),"
+                            " which are not read: export it without quantization"
+                            " (KHR_mesh_quantization)."
                         )
 
 
@@ -138,14 +163,24 @@ def _check_chunks(glb: Glb, size: int) -> None:
             file.seek(at)
             length = int.from_bytes(file.read(4), "little")
             if at + 8 + length > size:
-                raise bad(glb.name, f"a chunk of {length} bytes does not fit into the file's {size} bytes")
+                raise bad(
+                    glb.name, f"a chunk of {length} bytes does not fit into the file's {size} bytes"
+                )
             at += 8 + length
 
 
 def _outside(glb: Glb, beside: Beside) -> list[int]:
     """Sizes of the files that its buffers are in."""
-    uris = [buffer.get("uri") for buffer in get(glb, glb.tree, "buffers", list, []) if isinstance(buffer, dict)]
-    return [beside.path(uri).stat().st_size for uri in uris if isinstance(uri, str) and not uri.startswith("data:")]
+    uris = [
+        buffer.get("uri")
+        for buffer in get(glb, glb.tree, "buffers", list, [])
+        if isinstance(buffer, dict)
+    ]
+    return [
+        beside.path(uri).stat().st_size
+        for uri in uris
+        if isinstance(uri, str) and not uri.startswith("data:")
+    ]
 
 
 def _views(glb: Glb) -> list[int]:
@@ -161,6 +196,10 @@ def _accessors(glb: Glb) -> list[int]:
             COMPONENTS.get(get(glb, entry, "type", str)), BYTES.get(get(glb, entry, "componentType", int))
         )  # fmt: skip
         if width is None or each is None:
-            raise bad(glb.name, f"accessor {index} is {entry['type']!r} of {entry['componentType']}, which glTF lacks")
+            raise bad(
+                glb.name,
+                f"accessor {index} is {entry['type']!r} of {entry['componentType']}, which glTF"
+                " lacks",
+            )
         found.append(get(glb, entry, "count", int) * width * each)
     return found

@@ -1,10 +1,13 @@
-"""Packed splats decoded in one pass, as compiled loops: what the readers' own numpy code does, to the bit.
+"""Packed splats decoded in one pass, as compiled loops: what the readers' own numpy code does, to
+the bit.
 
-Every kernel fills the cloud's arrays for some Gaussians, turned into our world, and returns whether everything it met
-was ordinary. Where it was not (a NaN, a scale of 0, a quaternion of 0) what it left is void and the readers decode that
-stretch with numpy, which knows the cures and the errors. Importing this module imports numba; `fast` guards it.
+Every kernel fills the cloud's arrays for some Gaussians, turned into our world, and returns whether
+everything it met was ordinary. Where it was not (a NaN, a scale of 0, a quaternion of 0) what it
+left is void and the readers decode that stretch with numpy, which knows the cures and the errors.
+Importing this module imports numba; `fast` guards it.
 
-The file's frame is Y down: (x, y, z) becomes (x, -y, -z), and wxyz becomes (x, -w, z, -y); see `frame`.
+The file's frame is Y down: (x, y, z) becomes (x, -y, -z), and wxyz becomes (x, -w, z, -y); see
+`frame`.
 """
 
 from __future__ import annotations
@@ -17,16 +20,19 @@ from numba import njit
 
 from ..devices.compiled import compiled
 
-F, S, U = np.float32, np.int32, np.uint64  # unsigned indices: no look whether they count from the end
+# unsigned indices: no look whether they count from the end
+F, S, U = np.float32, np.int32, np.uint64
 LARGEST_SCALE = 4.8e8  # a little less than exp(assembly.LOG_SCALE_LIMIT)
 LARGEST_LOG = 20.0  # assembly.LOG_SCALE_LIMIT
 
 
 @compiled()
 def splat(rows: Any, parts: Any, colors: Any, units: Any, logit: Any, out: Any) -> bool:
-    """.splat: rows [n,8] float32 and the same memory as bytes [n,32]; ``scales`` of ``out`` stay linear.
+    """.splat: rows [n,8] float32 and the same memory as bytes [n,32]; ``scales`` of ``out`` stay
+    linear.
 
-    Tables [256] float32 of a byte: ``colors`` constant harmonics, ``units`` parts of quaternions, ``logit`` opacities.
+    Tables [256] float32 of a byte: ``colors`` constant harmonics, ``units`` parts of quaternions,
+    ``logit`` opacities.
     """
     means, scales, quats, logits, sh = out
     good = True
@@ -43,15 +49,22 @@ def splat(rows: Any, parts: Any, colors: Any, units: Any, logit: Any, out: Any) 
         logits[n] = logit[parts[n, 27]]
         w, i, j, k = parts[n, 28], parts[n, 29], parts[n, 30], parts[n, 31]
         good &= not (w == 128 and i == 128 and j == 128 and k == 128)
-        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = units[i], -units[w], units[k], -units[j]
+        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = (
+            units[i],
+            -units[w],
+            units[k],
+            -units[j],
+        )
     return good and void == 0
 
 
 @compiled()
 def table(rows: Any, at: Any, rest: Any, signs: Any, out: Any) -> bool:
-    """A PLY of float32 only: rows [n,columns]; ``at`` [14] the columns of x y z, f_dc, opacity, scale and rot.
+    """A PLY of float32 only: rows [n,columns]; ``at`` [14] the columns of x y z, f_dc, opacity,
+    scale and rot.
 
-    ``rest`` [3 K] those of f_rest, all red ones first; ``signs`` [1 + K] of the harmonics in our world.
+    ``rest`` [3 K] those of f_rest, all red ones first; ``signs`` [1 + K] of the harmonics in our
+    world.
     """
     means, log_scales, quats, logits, sh = out
     terms = sh.shape[1] - 1
@@ -59,7 +72,8 @@ def table(rows: Any, at: Any, rest: Any, signs: Any, out: Any) -> bool:
     for n in range(rows.shape[0]):
         x, y, z, logit = rows[n, at[0]], rows[n, at[1]], rows[n, at[2]], rows[n, at[6]]
         w, i, j, k = rows[n, at[10]], rows[n, at[11]], rows[n, at[12]], rows[n, at[13]]
-        void += (x + y + z + logit + w + i + j + k) * F(0)  # NaN from the first value on that is not finite
+        # NaN from the first value on that is not finite
+        void += (x + y + z + logit + w + i + j + k) * F(0)
         means[n, 0], means[n, 1], means[n, 2] = x, -y, -z
         logits[n] = logit
         good &= not (w == 0 and i == 0 and j == 0 and k == 0)
@@ -78,7 +92,9 @@ def table(rows: Any, at: Any, rest: Any, signs: Any, out: Any) -> bool:
 
 
 @compiled()
-def planes(positions: Any, rotations: Any, sizes: Any, opacities: Any, colors: Any, out: Any) -> bool:
+def planes(
+    positions: Any, rotations: Any, sizes: Any, opacities: Any, colors: Any, out: Any
+) -> bool:
     """glTF's attributes, float32 [n,3], [n,4] as xyzw, [n,3], [n,1] and [n,3]; their frame is ours.
 
     Scales and opacities of ``out`` stay as the file has them.
@@ -106,7 +122,8 @@ def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
     left = F(1) - a * a - b * b - c * c
     found = F(sqrt(left if left > F(0) else F(0)))
     largest = word >> 30 & 3
-    # Products with 0 and 1, which are exact: a choice would be a jump, and the processor could do one at a time only.
+    # Products with 0 and 1, which are exact: a choice would be a jump, and the processor could do
+    # one at a time only.
     first, second, third = F(largest == 0), F(largest == 1), F(largest == 2)
     fourth, two = F(largest == 3), first + second
     return (
@@ -119,8 +136,17 @@ def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
 
 @njit(error_model="numpy")
 def unboxed(words: Any, place: Any, box: Any, begin: Any, signs: Any, values: Any) -> None:
-    """A chunk's words at ``place`` of every four into values [3 n], as 11, 10 and 11 bits within its box."""
-    x, y, z, dx, dy, dz = box[begin], box[begin + 1], box[begin + 2], box[begin + 3], box[begin + 4], box[begin + 5]
+    """A chunk's words at ``place`` of every four into values [3 n], as 11, 10 and 11 bits within
+    its box.
+    """
+    x, y, z, dx, dy, dz = (
+        box[begin],
+        box[begin + 1],
+        box[begin + 2],
+        box[begin + 3],
+        box[begin + 4],
+        box[begin + 5],
+    )
     for n in range(U(values.shape[0]) // U(3)):
         word = words[U(4) * n + U(place)]
         values[U(3) * n] = F(S(word >> 21 & 2047)) * dx + x
@@ -130,7 +156,9 @@ def unboxed(words: Any, place: Any, box: Any, begin: Any, signs: Any, values: An
 
 @njit(error_model="numpy")
 def ordinary(box: Any) -> bool:
-    """Whether all that a chunk's box [18] can hold is finite, and its scales no larger than may be."""
+    """Whether all that a chunk's box [18] can hold is finite, and its scales no larger than may
+    be.
+    """
     good = True
     for axis in range(9):
         begin = 6 * (axis // 3) + axis % 3
@@ -143,11 +171,13 @@ def ordinary(box: Any) -> bool:
 
 @compiled()
 def compressed(words: Any, boxes: Any, factor: Any, shift: Any, logit: Any, out: Any) -> bool:
-    """Compressed PLY without its harmonics: words [4 n] uint32 of position, rotation, scale and color.
+    """Compressed PLY without its harmonics: words [4 n] uint32 of position, rotation, scale and
+    color.
 
-    boxes [chunks,18] float32: least values and steps of positions, scales and colours, the first chunk's first; a code
-    of a rotation stands for its product with ``factor`` plus ``shift``, a byte of opacity for ``logit`` [256]. The
-    arrays of ``out`` are flat. One loop for each, which the compiler can do several Gaussians at a time.
+    boxes [chunks,18] float32: least values and steps of positions, scales and colours, the first
+    chunk's first; a code of a rotation stands for its product with ``factor`` plus ``shift``, a
+    byte of opacity for ``logit`` [256]. The arrays of ``out`` are flat. One loop for each, which
+    the compiler can do several Gaussians at a time.
     """
     means, log_scales, quats, logits, sh = out
     count = words.shape[0] // 4
@@ -171,7 +201,12 @@ def compressed(words: Any, boxes: Any, factor: Any, shift: Any, logit: Any, out:
             a = F(S(word >> 20 & 1023)) * factor + shift
             b = F(S(word >> 10 & 1023)) * factor + shift
             w, i, j, k = joined(word, a, b, F(S(word & 1023)) * factor + shift)
-            turns[U(4) * n], turns[U(4) * n + U(1)], turns[U(4) * n + U(2)], turns[U(4) * n + U(3)] = i, -w, k, -j
+            (
+                turns[U(4) * n],
+                turns[U(4) * n + U(1)],
+                turns[U(4) * n + U(2)],
+                turns[U(4) * n + U(3)],
+            ) = (i, -w, k, -j)
         for n in range(last - first):
             logits[first + n] = logit[here[U(4) * U(n) + U(3)] & 255]
     return good
@@ -179,19 +214,27 @@ def compressed(words: Any, boxes: Any, factor: Any, shift: Any, logit: Any, out:
 
 @compiled()
 def harmonics(data: Any, table: Any, signs: Any, channels_first: bool, sh: Any) -> None:
-    """Higher harmonics from bytes [n,3 K], channel by channel or coefficient by coefficient; ``signs`` [1 + K]."""
+    """Higher harmonics from bytes [n,3 K], channel by channel or coefficient by coefficient;
+    ``signs`` [1 + K].
+    """
     terms = sh.shape[1] - 1
     stored = data.shape[1] // 3
     for n in range(data.shape[0]):
         for term in range(terms):
             for channel in range(3):
-                byte = data[n, channel * stored + term] if channels_first else data[n, term * 3 + channel]
+                byte = (
+                    data[n, channel * stored + term]
+                    if channels_first
+                    else data[n, term * 3 + channel]
+                )
                 sh[n, 1 + term, channel] = table[byte] * signs[1 + term]
 
 
 @compiled()
 def fixed_point(data: Any, step: Any, means: Any) -> None:
-    """SPZ's positions: bytes [9 n], three little-endian 24-bit numbers, each times ``step``, into means [3 n]."""
+    """SPZ's positions: bytes [9 n], three little-endian 24-bit numbers, each times ``step``, into
+    means [3 n].
+    """
     for start in range(0, means.shape[0], 768):
         here, values = data[3 * start : 3 * start + 2304], means[start : start + 768]
         for n in range(U(values.shape[0])):
@@ -219,10 +262,17 @@ def scaled(data: Any, factor: Any, shift: Any, values: Any) -> None:
 
 @compiled()
 def smallest_three(words: Any, factor: Any, quats: Any) -> None:
-    """SPZ's rotations: words [n] uint32 of xyzw, codes of nine bits and a sign times ``factor``, into quats [4 n]."""
+    """SPZ's rotations: words [n] uint32 of xyzw, codes of nine bits and a sign times ``factor``,
+    into quats [4 n].
+    """
     for n in range(U(words.shape[0])):
         word = words[n]
         a = F(S(word >> 20 & 511)) * factor * F(S(1 - (word >> 28 & 2)))
         b = F(S(word >> 10 & 511)) * factor * F(S(1 - (word >> 18 & 2)))
         i, j, k, w = joined(word, a, b, F(S(word & 511)) * factor * F(S(1 - (word >> 8 & 2))))
-        quats[U(4) * n], quats[U(4) * n + U(1)], quats[U(4) * n + U(2)], quats[U(4) * n + U(3)] = i, -w, k, -j
+        quats[U(4) * n], quats[U(4) * n + U(1)], quats[U(4) * n + U(2)], quats[U(4) * n + U(3)] = (
+            i,
+            -w,
+            k,
+            -j,
+        )

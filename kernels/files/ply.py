@@ -1,8 +1,10 @@
-"""Gaussian clouds as PLY files in the layout of 3D Gaussian Splatting (Kerbl et al. 2023, the INRIA code).
+"""Gaussian clouds as PLY files in the layout of 3D Gaussian Splatting (Kerbl et al. 2023, the INRIA
+code).
 
-Per Gaussian, float32 little-endian: x y z, nx ny nz (zero, but some readers expect them), f_dc_0..2, f_rest_*
-(channel-major: all red coefficients, then green, then blue), opacity (logit), scale_0..2 (natural log), rot_0..3
-(wxyz). Files are in the COLMAP frame, Y down and Z forward, which is what splat viewers expect; see `frame`.
+Per Gaussian, float32 little-endian: x y z, nx ny nz (zero, but some readers expect them),
+f_dc_0..2, f_rest_* (channel-major: all red coefficients, then green, then blue), opacity (logit),
+scale_0..2 (natural log), rot_0..3 (wxyz). Files are in the COLMAP frame, Y down and Z forward,
+which is what splat viewers expect; see `frame`.
 """
 
 from __future__ import annotations
@@ -31,10 +33,11 @@ REST_COUNTS = (0, 9, 24, 45)  # f_rest properties at SH degree 0..3
 
 
 def save_ply(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
-    """Write the cloud as a binary INRIA PLY, in the file frame (Y down), quaternions normalised; atomic.
+    """Write the cloud as a binary INRIA PLY, in the file frame (Y down), quaternions normalised;
+    atomic.
 
-    Raises ValueError if the cloud is empty or holds NaNs, or the folder does not exist; OSError if the disk refuses.
-    An existing file stays as it was unless everything was written.
+    Raises ValueError if the cloud is empty or holds NaNs, or the folder does not exist; OSError if
+    the disk refuses. An existing file stays as it was unless everything was written.
     """
     cloud = arrays(gaussians)
     rest = 3 * (cloud["sh"].shape[1] - 1)
@@ -55,11 +58,13 @@ def save_ply(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
 
 
 def load_ply(path: str | os.PathLike[str]) -> Gaussians:
-    """Read a Gaussian PLY (ascii or binary, any property order, extra properties ignored) into our Y-up world.
+    """Read a Gaussian PLY (ascii or binary, any property order, extra properties ignored) into our
+    Y-up world.
 
-    SH degree 0..3 from the number of f_rest properties. An infinite opacity logit (opacity exactly 0 or 1) and a
-    scale of exactly 0 become finite; a zero quaternion becomes the identity. Raises ValueError saying what is wrong
-    with the file and what to do: not a PLY, no splat, cut off, NaNs, 0 Gaussians.
+    SH degree 0..3 from the number of f_rest properties. An infinite opacity logit (opacity exactly
+    0 or 1) and a scale of exactly 0 become finite; a zero quaternion becomes the identity. Raises
+    ValueError saying what is wrong with the file and what to do: not a PLY, no splat, cut off,
+    NaNs, 0 Gaussians.
     """
     name = Path(path).name
     header = read_header(path, name)
@@ -68,13 +73,15 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
     rest = [f"f_rest_{i}" for i in range(sum(bool(re.fullmatch(r"f_rest_\d+", p)) for p in names))]
     if len(rest) not in REST_COUNTS or not set(rest) <= set(names):
         raise ValueError(
-            f"{name} has {len(rest)} f_rest properties; a splat has 0, 9, 24 or 45 (SH degree 0 to 3), numbered "
-            "from 0. Export it again with a whole SH degree."
+            f"{name} has {len(rest)} f_rest properties; a splat has 0, 9, 24 or 45 (SH degree 0 to"
+            " 3), numbered from 0. Export it again with a whole SH degree."
         )
     terms = 1 + len(rest) // 3
     if header.encoding == "ascii":
         values = _ascii_values(path, header, properties, count, before, name)
-        return assemble(count, terms, lambda start, stop: _rows(_by_name(values[start:stop], names), rest), name)
+        return assemble(
+            count, terms, lambda start, stop: _rows(_by_name(values[start:stop], names), rest), name
+        )
     dtype = header.dtype("vertex")
     begin = header.end + sum(n * sum(np.dtype(t).itemsize for _, t in p) for p, n in before)
     if begin + count * dtype.itemsize > header.size:
@@ -83,7 +90,9 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
     floats = all(kind == "f4" for _, kind in properties)
 
     def stretch(start: int, stop: int) -> Array:
-        return read_stretch(path, begin + start * dtype.itemsize, (stop - start) * dtype.itemsize, name)
+        return read_stretch(
+            path, begin + start * dtype.itemsize, (stop - start) * dtype.itemsize, name
+        )
 
     def decode(start: int, stop: int) -> Rows:
         data = stretch(start, stop)
@@ -95,7 +104,9 @@ def load_ply(path: str | os.PathLike[str]) -> Gaussians:
         return _rows(columns, rest)
 
     fast: Any = compiled_decoders(count) if floats and header.encoding == "<" else None
-    at, others = (np.array([names.index(key) for key in keys], np.int64) for keys in (REQUIRED, rest))
+    at, others = (
+        np.array([names.index(key) for key in keys], np.int64) for keys in (REQUIRED, rest)
+    )
     signs = np.array(SH_SIGNS, np.float32)
 
     def fill(start: int, stop: int, out: dict[str, Array]) -> bool:
@@ -136,7 +147,9 @@ def _rows(columns: Columns, rest: list[str]) -> Rows:
 def _splat_element(
     elements: dict[str, tuple[Properties, int]], name: str
 ) -> tuple[Properties, int, list[tuple[Properties, int]]]:
-    """Properties and count of the vertex element, and the elements before it; ValueError if it is no splat."""
+    """Properties and count of the vertex element, and the elements before it; ValueError if it is
+    no splat.
+    """
     properties, count = elements.get("vertex", ([], 0))
     names = [p for p, _ in properties]
     if "packed_position" in names:
@@ -144,11 +157,16 @@ def _splat_element(
     missing = [p for p in REQUIRED if p not in names]
     if missing:
         what = (
-            "a mesh" if elements.get("face", ([], 0))[1] else "a point cloud" if {"x", "y", "z"} <= set(names) else ""
+            "a mesh"
+            if elements.get("face", ([], 0))[1]
+            else "a point cloud"
+            if {"x", "y", "z"} <= set(names)
+            else ""
         )
         raise ValueError(
-            f"{name} holds no Gaussian splats{what and f', it looks like {what}'}: its vertices lack "
-            f"{', '.join(missing)}. Choose a splat PLY, or initialise Gaussians from the mesh."
+            f"{name} holds no Gaussian splats{what and f', it looks like {what}'}: its vertices"
+            f" lack {', '.join(missing)}. Choose a splat PLY, or initialise Gaussians from the"
+            " mesh."
         )
     if count == 0:
         raise ValueError(f"{name} holds 0 Gaussians; at least 1 is needed. Choose another file.")
@@ -158,7 +176,10 @@ def _splat_element(
             break
         before.append((others, number))
     if any(not kind for others, _ in [(properties, count), *before] for _, kind in others):
-        raise ValueError(f"{name} has list properties in or before its vertices, which no splat has. Export it again.")
+        raise ValueError(
+            f"{name} has list properties in or before its vertices, which no splat has. Export it"
+            " again."
+        )
     return properties, count, before
 
 
@@ -178,10 +199,16 @@ def _ascii_values(
     with open(path, "rb") as file:
         file.seek(header.end)
         text = file.read()
-    words = text.split(maxsplit=skip + count * len(properties))[skip : skip + count * len(properties)]
+    words = text.split(maxsplit=skip + count * len(properties))[
+        skip : skip + count * len(properties)
+    ]
     if len(words) < count * len(properties):
         raise cut_off(name, count, len(text))
     try:
-        return np.fromiter(map(float, words), np.float64, len(words)).reshape(count, len(properties))
+        return np.fromiter(map(float, words), np.float64, len(words)).reshape(
+            count, len(properties)
+        )
     except ValueError as error:
-        raise ValueError(f"{name} holds something that is no number among its values ({error}).") from None
+        raise ValueError(
+            f"{name} holds something that is no number among its values ({error})."
+        ) from None

@@ -1,4 +1,6 @@
-"""Unit quaternions as their three smallest parts: compressed PLY and SPZ pack them so, in 2 + 3 * 10 bits."""
+"""Unit quaternions as their three smallest parts: compressed PLY and SPZ pack them so, in 2 + 3 *
+10 bits.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ _OTHERS = np.array([[1, 2, 3], [0, 2, 3], [0, 1, 3], [0, 1, 2]])
 
 
 def split(quats: Array) -> tuple[Array, Array]:
-    """Index of the largest part [n] and the other three in order [n,3], the sign such that the largest is positive."""
+    """Index of the largest part [n] and the other three in order [n,3], the sign such that the
+    largest is positive.
+    """
     rows = np.arange(len(quats))
     largest = np.abs(quats).argmax(1)
     signs = np.where(quats[rows, largest] < 0, -1, 1).astype(quats.dtype)

@@ -1,20 +1,24 @@
-"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3 or 2; versions 1 to 4 are read.
+"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3 or 2; versions 1
+to 4 are read.
 
-One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: positions as 24-bit fixed point, opacity,
-colour and logarithmic scale as bytes, rotation as its three smallest parts in 32 bits, harmonics as bytes,
-coefficient by coefficient RGB. Version 1 has half-precision positions, 1 and 2 rotations as the three bytes xyz.
-Version 4 has no gzip: a plain header, a table of sizes, one Zstandard stream per plane (needs the package zstandard).
+One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: positions as 24-bit
+fixed point, opacity, colour and logarithmic scale as bytes, rotation as its three smallest parts in
+32 bits, harmonics as bytes, coefficient by coefficient RGB. Version 1 has half-precision positions,
+1 and 2 rotations as the three bytes xyz. Version 4 has no gzip: a plain header, a table of sizes,
+one Zstandard stream per plane (needs the package zstandard).
 
-Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names others. PlayCanvas'
-tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y down, as in `ply`, and know no
-extension. So ours is Y down and version 3 says so (RDF), which is right for all of them. But readers that compare the
-stream's length with the header's numbers refuse such a record (three.js, GaussianSplats3D, which knows version 2 only),
-so version 2 is written without. A file that does not say is read as Y down, as ComfyUI shows it, but one of version 4,
+Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names
+others. PlayCanvas' tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y
+down, as in `ply`, and know no extension. So ours is Y down and version 3 says so (RDF), which is
+right for all of them. But readers that compare the stream's length with the header's numbers refuse
+such a record (three.js, GaussianSplats3D, which knows version 2 only), so version 2 is written
+without. A file that does not say is read as Y down, as ComfyUI shows it, but one of version 4,
 which ComfyUI does not read, by SPZ's text.
 
-What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to 3.2 % and clamped to
-4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to -0.44..1.44, rotations to about 1e-3 (version 2:
-0.01, near half a turn 0.1), harmonics to 1/256 and clamped to -1..0.992. A fourth SH degree is left out on reading.
+What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to
+3.2 % and clamped to 4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to
+-0.44..1.44, rotations to about 1e-3 (version 2: 0.01, near half a turn 0.1), harmonics to 1/256 and
+clamped to -1..0.992. A fourth SH degree is left out on reading.
 """
 
 from __future__ import annotations
@@ -52,7 +56,8 @@ from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
 UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
-ROTATION = np.float32(1 / (511 * 2**0.5))  # of the lower nine bits of a code, whose tenth is the sign
+# of the lower nine bits of a code, whose tenth is the sign
+ROTATION = np.float32(1 / (511 * 2**0.5))
 COLOR = np.float32(1 / (0.15 * 255)), np.float32(-0.5 / 0.15)  # factor and shift of a byte
 SCALE = np.float32(1 / 16), np.float32(-10)
 SH_OF_BYTE = scaled(np.arange(256), 1 / 128, -1)
@@ -63,8 +68,8 @@ Decoder = Callable[[Array, int, int], None]
 def save_spz(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     """Write the cloud as SPZ version 3, which says that Y is down; atomic.
 
-    Raises ValueError if the cloud is empty, holds NaNs or reaches beyond 8 million units, or the folder does not
-    exist; OSError if the disk refuses.
+    Raises ValueError if the cloud is empty, holds NaNs or reaches beyond 8 million units, or the
+    folder does not exist; OSError if the disk refuses.
     """
     _save(gaussians, path, 3)
 
@@ -81,11 +86,16 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
         bits -= 1
     if farthest > POSITION_MAX:
         raise ValueError(
-            f"gaussians reach {farthest:g} units from the origin; SPZ holds up to {POSITION_MAX}. Save as ply instead."
+            f"gaussians reach {farthest:g} units from the origin; SPZ holds up to {POSITION_MAX}."
+            " Save as ply instead."
         )
     header = np.zeros(1, HEADER)
     header["magic"], header["version"], header["count"] = MAGIC, version, len(gaussians)
-    header["degree"], header["bits"], header["flags"] = gaussians.sh_degree, bits, EXTENDED if version >= 3 else 0
+    header["degree"], header["bits"], header["flags"] = (
+        gaussians.sh_degree,
+        bits,
+        EXTENDED if version >= 3 else 0,
+    )
     planes = {
         "means": lambda v: _fixed_point(v, bits),
         "opacity_logits": opacity_bytes,
@@ -108,8 +118,9 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
 def load_spz(path: str | os.PathLike[str]) -> Gaussians:
     """Read an SPZ of version 1 to 4 into our Y-up world; SH degree 0 to 3.
 
-    Raises ValueError saying what is wrong with the file and what to do: not an SPZ, unknown version, cut off,
-    damaged, more announced than its size allows, or version 4 without the package zstandard.
+    Raises ValueError saying what is wrong with the file and what to do: not an SPZ, unknown
+    version, cut off, damaged, more announced than its size allows, or version 4 without the package
+    zstandard.
     """
     name = Path(path).name
     with open_spz(path, name) as planes:
@@ -135,11 +146,17 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
     if planes.version == 1:
         cloud.check(name)  # half-precision positions can be NaN
     axes = axes or (UNNAMED if planes.version < 4 else UNNAMED_4)
-    return cloud if axes == "RDF" else mirrored(to_file_frame(cloud), *(1 if a in "RUB" else -1 for a in axes))
+    return (
+        cloud
+        if axes == "RDF"
+        else mirrored(to_file_frame(cloud), *(1 if a in "RUB" else -1 for a in axes))
+    )
 
 
 def _decoders(planes: Planes, out: dict[str, Array]) -> dict[str, Decoder]:
-    """By plane, what decodes Gaussians ``start`` to ``stop`` of it from their bytes [n,size] into ``out``."""
+    """By plane, what decodes Gaussians ``start`` to ``stop`` of it from their bytes [n,size] into
+    ``out``.
+    """
     fast: Any = compiled_decoders(planes.count) or spz_planes
     step, signs = np.float32(2.0**-planes.bits), np.array(SH_SIGNS, np.float32)
     flat = {key: value.reshape(-1) for key, value in out.items()}
@@ -155,7 +172,9 @@ def _decoders(planes: Planes, out: dict[str, Array]) -> dict[str, Decoder]:
         if planes.version < 3:
             spz_planes.first_three(data, out["quats"][start:stop])
         else:
-            fast.smallest_three(data.view("<u4")[:, 0], ROTATION, flat["quats"][4 * start : 4 * stop])
+            fast.smallest_three(
+                data.view("<u4")[:, 0], ROTATION, flat["quats"][4 * start : 4 * stop]
+            )
 
     def opacities(data: Array, start: int, stop: int) -> None:
         fast.looked_up(data.reshape(-1), LOGIT_OF_BYTE, flat["opacity_logits"][start:stop])
@@ -190,7 +209,9 @@ def _fixed_point(means: Array, bits: int) -> Array:
 
 def _packed(quats: Array) -> Array:
     largest, others = split(quats[:, [1, 2, 3, 0]])  # the file's order is xyzw
-    codes = quantised(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(others < 0, 512, 0)
+    codes = quantised(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(
+        others < 0, 512, 0
+    )
     return pack(largest, codes).astype("<u4")
 
 

@@ -1,7 +1,9 @@
-"""The planes of SPZ files decoded with numpy; `numba_decode` has the same functions, compiled, for those that matter.
+"""The planes of SPZ files decoded with numpy; `numba_decode` has the same functions, compiled, for
+those that matter.
 
-Each takes some Gaussians' bytes of one plane and fills their part of the cloud's arrays, turned into our world: the
-file's frame is taken to be Y down, so (x, y, z) becomes (x, -y, -z) and wxyz becomes (x, -w, z, -y), as in `frame`.
+Each takes some Gaussians' bytes of one plane and fills their part of the cloud's arrays, turned
+into our world: the file's frame is taken to be Y down, so (x, y, z) becomes (x, -y, -z) and wxyz
+becomes (x, -w, z, -y), as in `frame`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from .smallest_three import join, unpack
 
 
 def fixed_point(data: Array, step: np.float32, means: Array) -> None:
-    """Positions of version 2 and later: bytes [9 n], little-endian 24-bit numbers, each times ``step``; means [3 n]."""
+    """Positions of version 2 and later: bytes [9 n], little-endian 24-bit numbers, each times
+    ``step``; means [3 n].
+    """
     flat = np.append(data, np.uint8(0))  # the last number's word reaches one byte further
     words: Array = np.ndarray((len(data) // 9, 3), "<i4", flat, strides=(9, 3))
     numbers = words.astype(np.int32)
@@ -26,7 +30,9 @@ def fixed_point(data: Array, step: np.float32, means: Array) -> None:
 def halves(data: Array, means: Array) -> None:
     """Positions of version 1: bytes [n,6], three half-precision numbers."""
     with np.errstate(invalid="ignore"):  # a NaN is for the check of the cloud
-        np.multiply(np.ascontiguousarray(data).view("<f2"), np.array([1, -1, -1], np.float32), out=means)
+        np.multiply(
+            np.ascontiguousarray(data).view("<f2"), np.array([1, -1, -1], np.float32), out=means
+        )
 
 
 def looked_up(data: Array, table: Array, values: Array) -> None:
@@ -46,7 +52,10 @@ def smallest_three(words: Array, factor: np.float32, quats: Array) -> None:
     A code's lower nine bits count, times ``factor``; the tenth is the sign.
     """
     largest, *codes = unpack(words)
-    parts = ((code & 511).astype(np.float32) * factor * (1 - (code >> 8 & 2)).astype(np.float32) for code in codes)
+    parts = (
+        (code & 511).astype(np.float32) * factor * (1 - (code >> 8 & 2)).astype(np.float32)
+        for code in codes
+    )
     i, j, k, w = join(largest, *parts)
     rows = quats.reshape(-1, 4)
     for axis, part in enumerate((i, -w, k, -j)):
@@ -62,7 +71,8 @@ def first_three(data: Array, quats: Array) -> None:
 
 
 def harmonics(data: Array, table: Array, signs: Array, channels_first: bool, sh: Array) -> None:
-    """Higher harmonics from bytes [n,3 K], coefficient by coefficient; ``table`` [256], ``signs`` [1 + K].
+    """Higher harmonics from bytes [n,3 K], coefficient by coefficient; ``table`` [256], ``signs``
+    [1 + K].
 
     ``channels_first`` is compressed PLY's order, which only the compiled version knows.
     """

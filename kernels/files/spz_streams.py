@@ -1,4 +1,6 @@
-"""The outer shell of SPZ files: header, gzip or Zstandard, and no more memory than the file's size allows."""
+"""The outer shell of SPZ files: header, gzip or Zstandard, and no more memory than the file's size
+allows.
+"""
 
 from __future__ import annotations
 
@@ -34,19 +36,24 @@ HEADER = np.dtype(
 )
 SH_TERMS = (1, 4, 9, 16, 25)  # by degree
 VERSION_4_HEADER = 32
-# What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third; bombs to a thousandth.
+# What a file may unpack to: bytes, or times its size. Real clouds shrink to a half or a third;
+# bombs to a thousandth.
 SMALL, RATIO = 1 << 21, 100
 PIECE = 1 << 16  # bytes of a file at a time
-EXTENDED, LEVELS = 0x02, 0x80  # flags: records of extensions follow; before them, Spark's levels of detail
+# flags: records of extensions follow; before them, Spark's levels of detail
+EXTENDED, LEVELS = 0x02, 0x80
 LEVELS_BYTES = 6  # per Gaussian
 EXTENSIONS_LIMIT = 1 << 16  # bytes
 AXES_EXTENSION = 0xADBE0003  # SPZ_ADOBE_coordinate_system, one number: which of these, from 1 on
-AXES = ("LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF")  # where x, y and z point: RUB is right, up, back
+# where x, y and z point: RUB is right, up, back
+AXES = ("LDB", "RDB", "LUB", "RUB", "LDF", "RDF", "LUF", "RUF")
 
 
 @dataclass
 class Planes:
-    """An opened file: what its header says, and its planes' bytes, to be read one after the other."""
+    """An opened file: what its header says, and its planes' bytes, to be read one after the
+    other.
+    """
 
     name: str
     header: Any
@@ -72,11 +79,15 @@ class Planes:
         return SH_TERMS[int(self.header["degree"])]
 
     def read(self, plane: str, length: int) -> Array:
-        """The next bytes [length], which belong to that plane. Raises ValueError where there are fewer."""
+        """The next bytes [length], which belong to that plane. Raises ValueError where there are
+        fewer.
+        """
         return self.source.read(plane, length)
 
     def finish(self) -> str:
-        """Where the file's axes point, one of `AXES`, "" if it does not say. Raises ValueError for a damaged end."""
+        """Where the file's axes point, one of `AXES`, "" if it does not say. Raises ValueError for
+        a damaged end.
+        """
         records = self.source.extensions()
         return _axes(records, self.name) if self.header["flags"] & EXTENDED else ""
 
@@ -89,15 +100,23 @@ def open_spz(path: str | os.PathLike[str], name: str) -> Iterator[Planes]:
         start = file.read(min(size, 1 << 12))
         zipped = start[:2] == b"\x1f\x8b"
         try:
-            head = zlib.decompressobj(31).decompress(start, HEADER.itemsize) if zipped else start[: HEADER.itemsize]
+            head = (
+                zlib.decompressobj(31).decompress(start, HEADER.itemsize)
+                if zipped
+                else start[: HEADER.itemsize]
+            )
         except zlib.error as error:
             raise damaged(name, str(error)) from None
         if len(head) < HEADER.itemsize or int.from_bytes(head[:4], "little") != MAGIC:
-            raise ValueError(f"{name} is not an SPZ file: it does not begin with NGSP. Choose another file.")
+            raise ValueError(
+                f"{name} is not an SPZ file: it does not begin with NGSP. Choose another file."
+            )
         header = np.frombuffer(head, HEADER)[0]
         sizes = _sizes(header, name, size)
         if zipped != (header["version"] < 4):
-            raise damaged(name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream")
+            raise damaged(
+                name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream"
+            )
         file.seek(0)
         source = Gzip(file, name, header) if zipped else Zstandard(file, name, size, header, sizes)
         yield Planes(name, header, sizes, source)
@@ -107,7 +126,9 @@ def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
     """Bytes per Gaussian of every plane, after every check that the header allows."""
     version, count, degree = int(header["version"]), int(header["count"]), int(header["degree"])
     if not 1 <= version <= 4:
-        raise ValueError(f"{name} is SPZ version {version}; versions 1 to 4 can be read. Export it as version 3.")
+        raise ValueError(
+            f"{name} is SPZ version {version}; versions 1 to 4 can be read. Export it as version 3."
+        )
     if degree >= len(SH_TERMS):
         raise damaged(name, f"its SH degree is {degree}, the greatest is 4")
     if header["bits"] > 23:
@@ -119,8 +140,8 @@ def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
     total = count * sum(per.values())
     if total > max(SMALL, RATIO * file_size):
         raise ValueError(
-            f"{name} announces {count} Gaussians ({total} bytes), but is only {file_size} bytes long: it is cut off or "
-            f"damaged. Copy or export the file again."
+            f"{name} announces {count} Gaussians ({total} bytes), but is only {file_size} bytes"
+            " long: it is cut off or damaged. Copy or export the file again."
         )
     return per
 
@@ -138,13 +159,15 @@ class Gzip:
         data = self._up_to(length)
         if len(data) < length:
             raise ValueError(
-                f"{self.name} is cut off: {length} more bytes of {plane} were announced, {len(data)} came. Copy the "
-                "file again."
+                f"{self.name} is cut off: {length} more bytes of {plane} were announced,"
+                f" {len(data)} came. Copy the file again."
             )
         return np.frombuffer(data, np.uint8)
 
     def extensions(self) -> bytes:
-        """What follows the planes, which are only known to be sound once the checksum at the very end agrees."""
+        """What follows the planes, which are only known to be sound once the checksum at the very
+        end agrees.
+        """
         if self.levels:
             self.read("levels of detail", self.levels)
         rest = self._up_to(EXTENSIONS_LIMIT)
@@ -172,18 +195,21 @@ class Gzip:
 class Zstandard:
     """Version 4: a stream for every plane that is not empty, after a table of their sizes."""
 
-    def __init__(self, file: BinaryIO, name: str, size: int, header: Array, per: dict[str, int]) -> None:
+    def __init__(
+        self, file: BinaryIO, name: str, size: int, header: Array, per: dict[str, int]
+    ) -> None:
         self.file, self.name, self.plane = file, name, ""
         self.stream: Any = None
         try:
             import zstandard
         except ImportError:
             raise ValueError(
-                f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install zstandard. "
-                "Or export it as version 3."
+                f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install"
+                " zstandard. Or export it as version 3."
             ) from None
         self.zstandard = zstandard
-        wanted = {key: int(header["count"]) * each for key, each in per.items() if each}  # empty planes are left out
+        # empty planes are left out
+        wanted = {key: int(header["count"]) * each for key, each in per.items() if each}
         table = int.from_bytes(file.read(20)[16:], "little")
         begin = table + 16 * len(wanted)
         if header["streams"] != len(wanted) or table < VERSION_4_HEADER or begin > size:
@@ -195,7 +221,9 @@ class Zstandard:
         self.places = {}
         for (packed, plain), (key, length) in zip(entries, wanted.items(), strict=True):
             if plain != length or begin + int(packed) > size:
-                raise damaged(name, f"a stream of {packed} bytes for {plain} where {length} are needed")
+                raise damaged(
+                    name, f"a stream of {packed} bytes for {plain} where {length} are needed"
+                )
             self.places[key] = (begin, int(packed))
             begin += int(packed)
 
@@ -206,7 +234,9 @@ class Zstandard:
                 self.file.seek(begin)
                 unpacker: Any = self.zstandard.ZstdDecompressor(max_window_size=1 << 27)
                 self.plane = plane
-                self.stream = unpacker.stream_reader(Part(self.file, packed), read_size=PIECE, closefd=False)
+                self.stream = unpacker.stream_reader(
+                    Part(self.file, packed), read_size=PIECE, closefd=False
+                )
             data = np.empty(length, np.uint8)
             view = memoryview(data)  # type: ignore[arg-type]
             while view and (got := self.stream.readinto(view)):
@@ -244,8 +274,8 @@ def _axes(records: bytes, name: str) -> str:
             code = int.from_bytes(records[8:12], "little")
             if not 1 <= code <= len(AXES):
                 raise ValueError(
-                    f"{name} has axes of kind {code}, Z up or unknown; 1 to {len(AXES)} are read. Export "
-                    "it with the axes RUB (right, up, back)."
+                    f"{name} has axes of kind {code}, Z up or unknown; 1 to {len(AXES)} are read."
+                    " Export it with the axes RUB (right, up, back)."
                 )
             return AXES[code - 1]
         records = records[8 + length :]

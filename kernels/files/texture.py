@@ -17,7 +17,9 @@ def image_of(texture: Tensor) -> Image.Image:
 
 
 def upward(mesh: Mesh) -> np.ndarray[Any, Any]:
-    """Texture coordinates [M,2] float64 with v upward, as OBJ has it and trimesh wants it for every format."""
+    """Texture coordinates [M,2] float64 with v upward, as OBJ has it and trimesh wants it for every
+    format.
+    """
     assert mesh.uvs is not None
     u, v = mesh.uvs.detach().cpu().double().numpy().T
     return np.stack([u, 1 - v], -1)

@@ -16,16 +16,24 @@ class Gaussians:
     """A cloud of N anisotropic Gaussians. Immutable by convention: functions return new clouds.
 
     World: right-handed, Y up, the object inside the cube [-0.5, 0.5]^3, its front facing +Z.
-    ``training`` carries optimizer moments, generators, loss state and the step count of `kernels.run.optimize`
-    (None for a cloud that was never optimized or came from a file).
+    ``training`` carries optimizer moments, generators, loss state and the step count of
+    `kernels.run.optimize` (None for a cloud that was never optimized or came from a file).
+
+    Args:
+        means: [N,3] world units
+        log_scales: [N,3] natural log of the standard deviation along each local axis, world units
+        quats: [N,4] wxyz, local to world, any non-zero length
+        opacity_logits: [N] sigmoid gives the opacity in 0..1
+        sh: [N,K,3] spherical harmonics, K = (degree+1)^2, colour = 0.5 + sum Y_k sh_k, sRGB
+        anchored: [N] bool: of these `optimize` moves only the colours; None: of no one
     """
 
-    means: Tensor  # [N,3] world units
-    log_scales: Tensor  # [N,3] natural log of the standard deviation along each local axis, world units
-    quats: Tensor  # [N,4] wxyz, local to world, any non-zero length
-    opacity_logits: Tensor  # [N] sigmoid gives the opacity in 0..1
-    sh: Tensor  # [N,K,3] spherical harmonics, K = (degree+1)^2, colour = 0.5 + sum Y_k sh_k, sRGB
-    anchored: Tensor | None = None  # [N] bool: of these `optimize` moves only the colours; None: of no one
+    means: Tensor
+    log_scales: Tensor
+    quats: Tensor
+    opacity_logits: Tensor
+    sh: Tensor
+    anchored: Tensor | None = None
     training: Any = None
 
     def __len__(self) -> int:
@@ -53,27 +61,42 @@ class Gaussians:
 
     def tensors(self) -> dict[str, Tensor]:
         """The five parameter tensors by field name, in a fixed order."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("anchored", "training")}
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.name not in ("anchored", "training")
+        }
 
     def map(self, function: Any) -> Gaussians:
-        """A new cloud with ``function`` applied to each parameter tensor; anchors and training state are dropped."""
+        """A new cloud with ``function`` applied to each parameter tensor; anchors and training
+        state are dropped.
+        """
         return Gaussians(**{k: function(v) for k, v in self.tensors().items()})
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Gaussians:
         """The same cloud elsewhere, anchors and training state kept."""
         moved = {k: v.to(device=device, dtype=dtype) for k, v in self.tensors().items()}
-        return replace(self, **moved, anchored=None if self.anchored is None else self.anchored.to(device))
+        return replace(
+            self, **moved, anchored=None if self.anchored is None else self.anchored.to(device)
+        )
 
     def check(self, name: str = "gaussians") -> Gaussians:
-        """Return self, or raise ValueError that names the tensor, what is wrong with it, and the cure."""
+        """Return self, or raise ValueError that names the tensor, what is wrong with it, and the
+        cure.
+        """
         n = self.means.shape[0]
         shapes = {"means": (n, 3), "log_scales": (n, 3), "quats": (n, 4), "opacity_logits": (n,)}
         for key, shape in shapes.items():
             if tuple(getattr(self, key).shape) != shape:
-                raise ValueError(f"{name}.{key} has shape {tuple(getattr(self, key).shape)}, expected {shape}.")
-        if self.anchored is not None and (self.anchored.shape != (n,) or self.anchored.dtype != torch.bool):
+                raise ValueError(
+                    f"{name}.{key} has shape {tuple(getattr(self, key).shape)}, expected {shape}."
+                )
+        if self.anchored is not None and (
+            self.anchored.shape != (n,) or self.anchored.dtype != torch.bool
+        ):
             raise ValueError(
-                f"{name}.anchored is {self.anchored.dtype} of shape {tuple(self.anchored.shape)}, expected bool ({n},)."
+                f"{name}.anchored is {self.anchored.dtype} of shape {tuple(self.anchored.shape)},"
+                f" expected bool ({n},)."
             )
         if (
             self.sh.dim() != 3
@@ -81,13 +104,18 @@ class Gaussians:
             or self.sh.shape[1] not in (1, 4, 9, 16)
             or self.sh.shape[2] != 3
         ):
-            raise ValueError(f"{name}.sh has shape {tuple(self.sh.shape)}, expected ({n}, 1|4|9|16, 3).")
+            raise ValueError(
+                f"{name}.sh has shape {tuple(self.sh.shape)}, expected ({n}, 1|4|9|16, 3)."
+            )
         if n == 0:
-            raise ValueError(f"{name} holds 0 Gaussians; at least 1 is needed. Initialise it with more points.")
+            raise ValueError(
+                f"{name} holds 0 Gaussians; at least 1 is needed. Initialise it with more points."
+            )
         for key, value in self.tensors().items():
             bad = int((~torch.isfinite(value)).sum())
             if bad:
                 raise ValueError(
-                    f"{name}.{key} holds {bad} values that are NaN or infinite; remove those Gaussians first."
+                    f"{name}.{key} holds {bad} values that are NaN or infinite; remove those"
+                    " Gaussians first."
                 )
         return self

@@ -1,7 +1,9 @@
-"""Adaptive density control: more Gaussians where the picture pulls at them, none where nothing is to be seen.
+"""Adaptive density control: more Gaussians where the picture pulls at them, none where nothing is
+to be seen.
 
-After Kerbl et al. 2023, section 5.2, with the opacity correction of Bulo et al. 2024 (Revising Densification in
-Gaussian Splatting) and a limit on growth per round in place of a threshold that depends on the scale of the loss.
+After Kerbl et al. 2023, section 5.2, with the opacity correction of Bulo et al. 2024 (Revising
+Densification in Gaussian Splatting) and a limit on growth per round in place of a threshold that
+depends on the scale of the loss.
 """
 
 from __future__ import annotations
@@ -16,33 +18,53 @@ from torch import Tensor
 from .cloud import Gaussians
 from .rotations import rotations
 
-Moments = Mapping[str, tuple[Tensor, Tensor]]  # Adam's first and second moments by parameter, first axis N
+# Adam's first and second moments by parameter, first axis N
+Moments = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Densify:
     """When and how the cloud grows and shrinks during a run.
 
-    Every ``every`` steps the Gaussians with the largest mean screen-space gradient are doubled: large ones are split
-    in two smaller ones drawn from their own density, small ones are cloned. Gaussians that are nearly transparent,
-    huge, outside the bounds or not finite are removed. 3DGS doubles all above a fixed gradient (2e-4; LucidDreamer
-    7.5e-4), which fits one loss only; here the best ``grow_share`` is taken, and the threshold is optional.
+    Every ``every`` steps the Gaussians with the largest mean screen-space gradient are doubled:
+    large ones are split in two smaller ones drawn from their own density, small ones are cloned.
+    Gaussians that are nearly transparent, huge, outside the bounds or not finite are removed. 3DGS
+    doubles all above a fixed gradient (2e-4; LucidDreamer 7.5e-4), which fits one loss only; here
+    the best ``grow_share`` is taken, and the threshold is optional.
+
+    Args:
+        every: steps between rounds; 0 = never. 3DGS, LucidDreamer: 100
+        start: share of the schedule, 0..1, before the first round. LucidDreamer: 100 of 5000 steps
+        stop: share of the schedule after which no round takes place. LucidDreamer: 3000 of 5000
+            steps
+        grow_share: at most this share of the cloud, 0..1, is doubled per round. Papers: 1
+        gradient_threshold: least mean gradient, loss per half picture, to be doubled. LucidDreamer:
+            7.5e-4
+        split_scale: world units; above it a Gaussian is split, below cloned. 3DGS: 0.01 scene radii
+        split_shrink: the parts of a split Gaussian are smaller by this factor. 3DGS: 1.6
+        prune_opacity: 0..1; fainter Gaussians are removed. 3DGS, LucidDreamer: 0.005
+        prune_scale: world units; larger Gaussians are removed. 3DGS: 0.1 scene radii
+        bounds: world units; removed if a coordinate is larger. Papers: none; the cameras see +-0.72
+        reset_every: steps between opacity resets; 0 = never. LucidDreamer: 300, 3DGS: 3000
+        reset_opacity: 0..1; a reset lowers every opacity to this. 3DGS, LucidDreamer: 0.01
+        count_min: removal stops here: a cloud without Gaussians could never come back
+        count_max: hard cap
     """
 
-    every: int = 50  # steps between rounds; 0 = never. 3DGS, LucidDreamer: 100
-    start: float = 0.05  # share of the schedule, 0..1, before the first round. LucidDreamer: 100 of 5000 steps
-    stop: float = 0.6  # share of the schedule after which no round takes place. LucidDreamer: 3000 of 5000 steps
-    grow_share: float = 0.1  # at most this share of the cloud, 0..1, is doubled per round. Papers: 1
-    gradient_threshold: float = 0.0  # least mean gradient, loss per half picture, to be doubled. LucidDreamer: 7.5e-4
-    split_scale: float = 0.02  # world units; above it a Gaussian is split, below cloned. 3DGS: 0.01 scene radii
-    split_shrink: float = 1.6  # the parts of a split Gaussian are smaller by this factor. 3DGS: 1.6
-    prune_opacity: float = 0.005  # 0..1; fainter Gaussians are removed. 3DGS, LucidDreamer: 0.005
-    prune_scale: float = 0.25  # world units; larger Gaussians are removed. 3DGS: 0.1 scene radii
-    bounds: float = 0.7  # world units; removed if a coordinate is larger. Papers: none; the cameras see +-0.72
-    reset_every: int = 0  # steps between opacity resets; 0 = never. LucidDreamer: 300, 3DGS: 3000
-    reset_opacity: float = 0.01  # 0..1; a reset lowers every opacity to this. 3DGS, LucidDreamer: 0.01
-    count_min: int = 100  # removal stops here: a cloud without Gaussians could never come back
-    count_max: int = 50_000  # hard cap
+    every: int = 50
+    start: float = 0.05
+    stop: float = 0.6
+    grow_share: float = 0.1
+    gradient_threshold: float = 0.0
+    split_scale: float = 0.02
+    split_shrink: float = 1.6
+    prune_opacity: float = 0.005
+    prune_scale: float = 0.25
+    bounds: float = 0.7
+    reset_every: int = 0
+    reset_opacity: float = 0.01
+    count_min: int = 100
+    count_max: int = 50_000
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -65,15 +87,20 @@ class Densify:
         for key, (low, high, unit) in limits.items():
             value = getattr(self, key)
             if not low <= value <= high:  # also catches NaN
-                raise ValueError(f"Densify: {key} is {value}; choose a value within {low:g}..{high:g} {unit}.")
+                raise ValueError(
+                    f"Densify: {key} is {value}; choose a value within {low:g}..{high:g} {unit}."
+                )
         for low_key, high_key in (("start", "stop"), ("count_min", "count_max")):
             low, high = getattr(self, low_key), getattr(self, high_key)
             if low > high:
-                raise ValueError(f"Densify: {low_key} {low:g} is above {high_key} {high:g}. Swap them.")
+                raise ValueError(
+                    f"Densify: {low_key} {low:g} is above {high_key} {high:g}. Swap them."
+                )
         if self.reset_every and self.reset_opacity <= self.prune_opacity:
             raise ValueError(
-                f"Densify: reset_opacity {self.reset_opacity:g} is not above prune_opacity {self.prune_opacity:g}, so "
-                "a round after a reset would remove everything. Lower prune_opacity."
+                f"Densify: reset_opacity {self.reset_opacity:g} is not above prune_opacity"
+                f" {self.prune_opacity:g}, so a round after a reset would remove everything. Lower"
+                " prune_opacity."
             )
 
     def due(self, done: int, steps: int) -> bool:
@@ -81,7 +108,9 @@ class Densify:
         return _due(self.every, done) and self.start * steps <= done <= self.stop * steps
 
     def reset_due(self, done: int, steps: int) -> bool:
-        """Whether the opacities are reset after ``done`` steps; never so late that they could not recover."""
+        """Whether the opacities are reset after ``done`` steps; never so late that they could not
+        recover.
+        """
         return _due(self.reset_every, done) and self.start * steps <= done < self.stop * steps
 
 
@@ -100,9 +129,10 @@ def gather(
 ) -> dict[str, Tensor]:
     """Add one batch to the statistics; returns new ones, without waiting for the device.
 
-    ``gradient`` [V,N,2] is that of the loss (a mean over the views) with respect to ``Rendering.means2d``, in loss per
-    pixel; it is scaled to loss per half picture and view, as 3DGS counts it, so that the picture's size cancels.
-    ``visible`` [V,N] bool, ``size`` (width, height) pixels; nothing is added where ``accept`` [] bool is False.
+    ``gradient`` [V,N,2] is that of the loss (a mean over the views) with respect to
+    ``Rendering.means2d``, in loss per pixel; it is scaled to loss per half picture and view, as
+    3DGS counts it, so that the picture's size cancels. ``visible`` [V,N] bool, ``size`` (width,
+    height) pixels; nothing is added where ``accept`` [] bool is False.
     """
     half = gradient.new_tensor([size[0] / 2, size[1] / 2])
     norms = (gradient.detach() * half * gradient.shape[0]).norm(dim=-1)
@@ -123,17 +153,20 @@ def densify_and_prune(
 ) -> tuple[Gaussians, dict[str, tuple[Tensor, Tensor]]]:
     """One round: remove, clone and split Gaussians, and take the optimizer's moments along.
 
-    ``statistics`` from `gather` (start anew after this: rows have moved); ``moments`` name -> (m, v), every tensor
-    with first axis N; ``count_max`` lowers the strategy's cap. Rows of the result: the survivors in their order,
-    then the clones, then both parts of every split Gaussian, all first parts before all second ones. Survivors keep
-    their moments, new rows have zeros. Anchored rows neither grow nor go. The inputs stay as they are; the training
-    state is dropped.
-    Raises ValueError if tensors and rows do not match, or if not one Gaussian is finite.
+    ``statistics`` from `gather` (start anew after this: rows have moved); ``moments`` name -> (m,
+    v), every tensor with first axis N; ``count_max`` lowers the strategy's cap. Rows of the result:
+    the survivors in their order, then the clones, then both parts of every split Gaussian, all
+    first parts before all second ones. Survivors keep their moments, new rows have zeros. Anchored
+    rows neither grow nor go. The inputs stay as they are; the training state is dropped. Raises
+    ValueError if tensors and rows do not match, or if not one Gaussian is finite.
     """
     n = len(cloud)
     for key, value in [*statistics.items(), *((k, m) for k, pair in moments.items() for m in pair)]:
         if value.shape[:1] != (n,):
-            raise ValueError(f"Densify: {key} has {tuple(value.shape)[:1]} rows, but the cloud has {n} Gaussians.")
+            raise ValueError(
+                f"Densify: {key} has {tuple(value.shape)[:1]} rows, but the cloud has {n}"
+                " Gaussians."
+            )
     cap = strategy.count_max if count_max is None else min(strategy.count_max, count_max)
     if cap < 1:
         raise ValueError(f"Densify: count_max is {cap}; at least 1 Gaussian is needed.")
@@ -149,8 +182,13 @@ def densify_and_prune(
 
     keep = alive & ~split
     clone_rows, split_rows = clone.nonzero()[:, 0], split.nonzero()[:, 0]
-    # Two at the same place with opacity 1 - sqrt(1 - o) let as much light through as the one before.
-    halved = (-torch.expm1(0.5 * torch.log1p(-parameters["opacity_logits"].sigmoid()))).clamp(1e-6, 1 - 1e-6).logit()
+    # Two at the same place with opacity 1 - sqrt(1 - o) let as much light through as the one
+    # before.
+    halved = (
+        (-torch.expm1(0.5 * torch.log1p(-parameters["opacity_logits"].sigmoid())))
+        .clamp(1e-6, 1 - 1e-6)
+        .logit()
+    )
     parameters["opacity_logits"] = torch.where(growing, halved, parameters["opacity_logits"])
     source = torch.cat([keep.nonzero()[:, 0], clone_rows, split_rows, split_rows])
     result = {key: value[source] for key, value in parameters.items()}
@@ -166,13 +204,16 @@ def densify_and_prune(
         return rows
 
     kept = None if cloud.anchored is None else anchored[source]
-    return Gaussians(**result, anchored=kept), {key: (carried(m), carried(v)) for key, (m, v) in moments.items()}
+    return Gaussians(**result, anchored=kept), {
+        key: (carried(m), carried(v)) for key, (m, v) in moments.items()
+    }
 
 
 def reset_opacities(
     strategy: Densify, cloud: Gaussians, moments: Moments
 ) -> tuple[Gaussians, dict[str, tuple[Tensor, Tensor]]]:
-    """Lower every opacity to at most ``reset_opacity`` and forget its moments (3DGS: it removes floaters).
+    """Lower every opacity to at most ``reset_opacity`` and forget its moments (3DGS: it removes
+    floaters).
 
     What the picture needs comes back within some hundred steps, the rest is pruned.
     """
@@ -193,17 +234,24 @@ def _due(every: int, done: int) -> bool:
     return every > 0 and done > 0 and done % every == 0
 
 
-def _survivors(strategy: Densify, parameters: Mapping[str, Tensor], cap: int, anchored: Tensor) -> Tensor:
-    """[N] bool: the rows that stay, the anchored first; at least count_min of them if so many are finite, at most
-    ``cap``."""
-    finite = torch.stack([v.reshape(len(v), -1).isfinite().all(1) for v in parameters.values()]).all(0)
+def _survivors(
+    strategy: Densify, parameters: Mapping[str, Tensor], cap: int, anchored: Tensor
+) -> Tensor:
+    """[N] bool: the rows that stay, the anchored first; at least count_min of them if so many are
+    finite, at most ``cap``."""
+    finite = torch.stack(
+        [v.reshape(len(v), -1).isfinite().all(1) for v in parameters.values()]
+    ).all(0)
     if not bool(finite.any()):
-        raise ValueError("Densify: not one Gaussian is finite. Lower the learning rates and start again.")
+        raise ValueError(
+            "Densify: not one Gaussian is finite. Lower the learning rates and start again."
+        )
     opacities = parameters["opacity_logits"].sigmoid()
     inside = parameters["means"].abs().amax(-1) <= strategy.bounds
     small = parameters["log_scales"].amax(-1) <= math.log(strategy.prune_scale)
     sound = finite & (anchored | (inside & small & (opacities >= strategy.prune_opacity)))
-    # Best first: sound ones before misplaced ones before those with NaNs, by opacity within each class.
+    # Best first: sound ones before misplaced ones before those with NaNs, by opacity within each
+    # class.
     rank = torch.where(finite, opacities + 2 * sound + (inside & small) + 4 * anchored, -1.0)
     order = torch.argsort(rank, descending=True, stable=True)
     wanted = min(max(int(sound.sum()), strategy.count_min), cap, int(finite.sum()))
@@ -212,8 +260,12 @@ def _survivors(strategy: Densify, parameters: Mapping[str, Tensor], cap: int, an
     return alive
 
 
-def _growing(strategy: Densify, statistics: Mapping[str, Tensor], alive: Tensor, budget: int) -> Tensor:
-    """[N] bool: the at most ``budget`` surviving rows with the largest mean gradient above the threshold."""
+def _growing(
+    strategy: Densify, statistics: Mapping[str, Tensor], alive: Tensor, budget: int
+) -> Tensor:
+    """[N] bool: the at most ``budget`` surviving rows with the largest mean gradient above the
+    threshold.
+    """
     mean = statistics["gradient"] / statistics["views"].clamp_min(1)
     mean = torch.where(alive & (mean > strategy.gradient_threshold), mean, 0.0)
     order = torch.argsort(mean, descending=True, stable=True)[: max(budget, 0)]
@@ -224,7 +276,9 @@ def _growing(strategy: Densify, statistics: Mapping[str, Tensor], alive: Tensor,
 
 def _inside(parameters: Mapping[str, Tensor], rows: Tensor, generator: torch.Generator) -> Tensor:
     """Two offsets [2R,3] for each of the R ``rows``, drawn from the Gaussians' own densities."""
-    draws = torch.randn(2 * len(rows), 3, generator=generator, device=generator.device).to(parameters["means"])
+    draws = torch.randn(2 * len(rows), 3, generator=generator, device=generator.device).to(
+        parameters["means"]
+    )
     twice = torch.cat([rows, rows])
     local = parameters["log_scales"][twice].exp() * draws
     return (rotations(parameters["quats"][twice]) @ local[..., None])[..., 0]

@@ -9,7 +9,13 @@ from ..cameras.pinhole import Cameras
 from .cloud import SH_C0, Gaussians
 
 SH_C1 = 0.4886025119029199
-SH_C2 = (1.0925484305920792, -1.0925484305920792, 0.31539156525252005, -1.0925484305920792, 0.5462742152960396)
+SH_C2 = (
+    1.0925484305920792,
+    -1.0925484305920792,
+    0.31539156525252005,
+    -1.0925484305920792,
+    0.5462742152960396,
+)
 SH_C3 = (
     -0.5900435899266435,
     2.890611442640554,
@@ -48,8 +54,8 @@ def sh_basis(directions: Tensor, degree: int) -> Tensor:
 def view_colors(gaussians: Gaussians, cameras: Cameras) -> Tensor:
     """Colours [V,N,3] as the cameras see them; [1,N,3] at degree 0, where every view sees the same.
 
-    0.5 + sum_k Y_k(d) sh_k with d the unit vector from the camera to the Gaussian, clamped below at 0 like in 3DGS
-    and every viewer of its files (so a negative colour gets no gradient).
+    0.5 + sum_k Y_k(d) sh_k with d the unit vector from the camera to the Gaussian, clamped below at
+    0 like in 3DGS and every viewer of its files (so a negative colour gets no gradient).
     """
     if gaussians.sh_degree == 0:
         return gaussians.colors.clamp_min(0)[None]

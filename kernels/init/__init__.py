@@ -1,1 +1,3 @@
-"""Clouds to start from: a ball, points, the surface of a mesh, a scene, what Shap-E makes of a text."""
+"""Clouds to start from: a ball, points, the surface of a mesh, a scene, what Shap-E makes of a
+text.
+"""

@@ -9,13 +9,20 @@ from ..gaussians.cloud import SH_C0, Gaussians
 
 
 def cloud_of(
-    means: Tensor, log_scales: Tensor, quats: Tensor, opacity_logit: float, colors: Tensor, sh_degree: int
+    means: Tensor,
+    log_scales: Tensor,
+    quats: Tensor,
+    opacity_logit: float,
+    colors: Tensor,
+    sh_degree: int,
 ) -> Gaussians:
     if sh_degree not in (0, 1, 2, 3):
         raise ValueError(f"sh_degree is {sh_degree}; choose 0, 1, 2 or 3.")
     sh = means.new_zeros(len(means), (sh_degree + 1) ** 2, 3)
     sh[:, 0] = (colors - 0.5) / SH_C0
-    return Gaussians(means, log_scales, quats, torch.full_like(means[:, 0], opacity_logit), sh).check()
+    return Gaussians(
+        means, log_scales, quats, torch.full_like(means[:, 0], opacity_logit), sh
+    ).check()
 
 
 def check_count(count: int) -> None:

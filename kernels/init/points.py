@@ -24,9 +24,10 @@ def from_points(
 ) -> Gaussians:
     """One Gaussian per point.
 
-    points [N,3] world units; colors [N,3] sRGB 0..1 (grey if None); with normals [N,3] the Gaussians are flat and lie
-    in the surface, else they are round. ``scale`` in world units; if None, each takes the mean distance to its three
-    nearest neighbours (3DGS), within SCALE_LIMITS. Raises ValueError for shapes that do not match and NaNs.
+    points [N,3] world units; colors [N,3] sRGB 0..1 (grey if None); with normals [N,3] the
+    Gaussians are flat and lie in the surface, else they are round. ``scale`` in world units; if
+    None, each takes the mean distance to its three nearest neighbours (3DGS), within SCALE_LIMITS.
+    Raises ValueError for shapes that do not match and NaNs.
     """
     points = torch.as_tensor(points).detach()
     points = points if points.is_floating_point() else points.float()
@@ -36,7 +37,10 @@ def from_points(
     colors = torch.full_like(points, 0.5) if colors is None else torch.as_tensor(colors).to(points)
     for name, value in (("colors", colors), ("normals", normals)):
         if value is not None and value.shape != points.shape:
-            raise ValueError(f"{name} have shape {tuple(value.shape)}, expected {tuple(points.shape)} as the points.")
+            raise ValueError(
+                f"{name} have shape {tuple(value.shape)}, expected {tuple(points.shape)} as the"
+                " points."
+            )
     if not bool(points.isfinite().all()):
         raise ValueError("points hold values that are NaN or infinite; remove those points first.")
     sigma = _spacing(points) if scale is None else torch.full_like(points[:, 0], scale)

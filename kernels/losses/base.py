@@ -1,4 +1,6 @@
-"""What every distillation loss shares: the interface, guidance, and how a gradient becomes a value to descend."""
+"""What every distillation loss shares: the interface, guidance, and how a gradient becomes a value
+to descend.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,24 @@ WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
 
 @dataclass(frozen=True)
 class Views:
-    """What a loss may know about the V renders of one step."""
+    """What a loss may know about the V renders of one step.
 
-    text: Conditioning  # V rows, the prompt as seen from each camera
-    negative: Conditioning  # V rows, the empty or the negative prompt
+    Args:
+        text: V rows, the prompt as seen from each camera
+        negative: V rows, the empty or the negative prompt
+        step: steps done so far in the whole schedule, 0-based
+        steps: length of the whole schedule
+        guidance_factor: [V,1,1,1], multiplies the guidance scale of every loss, view by view
+        together: so many views in a row are judged as one, which takes one noise level
+    """
+
+    text: Conditioning
+    negative: Conditioning
     cameras: Cameras
-    step: int  # steps done so far in the whole schedule, 0-based
-    steps: int  # length of the whole schedule
-    guidance_factor: Tensor | float = 1.0  # [V,1,1,1], multiplies the guidance scale of every loss, view by view
-    together: int = 1  # so many views in a row are judged as one, which takes one noise level
+    step: int
+    steps: int
+    guidance_factor: Tensor | float = 1.0
+    together: int = 1
 
     @property
     def progress(self) -> float:
@@ -34,23 +45,34 @@ class Views:
         return min(self.step / max(self.steps, 1), 1.0)
 
     def alike(self, values: Tensor) -> Tensor:
-        """Values [V,...] drawn view by view, as views that are judged together share them: those of their first."""
-        return values if self.together == 1 else values[:: self.together].repeat_interleave(self.together, 0)
+        """Values [V,...] drawn view by view, as views that are judged together share them: those of
+        their first.
+        """
+        return (
+            values
+            if self.together == 1
+            else values[:: self.together].repeat_interleave(self.together, 0)
+        )
 
 
 class LossRun(Protocol):
     """A loss at work on one optimization; holds what it must remember between steps."""
 
-    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """A scalar to descend and detached scalar logs, for latents [V,C,h,w].
 
-        The scalar's gradient with respect to the latents is the distillation direction / V. All random numbers
-        are drawn from ``generator``, on its own device, so that a CPU generator gives the same run everywhere.
+        The scalar's gradient with respect to the latents is the distillation direction / V. All
+        random numbers are drawn from ``generator``, on its own device, so that a CPU generator
+        gives the same run everywhere.
         """
         ...
 
     def state(self) -> dict[str, Tensor]:
-        """All that a resume needs, to be passed to `Loss.start`; the tensors are never changed in place."""
+        """All that a resume needs, to be passed to `Loss.start`; the tensors are never changed in
+        place.
+        """
         ...
 
 
@@ -69,16 +91,21 @@ class Loss(Protocol):
     ) -> LossRun:
         """Begin a run on latents of shape (C,h,w), or continue the one whose ``state`` is given.
 
-        Continuing draws nothing from the generator. Raises ValueError for settings or states that do not fit.
+        Continuing draws nothing from the generator. Raises ValueError for settings or states that
+        do not fit.
         """
         ...
 
     def check(self) -> None:
-        """Raises ValueError that names the setting, the value given, what is allowed and the cure."""
+        """Raises ValueError that names the setting, the value given, what is allowed and the
+        cure.
+        """
         ...
 
     def below(self, top: int) -> Loss:
-        """The loss with its timesteps at most ``top``; lower bounds above half of that come down to it."""
+        """The loss with its timesteps at most ``top``; lower bounds above half of that come down to
+        it.
+        """
         ...
 
     def near(self, t: int) -> Loss:
@@ -91,7 +118,9 @@ class Loss(Protocol):
 
 
 def identity(loss: Loss) -> str:
-    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's own."""
+    """The loss's name with those of its parts: what tells whether a saved loss state is this loss's
+    own.
+    """
     parts = ", ".join(identity(part) for part in getattr(loss, "losses", ()))
     return f"{loss.name}({parts})" if parts else loss.name
 
@@ -108,7 +137,8 @@ def first_valid(*candidates: Any) -> Any:
 
 
 def guided(text: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
-    """Classifier-free guidance in its standard form, e_u + s (e_c - e_u) (Ho & Salimans 2022); s may be [B,1,1,1].
+    """Classifier-free guidance in its standard form, e_u + s (e_c - e_u) (Ho & Salimans 2022); s
+    may be [B,1,1,1].
 
     Papers that write e_c + w (e_c - e_u) mean s = w + 1.
     """
@@ -116,20 +146,23 @@ def guided(text: Tensor, negative: Tensor, scale: Tensor | float) -> Tensor:
 
 
 def inject(latents: Tensor, gradient: Tensor) -> Tensor:
-    """A scalar whose value is |gradient|^2 / 2V and whose gradient with respect to the latents is gradient / V.
+    """A scalar whose value is |gradient|^2 / 2V and whose gradient with respect to the latents is
+    gradient / V.
 
-    Equals 0.5 |z0 - sg(z0 - g)|^2 / V (sum over latent elements, mean over the V views), written so that g is not
-    first rounded to the precision of z0. latents, gradient [V,C,h,w].
+    Equals 0.5 |z0 - sg(z0 - g)|^2 / V (sum over latent elements, mean over the V views), written so
+    that g is not first rounded to the precision of z0. latents, gradient [V,C,h,w].
     """
     gradient = gradient.detach()
-    return (0.5 * gradient.square() + gradient * (latents - latents.detach())).sum() / latents.shape[0]
+    return (
+        0.5 * gradient.square() + gradient * (latents - latents.detach())
+    ).sum() / latents.shape[0]
 
 
 def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
     """The gradient with non-finite values set to 0 and, if clip > 0, every value clamped to +-clip.
 
-    A half-precision denoiser may overflow at single latents, which should not cost the step. A gradient with no
-    finite value at all is left as it is, for the loop to notice.
+    A half-precision denoiser may overflow at single latents, which should not cost the step. A
+    gradient with no finite value at all is left as it is, for the loop to notice.
     """
     finite = torch.isfinite(gradient)
     kept = torch.where(finite | ~finite.any(), gradient, torch.zeros_like(gradient))
@@ -148,7 +181,8 @@ def gradient_logs(gradient: Tensor) -> dict[str, Tensor]:
 def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
     """The weight w(t) [B,1,1,1] of a direction in noise form; kind is one of WEIGHTINGS.
 
-    "1-abar" is DreamFusion's sigma_t^2, "sigma/alpha" LucidDreamer's (a direction in units of the latent).
+    "1-abar" is DreamFusion's sigma_t^2, "sigma/alpha" LucidDreamer's (a direction in units of the
+    latent).
     """
     if kind == "1-abar":
         return schedule.sigma(t).square()
@@ -159,7 +193,9 @@ def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is."""
-    return sent(torch.randn(shape, generator=generator, device=generator.device), like.device).to(like.dtype)
+    return sent(torch.randn(shape, generator=generator, device=generator.device), like.device).to(
+        like.dtype
+    )
 
 
 def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -170,7 +206,9 @@ def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -
 def check_range(owner: str, field: str, value: float, low: float, high: float) -> None:
     """Raises ValueError unless low <= value <= high (NaN never is)."""
     if not low <= value <= high:
-        raise ValueError(f"{owner}: {field} is {value:g}; it must lie between {low:g} and {high:g}.")
+        raise ValueError(
+            f"{owner}: {field} is {value:g}; it must lie between {low:g} and {high:g}."
+        )
 
 
 def check_steps(owner: str, prior: Prior, fields: Mapping[str, int]) -> None:
@@ -178,16 +216,24 @@ def check_steps(owner: str, prior: Prior, fields: Mapping[str, int]) -> None:
     last = len(prior.schedule) - 1
     for field, value in fields.items():
         if value > last:
-            raise ValueError(f"{owner}: {field} {value} is beyond prior {prior.name!r}, whose last step is {last}.")
+            raise ValueError(
+                f"{owner}: {field} {value} is beyond prior {prior.name!r}, whose last step is"
+                f" {last}."
+            )
 
 
-def restored(owner: str, state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], like: Any) -> Tensor:
-    """The tensor of a saved state, on the device ``like``; raises ValueError when it is missing or misshapen."""
+def restored(
+    owner: str, state: Mapping[str, Tensor], key: str, shape: tuple[int, ...], like: Any
+) -> Tensor:
+    """The tensor of a saved state, on the device ``like``; raises ValueError when it is missing or
+    misshapen.
+    """
     value = state.get(key)
     if value is None or tuple(value.shape) != shape:
         found = "missing" if value is None else f"of shape {tuple(value.shape)}"
         raise ValueError(
-            f"{owner}: the saved loss state's {key!r} is {found}, expected {shape}. It comes from another loss, prior "
-            "or render size; use the same ones, or start afresh from a cloud without training state."
+            f"{owner}: the saved loss state's {key!r} is {found}, expected {shape}. It comes from"
+            " another loss, prior or render size; use the same ones, or start afresh from a cloud"
+            " without training state."
         )
     return value.detach().to(like).clone()

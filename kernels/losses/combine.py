@@ -17,8 +17,8 @@ from .base import Loss, LossRun, Views, check_range
 class Combined:
     """sum_i weight_i loss_i, each on the same renders; every loss asks the prior for itself.
 
-    The losses draw from the one generator in their order. Logs and state carry the loss's place and name,
-    as in "0.CDS.t".
+    The losses draw from the one generator in their order. Logs and state carry the loss's place and
+    name, as in "0.CDS.t".
     """
 
     losses: Sequence[Loss]
@@ -36,7 +36,9 @@ class Combined:
         for place, weight in enumerate(self.weights):
             check_range("Combine Losses", f"weight {place + 1}", weight, 0, 1e6)
         if not any(self.weights):
-            raise ValueError("Combine Losses: every weight is 0, so nothing would be learned. Raise one.")
+            raise ValueError(
+                "Combine Losses: every weight is 0, so nothing would be learned. Raise one."
+            )
         for loss in self.losses:
             loss.check()
 
@@ -50,9 +52,9 @@ class Combined:
 
     def guidance_at(self, progress: float) -> float:
         """That of the first loss with a weight."""
-        return next(loss for loss, weight in zip(self.losses, self.weights, strict=True) if weight).guidance_at(
-            progress
-        )
+        return next(
+            loss for loss, weight in zip(self.losses, self.weights, strict=True) if weight
+        ).guidance_at(progress)
 
     def start(
         self,
@@ -61,12 +63,18 @@ class Combined:
         generator: torch.Generator,
         state: Mapping[str, Tensor] | None = None,
     ) -> LossRun:
-        """Start every loss, each with its part of ``state``. Raises ValueError on bad settings or a foreign state."""
+        """Start every loss, each with its part of ``state``. Raises ValueError on bad settings or a
+        foreign state.
+        """
         self.check()
         runs = {}
         for place, loss in enumerate(self.losses):
             key = f"{place}.{loss.name}."
-            part = None if state is None else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
+            part = (
+                None
+                if state is None
+                else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
+            )
             runs[key] = loss.start(prior, latent_shape, generator, part)
         return _Run(runs, tuple(self.weights))
 
@@ -76,7 +84,9 @@ class _Run:
     runs: Mapping[str, LossRun]
     weights: tuple[float, ...]
 
-    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         total, logs = latents.new_zeros(()), {}
         for weight, (key, run) in zip(self.weights, self.runs.items(), strict=True):
             if weight == 0:  # costs a network call or two and adds nothing
@@ -87,4 +97,8 @@ class _Run:
         return total, logs
 
     def state(self) -> dict[str, Tensor]:
-        return {key + name: value for key, run in self.runs.items() for name, value in run.state().items()}
+        return {
+            key + name: value
+            for key, run in self.runs.items()
+            for name, value in run.state().items()
+        }

@@ -1,7 +1,8 @@
-"""M_psi: the small learnable map from what the prior imagines, x0, to what the renderer can show, and its optimizer.
+"""M_psi: the small learnable map from what the prior imagines, x0, to what the renderer can show,
+and its optimizer.
 
-The three designs carry the names in the caption of DreamMapping's Figure 6; everything inside them is this project's
-own choice, since neither the paper's text nor its code is public.
+The three designs carry the names in the caption of DreamMapping's Figure 6; everything inside them
+is this project's own choice, since neither the paper's text nor its code is public.
 """
 
 from __future__ import annotations
@@ -24,26 +25,34 @@ TIME_FEATURES = 64
 class Degradation:
     """Settings of M_psi, latent to latent. It is the identity at the start, whatever the design.
 
-    "nonlinear" (the paper's choice by name): a noise-free residual U-Net, FiLM-conditioned on the timestep.
-    "nonlinear_noise": the same with a channel of fresh noise at its input. "linear": per timestep bin one 1x1
-    convolution, which is exact for Gaussian data. It must stay light and lag behind: strong enough to reproduce
-    every render it would turn VDM into SDS.
+    "nonlinear" (the paper's choice by name): a noise-free residual U-Net, FiLM-conditioned on the
+    timestep. "nonlinear_noise": the same with a channel of fresh noise at its input. "linear": per
+    timestep bin one 1x1 convolution, which is exact for Gaussian data. It must stay light and lag
+    behind: strong enough to reproduce every render it would turn VDM into SDS.
+
+    Args:
+        design: linear | nonlinear_noise | nonlinear
+        widths: channels per level, each at half the size of the one before
+        bins: timestep bins of the linear design
     """
 
-    design: str = "nonlinear"  # linear | nonlinear_noise | nonlinear
-    widths: tuple[int, ...] = (32, 64)  # channels per level, each at half the size of the one before
-    bins: int = 20  # timestep bins of the linear design
+    design: str = "nonlinear"
+    widths: tuple[int, ...] = (32, 64)
+    bins: int = 20
 
     def check(self, owner: str) -> None:
         """Raises ValueError naming the setting that is wrong."""
         check_choice(owner, "design", self.design, DESIGNS)
         if not self.widths or any(w < 8 or w % 8 for w in self.widths):
             raise ValueError(
-                f"{owner}: widths {self.widths} must be multiples of 8 (group normalisation), one per level."
+                f"{owner}: widths {self.widths} must be multiples of 8 (group normalisation), one"
+                " per level."
             )
         check_range(owner, "bins", self.bins, 1, 1000)
 
-    def initial(self, channels: int, generator: torch.Generator, device: torch.device) -> dict[str, Tensor]:
+    def initial(
+        self, channels: int, generator: torch.Generator, device: torch.device
+    ) -> dict[str, Tensor]:
         """Fresh parameters, drawn from ``generator``, for latents of ``channels`` channels."""
         if self.design == "linear":
             shapes = {"matrix": (self.bins, channels, channels), "shift": (self.bins, channels)}
@@ -56,13 +65,22 @@ class Degradation:
             elif len(shape) == 1 or key == "out.weight" or key.endswith("film.weight"):
                 parameters[key] = torch.zeros(shape, device=device)
             else:
-                parameters[key] = draw_noise(shape, generator, like) / math.sqrt(math.prod(shape[1:]))
+                parameters[key] = draw_noise(shape, generator, like) / math.sqrt(
+                    math.prod(shape[1:])
+                )
         return parameters
 
     def apply(
-        self, parameters: Mapping[str, Tensor], clean: Tensor, t: Tensor, steps: int, generator: torch.Generator
+        self,
+        parameters: Mapping[str, Tensor],
+        clean: Tensor,
+        t: Tensor,
+        steps: int,
+        generator: torch.Generator,
     ) -> Tensor:
-        """M_psi(clean, t): [B,C,h,w] at steps t [B] of a schedule of ``steps``; only the noisy design draws."""
+        """M_psi(clean, t): [B,C,h,w] at steps t [B] of a schedule of ``steps``; only the noisy
+        design draws.
+        """
         if self.design == "linear":
             place = (t * self.bins).div(steps, rounding_mode="floor")
             change = torch.einsum("bcd,bdhw->bchw", parameters["matrix"][place], clean)
@@ -92,12 +110,18 @@ def _shapes(channels: int, widths: tuple[int, ...], noisy: bool) -> dict[str, tu
         if level:
             shapes[f"shrink{level}.weight"] = (width, widths[level - 1], 3, 3)
             shapes[f"grow{level}.weight"] = (widths[level - 1], width, 1, 1)
-    return shapes | {"out.norm": (widths[0],), "out.weight": (channels, widths[0], 3, 3), "out.bias": (channels,)}
+    return shapes | {
+        "out.norm": (widths[0],),
+        "out.weight": (channels, widths[0], 3, 3),
+        "out.bias": (channels,),
+    }
 
 
 def _residual(p: Mapping[str, Tensor], x: Tensor, time: Tensor, levels: int) -> Tensor:
     """A U-Net with one residual block per level and side, skips added rather than concatenated."""
-    octaves = torch.linspace(0, math.log(1000), TIME_FEATURES // 2, device=x.device, dtype=x.dtype).exp()
+    octaves = torch.linspace(
+        0, math.log(1000), TIME_FEATURES // 2, device=x.device, dtype=x.dtype
+    ).exp()
     angles = time.to(x)[:, None] * octaves
     features = torch.cat([angles.sin(), angles.cos()], 1)
     embedding = F.silu(F.linear(features, p["time.weight"], p["time.bias"]))
@@ -125,11 +149,17 @@ def _block(p: Mapping[str, Tensor], name: str, x: Tensor, embedding: Tensor) -> 
 
 @dataclass(frozen=True)
 class AdamState:
-    """Parameters with Adam's moments, as one value: a step returns the next one and changes nothing in place."""
+    """Parameters with Adam's moments, as one value: a step returns the next one and changes nothing
+    in place.
+
+    Args:
+        means: running mean of each gradient
+        squares: running mean of each squared gradient
+    """
 
     parameters: Mapping[str, Tensor]
-    means: Mapping[str, Tensor]  # running mean of each gradient
-    squares: Mapping[str, Tensor]  # running mean of each squared gradient
+    means: Mapping[str, Tensor]
+    squares: Mapping[str, Tensor]
     updates: int = 0
 
     @staticmethod
@@ -139,13 +169,22 @@ class AdamState:
 
     @staticmethod
     def restored(
-        owner: str, name: str, state: Mapping[str, Tensor], blank: Mapping[str, Tensor], device: torch.device
+        owner: str,
+        name: str,
+        state: Mapping[str, Tensor],
+        blank: Mapping[str, Tensor],
+        device: torch.device,
     ) -> AdamState:
-        """What `tensors` gave, for parameters shaped as ``blank``; raises ValueError for a state that does not fit."""
+        """What `tensors` gave, for parameters shaped as ``blank``; raises ValueError for a state
+        that does not fit.
+        """
         like = torch.empty((), device=device)
 
         def group(kind: str) -> dict[str, Tensor]:
-            return {k: restored(owner, state, f"{kind}.{k}", tuple(v.shape), like) for k, v in blank.items()}
+            return {
+                k: restored(owner, state, f"{kind}.{k}", tuple(v.shape), like)
+                for k, v in blank.items()
+            }
 
         updates = int(restored(owner, state, "updates", (), torch.empty((), dtype=torch.long)))
         with torch.inference_mode(False):
@@ -154,7 +193,11 @@ class AdamState:
     def tensors(self, name: str) -> dict[str, Tensor]:
         """All of it as one flat dict; ``name`` stands before the parameters' own names."""
         groups = {name: self.parameters, "adam_mean": self.means, "adam_square": self.squares}
-        flat = {f"{group}.{key}": value for group, values in groups.items() for key, value in values.items()}
+        flat = {
+            f"{group}.{key}": value
+            for group, values in groups.items()
+            for key, value in values.items()
+        }
         return {**flat, "updates": torch.tensor(self.updates)}
 
     def step(
@@ -165,15 +208,19 @@ class AdamState:
         eps: float = 1e-8,
         decay: float = 0.0,
     ) -> AdamState:
-        """One Adam update (Kingma & Ba 2015), with ``decay`` AdamW (Loshchilov & Hutter 2019); values of a gradient
-        that are not finite count as 0."""
-        updates, shapes = self.updates + 1, {key: value.shape for key, value in self.parameters.items()}
+        """One Adam update (Kingma & Ba 2015), with ``decay`` AdamW (Loshchilov & Hutter 2019);
+        values of a gradient that are not finite count as 0."""
+        updates, shapes = (
+            self.updates + 1,
+            {key: value.shape for key, value in self.parameters.items()},
+        )
         first, second = 1 - betas[0] ** updates, 1 - betas[1] ** updates
 
         def joined(values: Mapping[str, Tensor]) -> Tensor:
             return torch.cat([values[key].flatten() for key in shapes])
 
-        with torch.no_grad():  # all in one vector: a GPU takes as long for each of many small tensors as for them all
+        # all in one vector: a GPU takes as long for each of many small tensors as for them all
+        with torch.no_grad():
             gradient = joined(gradients).nan_to_num(0.0, 0.0, 0.0)
             mean = torch.lerp(gradient, joined(self.means), betas[0])
             square = torch.lerp(gradient.square(), joined(self.squares), betas[1])
@@ -181,7 +228,10 @@ class AdamState:
             value = shrunk - lr / first * mean / ((square / second).sqrt() + eps)
         sizes = [shape.numel() for shape in shapes.values()]
         parameters, means, squares = (
-            {key: part.view(shapes[key]) for key, part in zip(shapes, flat.split(sizes), strict=True)}
+            {
+                key: part.view(shapes[key])
+                for key, part in zip(shapes, flat.split(sizes), strict=True)
+            }
             for flat in (value, mean, square)
         )
         return AdamState(parameters, means, squares, updates)

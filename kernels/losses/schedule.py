@@ -15,7 +15,9 @@ SHAPES = ("constant", "linear", "sqrt", "cosine")
 
 
 def annealed(start: float, end: float, progress: float, shape: str = "linear") -> float:
-    """From start (progress 0) to end (progress 1) along one of SHAPES; "constant" stays at start."""
+    """From start (progress 0) to end (progress 1) along one of SHAPES; "constant" stays at
+    start.
+    """
     fraction = {
         "constant": 0.0,
         "linear": progress,
@@ -29,15 +31,23 @@ def annealed(start: float, end: float, progress: float, shape: str = "linear") -
 class TimestepRange:
     """t ~ U{t_min .. t_max(k)}, whose upper end moves as the run goes on.
 
-    High t decides the overall shape, low t the details: hence the upper end comes down (ProlificDreamer, section 5;
-    LucidDreamer's code goes from 980 to 500 over its first 1500 of 5000 steps).
+    High t decides the overall shape, low t the details: hence the upper end comes down
+    (ProlificDreamer, section 5; LucidDreamer's code goes from 980 to 500 over its first 1500 of
+    5000 steps).
+
+    Args:
+        t_min: steps of the noise schedule, 0..999
+        t_max_start: steps, upper end at the start of the run
+        t_max_end: steps, upper end once annealing is over
+        shape: constant | linear | sqrt | cosine; constant keeps t_max_start
+        share: share of the run over which the upper end moves, >0..1
     """
 
-    t_min: int = 20  # steps of the noise schedule, 0..999
-    t_max_start: int = 980  # steps, upper end at the start of the run
-    t_max_end: int = 500  # steps, upper end once annealing is over
-    shape: str = "linear"  # constant | linear | sqrt | cosine; constant keeps t_max_start
-    share: float = 1.0  # share of the run over which the upper end moves, >0..1
+    t_min: int = 20
+    t_max_start: int = 980
+    t_max_end: int = 500
+    shape: str = "linear"
+    share: float = 1.0
 
     def check(self, owner: str) -> None:
         """Raises ValueError naming the setting that is wrong."""
@@ -47,12 +57,21 @@ class TimestepRange:
             raise ValueError(f"{owner}: t_min is {self.t_min}; timesteps begin at 0.")
         for field, value in (("t_max_start", self.t_max_start), ("t_max_end", self.t_max_end)):
             if value < self.t_min:
-                raise ValueError(f"{owner}: t_min {self.t_min} is above {field} {value}. Swap or widen them.")
+                raise ValueError(
+                    f"{owner}: t_min {self.t_min} is above {field} {value}. Swap or widen them."
+                )
 
     def t_max(self, progress: float) -> int:
-        return int(annealed(self.t_max_start, self.t_max_end, min(progress / self.share, 1.0), self.shape))
+        return int(
+            annealed(self.t_max_start, self.t_max_end, min(progress / self.share, 1.0), self.shape)
+        )
 
-    def draw(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    def draw(
+        self, count: int, progress: float, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
         """``count`` integer steps [count], both ends included."""
         high = self.t_max(progress) + 1
-        return sent(torch.randint(self.t_min, high, (count,), generator=generator, device=generator.device), device)
+        return sent(
+            torch.randint(self.t_min, high, (count,), generator=generator, device=generator.device),
+            device,
+        )

@@ -27,11 +27,13 @@ def sctd(
     null: Conditioning,
     guidance: Tensor | float,
 ) -> tuple[Tensor, Tensor]:
-    """SCTD's two parts, consistency z_e'' - z_e and guidance z_e - z_e', after the official public code.
+    """SCTD's two parts, consistency z_e'' - z_e and guidance z_e - z_e', after the official public
+    code.
 
-    z_e [B,C,h,w] variance-exploding, at the segment's lower edge e <= s <= t [B] steps. The null text's ODE leads
-    e -> s -> t; from there one guided step leads to s and then the null text back to e (z_e''), another straight to e
-    (z_e'). Both are scaled by alpha(e), since the code compares noisy latents; without w(t). Descended as they are.
+    z_e [B,C,h,w] variance-exploding, at the segment's lower edge e <= s <= t [B] steps. The null
+    text's ODE leads e -> s -> t; from there one guided step leads to s and then the null text back
+    to e (z_e''), another straight to e (z_e'). Both are scaled by alpha(e), since the code compares
+    noisy latents; without w(t). Descended as they are.
     """
     schedule = prior.schedule
     (e_e,) = estimates(prior, z_e, e, [null])
@@ -49,19 +51,28 @@ def sctd(
 
 @dataclass(frozen=True)
 class SCTD(TimestepLoss):
-    """Segmented Consistency Trajectory Distillation (SegmentDreamer, arXiv 2507.05256), after its official public code.
+    """Segmented Consistency Trajectory Distillation (SegmentDreamer, arXiv 2507.05256), after its
+    official public code.
 
-    The steps are split into segments, and consistency along the ODE is asked for within one only, between t and the
-    segment's lower edge; a part of its own pulls along the guidance. One noise, drawn once, starts every trajectory.
-    Direction: consistency + (s + 1) guidance. The code's single step for low t, its flips and its pixel constraint
-    are left out. Denoiser evaluations per step and view: 5.
+    The steps are split into segments, and consistency along the ODE is asked for within one only,
+    between t and the segment's lower edge; a part of its own pulls along the guidance. One noise,
+    drawn once, starts every trajectory. Direction: consistency + (s + 1) guidance. The code's
+    single step for low t, its flips and its pixel constraint are left out. Denoiser evaluations per
+    step and view: 5.
+
+    Args:
+        guidance: standard form s; SegmentDreamer's value; enters twice, in e_cfg and in s + 1
+        weighting: w(t): the code's
+        segments: between t_min and the highest step, of equal length; the code's default
+        gap: least distance of t from its segment's lower edge, steps; the code's delta_t
+        margin: s is drawn between e + margin and t - margin; the code's value
     """
 
-    guidance: float = 7.5  # standard form s; SegmentDreamer's value; enters twice, in e_cfg and in s + 1
-    weighting: str = "sigma/alpha"  # w(t): the code's
-    segments: int = 4  # between t_min and the highest step, of equal length; the code's default
-    gap: int = 80  # least distance of t from its segment's lower edge, steps; the code's delta_t
-    margin: int = 10  # s is drawn between e + margin and t - margin; the code's value
+    guidance: float = 7.5
+    weighting: str = "sigma/alpha"
+    segments: int = 4
+    gap: int = 80
+    margin: int = 10
 
     name: ClassVar[str] = "SCTD"
 
@@ -73,13 +84,14 @@ class SCTD(TimestepLoss):
         check_range(self.owner, "gap", self.gap, 1, 1000)
         if self.gap <= 2 * self.margin:
             raise ValueError(
-                f"{self.owner}: gap {self.gap} leaves no step between two margins of {self.margin}. Raise gap above "
-                f"{2 * self.margin}, or lower margin."
+                f"{self.owner}: gap {self.gap} leaves no step between two margins of {self.margin}."
+                f" Raise gap above {2 * self.margin}, or lower margin."
             )
         if self.gap >= self.length:
             raise ValueError(
-                f"{self.owner}: gap {self.gap} does not fit into a segment of {self.length:g} steps ({self.segments} "
-                f"between t_min {self.t_min} and the highest step). Lower gap or segments, or widen the steps."
+                f"{self.owner}: gap {self.gap} does not fit into a segment of {self.length:g} steps"
+                f" ({self.segments} between t_min {self.t_min} and the highest step). Lower gap or"
+                " segments, or widen the steps."
             )
 
     def below(self, top: int) -> SCTD:
@@ -102,14 +114,18 @@ class SCTD(TimestepLoss):
         generator: torch.Generator,
         state: Mapping[str, Tensor] | None = None,
     ) -> LossRun:
-        """Draw the run's one noise, or take it from ``state``. Raises ValueError on bad settings or a foreign state."""
+        """Draw the run's one noise, or take it from ``state``. Raises ValueError on bad settings or
+        a foreign state.
+        """
         self.check_for(prior)
         like = torch.empty((), device=prior.device)
         if state is None:
             return _Run(self, prior, draw_noise(latent_shape, generator, like))
         return _Run(self, prior, restored(self.owner, state, "noise", latent_shape, like))
 
-    def drawn(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    def drawn(
+        self, count: int, progress: float, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
         t = super().drawn(count, progress, generator, device)
         return torch.maximum(t, self.edge_below(t) + self.gap)
 
@@ -130,13 +146,20 @@ class _Run(TimestepRun):
     noise: Tensor  # [C,h,w]
 
     def direction(
-        self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
+        self,
+        latents: Tensor,
+        t: Tensor,
+        views: Views,
+        guidance: Tensor | float,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         e = self.settings.edge_below(t)
         s = views.alike(self.settings.between(e, t, generator))
         z_e = latents + self.prior.schedule.ratio(e) * self.noise.to(latents)
         null = null_text(self.prior, views.text)
-        consistency, pull = sctd(self.prior, z_e, e, s, t, views.text, views.negative, null, guidance)
+        consistency, pull = sctd(
+            self.prior, z_e, e, s, t, views.text, views.negative, null, guidance
+        )
         return consistency + (guidance + 1) * pull, {"t_edge": e.float().mean()}
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""Score Distillation via Inversion (Lukoianov et al., Score Distillation via Reparametrized DDIM, NeurIPS 2024)."""
+"""Score Distillation via Inversion (Lukoianov et al., Score Distillation via Reparametrized DDIM,
+NeurIPS 2024).
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,9 @@ def sdi(
 ) -> Tensor:
     """SDI direction e_cfg(z_t) - kappa at z_t = z0 + sigma(t) kappa, without w(t).
 
-    SDI, arXiv 2405.15891: SDS whose random noise is replaced by kappa [B,C,h,w], the noise that inverting the render
-    finds. With w = sigma/alpha this is z0 - x0_cfg(z_t), the gradient of 0.5 |z0 - sg x0_cfg|^2.
+    SDI, arXiv 2405.15891: SDS whose random noise is replaced by kappa [B,C,h,w], the noise that
+    inverting the render finds. With w = sigma/alpha this is z0 - x0_cfg(z_t), the gradient of 0.5
+    |z0 - sg x0_cfg|^2.
     """
     e_c, e_u = estimates(prior, latents + prior.schedule.ratio(t) * kappa, t, [text, negative])
     return guided(e_c, e_u, guidance) - kappa
@@ -38,23 +41,33 @@ def sdi(
 class SDI(TimestepLoss):
     """Score Distillation via Inversion (arXiv 2405.15891), after threestudio's public code.
 
-    The noise that is added to a render is the one that leads the prior back to it: found by DDIM inversion, under
-    guidance away from the prompt so that guidance towards it on the way back fits. t comes down over the run without
-    chance. The noise found a random part of a stride above t is used at t, as the paper's text has it.
-    Denoiser evaluations per step and view: 2 + 2 ceil(min(t_max + stride - 1, 999) / stride), 22 at t_max 980 and 10
-    at 250.
+    The noise that is added to a render is the one that leads the prior back to it: found by DDIM
+    inversion, under guidance away from the prompt so that guidance towards it on the way back fits.
+    t comes down over the run without chance. The noise found a random part of a stride above t is
+    used at t, as the paper's text has it. Denoiser evaluations per step and view: 2 + 2
+    ceil(min(t_max + stride - 1, 999) / stride), 22 at t_max 980 and 10 at 250.
+
+    Args:
+        guidance: standard form s; threestudio's w = 7.5
+        weighting: w(t): makes the direction render - guided x0, the code's loss
+        t_min: lowest step, for t_random only
+        t_random: draw t from t_min on, instead of taking the annealed upper end (threestudio's
+            t_anneal off)
+        t_max_end: t at the end of the run; threestudio: 25 %
+        inversion_guidance: standard form s of the inversion; threestudio's w = -7.5
+        stride: steps of the schedule per step of the inversion; threestudio: 10 steps in all
+        eta: share of DDIM's random part (Song et al. 2021, equation 16) in the inversion;
+            threestudio: 0.3
     """
 
-    guidance: float = 8.5  # standard form s; threestudio's w = 7.5
-    weighting: str = "sigma/alpha"  # w(t): makes the direction render - guided x0, the code's loss
-    t_min: int = 20  # lowest step, for t_random only
-    t_max_end: int = 250  # t at the end of the run; threestudio: 25 %
-    t_random: bool = (
-        False  # draw t from t_min on, instead of taking the annealed upper end (threestudio's t_anneal off)
-    )
-    inversion_guidance: float = -6.5  # standard form s of the inversion; threestudio's w = -7.5
-    stride: int = 100  # steps of the schedule per step of the inversion; threestudio: 10 steps in all
-    eta: float = 0.3  # share of DDIM's random part (Song et al. 2021, equation 16) in the inversion; threestudio: 0.3
+    guidance: float = 8.5
+    weighting: str = "sigma/alpha"
+    t_min: int = 20
+    t_max_end: int = 250
+    t_random: bool = False
+    inversion_guidance: float = -6.5
+    stride: int = 100
+    eta: float = 0.3
 
     name: ClassVar[str] = "SDI"
 
@@ -65,7 +78,9 @@ class SDI(TimestepLoss):
         check_range(self.owner, "stride", self.stride, 1, 1000)
         check_range(self.owner, "eta", self.eta, 0, 1)
 
-    def drawn(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    def drawn(
+        self, count: int, progress: float, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
         if self.t_random:
             return super().drawn(count, progress, generator, device)
         return torch.full((count,), self.timesteps.t_max(progress), device=device)
@@ -92,10 +107,14 @@ class SDI(TimestepLoss):
             share = self.eta * schedule.sigma(at) / schedule.sigma(above)
             return share * spread * draw_noise(tuple(z.shape), generator, z)
 
-        over = torch.randint(0, self.stride, (len(t),), generator=generator, device=generator.device)
+        over = torch.randint(
+            0, self.stride, (len(t),), generator=generator, device=generator.device
+        )
         over = views.alike(sent(over, t.device))
         highest = min(self.timesteps.t_max(views.progress) + self.stride - 1, last)
         to, strides = (t + over).clamp(max=last), math.ceil(highest / self.stride)
-        z = inverted(schedule, latents, to, self.stride, strides, estimate, kick if self.eta > 0 else None)
+        z = inverted(
+            schedule, latents, to, self.stride, strides, estimate, kick if self.eta > 0 else None
+        )
         kappa = (z - latents) / schedule.ratio(to)
         return sdi(prior, latents, kappa, t, views.text, views.negative, guidance)

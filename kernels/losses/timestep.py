@@ -1,4 +1,6 @@
-"""What losses at one random timestep per view share: their settings, their checks and the step around a direction."""
+"""What losses at one random timestep per view share: their settings, their checks and the step
+around a direction.
+"""
 
 from __future__ import annotations
 
@@ -34,18 +36,30 @@ if TYPE_CHECKING:
 class TimestepLoss:
     """Settings of a loss whose gradient is weight w(t) direction(t), t drawn per view and step.
 
-    A loss without memory says its `direction`; one with memory overrides `start` and gives its own `TimestepRun`.
+    A loss without memory says its `direction`; one with memory overrides `start` and gives its own
+    `TimestepRun`.
+
+    Args:
+        guidance: standard form s
+        weighting: w(t): one of WEIGHTINGS
+        t_min: lowest step, of 0..999
+        t_max_start: highest step at the start
+        t_max_end: highest step once annealed
+        t_anneal: constant | linear | sqrt | cosine
+        t_anneal_share: share of the run over which t_max comes down
+        clip: clamp of every gradient value, latent units; 0 = off
+        weight: factor on the gradient, which is a sum over latent elements and a mean over views
     """
 
-    guidance: float = 7.5  # standard form s
-    weighting: str = "1-abar"  # w(t): one of WEIGHTINGS
-    t_min: int = 20  # lowest step, of 0..999
-    t_max_start: int = 980  # highest step at the start
-    t_max_end: int = 500  # highest step once annealed
-    t_anneal: str = "linear"  # constant | linear | sqrt | cosine
-    t_anneal_share: float = 1.0  # share of the run over which t_max comes down
-    clip: float = 0.0  # clamp of every gradient value, latent units; 0 = off
-    weight: float = 1.0  # factor on the gradient, which is a sum over latent elements and a mean over views
+    guidance: float = 7.5
+    weighting: str = "1-abar"
+    t_min: int = 20
+    t_max_start: int = 980
+    t_max_end: int = 500
+    t_anneal: str = "linear"
+    t_anneal_share: float = 1.0
+    clip: float = 0.0
+    weight: float = 1.0
 
     name: ClassVar[str]
 
@@ -55,7 +69,9 @@ class TimestepLoss:
 
     @property
     def timesteps(self) -> TimestepRange:
-        return TimestepRange(self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share)
+        return TimestepRange(
+            self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share
+        )
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
@@ -71,7 +87,9 @@ class TimestepLoss:
         return replace(self, t_min=min(self.t_min, top // 2), t_max_start=start, t_max_end=end)
 
     def near(self, t: int) -> Self:
-        """See `Loss.near`. A loss that needs a range, as one that splits it into segments, keeps its lower end."""
+        """See `Loss.near`. A loss that needs a range, as one that splits it into segments, keeps
+        its lower end.
+        """
         wide = replace(self, t_max_start=t, t_max_end=t)
         return first_valid(replace(wide, t_min=t), wide, self)
 
@@ -82,7 +100,9 @@ class TimestepLoss:
     def check_for(self, prior: Prior) -> None:
         """Raises ValueError on bad settings, or steps beyond the prior's schedule."""
         self.check()
-        check_steps(self.owner, prior, {"t_max_start": self.t_max_start, "t_max_end": self.t_max_end})
+        check_steps(
+            self.owner, prior, {"t_max_start": self.t_max_start, "t_max_end": self.t_max_end}
+        )
 
     def start(
         self,
@@ -91,11 +111,15 @@ class TimestepLoss:
         generator: torch.Generator,
         state: Mapping[str, Tensor] | None = None,
     ) -> LossRun:
-        """A run of this loss; it remembers nothing between steps. Raises ValueError on bad settings."""
+        """A run of this loss; it remembers nothing between steps. Raises ValueError on bad
+        settings.
+        """
         self.check_for(prior)
         return TimestepRun(self, prior)
 
-    def drawn(self, count: int, progress: float, generator: torch.Generator, device: torch.device) -> Tensor:
+    def drawn(
+        self, count: int, progress: float, generator: torch.Generator, device: torch.device
+    ) -> Tensor:
         """The steps [count] of one batch."""
         return self.timesteps.draw(count, progress, generator, device)
 
@@ -108,7 +132,9 @@ class TimestepLoss:
         guidance: Tensor | float,
         generator: torch.Generator,
     ) -> Tensor:
-        """d loss / d latents [V,C,h,w] in noise form, without w(t); latents are detached, guidance is per view."""
+        """d loss / d latents [V,C,h,w] in noise form, without w(t); latents are detached, guidance
+        is per view.
+        """
         raise NotImplementedError
 
 
@@ -119,17 +145,28 @@ class TimestepRun:
     settings: Any  # the TimestepLoss
     prior: Prior
 
-    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
         t = views.alike(settings.drawn(len(latents), views.progress, generator, latents.device))
         direction, logs = self.direction(
             latents.detach(), t, views, settings.guidance * views.guidance_factor, generator
         )
         raw = settings.weight * weighting(self.prior.schedule, t, settings.weighting) * direction
-        return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **logs, **gradient_logs(raw)}
+        return inject(latents, cleaned(raw, settings.clip)), {
+            "t": t.float().mean(),
+            **logs,
+            **gradient_logs(raw),
+        }
 
     def direction(
-        self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
+        self,
+        latents: Tensor,
+        t: Tensor,
+        views: Views,
+        guidance: Tensor | float,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The direction, and logs besides those that every loss gives."""
         return self.settings.direction(self.prior, latents, t, views, guidance, generator), {}
@@ -138,12 +175,16 @@ class TimestepRun:
         return {}
 
 
-def noised(prior: Prior, latents: Tensor, t: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def noised(
+    prior: Prior, latents: Tensor, t: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """z_t = alpha(t) z0 + sigma(t) eps with fresh eps, and that eps; both [B,C,h,w]."""
     noise = draw_noise(tuple(latents.shape), generator, latents)
     return prior.schedule.alpha(t) * latents + prior.schedule.sigma(t) * noise, noise
 
 
 def null_text(prior: Prior, like: Conditioning) -> Conditioning:
-    """The null text, as many rows as ``like`` and of its views; `Views.negative` is it without a negative prompt."""
+    """The null text, as many rows as ``like`` and of its views; `Views.negative` is it without a
+    negative prompt.
+    """
     return prior.embed([""] * len(like)).to(like.embeddings.device).seen(like.camera, like.hint)

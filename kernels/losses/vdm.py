@@ -1,8 +1,10 @@
-"""Variational Distribution Mapping with Distribution Coefficient Annealing: a derivation from DreamMapping's abstract.
+"""Variational Distribution Mapping with Distribution Coefficient Annealing: a derivation from
+DreamMapping's abstract.
 
-DreamMapping's text and code (arXiv 2409.05099) are not available to this project, only its abstract, its figure
-captions and second-hand summaries. What follows is this project's own documented derivation, consistent with those.
-It is not a reproduction, and none of its numbers are the authors'.
+DreamMapping's text and code (arXiv 2409.05099) are not available to this project, only its
+abstract, its figure captions and second-hand summaries. What follows is this project's own
+documented derivation, consistent with those. It is not a reproduction, and none of its numbers are
+the authors'.
 """
 
 from __future__ import annotations
@@ -37,14 +39,19 @@ from .schedule import SHAPES, TimestepRange, annealed
 
 
 def vdm(
-    x0_text: Tensor, x0_negative: Tensor, degraded: Tensor, eta: Tensor | float, guidance: Tensor | float
+    x0_text: Tensor,
+    x0_negative: Tensor,
+    degraded: Tensor,
+    eta: Tensor | float,
+    guidance: Tensor | float,
 ) -> Tensor:
     """VDM direction in units of the latent: eta (M - x0_c) + (s - 1) (x0_u - x0_c), all [B,C,h,w].
 
-    Derived as the reverse KL between renders and prior, w (e_cfg - e_q), whose render score e_q is taken from a
-    map M placed after the frozen denoiser: E[z0 | z_t] ~ M(x0_c, t), so that no gradient passes the U-Net. With
-    w = sigma/alpha it is this sum of a distribution part, scaled by DCA's eta, and a classifier part.
-    M the identity, or eta 0: the classifier part alone (CSD). M = z0 and eta 1: SDS.
+    Derived as the reverse KL between renders and prior, w (e_cfg - e_q), whose render score e_q is
+    taken from a map M placed after the frozen denoiser: E[z0 | z_t] ~ M(x0_c, t), so that no
+    gradient passes the U-Net. With w = sigma/alpha it is this sum of a distribution part, scaled by
+    DCA's eta, and a classifier part. M the identity, or eta 0: the classifier part alone (CSD). M =
+    z0 and eta 1: SDS.
     """
     return eta * (degraded - x0_text) + (guidance - 1) * (x0_negative - x0_text)
 
@@ -58,9 +65,9 @@ def imagined(
     negative: Conditioning,
     guidance: Tensor | float,
 ) -> Tensor:
-    """What the prior makes of z_t [B,C,h,w] at t [B] in ``steps`` equal steps down to 0: DDIM (Song et al. 2021),
-    guided in the standard form. One step is the usual estimate of x0, a mean of all pictures that z_t may have been,
-    hence soft; a few give one sharp picture of them."""
+    """What the prior makes of z_t [B,C,h,w] at t [B] in ``steps`` equal steps down to 0: DDIM (Song
+    et al. 2021), guided in the standard form. One step is the usual estimate of x0, a mean of all
+    pictures that z_t may have been, hence soft; a few give one sharp picture of them."""
     for k in range(steps):
         at, below = (torch.div(t * (steps - i), steps, rounding_mode="floor") for i in (k, k + 1))
         if not isinstance(guidance, Tensor) and guidance == 1:
@@ -74,9 +81,11 @@ def imagined(
 
 
 def dca(t: Tensor, steps: int, eta_clean: float, eta_noisy: float, shape: str) -> Tensor:
-    """DCA's coefficient eta(t) [B,1,1,1]: from eta_clean at step 0 to eta_noisy at the schedule's end.
+    """DCA's coefficient eta(t) [B,1,1,1]: from eta_clean at step 0 to eta_noisy at the schedule's
+    end.
 
-    t [B] of a schedule of ``steps``; shape constant (eta_clean throughout) | linear | sqrt | cosine, in t.
+    t [B] of a schedule of ``steps``; shape constant (eta_clean throughout) | linear | sqrt |
+    cosine, in t.
     """
     share = t.float() / steps
     fraction = {
@@ -90,56 +99,95 @@ def dca(t: Tensor, steps: int, eta_clean: float, eta_noisy: float, shape: str) -
 
 @dataclass(frozen=True)
 class VDM:
-    """Variational Distribution Mapping with DCA (DreamMapping, arXiv 2409.05099, as derived by this project).
+    """Variational Distribution Mapping with DCA (DreamMapping, arXiv 2409.05099, as derived by this
+    project).
 
-    Renders are taken for degraded versions of what the prior imagines, x0. A small network M_psi learns that
-    degradation during the run; the difference M_psi(x0) - x0 is where the render falls short of the prior, beside
-    the classifier part of guidance. eta(t) weighs the two: less eta means more saturated, more classifier-driven.
-    The paper's equations and numbers are not public: every default here is this project's own.
+    Renders are taken for degraded versions of what the prior imagines, x0. A small network M_psi
+    learns that degradation during the run; the difference M_psi(x0) - x0 is where the render falls
+    short of the prior, beside the classifier part of guidance. eta(t) weighs the two: less eta
+    means more saturated, more classifier-driven. The paper's equations and numbers are not public:
+    every default here is this project's own.
 
-    So is the second part of a run, from ``refine_from`` on. M_psi follows the renders with a lag and x0 is a mean over
-    what z_t may show, which together leave soft shapes and haze. There the render takes the place of M_psi's answer
-    (a perfect M: SDS) and a picture made in ``refine_steps`` steps that of x0: the direction is render - picture.
+    So is the second part of a run, from ``refine_from`` on. M_psi follows the renders with a lag
+    and x0 is a mean over what z_t may show, which together leave soft shapes and haze. There the
+    render takes the place of M_psi's answer (a perfect M: SDS) and a picture made in
+    ``refine_steps`` steps that of x0: the direction is render - picture.
+
+    Args:
+        guidance: standard form s; 100 is not needed as it is for SDS
+        dca: shape of eta(t) over t: constant | linear | sqrt | cosine
+        eta_clean: eta at step 0; 1 = plain VDM
+        eta_noisy: eta at the schedule's last step; above eta_clean the coefficient increases with t
+        t_min: lowest step, of 0..999; short runs on the embedded prior grow haze below 200, others
+            want 20
+        t_max_start: highest step at the start of the run
+        t_max_end: highest step once annealed
+        t_anneal: constant | linear | sqrt | cosine
+        t_anneal_share: share of the run over which t_max comes down; LucidDreamer's warm-up is 0.3
+        shared_t: one step for all views of a batch, so that M_psi sees one noise level at a time
+        weighting: w(t): "sigma/alpha" (a direction in latent units) | "1-abar" | "one"
+        degradation: M_psi
+        psi_lr: Adam's learning rate for M_psi at the start; 0 freezes it: the first part is then
+            CSD
+        psi_lr_end: and at the end, linear in between
+        psi_updates: Adam steps of M_psi per step of the run, all on its one batch
+        x0_clip: clamp of |x0|, latent units; 0 = off, 5 tames high t
+        x0_rescale: 0..1, how far x0 is brought to the spread of the render's latent
+        refine_from: share of the run after which the second part begins; 1 = never
+        refine_steps: denoiser steps per picture in the second part
+        refine_guidance: standard form s; 1 leaves out the unconditional branch, which halves the
+            cost
+        refine_t_min: lowest step of the second part
+        refine_t_max: highest step where it begins; comes down linearly to 200 above refine_t_min
+        clip: clamp of every gradient value, latent units; 0 = off
+        weight: factor on the gradient, which is a sum over latent elements and a mean over views
     """
 
-    guidance: float = 7.5  # standard form s; 100 is not needed as it is for SDS
-    dca: str = "linear"  # shape of eta(t) over t: constant | linear | sqrt | cosine
-    eta_clean: float = 1.0  # eta at step 0; 1 = plain VDM
-    eta_noisy: float = 0.5  # eta at the schedule's last step; above eta_clean the coefficient increases with t
-    t_min: int = 300  # lowest step, of 0..999; short runs on the embedded prior grow haze below 200, others want 20
-    t_max_start: int = 980  # highest step at the start of the run
-    t_max_end: int = 600  # highest step once annealed
-    t_anneal: str = "linear"  # constant | linear | sqrt | cosine
-    t_anneal_share: float = 1.0  # share of the run over which t_max comes down; LucidDreamer's warm-up is 0.3
-    shared_t: bool = True  # one step for all views of a batch, so that M_psi sees one noise level at a time
-    weighting: str = "sigma/alpha"  # w(t): "sigma/alpha" (a direction in latent units) | "1-abar" | "one"
-    degradation: Degradation = field(default_factory=Degradation)  # M_psi
-    psi_lr: float = 3e-3  # Adam's learning rate for M_psi at the start; 0 freezes it: the first part is then CSD
-    psi_lr_end: float = 1e-4  # and at the end, linear in between
-    psi_updates: int = 2  # Adam steps of M_psi per step of the run, all on its one batch
-    x0_clip: float = 0.0  # clamp of |x0|, latent units; 0 = off, 5 tames high t
-    x0_rescale: float = 0.0  # 0..1, how far x0 is brought to the spread of the render's latent
-    refine_from: float = 0.4  # share of the run after which the second part begins; 1 = never
-    refine_steps: int = 3  # denoiser steps per picture in the second part
-    refine_guidance: float = 4.0  # standard form s; 1 leaves out the unconditional branch, which halves the cost
-    refine_t_min: int = 300  # lowest step of the second part
-    refine_t_max: int = 800  # highest step where it begins; comes down linearly to 200 above refine_t_min
-    clip: float = 0.0  # clamp of every gradient value, latent units; 0 = off
-    weight: float = 1.0  # factor on the gradient, which is a sum over latent elements and a mean over views
+    guidance: float = 7.5
+    dca: str = "linear"
+    eta_clean: float = 1.0
+    eta_noisy: float = 0.5
+    t_min: int = 300
+    t_max_start: int = 980
+    t_max_end: int = 600
+    t_anneal: str = "linear"
+    t_anneal_share: float = 1.0
+    shared_t: bool = True
+    weighting: str = "sigma/alpha"
+    degradation: Degradation = field(default_factory=Degradation)
+    psi_lr: float = 3e-3
+    psi_lr_end: float = 1e-4
+    psi_updates: int = 2
+    x0_clip: float = 0.0
+    x0_rescale: float = 0.0
+    refine_from: float = 0.4
+    refine_steps: int = 3
+    refine_guidance: float = 4.0
+    refine_t_min: int = 300
+    refine_t_max: int = 800
+    clip: float = 0.0
+    weight: float = 1.0
 
     name: ClassVar[str] = "VDM"
 
     @property
     def timesteps(self) -> TimestepRange:
-        return TimestepRange(self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share)
+        return TimestepRange(
+            self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share
+        )
 
     @property
     def refine_timesteps(self) -> TimestepRange:
-        return TimestepRange(self.refine_t_min, self.refine_t_max, min(self.refine_t_min + 200, self.refine_t_max))
+        return TimestepRange(
+            self.refine_t_min, self.refine_t_max, min(self.refine_t_min + 200, self.refine_t_max)
+        )
 
     def below(self, top: int) -> VDM:
         """See `Loss.below`."""
-        highest = {name: min(getattr(self, name), top) for name in ("t_max_start", "t_max_end", "refine_t_max")}
+        highest = {
+            name: min(getattr(self, name), top)
+            for name in ("t_max_start", "t_max_end", "refine_t_max")
+        }
         lowest = {name: min(getattr(self, name), top // 2) for name in ("t_min", "refine_t_min")}
         return replace(self, **highest, **lowest)
 
@@ -150,14 +198,24 @@ class VDM:
 
     def guidance_at(self, progress: float) -> float:
         """See `Loss.guidance_at`."""
-        return float(self.refine_guidance if self.refine_from < 1 and progress >= self.refine_from else self.guidance)
+        return float(
+            self.refine_guidance
+            if self.refine_from < 1 and progress >= self.refine_from
+            else self.guidance
+        )
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
         owner = "VDM Loss"
         check_choice(owner, "dca", self.dca, SHAPES)
         check_choice(owner, "weighting", self.weighting, WEIGHTINGS)
-        ranges = {"guidance": 1000.0, "eta_clean": 10.0, "eta_noisy": 10.0, "psi_lr": 1.0, "psi_lr_end": 1.0}
+        ranges = {
+            "guidance": 1000.0,
+            "eta_clean": 10.0,
+            "eta_noisy": 10.0,
+            "psi_lr": 1.0,
+            "psi_lr_end": 1.0,
+        }
         ranges |= {"x0_clip": 1e6, "x0_rescale": 1.0, "clip": 1e6, "weight": 1e6}
         for name, high in ranges.items():
             check_range(owner, name, getattr(self, name), 0, high)
@@ -168,8 +226,8 @@ class VDM:
         check_range(owner, "refine_guidance", self.refine_guidance, 0, 1000)
         if not 0 <= self.refine_t_min <= self.refine_t_max:
             raise ValueError(
-                f"{owner}: refine_t_min {self.refine_t_min} does not lie between 0 and refine_t_max "
-                f"{self.refine_t_max}. Swap or widen them."
+                f"{owner}: refine_t_min {self.refine_t_min} does not lie between 0 and refine_t_max"
+                f" {self.refine_t_max}. Swap or widen them."
             )
         self.degradation.check(owner)
 
@@ -180,15 +238,24 @@ class VDM:
         generator: torch.Generator,
         state: Mapping[str, Tensor] | None = None,
     ) -> LossRun:
-        """Begin with M_psi the identity, or continue from ``state``. Raises ValueError on bad settings or states."""
+        """Begin with M_psi the identity, or continue from ``state``. Raises ValueError on bad
+        settings or states.
+        """
         self.check()
-        highest = {name: getattr(self, name) for name in ("t_max_start", "t_max_end", "refine_t_max")}
+        highest = {
+            name: getattr(self, name) for name in ("t_max_start", "t_max_end", "refine_t_max")
+        }
         check_steps("VDM Loss", prior, highest)
         if state is not None:
             # only the shapes of these are wanted, so their generator is not the run's
-            blank = self.degradation.initial(latent_shape[0], torch.Generator(), torch.device("cpu"))
-            return _Run(self, prior, AdamState.restored("VDM Loss", "psi", state, blank, prior.device))
-        with torch.inference_mode(False):  # ComfyUI runs nodes in it; its tensors could never be trained
+            blank = self.degradation.initial(
+                latent_shape[0], torch.Generator(), torch.device("cpu")
+            )
+            return _Run(
+                self, prior, AdamState.restored("VDM Loss", "psi", state, blank, prior.device)
+            )
+        # ComfyUI runs nodes in it; its tensors could never be trained
+        with torch.inference_mode(False):
             parameters = self.degradation.initial(latent_shape[0], generator, prior.device)
             return _Run(self, prior, AdamState.fresh(parameters))
 
@@ -200,14 +267,19 @@ class _Run:
     psi: AdamState
 
     def __post_init__(self) -> None:
-        self.aside = Aside(torch.device(self.prior.device))  # M_psi learns while gradients flow back to the Gaussians
+        # M_psi learns while gradients flow back to the Gaussians
+        self.aside = Aside(torch.device(self.prior.device))
 
-    def __call__(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         if self.settings.refine_from < 1 and views.progress >= self.settings.refine_from:
             return self._refine(latents, views, generator)
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
-        t = views.alike(settings.timesteps.draw(draws, views.progress, generator, z0.device).expand(len(z0)))
+        t = views.alike(
+            settings.timesteps.draw(draws, views.progress, generator, z0.device).expand(len(z0))
+        )
         alpha, sigma = schedule.alpha(t).to(z0), schedule.sigma(t).to(z0)
         z_t = alpha * z0 + sigma * draw_noise(tuple(z0.shape), generator, z0)
         estimates = self.prior.predict(z_t, t, [views.text, views.negative])
@@ -217,20 +289,41 @@ class _Run:
         degraded, psi_loss = self._degrade(x0_c.float(), z0.float(), t, lr, generator)
         eta = dca(t, len(schedule), settings.eta_clean, settings.eta_noisy, settings.dca)
         direction = vdm(x0_c, x0_u, degraded, eta, settings.guidance * views.guidance_factor)
-        raw = settings.weight * weighting(schedule, t, settings.weighting) / schedule.ratio(t) * direction
-        logs = {"t": t.float().mean(), "eta": eta.mean(), "psi_loss": psi_loss, **gradient_logs(raw)}
+        raw = (
+            settings.weight
+            * weighting(schedule, t, settings.weighting)
+            / schedule.ratio(t)
+            * direction
+        )
+        logs = {
+            "t": t.float().mean(),
+            "eta": eta.mean(),
+            "psi_loss": psi_loss,
+            **gradient_logs(raw),
+        }
         return inject(latents, cleaned(raw, settings.clip)), logs
 
-    def _refine(self, latents: Tensor, views: Views, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    def _refine(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
         part = (views.progress - settings.refine_from) / (1 - settings.refine_from)
-        t = views.alike(settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0)))
-        z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(tuple(z0.shape), generator, z0)
+        t = views.alike(
+            settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0))
+        )
+        z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(
+            tuple(z0.shape), generator, z0
+        )
         guidance = settings.refine_guidance * views.guidance_factor
-        picture = imagined(self.prior, z_t, t, settings.refine_steps, views.text, views.negative, guidance)
+        picture = imagined(
+            self.prior, z_t, t, settings.refine_steps, views.text, views.negative, guidance
+        )
         raw = settings.weight * (z0 - picture)
-        return inject(latents, cleaned(raw, settings.clip)), {"t": t.float().mean(), **gradient_logs(raw)}
+        return inject(latents, cleaned(raw, settings.clip)), {
+            "t": t.float().mean(),
+            **gradient_logs(raw),
+        }
 
     def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""
@@ -242,15 +335,21 @@ class _Run:
     def _degrade(
         self, x0: Tensor, z0: Tensor, t: Tensor, lr: float, generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
-        """M_psi(x0, t) as it stands, and its loss before the Adam steps that move it towards the renders."""
+        """M_psi(x0, t) as it stands, and its loss before the Adam steps that move it towards the
+        renders.
+        """
         answers = list[tuple[Tensor, Tensor]]()
         read = [x0, z0, t, *self.psi.tensors("psi").values()]
         with torch.inference_mode(False), torch.enable_grad(), self.aside.running(read):
             # what was made in inference mode cannot be kept for a backward pass, its copy can
             x0, z0, t = (value.clone() if value.is_inference() else value for value in (x0, z0, t))
             for _ in range(self.settings.psi_updates if lr > 0 else 1):
-                parameters = {k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()}
-                degraded = self.settings.degradation.apply(parameters, x0, t, len(self.prior.schedule), generator)
+                parameters = {
+                    k: v.detach().requires_grad_(lr > 0) for k, v in self.psi.parameters.items()
+                }
+                degraded = self.settings.degradation.apply(
+                    parameters, x0, t, len(self.prior.schedule), generator
+                )
                 loss = F.mse_loss(degraded, z0)
                 answers.append((degraded.detach(), loss.detach()))
                 if len(answers) == 1:
@@ -261,10 +360,14 @@ class _Run:
         return answers[0]
 
     def _bounded(self, x0: Tensor, z0: Tensor) -> Tensor:
-        """x0 at high t is the noise estimate's error times sigma/alpha (13 at step 980); these keep it in range."""
+        """x0 at high t is the noise estimate's error times sigma/alpha (13 at step 980); these keep
+        it in range.
+        """
         settings = self.settings
         if settings.x0_rescale > 0:
-            spread = z0.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True).clamp(min=1e-6)
+            spread = z0.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True).clamp(
+                min=1e-6
+            )
             x0 = x0 * torch.lerp(torch.ones_like(spread), spread, settings.x0_rescale)
         return x0.clamp(-settings.x0_clip, settings.x0_clip) if settings.x0_clip > 0 else x0
 

@@ -19,8 +19,8 @@ from .timestep import TimestepLoss, TimestepRun, noised
 def vsd(e_text: Tensor, e_negative: Tensor, e_renders: Tensor, guidance: Tensor | float) -> Tensor:
     """VSD direction e_cfg - e_q (ProlificDreamer, arXiv 2305.16213), without w(t).
 
-    e_q [B,C,h,w] is what a network trained on the renders estimates, so this is zero where renders are distributed as
-    the guided prior has it. With e_q = eps this is SDS, with e_q = e_c CSD.
+    e_q [B,C,h,w] is what a network trained on the renders estimates, so this is zero where renders
+    are distributed as the guided prior has it. With e_q = eps this is SDS, with e_q = e_c CSD.
     """
     return guided(e_text, e_negative, guidance) - e_renders
 
@@ -29,18 +29,26 @@ def vsd(e_text: Tensor, e_negative: Tensor, e_renders: Tensor, guidance: Tensor 
 class VSD(TimestepLoss):
     """Variational Score Distillation with a LoRA (ProlificDreamer, arXiv 2305.16213).
 
-    The renders' own score comes from a LoRA on the prior's network that learns, one AdamW step per step of the run, to
-    denoise the renders; the prior itself stays as it is. There is one set of Gaussians, one particle in the paper's
-    terms. The paper's camera embedding is left out: the LoRA reads the prompt with its view words instead.
-    Denoiser evaluations per step and view: 3, and one with its backward pass for the LoRA, which needs memory for it.
+    The renders' own score comes from a LoRA on the prior's network that learns, one AdamW step per
+    step of the run, to denoise the renders; the prior itself stays as it is. There is one set of
+    Gaussians, one particle in the paper's terms. The paper's camera embedding is left out: the LoRA
+    reads the prompt with its view words instead. Denoiser evaluations per step and view: 3, and one
+    with its backward pass for the LoRA, which needs memory for it.
+
+    Args:
+        guidance: standard form s; ProlificDreamer's value
+        lora_rank: of every low-rank layer; diffusers' default
+        lora_lr: AdamW's learning rate; ProlificDreamer's value; 0 freezes the LoRA, which leaves
+            CSD
+        lora_decay: AdamW's default in torch
     """
 
-    guidance: float = 7.5  # standard form s; ProlificDreamer's value
-    lora_rank: int = 4  # of every low-rank layer; diffusers' default
-    lora_lr: float = 1e-4  # AdamW's learning rate; ProlificDreamer's value; 0 freezes the LoRA, which leaves CSD
+    guidance: float = 7.5
+    lora_rank: int = 4
+    lora_lr: float = 1e-4
 
     name: ClassVar[str] = "VSD"
-    lora_decay: ClassVar[float] = 0.01  # AdamW's default in torch
+    lora_decay: ClassVar[float] = 0.01
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
@@ -57,20 +65,23 @@ class VSD(TimestepLoss):
     ) -> LossRun:
         """Begin with a LoRA that changes nothing, or continue the one in ``state``.
 
-        Raises ValueError on bad settings, a foreign state, or a prior without a network that could be trained.
+        Raises ValueError on bad settings, a foreign state, or a prior without a network that could
+        be trained.
         """
         self.check_for(prior)
         if not isinstance(prior, AdaptablePrior):
             raise ValueError(
-                f"{self.owner}: prior {prior.name!r} has no network that could be trained on the renders. Use a "
-                "diffusers prior, or VDM, whose network is its own."
+                f"{self.owner}: prior {prior.name!r} has no network that could be trained on the"
+                " renders. Use a diffusers prior, or VDM, whose network is its own."
             )
         adapter = prior.adapter(self.lora_rank)
         if state is None:
             return _Run(self, prior, adapter, AdamState.fresh(adapter.initial(generator)))
         # only the shapes of these are wanted, so their generator is not the run's
         blank = adapter.initial(torch.Generator())
-        return _Run(self, prior, adapter, AdamState.restored(self.owner, "lora", state, blank, prior.device))
+        return _Run(
+            self, prior, adapter, AdamState.restored(self.owner, "lora", state, blank, prior.device)
+        )
 
 
 @dataclass
@@ -79,7 +90,12 @@ class _Run(TimestepRun):
     lora: AdamState
 
     def direction(
-        self, latents: Tensor, t: Tensor, views: Views, guidance: Tensor | float, generator: torch.Generator
+        self,
+        latents: Tensor,
+        t: Tensor,
+        views: Views,
+        guidance: Tensor | float,
+        generator: torch.Generator,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         z_t, _ = noised(self.prior, latents, t, generator)
         e_c, e_u = self.prior.predict(z_t, t, [views.text, views.negative])
@@ -94,13 +110,19 @@ class _Run(TimestepRun):
         noise = draw_noise(tuple(latents.shape), generator, latents)
         lr = self.settings.lora_lr
         with torch.inference_mode(False), torch.enable_grad():
-            weights = {key: value.detach().requires_grad_(lr > 0) for key, value in self.lora.parameters.items()}
+            weights = {
+                key: value.detach().requires_grad_(lr > 0)
+                for key, value in self.lora.parameters.items()
+            }
             error = self.adapter.error(weights, latents, noise, t, views.text)
             if lr > 0:
-                # of the sum, not the mean: half precision has no numbers as small, and Adam does not mind the scale
+                # of the sum, not the mean: half precision has no numbers as small, and Adam does
+                # not mind the scale
                 gradients = torch.autograd.grad(error.square().sum(), list(weights.values()))
                 named = dict(zip(weights, gradients, strict=True))
-                self.lora = self.lora.step(named, lr, betas=(0.9, 0.999), decay=self.settings.lora_decay)
+                self.lora = self.lora.step(
+                    named, lr, betas=(0.9, 0.999), decay=self.settings.lora_decay
+                )
         return error.detach().square().mean()
 
     def state(self) -> dict[str, Tensor]:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 
-POWER = 4  # of the cosine between normal and line of sight: views from the front outweigh grazing ones
+# of the cosine between normal and line of sight: views from the front outweigh grazing ones
+POWER = 4
 COSINE_MIN = 0.15
 NEIGHBOURS = 1 << 18  # points at most among which that of an unseen one is looked for
 
@@ -25,9 +26,10 @@ def bake_colors(
 ) -> Tensor:
     """Vertex colours [M,3] 0..1, the mean over the views that see a vertex, weighted by the angle.
 
-    vertices [M,3] world units, normals [M,3] unit length; color [V,H,W,3] rendered on black, alpha and depth [V,H,W].
-    A view sees a vertex that faces it and lies no more than ``tolerance`` world units behind the depth there. What
-    no view sees takes the colour of the nearest vertex seen; grey if there is none.
+    vertices [M,3] world units, normals [M,3] unit length; color [V,H,W,3] rendered on black, alpha
+    and depth [V,H,W]. A view sees a vertex that faces it and lies no more than ``tolerance`` world
+    units behind the depth there. What no view sees takes the colour of the nearest vertex seen;
+    grey if there is none.
     """
     sums, weights = gather(vertices, normals, cameras, color, alpha, depth, tolerance, alpha_min)
     return fill(vertices, sums, weights)
@@ -43,7 +45,8 @@ def gather(
     tolerance: float,
     alpha_min: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
-    """What the views say about points of a surface: weighted sums of colours [M,3] and the weights [M,1].
+    """What the views say about points of a surface: weighted sums of colours [M,3] and the weights
+    [M,1].
 
     Arguments as for `bake_colors`; sums and weights of several calls may be added before `fill`.
     """
@@ -80,14 +83,17 @@ def fill(points: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
     if bool(seen.any()) and not bool(seen.all()):
         places = points.cpu().numpy()
         mask = seen.cpu().numpy()
-        near = slice(None, None, -(-int(mask.sum()) // NEIGHBOURS))  # of millions of texels every few will do
+        # of millions of texels every few will do
+        near = slice(None, None, -(-int(mask.sum()) // NEIGHBOURS))
         _, nearest = cKDTree(places[mask][near]).query(places[~mask], workers=-1)
         colors[~seen] = colors[seen][near][torch.from_numpy(nearest).to(colors.device)]
     return colors.clamp(0, 1)
 
 
 def before_edges(depth: Tensor) -> Tensor:
-    """The least depth [V,H,W] of a pixel and its neighbours: beside an edge pictures mix what is before and behind."""
+    """The least depth [V,H,W] of a pixel and its neighbours: beside an edge pictures mix what is
+    before and behind.
+    """
     return -torch.nn.functional.max_pool2d(-depth[:, None], 3, 1, 1)[:, 0]
 
 

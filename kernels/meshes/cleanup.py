@@ -1,4 +1,6 @@
-"""What turns marching-cubes output into a mesh to look at: fewer pieces, fewer steps, fewer triangles."""
+"""What turns marching-cubes output into a mesh to look at: fewer pieces, fewer steps, fewer
+triangles.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,11 @@ from .mesh import Mesh
 
 
 def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The connected pieces with at least ``share`` of the largest one's area; cavities inside a body are filled.
+    """The connected pieces with at least ``share`` of the largest one's area; cavities inside a
+    body are filled.
 
-    vertices [M,3], faces [F,3] facing outward; returns the same, without unused vertices, maybe with 0 faces.
+    vertices [M,3], faces [F,3] facing outward; returns the same, without unused vertices, maybe
+    with 0 faces.
     """
     edges = faces[:, [0, 1, 1, 2]].reshape(-1, 2).cpu().numpy()
     graph = coo_matrix((np.ones(len(edges), np.int8), edges.T), (len(vertices), len(vertices)))
@@ -26,17 +30,25 @@ def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[T
     a, b, c = vertices.double().cpu()[faces.cpu()].unbind(1)
     crosses = torch.linalg.cross(b - a, c - a)
     area = torch.zeros(count, dtype=torch.float64).index_add_(0, piece, crosses.norm(dim=-1))
-    volume = torch.zeros(count, dtype=torch.float64).index_add_(0, piece, (a * torch.linalg.cross(b, c)).sum(-1))
+    volume = torch.zeros(count, dtype=torch.float64).index_add_(
+        0, piece, (a * torch.linalg.cross(b, c)).sum(-1)
+    )
     area[volume <= 0] = 0  # a surface that faces inward bounds a cavity
     kept = (area >= share * area.max()) & (area > 0)
     return _compact(vertices, faces[kept[piece].to(faces.device)])
 
 
-def taubin(vertices: Tensor, faces: Tensor, rounds: int, shrink: float = 0.5, grow: float = 0.53) -> Tensor:
-    """Smoothed vertices [M,3]: ``rounds`` of shrinking and growing steps (Taubin 1995), which keep the volume."""
+def taubin(
+    vertices: Tensor, faces: Tensor, rounds: int, shrink: float = 0.5, grow: float = 0.53
+) -> Tensor:
+    """Smoothed vertices [M,3]: ``rounds`` of shrinking and growing steps (Taubin 1995), which keep
+    the volume.
+    """
     edges = torch.cat([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
     edges = torch.cat([edges, edges.flip(1)])
-    degree = vertices.new_zeros(len(vertices), 1).index_add_(0, edges[:, 0], vertices.new_ones(len(edges), 1))
+    degree = vertices.new_zeros(len(vertices), 1).index_add_(
+        0, edges[:, 0], vertices.new_ones(len(edges), 1)
+    )
     for step in [shrink, -grow] * rounds:
         neighbours = torch.zeros_like(vertices).index_add_(0, edges[:, 0], vertices[edges[:, 1]])
         vertices = vertices + step * (neighbours / degree.clamp_min(1) - vertices)
@@ -44,7 +56,8 @@ def taubin(vertices: Tensor, faces: Tensor, rounds: int, shrink: float = 0.5, gr
 
 
 def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """About ``count`` triangles by quadric edge collapse (fast-simplification); more where fewer would tear the mesh.
+    """About ``count`` triangles by quadric edge collapse (fast-simplification); more where fewer
+    would tear the mesh.
 
     A closed mesh may get pinched: edges that four triangles share.
     Raises ValueError if the package fast-simplification is missing.
@@ -53,8 +66,9 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
         return vertices, faces
     if importlib.util.find_spec("fast_simplification") is None:
         raise ValueError(
-            f"Reducing the mesh to {count} triangles needs the package fast-simplification. Install it with "
-            "'pip install fast-simplification', or set the number of triangles to 0 to keep all."
+            f"Reducing the mesh to {count} triangles needs the package fast-simplification. Install"
+            " it with 'pip install fast-simplification', or set the number of triangles to 0 to"
+            " keep all."
         )
     import fast_simplification
 
@@ -63,7 +77,9 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
     while count < len(triangles) < before:  # a call stops early on its way to few triangles
         before = len(triangles)
         # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
-        points, triangles = fast_simplification.simplify(points, triangles, 1 - count / before, agg=3)
+        points, triangles = fast_simplification.simplify(
+            points, triangles, 1 - count / before, agg=3
+        )
         triangles = np.asarray(triangles, np.int32)
     fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
     return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
@@ -82,23 +98,31 @@ def simplify(mesh: Mesh, count: int) -> Mesh:
 
 
 def same_places(vertices: Tensor) -> tuple[Tensor, Tensor]:
-    """The number of its place for each vertex [M], in the order they come, and the first vertex of each place [W]."""
+    """The number of its place for each vertex [M], in the order they come, and the first vertex of
+    each place [W].
+    """
     _, number = torch.unique(vertices, dim=0, return_inverse=True)
-    index, count = torch.arange(len(number), device=number.device), int(number.max()) + 1 if len(number) else 0
+    index, count = (
+        torch.arange(len(number), device=number.device),
+        int(number.max()) + 1 if len(number) else 0,
+    )
     first = torch.full_like(index[:count], len(number)).scatter_reduce(0, number, index, "amin")
     order = first.argsort()  # as they came, not as they were sorted
     return order.argsort()[number], first[order]
 
 
 def weld(mesh: Mesh) -> Mesh:
-    """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams are closed.
+    """The mesh with vertices at one place made one, of their mean colour, so that a texture's seams
+    are closed.
 
     The order of vertices and faces stays; faces that collapse are dropped.
     """
     place, first = same_places(mesh.vertices)
     count = torch.bincount(place, minlength=len(first))
     vertices, faces = mesh.vertices[first], place[mesh.faces]
-    colors = torch.zeros_like(vertices).index_add_(0, place, mesh.colors.to(vertices)) / count[:, None]
+    colors = (
+        torch.zeros_like(vertices).index_add_(0, place, mesh.colors.to(vertices)) / count[:, None]
+    )
     a, b, c = faces.unbind(1)
     return Mesh(vertices, faces[(a != b) & (b != c) & (c != a)], colors)
 

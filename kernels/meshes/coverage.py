@@ -1,4 +1,6 @@
-"""Which triangle each pixel shows: a plain reference, a version for any device, one compiled for the CPU."""
+"""Which triangle each pixel shows: a plain reference, a version for any device, one compiled for
+the CPU.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,19 @@ Cover = Callable[[Tensor, Tensor, Cameras], Tensor]
 def cover(places: Tensor, faces: Tensor, cameras: Cameras, backend: str = "auto") -> Tensor:
     """The index [V,H,W] of the face nearest to each pixel's centre, -1 where there is none.
 
-    ``places`` [V,M,3] are the vertices in each camera's space. Of faces at the same depth the higher index wins. All
-    backends agree but for pixels whose centre lies on an edge to within rounding. Raises ValueError for an unknown
-    backend, or one that cannot run here.
+    ``places`` [V,M,3] are the vertices in each camera's space. Of faces at the same depth the
+    higher index wins. All backends agree but for pixels whose centre lies on an edge to within
+    rounding. Raises ValueError for an unknown backend, or one that cannot run here.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
     compiled = _compiled() if places.device.type == "cpu" and backend in ("auto", "numba") else None
     if backend == "numba" and not callable(compiled):
-        why = f"cannot be imported ({compiled})" if compiled is not None else f"covers on the CPU, not {places.device}"
+        why = (
+            f"cannot be imported ({compiled})"
+            if compiled is not None
+            else f"covers on the CPU, not {places.device}"
+        )
         raise ValueError(f"backend 'numba' {why}; use 'auto' or 'torch'.")
     if callable(compiled):
         return compiled(places, faces, cameras)
@@ -37,19 +43,30 @@ def cover_reference(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """Face after face over all pixels: slow, and plain to read."""
     views, height, width = len(cameras), cameras.height, cameras.width
     result = torch.full((views, height, width), -1, device=places.device)
-    nearest = torch.full((views, height, width), torch.inf, dtype=places.dtype, device=places.device)
+    nearest = torch.full(
+        (views, height, width), torch.inf, dtype=places.dtype, device=places.device
+    )
     for view in range(views):
         x, y = _rays(cameras, view, places)
-        rays = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.ones_like(nearest[view])])
+        rays = torch.stack(
+            [
+                x.expand(height, width),
+                y[:, None].expand(height, width),
+                torch.ones_like(nearest[view]),
+            ]
+        )
         for index, face in enumerate(faces.tolist()):
             a, b, c = places[view, face]
             if min(a[2], b[2], c[2]) < NEAR:
                 continue
             normals = torch.stack([torch.linalg.cross(p, q) for p, q in ((b, c), (c, a), (a, b))])
-            weights = torch.tensordot(normals, rays, 1)  # [3,H,W], the signs say on which side of each edge
+            # [3,H,W], the signs say on which side of each edge
+            weights = torch.tensordot(normals, rays, 1)
             total = weights.sum(0)
             inside = ((weights >= 0).all(0) | (weights <= 0).all(0)) & (total != 0)
-            depth = torch.where(inside, (a * normals[0]).sum() / torch.where(inside, total, 1.0), torch.inf)
+            depth = torch.where(
+                inside, (a * normals[0]).sum() / torch.where(inside, total, 1.0), torch.inf
+            )
             closer = inside & (depth <= nearest[view])
             result[view] = torch.where(closer, index, result[view])
             nearest[view] = torch.where(closer, depth, nearest[view])
@@ -57,7 +74,9 @@ def cover_reference(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
 
 
 def cover_torch(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """All faces of a view at once: every pixel within a face's bounding box is a pair to test, the nearest one wins."""
+    """All faces of a view at once: every pixel within a face's bounding box is a pair to test, the
+    nearest one wins.
+    """
     seen = [seen_from(place, faces, cameras[view])[0] for view, place in enumerate(places)]
     return torch.stack(seen).view(-1, cameras.height, cameras.width)
 

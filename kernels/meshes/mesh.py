@@ -12,39 +12,72 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Mesh:
-    """M vertices and F triangles, counter-clockwise seen from outside; same world as `Gaussians` (Y up).
+    """M vertices and F triangles, counter-clockwise seen from outside; same world as `Gaussians` (Y
+    up).
 
     ``training`` is what lets `kernels.run.refine` go on (None for a mesh that was never refined).
+
+    Args:
+        vertices: [M,3] world units
+        faces: [F,3] int64 indices into the vertices
+        colors: [M,3] sRGB 0..1
+        uvs: [M,2] 0..1, right and down from the texture's first texel, as in glTF
+        texture: [H,W,3] sRGB 0..1, the first row on top
+        normal_map: [H,W,3] 0..1, 0.5 + half of a normal as in glTF: right along u, up, out
     """
 
-    vertices: Tensor  # [M,3] world units
-    faces: Tensor  # [F,3] int64 indices into the vertices
-    colors: Tensor  # [M,3] sRGB 0..1
-    uvs: Tensor | None = None  # [M,2] 0..1, right and down from the texture's first texel, as in glTF
-    texture: Tensor | None = None  # [H,W,3] sRGB 0..1, the first row on top
-    normal_map: Tensor | None = None  # [H,W,3] 0..1, 0.5 + half of a normal as in glTF: right along u, up, out
+    vertices: Tensor
+    faces: Tensor
+    colors: Tensor
+    uvs: Tensor | None = None
+    texture: Tensor | None = None
+    normal_map: Tensor | None = None
     training: Any = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Mesh:
         """A new mesh with ``function`` of every tensor it has; training state is dropped."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "training"}
-        return Mesh(**{name: function(value) for name, value in values.items() if value is not None})
+        values = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name != "training"
+        }
+        return Mesh(
+            **{name: function(value) for name, value in values.items() if value is not None}
+        )
 
     def check(self, name: str = "mesh") -> Mesh:
         """Return self, or raise ValueError that names what is wrong."""
-        if self.vertices.dim() != 2 or self.vertices.shape[1] != 3 or self.colors.shape != self.vertices.shape:
+        if (
+            self.vertices.dim() != 2
+            or self.vertices.shape[1] != 3
+            or self.colors.shape != self.vertices.shape
+        ):
             shapes = f"{tuple(self.vertices.shape)} and {tuple(self.colors.shape)}"
-            raise ValueError(f"{name}: vertices and colours have shapes {shapes}, expected (M, 3) for both.")
+            raise ValueError(
+                f"{name}: vertices and colours have shapes {shapes}, expected (M, 3) for both."
+            )
         if self.faces.dim() != 2 or self.faces.shape[1] != 3 or len(self.faces) == 0:
             raise ValueError(
-                f"{name}: faces have shape {tuple(self.faces.shape)}, expected (F, 3) with at least 1 face."
+                f"{name}: faces have shape {tuple(self.faces.shape)}, expected (F, 3) with at least"
+                " 1 face."
             )
-        if self.faces.is_floating_point() or int(self.faces.min()) < 0 or int(self.faces.max()) >= len(self.vertices):
-            raise ValueError(f"{name}: faces must be whole numbers within 0..{len(self.vertices) - 1}.")
+        if (
+            self.faces.is_floating_point()
+            or int(self.faces.min()) < 0
+            or int(self.faces.max()) >= len(self.vertices)
+        ):
+            raise ValueError(
+                f"{name}: faces must be whole numbers within 0..{len(self.vertices) - 1}."
+            )
         if not bool(torch.isfinite(self.vertices).all() and torch.isfinite(self.colors).all()):
-            raise ValueError(f"{name} holds vertices or colours that are NaN or infinite; remove them first.")
+            raise ValueError(
+                f"{name} holds vertices or colours that are NaN or infinite; remove them first."
+            )
         if self.uvs is not None and self.uvs.shape != (len(self.vertices), 2):
-            raise ValueError(f"{name}: uvs have shape {tuple(self.uvs.shape)}, expected ({len(self.vertices)}, 2).")
+            raise ValueError(
+                f"{name}: uvs have shape {tuple(self.uvs.shape)}, expected"
+                f" ({len(self.vertices)}, 2)."
+            )
         for layer, value in (("texture", self.texture), ("normal map", self.normal_map)):
             if value is not None and (self.uvs is None or value.dim() != 3 or value.shape[2] != 3):
                 given = f"{tuple(value.shape)} {'without' if self.uvs is None else 'with'} uvs"
@@ -62,7 +95,8 @@ class Mesh:
         return 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
 
     @property
-    def vertex_normals(self) -> Tensor:  # [M,3] unit length, weighted by face area; smooth across a texture's seams
+    # [M,3] unit length, weighted by face area; smooth across a texture's seams
+    def vertex_normals(self) -> Tensor:
         a, b, c = self.vertices[self.faces].unbind(1)
         normals = torch.linalg.cross(b - a, c - a)
         total = torch.zeros_like(self.vertices)
@@ -76,8 +110,14 @@ class Mesh:
 
 @dataclass(frozen=True)
 class Points:
-    """A point cloud; same world as `Mesh`."""
+    """A point cloud; same world as `Mesh`.
 
-    points: Tensor  # [N,3] world units
-    colors: Tensor  # [N,3] sRGB 0..1
-    normals: Tensor | None = None  # [N,3] unit length
+    Args:
+        points: [N,3] world units
+        colors: [N,3] sRGB 0..1
+        normals: [N,3] unit length
+    """
+
+    points: Tensor
+    colors: Tensor
+    normals: Tensor | None = None

@@ -1,4 +1,6 @@
-"""Triangles to pixels in plain torch: for texture atlases, and for pictures of a mesh that show what is in front."""
+"""Triangles to pixels in plain torch: for texture atlases, and for pictures of a mesh that show
+what is in front.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +15,15 @@ AT_ONCE = 2_000_000  # candidate pixels; keeps a batch's tensors below some 300 
 NEAR = 1e-3  # world units before a camera; triangles that reach behind it are not drawn
 
 
-def cover(triangles: Tensor, width: int, height: int, slack: float = 0.0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Pixels whose centres lie in triangles, in batches of (triangle [K], pixel [K], barycentric weights [K,3]).
+def cover(
+    triangles: Tensor, width: int, height: int, slack: float = 0.0
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Pixels whose centres lie in triangles, in batches of (triangle [K], pixel [K], barycentric
+    weights [K,3]).
 
-    triangles [F,3,2] in pixels, x right and y down, pixel centres at +0.5, either winding; pixel is row * width +
-    column. ``slack``: weights down to -slack count as inside. Triangles without area cover nothing.
+    triangles [F,3,2] in pixels, x right and y down, pixel centres at +0.5, either winding; pixel is
+    row * width + column. ``slack``: weights down to -slack count as inside. Triangles without area
+    cover nothing.
     """
     low = torch.ceil(triangles.amin(1) - 0.5 - slack).clamp_min(0).long()
     last = triangles.new_tensor([width - 1, height - 1])
@@ -26,7 +32,9 @@ def cover(triangles: Tensor, width: int, height: int, slack: float = 0.0) -> Ite
     counts = spans.prod(-1)
     faces = torch.nonzero(counts)[:, 0]
     batches = (counts[faces].cumsum(0) - 1) // AT_ONCE
-    for part in torch.split(faces, torch.unique_consecutive(batches, return_counts=True)[1].tolist()):
+    for part in torch.split(
+        faces, torch.unique_consecutive(batches, return_counts=True)[1].tolist()
+    ):
         number = counts[part]
         index = torch.repeat_interleave(torch.arange(len(part), device=part.device), number)
         offset = torch.arange(len(index), device=part.device) - (number.cumsum(0) - number)[index]
@@ -43,10 +51,11 @@ def cover(triangles: Tensor, width: int, height: int, slack: float = 0.0) -> Ite
 
 
 def first_seen(vertices: Tensor, faces: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """What is in front in every pixel: triangle [V,H,W] (-1: none), weights [V,H,W,3], depth [V,H,W] (inf: none).
+    """What is in front in every pixel: triangle [V,H,W] (-1: none), weights [V,H,W,3], depth
+    [V,H,W] (inf: none).
 
-    vertices [M,3] world units, faces [F,3]; the weights are of the triangle's corners, correct in perspective; depth
-    is the distance along the optical axis. Both sides of a triangle are seen.
+    vertices [M,3] world units, faces [F,3]; the weights are of the triangle's corners, correct in
+    perspective; depth is the distance along the optical axis. Both sides of a triangle are seen.
     """
     places = [vertices @ m[:3, :3].T + m[:3, 3] for m in cameras.viewmats]
     parts = [seen_from(place, faces, cameras[view]) for view, place in enumerate(places)]
@@ -56,10 +65,14 @@ def first_seen(vertices: Tensor, faces: Tensor, cameras: Cameras) -> tuple[Tenso
 
 
 def seen_from(places: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """`first_seen` of one camera, flat over its pixels, for vertices ``places`` [M,3] in camera space."""
+    """`first_seen` of one camera, flat over its pixels, for vertices ``places`` [M,3] in camera
+    space.
+    """
     z = places[:, 2]
     intrinsics = camera.intrinsics[0]
-    pixels = places[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+    pixels = (
+        places[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+    )
     faces_before = torch.nonzero((z[faces] >= NEAR).all(-1))[:, 0]
     inverse = 1 / z.clamp_min(NEAR)
     size = camera.width * camera.height
@@ -77,7 +90,8 @@ def seen_from(places: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor, T
         face, pixel, shares, distance = (torch.cat(layer) for layer in zip(*found, strict=True))
         front = distance <= depth[pixel]
         face, pixel, shares = face[front], pixel[front], shares[front]
-        triangle = triangle.scatter_reduce(0, pixel, face, "amax")  # one of those at equal depth, always the same
+        # one of those at equal depth, always the same
+        triangle = triangle.scatter_reduce(0, pixel, face, "amax")
         chosen = triangle[pixel] == face
         result[pixel[chosen]] = shares[chosen]
     return triangle, result, depth

@@ -1,9 +1,11 @@
-"""One function that renders a triangle mesh differentiably, under the interface of the splats' rasterizer.
+"""One function that renders a triangle mesh differentiably, under the interface of the splats'
+rasterizer.
 
-Which triangle a pixel shows is found without gradient (`coverage`). What it shows there, and how far a silhouette
-reaches into the pixel beside it, is computed again from the corners, so that pictures pull at them: inside a triangle
-through the barycentric coordinates, at silhouettes through the blend of neighbouring pixels (Laine et al. 2020,
-"Modular Primitives for High-Performance Differentiable Rendering", section 3.6).
+Which triangle a pixel shows is found without gradient (`coverage`). What it shows there, and how
+far a silhouette reaches into the pixel beside it, is computed again from the corners, so that
+pictures pull at them: inside a triangle through the barycentric coordinates, at silhouettes through
+the blend of neighbouring pixels (Laine et al. 2020, "Modular Primitives for High-Performance
+Differentiable Rendering", section 3.6).
 """
 
 from __future__ import annotations
@@ -25,12 +27,20 @@ SLACK = 0.02  # share of the distance by which depths may differ and still be on
 
 @dataclass(frozen=True)
 class MeshRendering:
-    """V pictures of a mesh, differentiable with respect to its vertices and its colours or texture."""
+    """V pictures of a mesh, differentiable with respect to its vertices and its colours or texture.
 
-    color: Tensor  # [V,H,W,3] composited on the background, silhouettes antialiased
-    alpha: Tensor  # [V,H,W,1] 0..1, antialiased
-    depth: Tensor  # [V,H,W,1] distance along the optical axis, world units; 0 where there is nothing
-    normal: Tensor  # [V,H,W,3] unit length in world space, smooth over the faces; 0 where there is nothing
+    Args:
+        color: [V,H,W,3] composited on the background, silhouettes antialiased
+        alpha: [V,H,W,1] 0..1, antialiased
+        depth: [V,H,W,1] distance along the optical axis, world units; 0 where there is nothing
+        normal: [V,H,W,3] unit length in world space, smooth over the faces; 0 where there is
+            nothing
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
 
 
 def render_mesh(
@@ -41,19 +51,24 @@ def render_mesh(
     antialias: bool = True,
     edges: tuple[Tensor, Tensor] | None = None,
 ) -> MeshRendering:
-    """Render the mesh, unlit and from both sides, from every camera; in the colours of its texture where it has one.
+    """Render the mesh, unlit and from both sides, from every camera; in the colours of its texture
+    where it has one.
 
-    ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``backend`` finds the triangles: one of
-    `coverage.BACKENDS`. ``edges``: what `edges_of` says of the faces, where it is known already. Triangles that reach
-    behind a camera are left out. Raises ValueError for tensors, backgrounds, devices or backend names that do not fit
-    together.
+    ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``backend`` finds the
+    triangles: one of `coverage.BACKENDS`. ``edges``: what `edges_of` says of the faces, where it is
+    known already. Triangles that reach behind a camera are left out. Raises ValueError for tensors,
+    backgrounds, devices or backend names that do not fit together.
     """
     if cameras.viewmats.device != mesh.vertices.device:
         raise ValueError(
-            f"cameras are on {cameras.viewmats.device}, the mesh on {mesh.vertices.device}; use cameras.to(...) first."
+            f"cameras are on {cameras.viewmats.device}, the mesh on {mesh.vertices.device}; use"
+            " cameras.to(...) first."
         )
     backdrop = background_rows(background, mesh.vertices, len(cameras))
-    rotation, shift = cameras.viewmats[:, :3, :3].to(mesh.vertices), cameras.viewmats[:, None, :3, 3].to(mesh.vertices)
+    rotation, shift = (
+        cameras.viewmats[:, :3, :3].to(mesh.vertices),
+        cameras.viewmats[:, None, :3, 3].to(mesh.vertices),
+    )
     places = mesh.vertices @ rotation.transpose(1, 2) + shift  # [V,M,3] in camera space
     with torch.no_grad():
         face = cover(places.detach(), mesh.faces, cameras, backend)  # [V,H,W]
@@ -81,7 +96,12 @@ def render_mesh(
     if antialias:
         shown_at = torch.where(face >= 0, depth.detach()[..., 0], torch.inf)
         blended = smooth_silhouettes(
-            torch.cat([color, alpha], -1), shown_at, places, edges or edges_of(mesh.faces), mesh, cameras
+            torch.cat([color, alpha], -1),
+            shown_at,
+            places,
+            edges or edges_of(mesh.faces),
+            mesh,
+            cameras,
         )
         color, alpha = blended[..., :3], blended[..., 3:]
     return MeshRendering(color, alpha, depth, normal)
@@ -89,7 +109,8 @@ def render_mesh(
 
 @torch.no_grad()
 def depth_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str = "auto") -> Tensor:
-    """The depth [V,H,W] of what is in front, along the optical axis, world units; inf where there is nothing.
+    """The depth [V,H,W] of what is in front, along the optical axis, world units; inf where there
+    is nothing.
 
     vertices [M,3] world units, faces [F,3]; ``backend`` as for `render_mesh`.
     """
@@ -112,20 +133,27 @@ def pixel_rays(cameras: Cameras, views: Tensor, rows: Tensor, columns: Tensor) -
 
 
 def barycentric(rays: Tensor, corners: Tensor) -> Tensor:
-    """Weights [P,3] of the corners [P,3,3] (camera space) where rays [P,3] from the origin meet their plane.
+    """Weights [P,3] of the corners [P,3,3] (camera space) where rays [P,3] from the origin meet
+    their plane.
 
     The ray is a positive multiple of sum w_i corner_i with w_i = ray . (corner_j x corner_k).
     """
     a, b, c = corners.unbind(1)
-    raw = torch.stack([(rays * torch.linalg.cross(p, q)).sum(-1) for p, q in ((b, c), (c, a), (a, b))], -1)
+    raw = torch.stack(
+        [(rays * torch.linalg.cross(p, q)).sum(-1) for p, q in ((b, c), (c, a), (a, b))], -1
+    )
     total = raw.sum(-1, keepdim=True)
     return raw / torch.where(total.abs() < 1e-12, 1e-12, total)
 
 
 def edges_of(faces: Tensor) -> tuple[Tensor, Tensor]:
-    """The edges [E,2] as vertices, the faces [E,2] on their two sides; -1 at borders or where more than two meet."""
+    """The edges [E,2] as vertices, the faces [E,2] on their two sides; -1 at borders or where more
+    than two meet.
+    """
     sides = torch.stack([faces, faces.roll(-1, 1)], -1).view(-1, 2).sort(-1).values
-    keys, number, count = torch.unique(sides[:, 0] * 2**31 + sides[:, 1], return_inverse=True, return_counts=True)
+    keys, number, count = torch.unique(
+        sides[:, 0] * 2**31 + sides[:, 1], return_inverse=True, return_counts=True
+    )
     edges = torch.stack([keys // 2**31, keys % 2**31], -1)
     owner = torch.arange(len(faces), device=faces.device).repeat_interleave(3)
     first = torch.full_like(count, len(faces)).scatter_reduce(0, number, owner, "amin")
@@ -134,19 +162,28 @@ def edges_of(faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smooth_silhouettes(
-    picture: Tensor, depth: Tensor, places: Tensor, known: tuple[Tensor, Tensor], mesh: Mesh, cameras: Cameras
+    picture: Tensor,
+    depth: Tensor,
+    places: Tensor,
+    known: tuple[Tensor, Tensor],
+    mesh: Mesh,
+    cameras: Cameras,
 ) -> Tensor:
     """[V,H,W,C] with neighbouring pixels blended where a silhouette passes between their centres.
 
-    Silhouettes are the edges between a face that shows its front and one that shows its back. Where one crosses the
-    line between the centres of two neighbours, in front of what the farther one shows, its place there says how far
-    the nearer surface reaches, and by that share one of the two takes of the other. Edges are followed, not the faces
-    that pixels show: those may be smaller than a pixel. depth [V,H,W] (inf: nothing), places [V,M,3] in camera space.
+    Silhouettes are the edges between a face that shows its front and one that shows its back. Where
+    one crosses the line between the centres of two neighbours, in front of what the farther one
+    shows, its place there says how far the nearer surface reaches, and by that share one of the two
+    takes of the other. Edges are followed, not the faces that pixels show: those may be smaller
+    than a pixel. depth [V,H,W] (inf: nothing), places [V,M,3] in camera space.
     """
     edges, beside = known
     with torch.no_grad():
         corners = places[:, mesh.faces]  # [V,F,3,3]
-        front = (corners[..., 0, :] * torch.linalg.cross(corners[..., 1, :], corners[..., 2, :])).sum(-1) > 0  # [V,F]
+        # [V,F]
+        front = (
+            corners[..., 0, :] * torch.linalg.cross(corners[..., 1, :], corners[..., 2, :])
+        ).sum(-1) > 0
         turns = (front[:, beside[:, 0]] != front[:, beside[:, 1].clamp_min(0)]) | (beside[:, 1] < 0)
         ahead = places[..., 2][:, edges].amin(-1) > NEAR
         views, lines = (turns & ahead).nonzero(as_tuple=True)  # [S]
@@ -155,12 +192,15 @@ def smooth_silhouettes(
     run = (ends.detach()[:, 1] - ends.detach()[:, 0]).abs()
     steep = run[:, 1] >= run[:, 0]
     result = picture
-    for axis, mine in ((0, steep), (1, ~steep)):  # between neighbours in a row for steep edges, else in a column
+    # between neighbours in a row for steep edges, else in a column
+    for axis, mine in ((0, steep), (1, ~steep)):
         result = result + _exchange(picture, depth, views[mine], ends[mine], distances[mine], axis)
     return result
 
 
-def _exchange(picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, distances: Tensor, axis: int) -> Tensor:
+def _exchange(
+    picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, distances: Tensor, axis: int
+) -> Tensor:
     """What pixels take of their neighbours along ``axis`` (0: x, 1: y), [V,H,W,C]."""
     height, width = depth.shape[1:]
     lanes, length = (height, width) if axis == 0 else (width, height)
@@ -170,11 +210,16 @@ def _exchange(picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, dista
         high = (across.amax(-1) - 0.5).floor().clamp(-1, lanes - 1).long()
         counts = (high - low + 1).clamp_min(0)
         edge = torch.arange(len(ends), device=ends.device).repeat_interleave(counts)
-        lane = low[edge] + torch.arange(len(edge), device=ends.device) - (counts.cumsum(0) - counts)[edge]
+        lane = (
+            low[edge]
+            + torch.arange(len(edge), device=ends.device)
+            - (counts.cumsum(0) - counts)[edge]
+        )
     begin, end = ends[edge].unbind(1)  # [K,2]
     rise = end[:, 1 - axis] - begin[:, 1 - axis]
     share = (lane + 0.5 - begin[:, 1 - axis]) / torch.where(rise.abs() < 1e-9, 1e-9, rise)
-    place = begin[:, axis] + share * (end[:, axis] - begin[:, axis]) - 0.5  # in pixels from the first centre
+    # in pixels from the first centre
+    place = begin[:, axis] + share * (end[:, axis] - begin[:, axis]) - 0.5
     with torch.no_grad():
         first = place.floor().long()
         z = distances[edge, 0] + share * (distances[edge, 1] - distances[edge, 0])
@@ -182,10 +227,15 @@ def _exchange(picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, dista
         first = first.clamp(0, length - 2)
 
         def at(step: int) -> tuple[Tensor, Tensor, Tensor]:
-            return (views[edge], lane, first + step) if axis == 0 else (views[edge], first + step, lane)
+            return (
+                (views[edge], lane, first + step)
+                if axis == 0
+                else (views[edge], first + step, lane)
+            )
 
         one, two = depth[at(0)], depth[at(1)]
-        # An edge belongs to the nearer surface where it lies about as deep; behind it the farther one begins.
+        # An edge belongs to the nearer surface where it lies about as deep; behind it the farther
+        # one begins.
         nearer, farther = torch.minimum(one, two), torch.maximum(one, two)
         usable = inside & nearer.isfinite() & (z < nearer + SLACK * z) & (farther > z + SLACK * z)
         reach = torch.where(one <= two, place - first, first + 1 - place).clamp(0, 1)
@@ -193,22 +243,35 @@ def _exchange(picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, dista
         kept = _outermost(pair, torch.where(usable, reach, -1.0), len(depth) * lanes * length)
     if len(kept) == 0:
         return torch.zeros_like(picture)
-    here, there, is_first = [i[kept] for i in at(0)], [i[kept] for i in at(1)], (one <= two)[kept][:, None]
-    reach = torch.where(is_first[:, 0], place[kept] - first[kept], first[kept] + 1 - place[kept])[:, None]
+    here, there, is_first = (
+        [i[kept] for i in at(0)],
+        [i[kept] for i in at(1)],
+        (one <= two)[kept][:, None],
+    )
+    reach = torch.where(is_first[:, 0], place[kept] - first[kept], first[kept] + 1 - place[kept])[
+        :, None
+    ]
     left, right = picture[tuple(here)], picture[tuple(there)]
     difference = torch.where(is_first, left - right, right - left)  # nearer minus farther
-    spill = (reach - 0.5).clamp_min(0) * difference  # what the farther pixel shows of the nearer surface
+    # what the farther pixel shows of the nearer surface
+    spill = (reach - 0.5).clamp_min(0) * difference
     lack = (reach - 0.5).clamp_max(0) * difference  # and the nearer pixel of the farther one
-    change = torch.zeros_like(picture).index_put(tuple(here), torch.where(is_first, lack, spill), accumulate=True)
+    change = torch.zeros_like(picture).index_put(
+        tuple(here), torch.where(is_first, lack, spill), accumulate=True
+    )
     return change.index_put(tuple(there), torch.where(is_first, spill, lack), accumulate=True)
 
 
 def _outermost(pair: Tensor, reach: Tensor, count: int) -> Tensor:
-    """Of the crossings between each two neighbours the one of the largest reach; those below 0 do not count."""
+    """Of the crossings between each two neighbours the one of the largest reach; those below 0 do
+    not count.
+    """
     largest = reach.new_full((count,), -1.0).scatter_reduce(0, pair, reach, "amax")
     best = (reach >= 0) & (reach == largest[pair])
     index = torch.arange(len(pair), device=pair.device)
-    first = torch.full((count,), len(pair), device=pair.device).scatter_reduce(0, pair[best], index[best], "amin")
+    first = torch.full((count,), len(pair), device=pair.device).scatter_reduce(
+        0, pair[best], index[best], "amin"
+    )
     return index[best & (first[pair] == index)]
 
 

@@ -1,5 +1,5 @@
-"""Steps on a mesh's vertices that bend the surface (Nicolet, Jacobson and Jakob 2021, "Large Steps in Inverse
-Rendering of Geometry")."""
+"""Steps on a mesh's vertices that bend the surface (Nicolet, Jacobson and Jakob 2021, "Large Steps
+in Inverse Rendering of Geometry")."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
-TOLERANCE = 1e-6  # share of what is to be smoothed by which the iteration may miss the exact solution
+# share of what is to be smoothed by which the iteration may miss the exact solution
+TOLERANCE = 1e-6
 
 
 class Smoothing:
-    """x = (1 + s L)^-1 u with the mesh's Laplacian L: a step on u moves neighbours together, so that a silhouette's
-    pull bends the surface instead of tearing single vertices out of it. edges [E,2], M vertices, s the strength.
+    """x = (1 + s L)^-1 u with the mesh's Laplacian L: a step on u moves neighbours together, so
+    that a silhouette's pull bends the surface instead of tearing single vertices out of it. edges
+    [E,2], M vertices, s the strength.
 
-    On the CPU by a factorisation, made once; elsewhere by `chebyshev`, so that nothing waits for the CPU.
+    On the CPU by a factorisation, made once; elsewhere by `chebyshev`, so that nothing waits for
+    the CPU.
     """
 
     def __init__(self, edges: Tensor, count: int, strength: float) -> None:
@@ -52,12 +55,16 @@ class _Solve(torch.autograd.Function):
         return ctx.smoothing.solve(gradient), None
 
 
-def chebyshev(matrix: Tensor, right: Tensor, largest: float, tolerance: float = TOLERANCE) -> Tensor:
-    """matrix^-1 ``right`` [M,K] for a sparse symmetric matrix [M,M] with eigenvalues within 1..``largest``.
+def chebyshev(
+    matrix: Tensor, right: Tensor, largest: float, tolerance: float = TOLERANCE
+) -> Tensor:
+    """matrix^-1 ``right`` [M,K] for a sparse symmetric matrix [M,M] with eigenvalues within
+    1..``largest``.
 
-    Chebyshev's iteration (Saad 2003, "Iterative Methods for Sparse Linear Systems", algorithm 12.1): the number of
-    rounds follows from the range, and no round asks for a number on the host, as the inner products of conjugate
-    gradients would before they could stop. A polynomial of the matrix, so as symmetric as its inverse.
+    Chebyshev's iteration (Saad 2003, "Iterative Methods for Sparse Linear Systems", algorithm
+    12.1): the number of rounds follows from the range, and no round asks for a number on the host,
+    as the inner products of conjugate gradients would before they could stop. A polynomial of the
+    matrix, so as symmetric as its inverse.
     """
     middle, half = (largest + 1) / 2, (largest - 1) / 2
     if half <= 0:
@@ -81,8 +88,11 @@ def _matrix(edges: Tensor, count: int, strength: float) -> tuple[Tensor, float]:
     index = torch.arange(count, device=edges.device)
     places = torch.cat([edges.T, edges.flip(1).T, index.repeat(2, 1)], 1)
     values = torch.cat([degree.new_full((2 * len(edges),), -strength), 1 + strength * degree])
-    matrix = torch.sparse_coo_tensor(places, values, (count, count), check_invariants=False).coalesce()
-    # Anderson and Morley 1985: no eigenvalue of a graph's Laplacian is above the largest sum of an edge's two degrees.
+    matrix = torch.sparse_coo_tensor(
+        places, values, (count, count), check_invariants=False
+    ).coalesce()
+    # Anderson and Morley 1985: no eigenvalue of a graph's Laplacian is above the largest sum of an
+    # edge's two degrees.
     most = float(degree[edges].sum(1).max()) if len(edges) else 0.0
     return matrix, 1 + strength * most
 

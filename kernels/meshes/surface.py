@@ -1,10 +1,11 @@
 """From Gaussians to a closed, coloured mesh: render depth all around, fuse it, take the zero level.
 
-Silhouettes and colours are those of the cloud itself. The depth is that of a cloud made nearly opaque and slightly
-larger: where light leaks between Gaussians the expected depth lies somewhere between front and back, and a few such
-pixels drill tunnels into the fused volume (on a sphere of 5000 random Gaussians the Euler number is about -1000
-without it, and 2 with it). Rendered depth is that of the Gaussians' centres; the surface is most of a standard
-deviation nearer, about where the silhouettes put it too.
+Silhouettes and colours are those of the cloud itself. The depth is that of a cloud made nearly
+opaque and slightly larger: where light leaks between Gaussians the expected depth lies somewhere
+between front and back, and a few such pixels drill tunnels into the fused volume (on a sphere of
+5000 random Gaussians the Euler number is about -1000 without it, and 2 with it). Rendered depth is
+that of the Gaussians' centres; the surface is most of a standard deviation nearer, about where the
+silhouettes put it too.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from .tsdf import FREE, blur, fuse
 
 SOLID = 0.95  # opacity, for the depth, of the cloud's typical Gaussian
 SHARPEN_MIN = 4  # for the depth, every Gaussian counts as if at least so many were in its place
-NEARER = 0.75  # standard deviations from a Gaussian's centre to the surface; measured on shells and filled bodies
+# standard deviations from a Gaussian's centre to the surface; measured on shells and filled bodies
+NEARER = 0.75
 PIXELS = 4  # per standard deviation; a finer picture shows nothing more
 ENLARGE = 1.2  # factor on the scales, for the depth
 TRUNCATION = 3  # voxels; less leaves steps, more inflates thin parts
@@ -50,14 +52,16 @@ def extract_surface(
     component_share: float = 0.02,
     render_backend: str = "auto",
 ) -> Mesh:
-    """The surface of the cloud as a mesh with vertex colours, facing outward, closed unless decimated; on the CPU.
+    """The surface of the cloud as a mesh with vertex colours, facing outward, closed unless
+    decimated; on the CPU.
 
-    ``resolution``: grid points along the longest side. ``views``: renders all around, of ``image_size`` pixels (0: one
-    or two per grid point, as fine as the Gaussians are). ``alpha_min``: a pixel more opaque than this shows the
-    object, but never more than half of the highest opacity.
-    ``smoothing``: rounds of Taubin smoothing. ``faces``: about so many triangles (0: all; needs
-    fast-simplification). ``component_share``: pieces with less than this share of the largest one's area are dropped.
-    Raises ValueError for settings out of range and for a cloud that shows no surface.
+    ``resolution``: grid points along the longest side. ``views``: renders all around, of
+    ``image_size`` pixels (0: one or two per grid point, as fine as the Gaussians are).
+    ``alpha_min``: a pixel more opaque than this shows the object, but never more than half of the
+    highest opacity. ``smoothing``: rounds of Taubin smoothing. ``faces``: about so many triangles
+    (0: all; needs fast-simplification). ``component_share``: pieces with less than this share of
+    the largest one's area are dropped. Raises ValueError for settings out of range and for a cloud
+    that shows no surface.
     """
     for name, value, low, high in (
         ("resolution", resolution, 16, 512),
@@ -69,7 +73,9 @@ def extract_surface(
         ("component_share", component_share, 0, 1),
     ):
         if not low <= value <= high:
-            raise ValueError(f"Extract surface: {name} is {value}; choose a value within {low}..{high}.")
+            raise ValueError(
+                f"Extract surface: {name} is {value}; choose a value within {low}..{high}."
+            )
     cloud = nearby(gaussians.check().map(lambda v: v.detach().float()))
     middle, half, radius = _extent(cloud)
     voxel = 2 * half / (resolution - 1)
@@ -82,10 +88,11 @@ def extract_surface(
         densest = float(alpha.max())
         if densest < FAINT:
             raise ValueError(
-                f"Extract surface: the cloud shows no surface: seen from {views} sides, it is at most "
-                f"{densest:.2f} opaque, and {FAINT:g} is needed. {CURE}"
+                f"Extract surface: the cloud shows no surface: seen from {views} sides, it is at"
+                f" most {densest:.2f} opaque, and {FAINT:g} is needed. {CURE}"
             )
-        alpha_min = min(alpha_min, 0.5 * densest)  # of a run stopped early, its denser half is better than nothing
+        # of a run stopped early, its denser half is better than nothing
+        alpha_min = min(alpha_min, 0.5 * densest)
         free = torch.where(alpha > alpha_min, depth, FREE)
         grid = fuse(free, cameras, middle - half, voxel, resolution, TRUNCATION * voxel)
         vertices, triangles = _zero_level(blur(grid).cpu(), (middle - half).cpu(), voxel)
@@ -97,14 +104,17 @@ def extract_surface(
             vertices, triangles = decimate(vertices, triangles, faces)
         mesh = Mesh(vertices, triangles, torch.zeros_like(vertices))
         places, normals = vertices.to(cloud.device), mesh.vertex_normals.to(cloud.device)
-        # Not the depth that was fused: a soft cloud's lies up to a few voxels off the surface that all views agree on.
+        # Not the depth that was fused: a soft cloud's lies up to a few voxels off the surface that
+        # all views agree on.
         front = before_edges(depth_of(places, triangles.to(cloud.device), cameras))
         colors = bake_colors(places, normals, cameras, color, alpha, front, SEEN * voxel, alpha_min)
     return replace(mesh, colors=colors.cpu())
 
 
 def nearby(cloud: Gaussians) -> Gaussians:
-    """The cloud without Gaussians far away from the rest, which would take the grid's resolution."""
+    """The cloud without Gaussians far away from the rest, which would take the grid's
+    resolution.
+    """
     weights = cloud.opacities / cloud.opacities.sum().clamp_min(1e-9)
     radii = (cloud.means - (weights[:, None] * cloud.means).sum(0)).norm(dim=-1)
     limit = STRAY * (weights * radii.square()).sum().sqrt() + cloud.scales.amax(-1)
@@ -112,10 +122,15 @@ def nearby(cloud: Gaussians) -> Gaussians:
 
 
 def _extent(cloud: Gaussians) -> tuple[Tensor, float, float]:
-    """Centre [3], half the side of a cube and radius of a ball around it that hold everything to be seen."""
+    """Centre [3], half the side of a cube and radius of a ball around it that hold everything to be
+    seen.
+    """
     faint = min(0.1, 0.5 * float(cloud.opacities.max()))
     # How far from its centre each one is more opaque than that; large hazy ones do not count.
-    reach = cloud.scales.amax(-1) * (2 * (cloud.opacities / faint).clamp_min(1e-9).log()).clamp_min(0).sqrt()
+    reach = (
+        cloud.scales.amax(-1)
+        * (2 * (cloud.opacities / faint).clamp_min(1e-9).log()).clamp_min(0).sqrt()
+    )
     means, reach = cloud.means[reach > 0], reach[reach > 0, None]
     low, high = (means - reach).amin(0), (means + reach).amax(0)
     middle = (low + high) / 2
@@ -126,7 +141,12 @@ def _extent(cloud: Gaussians) -> tuple[Tensor, float, float]:
 def _size(cloud: Gaussians, distance: float, resolution: int) -> int:
     """Pixels that resolve the finer quarter of the Gaussians."""
     sigma = float(torch.quantile(cloud.log_scales.mean(-1)[:10_000_000], 0.25).exp())
-    return int(min(max(PIXELS * 2 * math.tan(math.radians(FOV / 2)) * distance / sigma, resolution), 2 * resolution))
+    return int(
+        min(
+            max(PIXELS * 2 * math.tan(math.radians(FOV / 2)) * distance / sigma, resolution),
+            2 * resolution,
+        )
+    )
 
 
 def _pictures(cloud: Gaussians, cameras: Cameras, backend: str) -> tuple[Tensor, Tensor, Tensor]:
@@ -144,7 +164,9 @@ def _pictures(cloud: Gaussians, cameras: Cameras, backend: str) -> tuple[Tensor,
 
 
 def _solid(cloud: Gaussians) -> Gaussians:
-    """The cloud nearly opaque and slightly larger; its colour is the distance from centre to surface."""
+    """The cloud nearly opaque and slightly larger; its colour is the distance from centre to
+    surface.
+    """
     opacities = cloud.opacities.clamp_max(0.999)
     typical = float(opacities.square().sum() / opacities.sum().clamp_min(1e-9))
     times = max(SHARPEN_MIN, math.log1p(-SOLID) / math.log1p(-max(typical, 1e-4)))
@@ -161,10 +183,14 @@ def _solid(cloud: Gaussians) -> Gaussians:
 
 
 def _zero_level(grid: Tensor, low: Tensor, voxel: float) -> tuple[Tensor, Tensor]:
-    """Vertices [M,3] and faces [F,3] facing outward; closed, as a layer of free space surrounds the grid."""
+    """Vertices [M,3] and faces [F,3] facing outward; closed, as a layer of free space surrounds the
+    grid.
+    """
     padded = torch.nn.functional.pad(grid, (1, 1, 1, 1, 1, 1), value=1.0)
     if not bool((padded < 0).any()):
-        raise ValueError(f"Extract surface: the views of the cloud do not agree on any volume. {CURE}")
+        raise ValueError(
+            f"Extract surface: the views of the cloud do not agree on any volume. {CURE}"
+        )
     vertices, faces, _, _ = marching_cubes(padded.numpy(), 0.0)
     places = low + voxel * (torch.from_numpy(vertices.copy()) - 1)
     return places, torch.from_numpy(faces.astype("int64"))

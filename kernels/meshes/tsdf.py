@@ -7,18 +7,23 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 
-FREE = 1e6  # world units; depth of a pixel that shows nothing: all of its line of sight is free space
+# world units; depth of a pixel that shows nothing: all of its line of sight is free space
+FREE = 1e6
 VIEWS_AT_ONCE = 8  # keeps a CPU's working set in its cache
 
 
-def fuse(depth: Tensor, cameras: Cameras, low: Tensor, voxel: float, resolution: int, truncation: float) -> Tensor:
-    """Mean signed distance at the points of a grid, in units of ``truncation``, 1 outside to -1 inside.
+def fuse(
+    depth: Tensor, cameras: Cameras, low: Tensor, voxel: float, resolution: int, truncation: float
+) -> Tensor:
+    """Mean signed distance at the points of a grid, in units of ``truncation``, 1 outside to -1
+    inside.
 
-    depth [V,H,W] world units along the optical axis, FREE where nothing is seen; ``low`` [3] the grid's first point,
-    ``voxel`` its step and ``truncation`` in world units. Returns [R,R,R] (x, y, z). Each view says (depth - z) /
-    truncation, at most 1. The further a point lies behind what a view sees, the less the view counts, and not at all
-    beyond the truncation: the far side of a thin wall is left to the views from there. What no view sees is inside
-    (-1), which closes the surface.
+    depth [V,H,W] world units along the optical axis, FREE where nothing is seen; ``low`` [3] the
+    grid's first point, ``voxel`` its step and ``truncation`` in world units. Returns [R,R,R] (x, y,
+    z). Each view says (depth - z) / truncation, at most 1. The further a point lies behind what a
+    view sees, the less the view counts, and not at all beyond the truncation: the far side of a
+    thin wall is left to the views from there. What no view sees is inside (-1), which closes the
+    surface.
     """
     height, width = depth.shape[1:]
     # A border of free space: whatever projects outside the picture is clamped into it.
@@ -52,7 +57,8 @@ def fuse(depth: Tensor, cameras: Cameras, low: Tensor, voxel: float, resolution:
 def blur(grid: Tensor) -> Tensor:
     """The grid [X,Y,Z] after a binomial filter (1 2 1)/4 along each axis.
 
-    Evens out what single pixels did: it closes tunnels one voxel wide, and thin parts come out less inflated.
+    Evens out what single pixels did: it closes tunnels one voxel wide, and thin parts come out less
+    inflated.
     """
     kernel = grid.new_tensor([0.25, 0.5, 0.25])
     result = torch.nn.functional.pad(grid[None, None], (1, 1, 1, 1, 1, 1), mode="replicate")

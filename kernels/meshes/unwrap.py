@@ -9,9 +9,11 @@ import torch
 
 from .mesh import Mesh
 
-PADDING = 4  # between charts, in xatlas' own texels, which are up to a third smaller than the texture's
+# between charts, in xatlas' own texels, which are up to a third smaller than the texture's
+PADDING = 4
 CHART = 1 / 60  # of the surface, at most
-TRIANGLES = 300  # of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 1 s so)
+# of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 1 s so)
+TRIANGLES = 300
 MISSING = "Textures need the package xatlas. Install it with 'pip install xatlas'."
 
 
@@ -27,8 +29,8 @@ def available() -> bool:
 def unwrap(mesh: Mesh, size: int) -> Mesh:
     """The mesh with texture coordinates for a square texture of ``size`` texels, on the CPU.
 
-    Vertices along the seams are doubled, in place and colour the same; triangles and their order stay. Raises
-    ValueError if xatlas is missing or finds no layout.
+    Vertices along the seams are doubled, in place and colour the same; triangles and their order
+    stay. Raises ValueError if xatlas is missing or finds no layout.
     """
     if not available():
         raise ValueError(MISSING)
@@ -45,10 +47,11 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     origin, faces, uvs = atlas.get_mesh(0)
     if atlas.atlas_count < 1 or len(faces) != len(mesh.faces):
         raise ValueError(
-            f"Unwrap: xatlas finds no texture layout for {len(mesh.faces)} triangles at {size} texels. Choose fewer "
-            "faces, or a texture_size of 0 for colours at the vertices."
+            f"Unwrap: xatlas finds no texture layout for {len(mesh.faces)} triangles at {size}"
+            " texels. Choose fewer faces, or a texture_size of 0 for colours at the vertices."
         )
-    # xatlas scales both axes by the atlas' own width and height; a square texture wants the larger for both.
+    # xatlas scales both axes by the atlas' own width and height; a square texture wants the larger
+    # for both.
     extent = torch.tensor([atlas.width, atlas.height], dtype=torch.float32)
     places = torch.from_numpy(np.array(uvs)).float() * extent / extent.max()
     first = torch.from_numpy(origin.astype(np.int64))

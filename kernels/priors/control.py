@@ -1,4 +1,6 @@
-"""Priors that are shown the shape of the renders through a ControlNet (Zhang et al. 2023, arXiv 2302.05543)."""
+"""Priors that are shown the shape of the renders through a ControlNet (Zhang et al. 2023, arXiv
+2302.05543).
+"""
 
 from __future__ import annotations
 
@@ -19,35 +21,59 @@ from .lora import LoraAdapter
 from .seeing import SeeingPrior
 
 WEIGHTS, CONFIGS = {"": "diffusion_pytorch_model"}, {"": "config.json"}
-SAME = ("in_channels", "block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim")
+SAME = (
+    "in_channels",
+    "block_out_channels",
+    "layers_per_block",
+    "down_block_types",
+    "cross_attention_dim",
+)
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What of the renders' shape a control network is shown, and how much it counts."""
+    """What of the renders' shape a control network is shown, and how much it counts.
 
-    shape: str = "depth"  # or "normal": what the network was trained on
-    strength: float = 1.0  # factor on what it adds to the denoiser's features; 0 is the prior without it
-    start: float = 0.0  # share of the schedule, counted from pure noise, from which on it counts
-    end: float = 1.0  # and until which
+    Args:
+        shape: or "normal": what the network was trained on
+        strength: factor on what it adds to the denoiser's features; 0 is the prior without it
+        start: share of the schedule, counted from pure noise, from which on it counts
+        end: and until which
+    """
+
+    shape: str = "depth"
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
 
     def check(self) -> Sight:
         """Itself. Raises ValueError naming the setting, its value, what is allowed and the cure."""
         if self.shape not in SHAPES:
-            raise ValueError(f"Control Prior: shape is {self.shape!r}; choose one of {', '.join(map(repr, SHAPES))}.")
+            raise ValueError(
+                f"Control Prior: shape is {self.shape!r}; choose one of"
+                f" {', '.join(map(repr, SHAPES))}."
+            )
         if not 0 <= self.strength <= 10:
-            raise ValueError(f"Control Prior: strength is {self.strength}; choose a value within 0..10.")
+            raise ValueError(
+                f"Control Prior: strength is {self.strength}; choose a value within 0..10."
+            )
         if not 0 <= self.start <= self.end <= 1:
             raise ValueError(
-                f"Control Prior: start is {self.start} and end {self.end}; choose shares within 0..1, start not above "
-                "end."
+                f"Control Prior: start is {self.start} and end {self.end}; choose shares within"
+                " 0..1, start not above end."
             )
         return self
 
-    def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None, name: str) -> tuple[None, Tensor]:
-        """`SeeingPrior.facts` of a prior called ``name``: no camera, and the hint picture [V,3,H,W]."""
+    def facts(
+        self, cameras: Cameras, alpha: Tensor, depth: Tensor | None, name: str
+    ) -> tuple[None, Tensor]:
+        """`SeeingPrior.facts` of a prior called ``name``: no camera, and the hint picture
+        [V,3,H,W].
+        """
         if depth is None:
-            raise ValueError(f"prior {name!r} is shown the renders' {self.shape}, but they came without depth.")
+            raise ValueError(
+                f"prior {name!r} is shown the renders' {self.shape}, but they came without depth."
+            )
         return None, hint(self.shape, cameras, alpha, depth)
 
     def within(self, t: Tensor, schedule: NoiseSchedule) -> Tensor | None:
@@ -59,11 +85,13 @@ class Sight:
 
 
 def check_single(prior: Prior) -> None:
-    """Raises ValueError for a prior that is told something of the views already: there is one hint for each."""
+    """Raises ValueError for a prior that is told something of the views already: there is one hint
+    for each.
+    """
     if isinstance(prior, SeeingPrior):
         raise ValueError(
-            f"Control Prior: prior {prior.name!r} is told of the views already (a ControlNet, cameras). Link the prior "
-            "as it was loaded."
+            f"Control Prior: prior {prior.name!r} is told of the views already (a ControlNet,"
+            " cameras). Link the prior as it was loaded."
         )
 
 
@@ -71,8 +99,8 @@ def shown(text: Conditioning, name: str) -> Tensor:
     """The hint [B,3,H,W] in a conditioning. Raises ValueError when there is none."""
     if text.hint is None:
         raise ValueError(
-            f"predict: prior {name!r} is shown the shape of every view, but the texts come without. Pass them through "
-            "seeing.told first."
+            f"predict: prior {name!r} is shown the shape of every view, but the texts come without."
+            " Pass them through seeing.told first."
         )
     return text.hint
 
@@ -85,16 +113,19 @@ def only(rows: Tensor, features: Tensor) -> Tensor:
 class ControlledPrior(DiffusersPrior):
     """A `DiffusersPrior` whose U-Net also gets what a ControlNet makes of the renders' shape.
 
-    Networks, tokenizer and remembered texts are those of the prior it was made from, which answers as before. All texts
-    are judged by the same hint, the null text's and a negative prompt's too; a view that shows nothing solid yet is
-    judged without, for a ControlNet would take it for an empty room. Inside `running` the encoder is as fast as ever;
-    the fused U-Net has no place for the ControlNet's features, so the plain one runs.
+    Networks, tokenizer and remembered texts are those of the prior it was made from, which answers
+    as before. All texts are judged by the same hint, the null text's and a negative prompt's too; a
+    view that shows nothing solid yet is judged without, for a ControlNet would take it for an empty
+    room. Inside `running` the encoder is as fast as ever; the fused U-Net has no place for the
+    ControlNet's features, so the plain one runs.
     """
 
     needs_depth = True
 
     def __init__(self, prior: DiffusersPrior, control: Any, sight: Sight) -> None:
-        """control: a diffusers ControlNetModel. Raises ValueError for one that does not fit, and for bad settings."""
+        """control: a diffusers ControlNetModel. Raises ValueError for one that does not fit, and
+        for bad settings.
+        """
         check_single(prior)
         check_control(dict(control.config), prior, "control network")
         vars(self).update(vars(prior))
@@ -102,19 +133,29 @@ class ControlledPrior(DiffusersPrior):
         self.control, self.sight = control.eval().requires_grad_(False), sight.check()
         control.to(memory_format=torch.channels_last)
 
-    def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not rendered."""
+    def facts(
+        self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not
+        rendered.
+        """
         return self.sight.facts(cameras, alpha, depth, self.name)
 
     def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
         return (shown(text, self.name),)
 
     def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
-        return self.unet(z, steps, encoder_hidden_states=hidden, **self._features(z, steps, hidden, *told)).sample
+        return self.unet(
+            z, steps, encoder_hidden_states=hidden, **self._features(z, steps, hidden, *told)
+        ).sample
 
     @torch.no_grad()
-    def _features(self, z: Tensor, steps: Tensor, hidden: Tensor, picture: Tensor) -> dict[str, Any]:
-        """The ControlNet's features as arguments of the U-Net's call; none where no row is within start and end."""
+    def _features(
+        self, z: Tensor, steps: Tensor, hidden: Tensor, picture: Tensor
+    ) -> dict[str, Any]:
+        """The ControlNet's features as arguments of the U-Net's call; none where no row is within
+        start and end.
+        """
         within, counts = self.sight.within(steps, self.schedule), shows_shape(picture)
         if within is not None:
             if not within.any():  # waits for the device, and saves a third of the work
@@ -145,13 +186,16 @@ class ControlledPrior(DiffusersPrior):
 
 
 def load_control(folder: str | Path, prior: DiffusersPrior) -> Any:
-    """The ControlNetModel in a diffusers folder (config.json, safetensors weights), of the prior's dtype, on the CPU.
+    """The ControlNetModel in a diffusers folder (config.json, safetensors weights), of the prior's
+    dtype, on the CPU.
 
-    Never uses the network. Raises ValueError naming the folder and what is missing or does not fit the prior, before
-    the weights are read.
+    Never uses the network. Raises ValueError naming the folder and what is missing or does not fit
+    the prior, before the weights are read.
     """
     folder = Path(folder)
-    variant = check_folder(folder, WEIGHTS, CONFIGS, "control network folder", "A ControlNetModel")[""]
+    variant = check_folder(folder, WEIGHTS, CONFIGS, "control network folder", "A ControlNetModel")[
+        ""
+    ]
     check_control(read_json(folder / "config.json"), prior, f"control network folder {folder}")
     from diffusers import ControlNetModel  # seconds, which ComfyUI's start should not pay for
 
@@ -169,9 +213,13 @@ def load_control(folder: str | Path, prior: DiffusersPrior) -> Any:
 
 
 def check_control(config: dict[str, Any], prior: DiffusersPrior, owner: str) -> None:
-    """Raises ValueError unless a ControlNet of this config.json belongs to the prior's U-Net and takes RGB hints."""
+    """Raises ValueError unless a ControlNet of this config.json belongs to the prior's U-Net and
+    takes RGB hints.
+    """
     if (kind := config.get("_class_name", "ControlNetModel")) != "ControlNetModel":
-        raise ValueError(f"{owner} holds a {kind}; a ControlNetModel of Stable Diffusion 1.x or 2.x is needed.")
+        raise ValueError(
+            f"{owner} holds a {kind}; a ControlNetModel of Stable Diffusion 1.x or 2.x is needed."
+        )
     unet = prior.unet.config
     for name in SAME:
         found, wanted = config.get(name), unet[name]
@@ -179,14 +227,22 @@ def check_control(config: dict[str, Any], prior: DiffusersPrior, owner: str) -> 
             found, wanted = list(found or ()), list(wanted)
         if found != wanted:
             raise ValueError(
-                f"{owner}: its {name} is {found}, but that of prior {prior.name!r} is {wanted}: they are of different "
-                "kinds. Choose a ControlNet that was made for this prior's model."
+                f"{owner}: its {name} is {found}, but that of prior {prior.name!r} is {wanted}:"
+                " they are of different kinds. Choose a ControlNet that was made for this prior's"
+                " model."
             )
     channels = config.get("conditioning_channels", 3)
     factor = 2 ** (len(config.get("conditioning_embedding_out_channels") or (16, 32, 96, 256)) - 1)
     for found, wanted, what in (
         (channels, 3, "channels in a hint, but hints are RGB pictures and have"),
-        (factor, prior.downscale, f"pixels of a hint per latent pixel, but prior {prior.name!r} has"),
+        (
+            factor,
+            prior.downscale,
+            f"pixels of a hint per latent pixel, but prior {prior.name!r} has",
+        ),
     ):
         if found != wanted:
-            raise ValueError(f"{owner} takes {found} {what} {wanted}. Choose a ControlNet made for this prior's model.")
+            raise ValueError(
+                f"{owner} takes {found} {what} {wanted}. Choose a ControlNet made for this prior's"
+                " model."
+            )

@@ -1,4 +1,6 @@
-"""What a folder in diffusers format holds, and whether it can be a prior, before its weights are read."""
+"""What a folder in diffusers format holds, and whether it can be a prior, before its weights are
+read.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+}
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -24,25 +30,33 @@ def check_folder(
     owner: str = "prior folder",
     needed: str = "A Stable Diffusion pipeline",
 ) -> dict[str, str | None]:
-    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing file.
+    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing
+    file.
 
     weights and configs: file names by part, those of weights without their ends.
     """
     if not folder.is_dir():
-        raise ValueError(f"{owner} {folder} does not exist; give the folder that holds a diffusers pipeline.")
-    missing = [f"{part}/{file}" for part, file in configs.items() if not (folder / part / file).is_file()]
+        raise ValueError(
+            f"{owner} {folder} does not exist; give the folder that holds a diffusers pipeline."
+        )
+    missing = [
+        f"{part}/{file}" for part, file in configs.items() if not (folder / part / file).is_file()
+    ]
     variants: dict[str, str | None] = {}
     for part, stem in weights.items():
         for variant, names in {None: stem, "fp16": f"{stem}.fp16"}.items():
-            if any((folder / part / f"{names}.{end}").is_file() for end in ("safetensors", "safetensors.index.json")):
+            if any(
+                (folder / part / f"{names}.{end}").is_file()
+                for end in ("safetensors", "safetensors.index.json")
+            ):
                 variants[part] = variant
                 break
         else:
             missing.append(f"{part}/{stem}.safetensors")
     if missing:
         raise ValueError(
-            f"{owner} {folder} lacks {', '.join(missing)}. {needed} in diffusers layout is needed, with safetensors "
-            "weights (.bin and .ckpt files are not read)."
+            f"{owner} {folder} lacks {', '.join(missing)}. {needed} in diffusers layout is needed,"
+            " with safetensors weights (.bin and .ckpt files are not read)."
         )
     return variants
 
@@ -52,18 +66,19 @@ def check_kind(folder: Path, unet: Mapping[str, Any]) -> None:
     kind, extra = unet.get("_class_name", "UNet2DConditionModel"), "which cannot be loaded"
     if kind != "UNet2DConditionModel":
         raise ValueError(
-            f"prior folder {folder}: its U-Net is a {kind}, {extra}: it makes no single pictures (3D, Spatio, Motion: "
-            "videos). Use Stable Diffusion 1.x or 2.x."
+            f"prior folder {folder}: its U-Net is a {kind}, {extra}: it makes no single pictures"
+            " (3D, Spatio, Motion: videos). Use Stable Diffusion 1.x or 2.x."
         )
     if unet.get("addition_embed_type") or unet.get("class_embed_type"):
         raise ValueError(
-            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the like), {extra} from a "
-            "folder. Take SDXL's checkpoint file (.safetensors) instead, or Stable Diffusion 1.x or 2.x."
+            f"prior folder {folder}: its U-Net takes embeddings besides the text's (SDXL and the"
+            f" like), {extra} from a folder. Take SDXL's checkpoint file (.safetensors) instead, or"
+            " Stable Diffusion 1.x or 2.x."
         )
     if unet.get("time_cond_proj_dim"):
         raise ValueError(
-            f"prior folder {folder}: its U-Net is told the guidance (LCM, distilled to few steps), {extra}. Use the "
-            "model that it was distilled from."
+            f"prior folder {folder}: its U-Net is told the guidance (LCM, distilled to few steps),"
+            f" {extra}. Use the model that it was distilled from."
         )
 
 
@@ -71,13 +86,21 @@ def check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
     """Refuse models of another kind from their configs, before gigabytes of weights are read."""
     vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
     for wanted, found, what in (
-        (unet.get("in_channels", 4), vae.get("latent_channels", 4), "channels per latent, but its vae makes"),
-        (unet.get("cross_attention_dim"), text.get("hidden_size"), "values per token, but its text_encoder makes"),
+        (
+            unet.get("in_channels", 4),
+            vae.get("latent_channels", 4),
+            "channels per latent, but its vae makes",
+        ),
+        (
+            unet.get("cross_attention_dim"),
+            text.get("hidden_size"),
+            "values per token, but its text_encoder makes",
+        ),
     ):
         if wanted != found:
             raise ValueError(
-                f"prior folder {folder}: its unet takes {wanted} {what} {found}. The parts of one text-to-image model "
-                "are needed (inpainting and depth models do not fit)."
+                f"prior folder {folder}: its unet takes {wanted} {what} {found}. The parts of one"
+                " text-to-image model are needed (inpainting and depth models do not fit)."
             )
 
 
@@ -87,5 +110,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except ValueError as error:  # also of bytes that are no text
         raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__} where names with values belong; download it again.")
+        raise ValueError(
+            f"{path} holds a {type(found).__name__} where names with values belong; download it"
+            " again."
+        )
     return found

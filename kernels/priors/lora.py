@@ -11,15 +11,17 @@ from torch import Tensor
 
 from .base import Conditioning, NoiseSchedule, noise_from_output
 
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]  # the attention layers' projections, as in threestudio's VSD
+# the attention layers' projections, as in threestudio's VSD
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
 NAME = "renders"
 
 
 class LoraAdapter:
-    """An `Adapter`: a second U-Net of the same weight tensors, with low-rank layers beside its attention projections.
+    """An `Adapter`: a second U-Net of the same weight tensors, with low-rank layers beside its
+    attention projections.
 
-    The low-rank layers hold no weights of their own; each call gives it those to use. So the prior's U-Net never sees
-    an adapter, and any number of runs can share one prior.
+    The low-rank layers hold no weights of their own; each call gives it those to use. So the
+    prior's U-Net never sees an adapter, and any number of runs can share one prior.
     """
 
     def __init__(
@@ -31,8 +33,8 @@ class LoraAdapter:
         take: Callable[[str], None] = lambda _: None,
         beside: Callable[[Tensor, Tensor, Tensor, Conditioning], Mapping[str, Any]] | None = None,
     ) -> None:
-        """take("unet"): brings the U-Net to its device. beside: of latents, steps, embeddings and the text, further
-        arguments of the U-Net's call.
+        """take("unet"): brings the U-Net to its device. beside: of latents, steps, embeddings and
+        the text, further arguments of the U-Net's call.
 
         Raises ValueError when peft is not installed.
         """
@@ -49,11 +51,17 @@ class LoraAdapter:
         # alpha = rank: a scale of 1; without weights (meta) as they are passed in
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
         with torch.inference_mode(False):
-            self.unet = inject_adapter_in_model(config, copy.deepcopy(unet, shared), NAME, low_cpu_mem_usage=True)
-        self.shapes = {key: tuple(p.shape) for key, p in self.unet.named_parameters() if f".{NAME}." in key}
+            self.unet = inject_adapter_in_model(
+                config, copy.deepcopy(unet, shared), NAME, low_cpu_mem_usage=True
+            )
+        self.shapes = {
+            key: tuple(p.shape) for key, p in self.unet.named_parameters() if f".{NAME}." in key
+        }
 
     def initial(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The way down drawn with standard deviation 1 / rank, the way up 0 (as diffusers' own LoRA layers had it)."""
+        """The way down drawn with standard deviation 1 / rank, the way up 0 (as diffusers' own LoRA
+        layers had it).
+        """
         self.take("unet")
         device = next(self.unet.parameters()).device
         weights = {}
@@ -61,25 +69,46 @@ class LoraAdapter:
             for key, shape in self.shapes.items():
                 weight = torch.zeros(shape)
                 if ".lora_A." in key:
-                    weight = torch.randn(shape, generator=generator, device=generator.device) / self.rank
+                    weight = (
+                        torch.randn(shape, generator=generator, device=generator.device) / self.rank
+                    )
                 weights[key] = weight.to(device)
         return weights
 
-    def predict(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+    def predict(
+        self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning
+    ) -> Tensor:
         with torch.no_grad():
             output = self._output(weights, z_t, t, text)
-        return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
+        return noise_from_output(
+            output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction
+        )
 
-    def error(self, weights: Mapping[str, Tensor], z0: Tensor, noise: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+    def error(
+        self,
+        weights: Mapping[str, Tensor],
+        z0: Tensor,
+        noise: Tensor,
+        t: Tensor,
+        text: Conditioning,
+    ) -> Tensor:
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         target = alpha * noise - sigma * z0 if self.prediction == "v_prediction" else noise
         return self._output(weights, alpha * z0 + sigma * noise, t, text) - target
 
-    def _output(self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+    def _output(
+        self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning
+    ) -> Tensor:
         self.take("unet")
         own = next(self.unet.parameters())
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
-        # a copy, since the low-rank layers save it for autograd and it may be an inference tensor in a ComfyUI node
+        # a copy, since the low-rank layers save it for autograd and it may be an inference tensor
+        # in a ComfyUI node
         hidden, steps = text.embeddings.to(own, copy=True), t.to(own.device)
-        options = {"encoder_hidden_states": hidden, **(self.beside(z, steps, hidden, text) if self.beside else {})}
-        return torch.func.functional_call(self.unet, dict(weights), (z, steps), options).sample.float()
+        options = {
+            "encoder_hidden_states": hidden,
+            **(self.beside(z, steps, hidden, text) if self.beside else {}),
+        }
+        return torch.func.functional_call(
+            self.unet, dict(weights), (z, steps), options
+        ).sample.float()

@@ -1,4 +1,6 @@
-"""LoRA files (Hu et al. 2022) fused into a prior's weights: the names of kohya's scripts, diffusers and peft."""
+"""LoRA files (Hu et al. 2022) fused into a prior's weights: the names of kohya's scripts, diffusers
+and peft.
+"""
 
 from __future__ import annotations
 
@@ -13,8 +15,20 @@ from torch import Tensor, nn
 
 from .diffusers.latent_prior import DiffusersPrior
 
-DOWN = (".lora_down.weight", ".lora_A.weight", ".lora.down.weight", ".lora_A.default.weight", "_lora.down.weight")
-UP = (".lora_up.weight", ".lora_B.weight", ".lora.up.weight", ".lora_B.default.weight", "_lora.up.weight")
+DOWN = (
+    ".lora_down.weight",
+    ".lora_A.weight",
+    ".lora.down.weight",
+    ".lora_A.default.weight",
+    "_lora.down.weight",
+)
+UP = (
+    ".lora_up.weight",
+    ".lora_B.weight",
+    ".lora.up.weight",
+    ".lora_B.default.weight",
+    "_lora.up.weight",
+)
 PARTS = {  # of the names in a file, without dots, by the part of the prior that they are for
     "unet": ("lora_unet_", "base_model_model_unet_", "unet_"),
     "text_encoder": ("lora_te_", "lora_te1_", "base_model_model_text_encoder_", "text_encoder_"),
@@ -25,11 +39,17 @@ ELSEWHERE = "Use ComfyUI's Load LoRA, whose model goes to Diffusion Prior from M
 
 @dataclass(frozen=True)
 class LowRank:
-    """One layer's change, alpha / rank * up @ down."""
+    """One layer's change, alpha / rank * up @ down.
 
-    down: Tensor  # [r,in] or [r,in,k,k]
-    up: Tensor  # [out,r] or [out,r,1,1]
-    alpha: float | None  # None: as large as the rank
+    Args:
+        down: [r,in] or [r,in,k,k]
+        up: [out,r] or [out,r,1,1]
+        alpha: None: as large as the rank
+    """
+
+    down: Tensor
+    up: Tensor
+    alpha: float | None
 
     def delta(self, shape: torch.Size) -> Tensor:
         """The change of a weight of that shape, float32."""
@@ -46,11 +66,15 @@ class LowRank:
 
 
 def read_lora(file: Path) -> dict[str, LowRank]:
-    """The layers of a LoRA file by their names there. Raises ValueError for a file that holds none, or other kinds."""
+    """The layers of a LoRA file by their names there. Raises ValueError for a file that holds none,
+    or other kinds.
+    """
     try:
         state = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"lora {file.name!r} cannot be read as safetensors ({error}). Download it again.") from error
+        raise ValueError(
+            f"lora {file.name!r} cannot be read as safetensors ({error}). Download it again."
+        ) from error
     layers, used = {}, set[str]()
     for key, down in state.items():
         end = next((end for end in DOWN if key.endswith(end)), None)
@@ -59,27 +83,35 @@ def read_lora(file: Path) -> dict[str, LowRank]:
         name = key.removesuffix(end)
         up_key = name + UP[DOWN.index(end)]
         if up_key not in state:
-            raise ValueError(f"lora {file.name!r} holds {key} but not {up_key}: it is cut short. Download it again.")
+            raise ValueError(
+                f"lora {file.name!r} holds {key} but not {up_key}: it is cut short. Download it"
+                " again."
+            )
         alpha = state.get(f"{name}.alpha")
         layers[name] = LowRank(down, state[up_key], None if alpha is None else float(alpha))
         used |= {key, up_key, f"{name}.alpha"}
     strange = sorted(set(state) - used)
     if any(kind in key for key in strange for kind in OTHER_KINDS):
         raise ValueError(
-            f"lora {file.name!r} is not a plain LoRA (LoHa, LoKr, DoRA and the like): it holds {strange[0]}. "
-            f"{ELSEWHERE}"
+            f"lora {file.name!r} is not a plain LoRA (LoHa, LoKr, DoRA and the like): it holds"
+            f" {strange[0]}. {ELSEWHERE}"
         )
     if not layers:
         held = f"it holds {strange[0]}" if strange else "it is empty"
-        raise ValueError(f"lora {file.name!r} is no LoRA: {held}. Choose a file with lora_up and lora_down weights.")
+        raise ValueError(
+            f"lora {file.name!r} is no LoRA: {held}. Choose a file with lora_up and lora_down"
+            " weights."
+        )
     return layers
 
 
 def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None:
-    """Add a LoRA file, times ``strength``, to the weights of the prior's U-Net and text encoder, in place.
+    """Add a LoRA file, times ``strength``, to the weights of the prior's U-Net and text encoder, in
+    place.
 
-    Do it before the prior has embedded any text. Raises ValueError, having changed nothing, for a file that is no
-    plain LoRA, or one with layers that the prior does not have or that are of other sizes.
+    Do it before the prior has embedded any text. Raises ValueError, having changed nothing, for a
+    file that is no plain LoRA, or one with layers that the prior does not have or that are of other
+    sizes.
     """
     file = Path(file)
     layers = read_lora(file)
@@ -87,17 +119,19 @@ def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None
     found = {name: _place(name, places) for name in layers}
     if missing := sorted(name for name, weight in found.items() if weight is None):
         raise ValueError(
-            f"lora {file.name!r} does not fit prior {prior.name!r}: {len(missing)} of its {len(layers)} layers are not "
-            f"in it, {missing[0]} for one. It was made for another kind of model; choose one for this prior's."
+            f"lora {file.name!r} does not fit prior {prior.name!r}: {len(missing)} of its"
+            f" {len(layers)} layers are not in it, {missing[0]} for one. It was made for another"
+            " kind of model; choose one for this prior's."
         )
     fitting = {name: weight for name, weight in found.items() if weight is not None}
     for name, weight in fitting.items():
         if not layers[name].fits(weight.shape):
             low = layers[name]
             raise ValueError(
-                f"lora {file.name!r} does not fit prior {prior.name!r}: {name} is for a layer of "
-                f"{low.up.shape[0]} x {low.down.shape[1:].numel()} weights, here it has {weight.shape[0]} x "
-                f"{weight.shape[1:].numel()}. Choose a LoRA for this prior's kind of model."
+                f"lora {file.name!r} does not fit prior {prior.name!r}: {name} is for a layer of"
+                f" {low.up.shape[0]} x {low.down.shape[1:].numel()} weights, here it has"
+                f" {weight.shape[0]} x {weight.shape[1:].numel()}. Choose a LoRA for this prior's"
+                " kind of model."
             )
     with torch.no_grad():
         for name, weight in fitting.items():
@@ -106,9 +140,13 @@ def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None
 
 
 def _places(module: nn.Module) -> dict[str, Tensor]:
-    """Weights by the names of their layers, without dots and without the transformers' ``text_model``."""
+    """Weights by the names of their layers, without dots and without the transformers'
+    ``text_model``.
+    """
     return {
-        _plain(name): layer.weight for name, layer in module.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
+        _plain(name): layer.weight
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d)
     }
 
 
@@ -118,7 +156,8 @@ def _place(name: str, places: Mapping[str, Mapping[str, Tensor]]) -> Tensor | No
         for start in starts:
             if flat.startswith(start):
                 rest = _plain(flat.removeprefix(start)).replace("_processor_to_", "_to_")
-                return places[part].get(rest, places[part].get(f"{rest}_0"))  # to_out is a list of one layer
+                # to_out is a list of one layer
+                return places[part].get(rest, places[part].get(f"{rest}_0"))
     return None
 
 

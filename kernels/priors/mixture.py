@@ -1,4 +1,6 @@
-"""A prior whose exact score is known in closed form: Gaussian mixtures, one per text. For tests and demonstrations."""
+"""A prior whose exact score is known in closed form: Gaussian mixtures, one per text. For tests and
+demonstrations.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +12,56 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import perp_neg
-from .base import Conditioning, NoiseSchedule, check_multiple, check_words, edm_shares, flow_input, noise_from_output
+from .base import (
+    Conditioning,
+    NoiseSchedule,
+    check_multiple,
+    check_words,
+    edm_shares,
+    flow_input,
+    noise_from_output,
+)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """K isotropic or diagonal Gaussians over whole latents."""
+    """K isotropic or diagonal Gaussians over whole latents.
 
-    means: Tensor  # [K,C,h,w] latent units
-    variances: Tensor  # [K,1,1,1] or [K,C,h,w] latent units squared; 0 makes a point mass
-    weights: Tensor  # [K] above 0, of any sum
+    Args:
+        means: [K,C,h,w] latent units
+        variances: [K,1,1,1] or [K,C,h,w] latent units squared; 0 makes a point mass
+        weights: [K] above 0, of any sum
+    """
+
+    means: Tensor
+    variances: Tensor
+    weights: Tensor
 
 
 @dataclass(frozen=True)
 class LinearEncoder:
-    """latents = channel matrix x (images averaged over downscale x downscale pixels). Linear, adjoint known."""
+    """latents = channel matrix x (images averaged over downscale x downscale pixels). Linear,
+    adjoint known.
 
-    matrix: Tensor  # [C,3]
-    downscale: int = 1  # image pixels per latent pixel
+    Args:
+        matrix: [C,3]
+        downscale: image pixels per latent pixel
+    """
+
+    matrix: Tensor
+    downscale: int = 1
 
     def forward(self, images: Tensor) -> Tensor:
         """[B,3,H,W] -> [B,C,h,w]"""
-        return torch.einsum("cd,bdhw->bchw", self.matrix.to(images), F.avg_pool2d(images, self.downscale))
+        return torch.einsum(
+            "cd,bdhw->bchw", self.matrix.to(images), F.avg_pool2d(images, self.downscale)
+        )
 
     def adjoint(self, gradient: Tensor) -> Tensor:
         """J^T gradient: [B,C,h,w] -> [B,3,H,W]"""
-        spread = torch.einsum("cd,bchw->bdhw", self.matrix.to(gradient), gradient) / self.downscale**2
+        spread = (
+            torch.einsum("cd,bchw->bdhw", self.matrix.to(gradient), gradient) / self.downscale**2
+        )
         return spread.repeat_interleave(self.downscale, 2).repeat_interleave(self.downscale, 3)
 
     def inverse(self, latents: Tensor) -> Tensor:
@@ -48,13 +74,15 @@ class LinearEncoder:
 class GaussianMixturePrior:
     """p(z0 | text) = sum_k w_k N(mean_k, variance_k), with the exact noise estimate at every step.
 
-    A text's embedding holds its weights over the components of all texts, so that a blend of two embeddings is
-    exactly the blend of the two densities. The null text, unless given, is the even mixture of all texts. A text
-    that is not known falls back on the part before its last comma ("a ball, side view" -> "a ball").
+    A text's embedding holds its weights over the components of all texts, so that a blend of two
+    embeddings is exactly the blend of the two densities. The null text, unless given, is the even
+    mixture of all texts. A text that is not known falls back on the part before its last comma ("a
+    ball, side view" -> "a ball").
 
-    texts: one Mixture per text, all of one latent shape [C,h,w]; encoder: None makes the latent the image itself;
-    prediction: what its "network" puts out before conversion, to hold the conversions against each other.
-    Latents keep their precision (float64 in, float64 out). Raises ValueError for mixtures of unequal shapes.
+    texts: one Mixture per text, all of one latent shape [C,h,w]; encoder: None makes the latent the
+    image itself; prediction: what its "network" puts out before conversion, to hold the conversions
+    against each other. Latents keep their precision (float64 in, float64 out). Raises ValueError
+    for mixtures of unequal shapes.
     """
 
     name = "gaussian mixture"
@@ -71,7 +99,10 @@ class GaussianMixturePrior:
         mixtures = list(texts.values())
         shapes = {tuple(m.means.shape[1:]) for m in mixtures}
         if len(shapes) != 1:
-            raise ValueError(f"mixture prior: texts need means of one latent shape [K,C,h,w], got {sorted(shapes)}.")
+            raise ValueError(
+                "mixture prior: texts need means of one latent shape [K,C,h,w], got"
+                f" {sorted(shapes)}."
+            )
         self.latent_channels, height, _ = shapes.pop()
         self.encoder = encoder or LinearEncoder(torch.eye(self.latent_channels))
         self.downscale = self.encoder.downscale
@@ -105,24 +136,34 @@ class GaussianMixturePrior:
         raise ValueError(f"prompt {text!r} is unknown to the mixture prior; known are {known}.")
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents of images [B,3,H,W] by the linear encoder; the posterior is a point, so the generator is unused."""
+        """Latents of images [B,3,H,W] by the linear encoder; the posterior is a point, so the
+        generator is unused.
+        """
         return self.encoder.forward(images)
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.encoder.inverse(latents).clamp(0, 1)
 
-    def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
-        """Exact noise estimates, by way of what the network of this ``prediction`` would put out."""
+    def predict(
+        self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]
+    ) -> list[Tensor]:
+        """Exact noise estimates, by way of what the network of this ``prediction`` would put
+        out.
+        """
         self.calls += 1
 
         def network(z: Tensor, steps: Tensor, text: Conditioning) -> Tensor:
             alpha, sigma = self.schedule.alpha(steps).to(z), self.schedule.sigma(steps).to(z)
-            return noise_from_output(self._network(z, alpha, sigma, text), z, alpha, sigma, self.prediction)
+            return noise_from_output(
+                self._network(z, alpha, sigma, text), z, alpha, sigma, self.prediction
+            )
 
         with torch.no_grad():
             return perp_neg.predict(network, z_t, t, conditionings)
 
-    def _network(self, z_t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+    def _network(
+        self, z_t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         noise = self.noise(z_t, alpha, sigma, conditioning)
         if self.prediction == "epsilon":
             return noise
@@ -135,7 +176,9 @@ class GaussianMixturePrior:
         z, r = flow_input(z_t, alpha, sigma)
         return (z - clean) / r  # the velocity noise - clean, from z = (1 - r) clean + r noise
 
-    def noise(self, z_t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
+    def noise(
+        self, z_t: Tensor, alpha: Tensor, sigma: Tensor, conditioning: Conditioning
+    ) -> Tensor:
         """-sigma grad log p_t(z_t), the best possible noise estimate; all [B,...]."""
         weights = conditioning.embeddings[:, 0].to(z_t)  # [B,K]
         means, variances = self.means.to(z_t), self.variances.to(z_t)  # [K,C,h,w]
@@ -149,7 +192,9 @@ class GaussianMixturePrior:
         """The mixture's means fix the latent's size, so only its own image size fits."""
         check_multiple(size, self.downscale, self.name)
         if size != self.image_size:
-            raise ValueError(f"image_size {size} does not fit prior {self.name!r}: it must be {self.image_size}.")
+            raise ValueError(
+                f"image_size {size} does not fit prior {self.name!r}: it must be {self.image_size}."
+            )
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)

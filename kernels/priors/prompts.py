@@ -1,4 +1,6 @@
-"""View-dependent prompts: which side of the object the prior is told it sees (DreamFusion, section 3.2)."""
+"""View-dependent prompts: which side of the object the prior is told it sees (DreamFusion, section
+3.2).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from ..devices.streams import sent
 from .base import Against, Conditioning, Prior
 from .perp_neg import view_weights
 
-# View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its descendants say.
+# View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its
+# descendants say.
 AROUND = ("front", "side", "back", "side")
 OVERHEAD = ("overhead",)
 OVERHEAD_ABOVE = 60.0  # degrees of elevation
@@ -24,51 +27,78 @@ OVERHEAD_BLEND = (50.0, 70.0)  # degrees of elevation, where what changes smooth
 class ViewPrompts:
     """One prompt as seen from each side, embedded by one prior.
 
-    Row i of ``around`` is the text of the sector centred at azimuth i * 360 / rows, and so for ``overhead``.
+    Row i of ``around`` is the text of the sector centred at azimuth i * 360 / rows, and so for
+    ``overhead``.
+
+    Args:
+        around: at least one row: views from the sides
+        overhead: at least one row: views from above
+        base: one row: the prompt without view words
+        null: one row: the empty text
+        negative_row: one row: the negative prompt, null itself where that is empty
+        interpolate: blend neighbouring views by angle rather than switch between them
+        perp_neg: factor on Perp-Neg's published weights; 0 = off
+        side_guidance: factors on the guidance of views from there; 1 from the front
+        outward: rows like those of ``around``, by the azimuth looked towards; None: ``base``
     """
 
     prompt: str
     negative: str
-    around: Conditioning  # at least one row: views from the sides
-    overhead: Conditioning  # at least one row: views from above
-    base: Conditioning  # one row: the prompt without view words
-    null: Conditioning  # one row: the empty text
-    negative_row: Conditioning  # one row: the negative prompt, null itself where that is empty
-    interpolate: bool = False  # blend neighbouring views by angle rather than switch between them
-    perp_neg: float = 0.0  # factor on Perp-Neg's published weights; 0 = off
-    side_guidance: float = 1.0  # factors on the guidance of views from there; 1 from the front
+    around: Conditioning
+    overhead: Conditioning
+    base: Conditioning
+    null: Conditioning
+    negative_row: Conditioning
+    interpolate: bool = False
+    perp_neg: float = 0.0
+    side_guidance: float = 1.0
     back_guidance: float = 1.0
     overhead_guidance: float = 1.0
-    outward: Conditioning | None = None  # rows like those of ``around``, by the azimuth looked towards; None: ``base``
+    outward: Conditioning | None = None
 
     def to(self, device: torch.device | str) -> ViewPrompts:
-        """The same prompts with their embeddings on another device; rows that are one object stay one."""
+        """The same prompts with their embeddings on another device; rows that are one object stay
+        one.
+        """
         rows = {f.name: getattr(self, f.name) for f in fields(self)}
         moved = {id(row): row.to(device) for row in rows.values() if isinstance(row, Conditioning)}
-        changes: dict[str, Any] = {name: moved[id(row)] for name, row in rows.items() if id(row) in moved}
+        changes: dict[str, Any] = {
+            name: moved[id(row)] for name, row in rows.items() if id(row) in moved
+        }
         return replace(self, **changes)
 
     def at(
-        self, azimuths: Tensor, elevations: Tensor, interpolate: bool | None = None, outward: Tensor | None = None
+        self,
+        azimuths: Tensor,
+        elevations: Tensor,
+        interpolate: bool | None = None,
+        outward: Tensor | None = None,
     ) -> Conditioning:
         """V rows for cameras at these angles, both [V] in degrees (any turn: -190 is 170).
 
-        Each camera gets the text of its sector: with four of them, front within 45 degrees of azimuth 0, back beyond
-        135, side between. With interpolation the text runs linearly from one sector's centre to the next, so that it
-        never jumps in azimuth. Above an elevation of 60 it is the overhead text; with interpolation it turns into that
-        linearly from 50 to 70. ``interpolate`` None takes the field's value. With Perp-Neg the rows are bent away from
-        the front and the side text, by `view_weights`; the angles had then better be on the CPU, as they are read.
-        Cameras that look out of a scene, ``outward`` [V] bool, get the outward text instead.
+        Each camera gets the text of its sector: with four of them, front within 45 degrees of
+        azimuth 0, back beyond 135, side between. With interpolation the text runs linearly from one
+        sector's centre to the next, so that it never jumps in azimuth. Above an elevation of 60 it
+        is the overhead text; with interpolation it turns into that linearly from 50 to 70.
+        ``interpolate`` None takes the field's value. With Perp-Neg the rows are bent away from the
+        front and the side text, by `view_weights`; the angles had then better be on the CPU, as
+        they are read. Cameras that look out of a scene, ``outward`` [V] bool, get the outward text
+        instead.
         """
         blended = self.interpolate if interpolate is None else interpolate
         choose = _blended if blended else _switched
         high = _overhead_share(elevations) if blended else (elevations > OVERHEAD_ABOVE).float()
         share = sent(high, self.around.embeddings.device)
-        text = Conditioning.lerp(choose(self.around, azimuths), choose(self.overhead, azimuths), share)
+        text = Conditioning.lerp(
+            choose(self.around, azimuths), choose(self.overhead, azimuths), share
+        )
         if outward is not None:
             out = outward.float()
             own_text = choose(self.base if self.outward is None else self.outward, azimuths)
-            text, high = Conditioning.lerp(text, own_text, sent(out, share.device)), torch.maximum(high, out)
+            text, high = (
+                Conditioning.lerp(text, own_text, sent(out, share.device)),
+                torch.maximum(high, out),
+            )
         if self.perp_neg == 0:
             return text
         # A text that is itself the front's, or the side's, has nothing at right angles to that.
@@ -76,8 +106,8 @@ class ViewPrompts:
         return replace(text, against=self._against(azimuths.tolist(), high.tolist(), own))
 
     def _against(self, azimuths: list[float], overhead: list[float], own: list[int]) -> Against:
-        """Perp-Neg's branches for cameras at these azimuths, whose texts are ``overhead`` from above and else the
-        ``own``-th of ``around``, or a blend (-1)."""
+        """Perp-Neg's branches for cameras at these azimuths, whose texts are ``overhead`` from
+        above and else the ``own``-th of ``around``, or a blend (-1)."""
         quarter = len(self.around) // 4
         sides = [quarter if azimuth % 360 < 180 else 3 * quarter for azimuth in azimuths]
         places = [0] * len(azimuths), sides
@@ -95,8 +125,9 @@ class ViewPrompts:
     def guidance_factor(self, azimuths: Tensor, elevations: Tensor) -> Tensor | float:
         """What each camera's guidance is multiplied by, [V,1,1,1], or just 1.0 where that is all.
 
-        Runs smoothly, as the squares of sine and cosine of the azimuth, from 1 at the front over ``side_guidance`` to
-        ``back_guidance``, and from an elevation of 50 to 70 to ``overhead_guidance``.
+        Runs smoothly, as the squares of sine and cosine of the azimuth, from 1 at the front over
+        ``side_guidance`` to ``back_guidance``, and from an elevation of 50 to 70 to
+        ``overhead_guidance``.
         """
         if self.side_guidance == self.back_guidance == self.overhead_guidance == 1:
             return 1.0
@@ -138,12 +169,14 @@ def view_prompts(
     back_guidance: float = 1.0,
     overhead_guidance: float = 1.0,
 ) -> ViewPrompts:
-    """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ", overhead view".
+    """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ",
+    overhead view".
 
-    A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``, in the order of
-    `AROUND`, or names none and gets the bare prompt; one that knows views out of a scene names theirs in
-    ``outward_words``. view_dependent False uses the bare prompt from every side. The rest is as in `ViewPrompts`.
-    Raises ValueError for a text that the prior rejects (empty, or outside its vocabulary) and settings out of range.
+    A prior that was trained with finer ones names them in ``around_words`` and ``overhead_words``,
+    in the order of `AROUND`, or names none and gets the bare prompt; one that knows views out of a
+    scene names theirs in ``outward_words``. view_dependent False uses the bare prompt from every
+    side. The rest is as in `ViewPrompts`. Raises ValueError for a text that the prior rejects
+    (empty, or outside its vocabulary) and settings out of range.
     """
     factors: dict[str, Any] = {
         "side_guidance": side_guidance,
@@ -160,16 +193,24 @@ def view_prompts(
     negative_row = prior.embed([negative]).as_negative() if negative else null
     words = (getattr(prior, "around_words", AROUND), getattr(prior, "overhead_words", OVERHEAD))
     around, overhead = (
-        prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else base
+        (
+            prior.embed([f"{prompt}, {view} view" for view in views])
+            if view_dependent and views
+            else base
+        )
         for views in words
     )
     if perp_neg and (not view_dependent or len(around) % 4):
         raise ValueError(
-            f"View Prompts: perp_neg is {perp_neg:g}, but there are no front and side texts to lead away from. Turn "
-            "view_dependent on, with view words for a multiple of four sectors (a multi-view prior has none of its "
-            "own), or set perp_neg to 0."
+            f"View Prompts: perp_neg is {perp_neg:g}, but there are no front and side texts to lead"
+            " away from. Turn view_dependent on, with view words for a multiple of four sectors (a"
+            " multi-view prior has none of its own), or set perp_neg to 0."
         )
     views = getattr(prior, "outward_words", ())
-    outward = prior.embed([f"{prompt}, {view} view" for view in views]) if view_dependent and views else None
+    outward = (
+        prior.embed([f"{prompt}, {view} view" for view in views])
+        if view_dependent and views
+        else None
+    )
     rows = (around, overhead, base, null, negative_row)
     return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, **factors, outward=outward)

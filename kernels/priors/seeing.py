@@ -1,4 +1,6 @@
-"""Priors that are told more of a view than its text: where its camera is, or what shape the render shows there."""
+"""Priors that are told more of a view than its text: where its camera is, or what shape the render
+shows there.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +14,41 @@ from .base import Conditioning, Prior
 
 @runtime_checkable
 class SeeingPrior(Protocol):
-    """A prior that is told of each view besides its text. Losses pass it on with the text, unread."""
+    """A prior that is told of each view besides its text. Losses pass it on with the text,
+    unread.
+    """
 
     @property
-    def needs_depth(self) -> bool: ...  # whether `facts` reads the renders' depth, which costs time to render
+    # whether `facts` reads the renders' depth, which costs time to render
+    def needs_depth(self) -> bool: ...
 
-    def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+    def facts(
+        self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
         """`Conditioning.camera` and `Conditioning.hint` of V views.
 
-        alpha [V,H,W,1] 0..1 and depth [V,H,W,1], the expected distance along the optical axis in world units, are
-        those of the renders, detached; depth None where it was not rendered. Raises ValueError for views it cannot
-        judge.
+        alpha [V,H,W,1] 0..1 and depth [V,H,W,1], the expected distance along the optical axis in
+        world units, are those of the renders, detached; depth None where it was not rendered.
+        Raises ValueError for views it cannot judge.
         """
         ...
 
 
 @runtime_checkable
 class GroupPrior(Protocol):
-    """A prior that judges several views of one object together. Rows come in such groups, one after another."""
+    """A prior that judges several views of one object together. Rows come in such groups, one after
+    another.
+    """
 
     @property
-    def views_together(self) -> int: ...  # at equal azimuth steps all around, of one elevation and distance
+    # at equal azimuth steps all around, of one elevation and distance
+    def views_together(self) -> int: ...
 
 
 def views_together(prior: Prior) -> int:
-    """How many views in a row the prior judges together; 1 for one that judges every view by itself."""
+    """How many views in a row the prior judges together; 1 for one that judges every view by
+    itself.
+    """
     return prior.views_together if isinstance(prior, GroupPrior) else 1
 
 
@@ -45,8 +57,8 @@ def check_views(prior: Prior, views: int) -> int:
     together = views_together(prior)
     if views % together:
         raise ValueError(
-            f"views is {views}; prior {prior.name!r} judges {together} views of one object together: use {together}, "
-            f"{2 * together}, ..."
+            f"views is {views}; prior {prior.name!r} judges {together} views of one object"
+            f" together: use {together}, {2 * together}, ..."
         )
     return together
 
@@ -56,9 +68,15 @@ def needs_depth(prior: Prior) -> bool:
 
 
 def told(
-    prior: Prior, texts: tuple[Conditioning, ...], cameras: Cameras, alpha: Tensor, depth: Tensor | None
+    prior: Prior,
+    texts: tuple[Conditioning, ...],
+    cameras: Cameras,
+    alpha: Tensor,
+    depth: Tensor | None,
 ) -> tuple[Conditioning, ...]:
-    """The texts, V rows each, with what the prior is told of their views; as they are for any other prior."""
+    """The texts, V rows each, with what the prior is told of their views; as they are for any other
+    prior.
+    """
     if not isinstance(prior, SeeingPrior):
         return texts
     camera, hint = prior.facts(cameras, alpha.detach(), None if depth is None else depth.detach())

@@ -1,1 +1,3 @@
-"""Rendering Gaussians: one batched interface, a readable reference, and a fast backend for each kind of device."""
+"""Rendering Gaussians: one batched interface, a readable reference, and a fast backend for each
+kind of device.
+"""

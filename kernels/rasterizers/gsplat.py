@@ -1,8 +1,9 @@
 """Adapter to gsplat's CUDA rasterizer (Ye et al. 2024; pip package gsplat, 1.5 or later).
 
-gsplat is not imported before it is needed: its first use compiles its CUDA code, which takes minutes. It differs from
-the other backends in that alpha is clamped at 0.999 instead of ALPHA_MAX, a pixel stops before less than 1e-4 of the
-light is left, and gradients are summed in no fixed order.
+gsplat is not imported before it is needed: its first use compiles its CUDA code, which takes
+minutes. It differs from the other backends in that alpha is clamped at 0.999 instead of ALPHA_MAX,
+a pixel stops before less than 1e-4 of the light is left, and gradients are summed in no fixed
+order.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ from .projection import BLUR, NEAR, Layers
 log = logging.getLogger(__name__)
 
 
-def rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
+def rasterize_gsplat(
+    gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+) -> Layers:
     """Render a float32 cloud on a CUDA device."""
     from gsplat import rasterization
 
@@ -50,12 +53,16 @@ def rasterize_gsplat(gaussians: Gaussians, cameras: Cameras, antialiased: bool, 
     )
     radii = meta["radii"]  # [V,N,2], or [V,N] before gsplat 1.5
     visible = (radii > 0).all(-1) if radii.dim() == 3 else radii > 0
-    return Layers(picture[..., :3], alpha, picture[..., 3:] if depth else None, meta["means2d"], visible)
+    return Layers(
+        picture[..., :3], alpha, picture[..., 3:] if depth else None, meta["means2d"], visible
+    )
 
 
 @lru_cache(maxsize=1)
 def present() -> bool:
-    """Whether gsplat is installed and either compiled already or can be compiled here. Compiles nothing."""
+    """Whether gsplat is installed and either compiled already or can be compiled here. Compiles
+    nothing.
+    """
     try:
         if not torch.cuda.is_available() or find_spec("gsplat") is None:
             return False
@@ -64,7 +71,9 @@ def present() -> bool:
         # gsplat 1.5.3 hands a GCC option to Microsoft's compiler, which refuses it.
         return os.name != "nt" and has_compiler()
     except Exception:  # a broken installation fails in ways of its own
-        log.warning("gsplat is installed but cannot be imported; rendering without it.", exc_info=True)
+        log.warning(
+            "gsplat is installed but cannot be imported; rendering without it.", exc_info=True
+        )
         return False
 
 
@@ -87,13 +96,17 @@ def compiled() -> bool:
 def has_compiler() -> bool:
     from torch.utils.cpp_extension import CUDA_HOME, is_ninja_available
 
-    nvcc = shutil.which("nvcc") or (CUDA_HOME and shutil.which("nvcc", path=str(Path(CUDA_HOME, "bin"))))
+    nvcc = shutil.which("nvcc") or (
+        CUDA_HOME and shutil.which("nvcc", path=str(Path(CUDA_HOME, "bin")))
+    )
     return bool(nvcc) and is_ninja_available()
 
 
 @lru_cache(maxsize=1)
 def ready() -> bool:
-    """Load gsplat's CUDA code, compiling it if this is its first use. False, with the reason logged, if that fails."""
+    """Load gsplat's CUDA code, compiling it if this is its first use. False, with the reason
+    logged, if that fails.
+    """
     if not present():
         return False
     try:
@@ -101,7 +114,8 @@ def ready() -> bool:
             log.warning("Compiling gsplat for this machine, once; it takes one to five minutes.")
         from torch.utils.cpp_extension import get_default_build_root
 
-        # gsplat empties its build folder before it compiles: a second process would pull it away under the first.
+        # gsplat empties its build folder before it compiles: a second process would pull it away
+        # under the first.
         root = Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root())
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / "distill3d-gsplat.lock"):
@@ -114,9 +128,11 @@ def ready() -> bool:
 
 
 def compile_beside(on_second: Callable[[float], None]) -> None:
-    """`ready` in a thread, with ``on_second(seconds so far)`` called in this one every second while it runs.
+    """`ready` in a thread, with ``on_second(seconds so far)`` called in this one every second while
+    it runs.
 
-    What ``on_second`` raises comes through at once, an interrupt for one; the compilation then goes on by itself.
+    What ``on_second`` raises comes through at once, an interrupt for one; the compilation then goes
+    on by itself.
     """
     thread, began = Thread(target=ready, daemon=True), time.monotonic()
     thread.start()

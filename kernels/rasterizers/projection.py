@@ -1,4 +1,6 @@
-"""EWA projection: every Gaussian as an ellipse on every screen (Zwicker et al. 2001, in the form of 3DGS)."""
+"""EWA projection: every Gaussian as an ellipse on every screen (Zwicker et al. 2001, in the form of
+3DGS).
+"""
 
 from __future__ import annotations
 
@@ -16,37 +18,57 @@ NEAR = 0.01  # world units; what lies closer is not drawn
 BLUR = 0.3  # px^2 added to the screen covariance, so that no Gaussian falls between the pixels
 ALPHA_MIN = 1 / 255  # contributions below one 8-bit step are dropped
 ALPHA_MAX = 0.99  # keeps 1 - alpha away from 0, by which the backward pass divides
-FRUSTUM = 1.3  # the Jacobian is taken at most this many half-pictures off axis, where it would explode
+# the Jacobian is taken at most this many half-pictures off axis, where it would explode
+FRUSTUM = 1.3
 
 
 @dataclass(frozen=True)
 class Projection:
-    """N Gaussians on V screens. ``extents`` and ``visible`` carry no gradient."""
+    """N Gaussians on V screens. ``extents`` and ``visible`` carry no gradient.
 
-    means2d: Tensor  # [V,N,2] pixels, pixel centres at +0.5
-    conics: Tensor  # [V,N,3] (A, B, C): log alpha = log opacity - (A dx^2 + C dy^2)/2 - B dx dy, 1/px^2
-    opacities: Tensor  # [V,N] 0..1
-    colors: Tensor  # [V,N,3]
-    depths: Tensor  # [V,N] world units along the optical axis
-    extents: Tensor  # [V,N,2] px, half sides of the box around the ellipse where alpha >= ALPHA_MIN
-    visible: Tensor  # [V,N] bool: in front of the camera and its box meets the image
+    Args:
+        means2d: [V,N,2] pixels, pixel centres at +0.5
+        conics: [V,N,3] (A, B, C): log alpha = log opacity - (A dx^2 + C dy^2)/2 - B dx dy, 1/px^2
+        opacities: [V,N] 0..1
+        colors: [V,N,3]
+        depths: [V,N] world units along the optical axis
+        extents: [V,N,2] px, half sides of the box around the ellipse where alpha >= ALPHA_MIN
+        visible: [V,N] bool: in front of the camera and its box meets the image
+    """
+
+    means2d: Tensor
+    conics: Tensor
+    opacities: Tensor
+    colors: Tensor
+    depths: Tensor
+    extents: Tensor
+    visible: Tensor
 
 
 @dataclass(frozen=True)
 class Layers:
-    """What a backend returns: sums over the Gaussians, before any background."""
+    """What a backend returns: sums over the Gaussians, before any background.
 
-    color: Tensor  # [V,H,W,3] sum of w c
-    alpha: Tensor  # [V,H,W,1] sum of w
-    depth: Tensor | None  # [V,H,W,1] sum of w z, if asked for
-    means2d: Tensor  # [V,N,2] pixels, part of the graph
-    visible: Tensor  # [V,N] bool
+    Args:
+        color: [V,H,W,3] sum of w c
+        alpha: [V,H,W,1] sum of w
+        depth: [V,H,W,1] sum of w z, if asked for
+        means2d: [V,N,2] pixels, part of the graph
+        visible: [V,N] bool
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor | None
+    means2d: Tensor
+    visible: Tensor
 
 
 def project(gaussians: Gaussians, cameras: Cameras, antialiased: bool = False) -> Projection:
     """Project the cloud on every camera's screen.
 
-    ``antialiased`` lowers the opacity by what the blur of BLUR px^2 adds to the area (Mip-Splatting, Yu et al. 2024).
+    ``antialiased`` lowers the opacity by what the blur of BLUR px^2 adds to the area
+    (Mip-Splatting, Yu et al. 2024).
     """
     views, count = len(cameras), len(gaussians)
     viewmats = cameras.viewmats.to(gaussians.means)
@@ -63,7 +85,10 @@ def project(gaussians: Gaussians, cameras: Cameras, antialiased: bool = False) -
     axes = rotations(gaussians.quats) * gaussians.scales[:, None]
     axes = (rotation @ axes.transpose(0, 1).reshape(3, count * 3)).view(views, 3, count, 3)
     limit_x, limit_y = FRUSTUM * 0.5 * cameras.width / fx, FRUSTUM * 0.5 * cameras.height / fy
-    x, y = torch.clamp(x, -limit_x, limit_x)[..., None], torch.clamp(y, -limit_y, limit_y)[..., None]
+    x, y = (
+        torch.clamp(x, -limit_x, limit_x)[..., None],
+        torch.clamp(y, -limit_y, limit_y)[..., None],
+    )
     r0 = (fx * inverse)[..., None] * (axes[:, 0] - x * axes[:, 2])
     r1 = (fy * inverse)[..., None] * (axes[:, 1] - y * axes[:, 2])
     a, b, c = (r0 * r0).sum(-1), (r0 * r1).sum(-1), (r1 * r1).sum(-1)

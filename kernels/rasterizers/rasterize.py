@@ -23,13 +23,22 @@ Backend = Callable[[Gaussians, Cameras, bool, bool], Layers]
 
 @dataclass(frozen=True)
 class Rendering:
-    """V pictures of a cloud of N Gaussians, differentiable with respect to its five tensors."""
+    """V pictures of a cloud of N Gaussians, differentiable with respect to its five tensors.
 
-    color: Tensor  # [V,H,W,3] composited on the background
-    alpha: Tensor  # [V,H,W,1] 0..1
-    depth: Tensor  # [V,H,W,1] expected distance along the optical axis, world units; 0 where alpha is 0
-    means2d: Tensor  # [V,N,2] pixels, part of the graph: retain_grad() on it gives densification its gradients
-    visible: Tensor  # [V,N] bool
+    Args:
+        color: [V,H,W,3] composited on the background
+        alpha: [V,H,W,1] 0..1
+        depth: [V,H,W,1] expected distance along the optical axis, world units; 0 where alpha is 0
+        means2d: [V,N,2] pixels, part of the graph: retain_grad() on it gives densification its
+            gradients
+        visible: [V,N] bool
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    means2d: Tensor
+    visible: Tensor
 
 
 def render(
@@ -42,12 +51,13 @@ def render(
 ) -> Rendering:
     """Render the cloud from every camera (3DGS, Kerbl et al. 2023).
 
-    ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``antialiased`` keeps thin Gaussians from
-    growing with the pixel (Mip-Splatting). With ``depth`` False the depth is all zeros and costs nothing.
-    ``backend``: one of BACKENDS; "auto" takes the fastest that works on the cloud's device. All agree within
-    rounding, except that numba, triton and gsplat stop once less than 1e-4 of the light is left. These three take
-    float32; a float64 cloud is rendered by "torch" instead.
-    Raises ValueError on tensors, backgrounds, devices or backend names that do not fit together.
+    ``background``: a grey, a colour [3] or one colour per camera [V,3]. ``antialiased`` keeps thin
+    Gaussians from growing with the pixel (Mip-Splatting). With ``depth`` False the depth is all
+    zeros and costs nothing. ``backend``: one of BACKENDS; "auto" takes the fastest that works on
+    the cloud's device. All agree within rounding, except that numba, triton and gsplat stop once
+    less than 1e-4 of the light is left. These three take float32; a float64 cloud is rendered by
+    "torch" instead. Raises ValueError on tensors, backgrounds, devices or backend names that do not
+    fit together.
     """
     check_inputs(gaussians, cameras)
     backdrop = background_rows(background, gaussians.means, len(cameras))
@@ -63,7 +73,9 @@ def render(
 
 
 def available(backend: str) -> bool:
-    """Whether the backend can run on this machine. Compiles nothing. Raises ValueError on an unknown name."""
+    """Whether the backend can run on this machine. Compiles nothing. Raises ValueError on an
+    unknown name.
+    """
     check_backend(backend)
     if backend == "numba":
         return not isinstance(numba_backend(), Exception)
@@ -78,7 +90,9 @@ def choose(device: torch.device | str) -> str:
 
 
 def fast_backends(device: torch.device | str) -> list[str]:
-    """The available backends made for this device, fastest first; gsplat last where it would have to compile."""
+    """The available backends made for this device, fastest first; gsplat last where it would have
+    to compile.
+    """
     kind = torch.device(device).type
     names = {"cuda": ["triton", "gsplat"], "cpu": ["numba"]}.get(kind, [])
     if kind == "cuda" and gsplat_raster.compiled():
@@ -87,10 +101,14 @@ def fast_backends(device: torch.device | str) -> list[str]:
 
 
 def compiles(backend: str, device: torch.device | str) -> bool:
-    """Whether the first render of a float32 cloud there begins with gsplat's compilation, which takes minutes."""
+    """Whether the first render of a float32 cloud there begins with gsplat's compilation, which
+    takes minutes.
+    """
     chosen = choose(device) if backend == "auto" else backend
     on_gpu = torch.device(device).type == "cuda"
-    return on_gpu and chosen == "gsplat" and gsplat_raster.present() and not gsplat_raster.compiled()
+    return (
+        on_gpu and chosen == "gsplat" and gsplat_raster.present() and not gsplat_raster.compiled()
+    )
 
 
 def home(backend: str) -> str | None:
@@ -106,7 +124,8 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
     wanted = home(backend)
     if wanted not in (None, device.type):
         raise ValueError(
-            f"backend {backend!r} renders clouds on {wanted}, this one is on {device}; use 'auto' or 'torch'."
+            f"backend {backend!r} renders clouds on {wanted}, this one is on {device}; use 'auto'"
+            " or 'torch'."
         )
     if backend == "torch" or dtype != torch.float32:
         return rasterize_tiled
@@ -116,16 +135,22 @@ def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
             raise ValueError(str(rasterize)) from rasterize
         return rasterize
     loaded = (LOADERS[name]() for name in fast_backends(device))
-    return next((rasterize for rasterize in loaded if not isinstance(rasterize, Exception)), rasterize_tiled)
+    return next(
+        (rasterize for rasterize in loaded if not isinstance(rasterize, Exception)), rasterize_tiled
+    )
 
 
 @lru_cache(maxsize=1)
 def numba_backend() -> Backend | Exception:
-    """The numba rasterizer, or why it cannot be imported (numba often fails on a NumPy newer than itself)."""
+    """The numba rasterizer, or why it cannot be imported (numba often fails on a NumPy newer than
+    itself).
+    """
     try:
         from .numba.rasterize import rasterize_numba
     except Exception as error:
-        return ImportError(f"backend 'numba' cannot be imported ({error}); use 'auto', or pip install numba.")
+        return ImportError(
+            f"backend 'numba' cannot be imported ({error}); use 'auto', or pip install numba."
+        )
     return rasterize_numba
 
 
@@ -133,8 +158,9 @@ def triton_backend() -> Backend | Exception:
     """The Triton rasterizer, or why it cannot be used."""
     if not triton_ready.ready():
         return RuntimeError(
-            "backend 'triton' cannot be used here: it needs the package triton (on Windows triton-windows) and a GPU "
-            "that it compiles for; the log says what failed. Use 'auto' or 'torch'."
+            "backend 'triton' cannot be used here: it needs the package triton (on Windows"
+            " triton-windows) and a GPU that it compiles for; the log says what failed. Use 'auto'"
+            " or 'torch'."
         )
     from .triton.rasterize import rasterize_triton
 
@@ -145,8 +171,8 @@ def gsplat_backend() -> Backend | Exception:
     """The gsplat rasterizer, compiled now if it is not yet, or why it cannot be used."""
     if not gsplat_raster.ready():
         return RuntimeError(
-            "backend 'gsplat' cannot be used here: it needs the gsplat package, compiled or with nvcc "
-            "and ninja to compile it; the log says what failed. Use 'auto' or 'torch'."
+            "backend 'gsplat' cannot be used here: it needs the gsplat package, compiled or with"
+            " nvcc and ninja to compile it; the log says what failed. Use 'auto' or 'torch'."
         )
     return gsplat_raster.rasterize_gsplat
 
@@ -164,36 +190,61 @@ def check_backend(backend: str) -> None:
 
 
 def check_inputs(gaussians: Gaussians, cameras: Cameras) -> None:
-    """Raise ValueError on shapes, dtypes or devices that do not fit (values are not looked at: that costs time)."""
+    """Raise ValueError on shapes, dtypes or devices that do not fit (values are not looked at: that
+    costs time).
+    """
     means = gaussians.means
     if means.dtype not in (torch.float32, torch.float64):
         raise ValueError(
-            f"gaussians.means has dtype {means.dtype}; the rasterizers take float32 or float64. Convert it."
+            f"gaussians.means has dtype {means.dtype}; the rasterizers take float32 or float64."
+            " Convert it."
         )
     n = means.shape[0]
-    harmonics = gaussians.sh.shape[1] if gaussians.sh.dim() == 3 and gaussians.sh.shape[1] in (1, 4, 9, 16) else 1
-    shapes = {"means": (n, 3), "log_scales": (n, 3), "quats": (n, 4), "opacity_logits": (n,), "sh": (n, harmonics, 3)}
+    harmonics = (
+        gaussians.sh.shape[1]
+        if gaussians.sh.dim() == 3 and gaussians.sh.shape[1] in (1, 4, 9, 16)
+        else 1
+    )
+    shapes = {
+        "means": (n, 3),
+        "log_scales": (n, 3),
+        "quats": (n, 4),
+        "opacity_logits": (n,),
+        "sh": (n, harmonics, 3),
+    }
     for name, value in gaussians.tensors().items():
         if tuple(value.shape) != shapes[name]:
-            raise ValueError(f"gaussians.{name} has shape {tuple(value.shape)}, expected {shapes[name]}.")
+            raise ValueError(
+                f"gaussians.{name} has shape {tuple(value.shape)}, expected {shapes[name]}."
+            )
         if value.dtype != means.dtype or value.device != means.device:
             raise ValueError(
-                f"gaussians.{name} is {value.dtype} on {value.device}, but gaussians.means is {means.dtype} on "
-                f"{means.device}; move the whole cloud with gaussians.to(device, dtype)."
+                f"gaussians.{name} is {value.dtype} on {value.device}, but gaussians.means is"
+                f" {means.dtype} on {means.device}; move the whole cloud with gaussians.to(device,"
+                " dtype)."
             )
     if n == 0:
-        raise ValueError("gaussians holds 0 Gaussians; at least 1 is needed. Initialise it with more points.")
+        raise ValueError(
+            "gaussians holds 0 Gaussians; at least 1 is needed. Initialise it with more points."
+        )
     if cameras.viewmats.dim() != 3 or cameras.viewmats.shape[1:] != (4, 4) or len(cameras) == 0:
-        raise ValueError(f"cameras.viewmats has shape {tuple(cameras.viewmats.shape)}, expected (V, 4, 4) with V >= 1.")
+        raise ValueError(
+            f"cameras.viewmats has shape {tuple(cameras.viewmats.shape)}, expected (V, 4, 4) with V"
+            " >= 1."
+        )
     if cameras.intrinsics.shape != (len(cameras), 3, 3):
         raise ValueError(
-            f"cameras.intrinsics has shape {tuple(cameras.intrinsics.shape)}, expected ({len(cameras)}, 3, 3)."
+            f"cameras.intrinsics has shape {tuple(cameras.intrinsics.shape)}, expected"
+            f" ({len(cameras)}, 3, 3)."
         )
     if cameras.width < 1 or cameras.height < 1:
-        raise ValueError(f"cameras are {cameras.width} x {cameras.height} pixels; both sides must be at least 1.")
+        raise ValueError(
+            f"cameras are {cameras.width} x {cameras.height} pixels; both sides must be at least 1."
+        )
     if cameras.viewmats.device != means.device:
         raise ValueError(
-            f"cameras are on {cameras.viewmats.device}, the Gaussians on {means.device}; use cameras.to(...) first."
+            f"cameras are on {cameras.viewmats.device}, the Gaussians on {means.device}; use"
+            " cameras.to(...) first."
         )
 
 

@@ -1,4 +1,6 @@
-"""The dense rasterizer: every Gaussian at every pixel under plain autograd. Slow; the truth for the other backends."""
+"""The dense rasterizer: every Gaussian at every pixel under plain autograd. Slow; the truth for the
+other backends.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from ..gaussians.cloud import Gaussians
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 
 
-def rasterize_reference(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
+def rasterize_reference(
+    gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+) -> Layers:
     """Render by definition: memory and time grow with V x N x H x W."""
     projection = project(gaussians, cameras, antialiased)
     width, height = cameras.width, cameras.height
@@ -26,7 +30,9 @@ def rasterize_reference(gaussians: Gaussians, cameras: Cameras, antialiased: boo
 
 
 def blend_weights(projection: Projection, width: int, height: int) -> tuple[Tensor, Tensor]:
-    """w_i = alpha_i prod_{j<i} (1 - alpha_j) as [V,N,H*W], front to back, and that order [V,N] of the Gaussians."""
+    """w_i = alpha_i prod_{j<i} (1 - alpha_j) as [V,N,H*W], front to back, and that order [V,N] of
+    the Gaussians.
+    """
     order = torch.argsort(projection.depths.detach(), dim=1, stable=True)
     means2d = torch.take_along_dim(projection.means2d, order[..., None], 1)
     conics = torch.take_along_dim(projection.conics, order[..., None], 1)

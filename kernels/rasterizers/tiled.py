@@ -1,8 +1,9 @@
 """The tiled rasterizer in plain torch operations, for every device.
 
-Tiles of similar length are padded to one length and composited together. In a tile the logarithm of a Gaussian's
-alpha is a quadratic polynomial of the pixel's coordinates, so one small matrix product evaluates it everywhere.
-Alpha and transmittance are recomputed in the backward pass instead of being stored.
+Tiles of similar length are padded to one length and composited together. In a tile the logarithm of
+a Gaussian's alpha is a quadratic polynomial of the pixel's coordinates, so one small matrix product
+evaluates it everywhere. Alpha and transmittance are recomputed in the backward pass instead of
+being stored.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
 TILE = 8  # pixels; 16 wastes more work on the tiles' empty corners
 PIXELS = TILE * TILE
 LOG2_E = math.log2(math.e)
-PAD_LOG = -30.0  # log opacity of the padding: far below ALPHA_MIN, yet no exponent underflows, which would be slow
+# log opacity of the padding: far below ALPHA_MIN, yet no exponent underflows, which would be slow
+PAD_LOG = -30.0
 CHUNK = 2**19  # (tile, pixel, Gaussian) elements at once on a CPU: the buffers still fit its caches
 CHUNK_DEVICE = 2**22  # elsewhere, where few large kernels are better
 
 
-def rasterize_tiled(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
+def rasterize_tiled(
+    gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+) -> Layers:
     """Render with `_Composite`, the hand-differentiated sum over the Gaussians."""
     projection = project(gaussians, cameras, antialiased)
     width, height, views = cameras.width, cameras.height, len(cameras)
@@ -41,7 +45,9 @@ def rasterize_tiled(gaussians: Gaussians, cameras: Cameras, antialiased: bool, d
 
 
 def pack(projection: Projection, depth: bool) -> Tensor:
-    """Rows [V*N+1, 6+channels]: mean, conic, log opacity and channels per view and Gaussian, and one for padding."""
+    """Rows [V*N+1, 6+channels]: mean, conic, log opacity and channels per view and Gaussian, and
+    one for padding.
+    """
     log_opacities = torch.log(projection.opacities.clamp_min(1e-8))
     parts = [projection.means2d, projection.conics, log_opacities[..., None], projection.colors]
     if depth:
@@ -54,10 +60,15 @@ def pack(projection: Projection, depth: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tiles that are composited together."""
+    """Tiles that are composited together.
 
-    tiles: Tensor  # [K] index of the tile among all views' tiles
-    entries: Tensor  # [K*L] rows of the pack, front to back within a tile, filled up with the padding row
+    Args:
+        tiles: [K] index of the tile among all views' tiles
+        entries: [K*L] rows of the pack, front to back within a tile, filled up with the padding row
+    """
+
+    tiles: Tensor
+    entries: Tensor
 
 
 @dataclass(frozen=True)
@@ -71,7 +82,9 @@ class Plan:
 
 @torch.no_grad()
 def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
-    """Chunks of tiles, long lists first, of which none is shorter than half the longest of its chunk."""
+    """Chunks of tiles, long lists first, of which none is shorter than half the longest of its
+    chunk.
+    """
     starts, counts = bins.offsets[:-1], bins.offsets.diff()
     counts, order = torch.sort(counts, descending=True, stable=True)
     starts, lengths = starts[order], counts.tolist()
@@ -82,10 +95,16 @@ def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
     while begin < len(lengths) and lengths[begin] > 0:
         longest = lengths[begin]
         end = begin + 1
-        while end < len(lengths) and 2 * lengths[end] >= longest and (end + 1 - begin) * longest <= budget:
+        while (
+            end < len(lengths)
+            and 2 * lengths[end] >= longest
+            and (end + 1 - begin) * longest <= budget
+        ):
             end += 1
         place = torch.arange(longest, device=entries.device)
-        index = torch.where(place < counts[begin:end, None], starts[begin:end, None] + place, padding)
+        index = torch.where(
+            place < counts[begin:end, None], starts[begin:end, None] + place, padding
+        )
         chunks.append(Chunk(order[begin:end], entries[index.flatten()]))
         begin = end
     clamps = bool(projection.opacities.max() >= ALPHA_MAX)
@@ -93,7 +112,9 @@ def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
 
 
 class _Composite(torch.autograd.Function):
-    """Front-to-back sums of alpha and the channels, [tiles, pixels, 1+channels], over the rows of a pack."""
+    """Front-to-back sums of alpha and the channels, [tiles, pixels, 1+channels], over the rows of a
+    pack.
+    """
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, plan: Plan) -> Tensor:
@@ -135,7 +156,9 @@ class _Composite(torch.autograd.Function):
             slope.addcmul_(v, through[..., :-1]).mul_(alpha)
             if plan.clamps:
                 slope.masked_fill_(alpha >= ALPHA_MAX, 0.0)
-            to_coefficients = torch.bmm(slope.transpose(1, 2), scratch.powers.expand(len(alpha), PIXELS, 6))
+            to_coefficients = torch.bmm(
+                slope.transpose(1, 2), scratch.powers.expand(len(alpha), PIXELS, 6)
+            )
             grad_rows.index_add_(0, chunk.entries, lists.pull_back(to_coefficients, to_channels))
         return grad_rows, None
 
@@ -150,7 +173,9 @@ class _Lists:
         column = chunk.tiles % plan.columns
         row = torch.div(chunk.tiles, plan.columns, rounding_mode="floor") % plan.rows
         centre = (torch.stack((column, row)).to(rows.dtype)[..., None] + 0.5) * TILE
-        mx, my, self.a, self.b, self.c, log_opacity = gathered[..., :6].permute(2, 0, 1).contiguous()
+        mx, my, self.a, self.b, self.c, log_opacity = (
+            gathered[..., :6].permute(2, 0, 1).contiguous()
+        )
         self.dx, self.dy = mx.sub_(centre[0]), my.sub_(centre[1])
         self.gx, self.gy = self.a * self.dx + self.b * self.dy, self.c * self.dy + self.b * self.dx
         constant = log_opacity - 0.5 * (self.gx * self.dx + self.gy * self.dy)
@@ -158,9 +183,13 @@ class _Lists:
         self.coefficients = torch.stack(terms, 1)  # [K,6,L]
 
     def pull_back(self, slope: Tensor, channels: Tensor) -> Tensor:
-        """Gradients [K*L, 6+channels] of the rows from those of the coefficients [K,L,6] and of the channels."""
+        """Gradients [K*L, 6+channels] of the rows from those of the coefficients [K,L,6] and of the
+        channels.
+        """
         s0, sx, sy, sxx, sxy, syy = slope.permute(2, 0, 1).contiguous()
-        out = torch.empty(*slope.shape[:2], 6 + channels.shape[2], dtype=slope.dtype, device=slope.device)
+        out = torch.empty(
+            *slope.shape[:2], 6 + channels.shape[2], dtype=slope.dtype, device=slope.device
+        )
         hx, hy = s0 * self.dx, s0 * self.dy
         out[..., 0] = self.a * sx + self.b * sy - self.gx * s0
         out[..., 1] = self.b * sx + self.c * sy - self.gy * s0
@@ -173,10 +202,15 @@ class _Lists:
 
 
 class _Scratch:
-    """Buffers that every chunk of a pass reuses: fresh memory would cost more than the arithmetic."""
+    """Buffers that every chunk of a pass reuses: fresh memory would cost more than the
+    arithmetic.
+    """
 
     def __init__(self, rows: Tensor, plan: Plan) -> None:
-        self.size = max((len(chunk.entries) + len(chunk.tiles) for chunk in plan.chunks), default=0) * PIXELS
+        self.size = (
+            max((len(chunk.entries) + len(chunk.tiles) for chunk in plan.chunks), default=0)
+            * PIXELS
+        )
         self.buffers: dict[int, Tensor] = {}
         self.rows = rows
         self.clamps = plan.clamps
@@ -194,7 +228,9 @@ class _Scratch:
         return self.take(key, tuple(other.shape))
 
     def alphas(self, lists: _Lists) -> tuple[Tensor, Tensor, Tensor]:
-        """alpha [K,pixels,L], (1, 1 - alpha) and its running product, the transmittance, [K,pixels,L+1]."""
+        """alpha [K,pixels,L], (1, 1 - alpha) and its running product, the transmittance,
+        [K,pixels,L+1].
+        """
         tiles, _, length = lists.coefficients.shape
         alpha = self.take(0, (tiles, PIXELS, length))
         self.polynomial(lists.coefficients, alpha).exp2_()

@@ -1,4 +1,6 @@
-"""Adam over the cloud's parameter groups as a pure function: moments outside, nothing in place, no host sync."""
+"""Adam over the cloud's parameter groups as a pure function: moments outside, nothing in place, no
+host sync.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ Tensors = dict[str, Tensor]
 
 
 def all_finite(tensors: Iterable[Tensor]) -> Tensor:
-    """A bool scalar on the device: every value finite, and its square too, as Adam's second moment needs."""
+    """A bool scalar on the device: every value finite, and its square too, as Adam's second moment
+    needs.
+    """
     return torch.stack([t.square().sum() for t in tensors]).isfinite().all()
 
 
@@ -30,8 +34,9 @@ def adam(
 ) -> tuple[Tensors, Tensors, Tensors, Tensor]:
     """One step of Adam (Kingma and Ba 2015, Algorithm 1), taken only where ``accept`` says so.
 
-    ``updates`` [] int64 counts the steps taken so far, ``accept`` [] bool: False returns every value as it was, even
-    when gradients are NaN. Returns new (params, first, second, updates); the arguments stay as they are.
+    ``updates`` [] int64 counts the steps taken so far, ``accept`` [] bool: False returns every
+    value as it was, even when gradients are NaN. Returns new (params, first, second, updates); the
+    arguments stay as they are.
     """
     t = updates + 1
     new_params, new_first, new_second = {}, {}, {}
@@ -42,7 +47,9 @@ def adam(
         # expm1 keeps 1 - beta^t exact for small t in float32
         m_hat = m / -torch.expm1(t.to(value.dtype) * math.log(BETA1))
         v_hat = v / -torch.expm1(t.to(value.dtype) * math.log(BETA2))
-        new_params[name] = torch.where(accept, value - rates[name] * m_hat / (v_hat.sqrt() + EPS), value)
+        new_params[name] = torch.where(
+            accept, value - rates[name] * m_hat / (v_hat.sqrt() + EPS), value
+        )
         new_first[name] = torch.where(accept, m, first[name])
         new_second[name] = torch.where(accept, v, second[name])
     return new_params, new_first, new_second, torch.where(accept, t, updates)

@@ -28,13 +28,24 @@ def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> No
     state = trained.training
     if not isinstance(state, TrainingState):
         noun, other = ("cloud", "a .ply") if isinstance(trained, Gaussians) else ("mesh", "a .glb")
-        raise ValueError(f"The {noun} carries no training state (it was never optimized); save it as {other} instead.")
-    own, format = (_cloud(trained), FORMAT) if isinstance(trained, Gaussians) else (_mesh(trained), MESH_FORMAT)
+        raise ValueError(
+            f"The {noun} carries no training state (it was never optimized); save it as {other}"
+            " instead."
+        )
+    own, format = (
+        (_cloud(trained), FORMAT)
+        if isinstance(trained, Gaussians)
+        else (_mesh(trained), MESH_FORMAT)
+    )
     groups = {
         **own,
         "first": state.first,
         "second": state.second,
-        "counters": {"updates": state.updates, "bad_steps": state.bad_steps, "bad_run": state.bad_run},
+        "counters": {
+            "updates": state.updates,
+            "bad_steps": state.bad_steps,
+            "bad_run": state.bad_run,
+        },
         "generators": state.generators,
         "loss": state.loss,
         "statistics": state.statistics,
@@ -46,16 +57,25 @@ def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> No
         for group, values in groups.items()
         for key, value in values.items()
     }
-    record = {"step": state.step, "seed": state.seed, "loss_name": state.loss_name, "latent_shape": state.latent_shape}
+    record = {
+        "step": state.step,
+        "seed": state.seed,
+        "loss_name": state.loss_name,
+        "latent_shape": state.latent_shape,
+    }
     content = save(tensors, metadata={"format": format, "training": json.dumps(record)})
     with atomic_write(path) as file:
         file.write(content)
 
 
 def load_training(path: str | os.PathLike[str]) -> Gaussians:
-    """Read back what `save_training` wrote of a cloud, on the CPU. Raises ValueError for any other file."""
+    """Read back what `save_training` wrote of a cloud, on the CPU. Raises ValueError for any other
+    file.
+    """
     groups, state = _read(path, FORMAT)
-    return Gaussians(**groups["cloud"], anchored=groups.get("mask", {}).get("anchored"), training=state)
+    return Gaussians(
+        **groups["cloud"], anchored=groups.get("mask", {}).get("anchored"), training=state
+    )
 
 
 def load_mesh_training(path: str | os.PathLike[str]) -> Mesh:
@@ -65,7 +85,10 @@ def load_mesh_training(path: str | os.PathLike[str]) -> Mesh:
 
 
 def _cloud(cloud: Gaussians) -> Groups:
-    return {"cloud": cloud.tensors(), "mask": {} if cloud.anchored is None else {"anchored": cloud.anchored}}
+    return {
+        "cloud": cloud.tensors(),
+        "mask": {} if cloud.anchored is None else {"anchored": cloud.anchored},
+    }
 
 
 def _mesh(mesh: Mesh) -> Groups:
@@ -79,9 +102,14 @@ def _read(path: str | os.PathLike[str], format: str) -> tuple[Groups, TrainingSt
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file ({error}); save the training again.") from error
+        raise ValueError(
+            f"{path} is not a readable safetensors file ({error}); save the training again."
+        ) from error
     if metadata.get("format") != format:
-        raise ValueError(f"{path} holds {metadata.get('format')!r}, expected {format!r}; it is no saved training.")
+        raise ValueError(
+            f"{path} holds {metadata.get('format')!r}, expected {format!r}; it is no saved"
+            " training."
+        )
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         group, key = name.split("/", 1)

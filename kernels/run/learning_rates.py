@@ -1,4 +1,6 @@
-"""Learning rates over a run: one per parameter group, each decaying exponentially to its own final share."""
+"""Learning rates over a run: one per parameter group, each decaying exponentially to its own final
+share.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-SH_REST_SHARE = 1 / 20  # 3DGS (Kerbl et al. 2023): view-dependent colour learns 20 times slower than its mean
+# 3DGS (Kerbl et al. 2023): view-dependent colour learns 20 times slower than its mean
+SH_REST_SHARE = 1 / 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,17 +19,25 @@ class LearningRates:
     """Adam's step sizes, roughly what a parameter moves per step while its gradient keeps its sign.
 
     A group's rate at progress p (0 at the schedule's start, 1 at its end) is ``lr * final ** p``.
-    LucidDreamer's values (5000 steps, object of radius about 0.5), for comparison: means 5.6e-4 with final 0.01,
-    scales 5e-3 with 0.2, quats 1e-3 with 0.2, opacities 5e-2, colors 5e-3 with 0.6. The defaults here are larger
-    because runs of a few hundred steps are the common case.
+    LucidDreamer's values (5000 steps, object of radius about 0.5), for comparison: means 5.6e-4
+    with final 0.01, scales 5e-3 with 0.2, quats 1e-3 with 0.2, opacities 5e-2, colors 5e-3 with
+    0.6. The defaults here are larger because runs of a few hundred steps are the common case.
+
+    Args:
+        lr_means: world units (the object fills a cube of side 1)
+        lr_scales: natural-log units
+        lr_quats: of a unit quaternion, so radians / 2
+        lr_opacities: logit units
+        lr_colors: of the constant SH coefficient (0.28 colour units); higher bands get 1/20 of it
+        final_means: share of lr_means left at the end; short runs end noisy without the decay
     """
 
-    lr_means: float = 4e-3  # world units (the object fills a cube of side 1)
-    lr_scales: float = 1e-2  # natural-log units
-    lr_quats: float = 5e-3  # of a unit quaternion, so radians / 2
-    lr_opacities: float = 5e-2  # logit units
-    lr_colors: float = 3e-2  # of the constant SH coefficient (0.28 colour units); higher bands get 1/20 of it
-    final_means: float = 0.2  # share of lr_means left at the end; short runs end noisy without the decay
+    lr_means: float = 4e-3
+    lr_scales: float = 1e-2
+    lr_quats: float = 5e-3
+    lr_opacities: float = 5e-2
+    lr_colors: float = 3e-2
+    final_means: float = 0.2
     final_scales: float = 0.2
     final_quats: float = 0.2
     final_opacities: float = 0.2
@@ -36,9 +47,14 @@ class LearningRates:
         for group in ("means", "scales", "quats", "opacities", "colors"):
             rate, final = getattr(self, f"lr_{group}"), getattr(self, f"final_{group}")
             if not (math.isfinite(rate) and rate >= 0):
-                raise ValueError(f"lr_{group} is {rate}; give a finite learning rate of 0 (frozen) or more.")
+                raise ValueError(
+                    f"lr_{group} is {rate}; give a finite learning rate of 0 (frozen) or more."
+                )
             if not 0 < final <= 1:
-                raise ValueError(f"final_{group} is {final}; give the share of lr_{group} left at the end, in (0, 1].")
+                raise ValueError(
+                    f"final_{group} is {final}; give the share of lr_{group} left at the end, in"
+                    " (0, 1]."
+                )
 
     def at(self, progress: float) -> dict[str, float]:
         """Rates by the cloud's field names at ``progress`` 0..1 of the schedule."""

@@ -7,16 +7,22 @@ from torch import Tensor
 
 
 def laplacian(vertices: Tensor, edges: Tensor, length: Tensor | float = 1.0) -> Tensor:
-    """Mean squared distance of vertices [M,3] from their neighbours' mean, in units of ``length``; edges [E,2]."""
+    """Mean squared distance of vertices [M,3] from their neighbours' mean, in units of ``length``;
+    edges [E,2].
+    """
     both = torch.cat([edges, edges.flip(1)])
     sums = torch.zeros_like(vertices).index_add(0, both[:, 0], vertices[both[:, 1]])
-    degree = vertices.new_zeros(len(vertices)).index_add(0, both[:, 0], vertices.new_ones(len(both)))
+    degree = vertices.new_zeros(len(vertices)).index_add(
+        0, both[:, 0], vertices.new_ones(len(both))
+    )
     offset = torch.where(degree[:, None] > 0, sums / degree.clamp_min(1)[:, None] - vertices, 0.0)
     return (offset / length).square().sum(-1).mean()
 
 
 def normal_consistency(vertices: Tensor, faces: Tensor, beside: Tensor) -> Tensor:
-    """Mean of 1 - cosine between the normals of faces [F,3] that share an edge; beside [E,2] as `edges_of` gives it."""
+    """Mean of 1 - cosine between the normals of faces [F,3] that share an edge; beside [E,2] as
+    `edges_of` gives it.
+    """
     a, b, c = vertices[faces].unbind(1)
     normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
     pairs = beside[beside[:, 1] >= 0]

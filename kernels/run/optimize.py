@@ -1,4 +1,6 @@
-"""Optimizing splats: what the step moves is the Gaussians of a cloud, which grows and shrinks on its way."""
+"""Optimizing splats: what the step moves is the Gaussians of a cloud, which grows and shrinks on
+its way.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,13 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import Gaussians
-from ..gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
+from ..gaussians.densify import (
+    Densify,
+    densify_and_prune,
+    fresh_statistics,
+    gather,
+    reset_opacities,
+)
 from ..losses.base import Loss
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
@@ -39,17 +47,18 @@ def optimize(
 ) -> Gaussians:
     """Distil the prior's idea of the prompt into the cloud, for ``steps`` steps.
 
-    Pure from outside: the inputs stay as they are, and on the CPU the same inputs and seed give the same bits.
-    A cloud that carries training state goes on where it stopped: with one ``schedule_steps``, 300 steps and then
-    300 more are the same as 600. Runs on the prior's device; the result is detached, on the cloud's device, with its
-    training state. Works under torch.inference_mode(). With an ``anchor`` the renders are held to those of its cloud.
+    Pure from outside: the inputs stay as they are, and on the CPU the same inputs and seed give the
+    same bits. A cloud that carries training state goes on where it stopped: with one
+    ``schedule_steps``, 300 steps and then 300 more are the same as 600. Runs on the prior's device;
+    the result is detached, on the cloud's device, with its training state. Works under
+    torch.inference_mode(). With an ``anchor`` the renders are held to those of its cloud.
 
-    ``on_step`` is called after every step. A true answer ends the run there in good order, with the cloud so far as its
-    result. It may also raise: whatever exception ends the run, BaseExceptions included, ``on_partial`` gets the cloud
-    so far before it goes on.
-    Raises ValueError for inputs that do not fit, before any work; DivergedError with the last good cloud once more
-    than ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the cloud
-    and its moments as they are and are counted.
+    ``on_step`` is called after every step. A true answer ends the run there in good order, with the
+    cloud so far as its result. It may also raise: whatever exception ends the run, BaseExceptions
+    included, ``on_partial`` gets the cloud so far before it goes on. Raises ValueError for inputs
+    that do not fit, before any work; DivergedError with the last good cloud once more than
+    ``max_bad_steps`` steps in a row, or all steps of the call, were not finite. Bad steps leave the
+    cloud and its moments as they are and are counted.
     """
     settings = settings or OptimizeSettings()
     if anchor is not None:
@@ -58,18 +67,26 @@ def optimize(
     check_run(loss, prior, cameras, steps, settings, cloud.training, "gaussians")
     if len(cloud) > settings.max_gaussians:
         raise ValueError(
-            f"max_gaussians is {settings.max_gaussians}, but the cloud already holds {len(cloud)} Gaussians. "
-            "Raise it, or start from fewer."
+            f"max_gaussians is {settings.max_gaussians}, but the cloud already holds {len(cloud)}"
+            " Gaussians. Raise it, or start from fewer."
         )
     device = torch.device(prior.device)
     resolve(settings.render_backend, device, cloud.means.dtype)
     with working(prior, steps, settings):
-        subject, state = _begun(cloud, settings, anchor, device, settings.image_size or prior.image_size)
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(on_step, on_partial)
+        subject, state = _begun(
+            cloud, settings, anchor, device, settings.image_size or prior.image_size
+        )
+        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(
+            on_step, on_partial
+        )
 
 
 def _begun(
-    cloud: Gaussians, settings: OptimizeSettings, anchor: Anchor | None, device: torch.device, size: int
+    cloud: Gaussians,
+    settings: OptimizeSettings,
+    anchor: Anchor | None,
+    device: torch.device,
+    size: int,
 ) -> tuple[MovingCloud, TrainingState]:
     # A copy: inputs may be inference tensors, and stay as they are.
     own = cloud.map(lambda value: value.detach().to(device, copy=True))
@@ -85,14 +102,21 @@ def _begun(
 
 @dataclass(frozen=True)
 class MovingCloud:
-    """The cloud of a run between two steps."""
+    """The cloud of a run between two steps.
 
-    cloud: Gaussians  # without training state
+    Args:
+        cloud: without training state
+        home: where the run's input was
+        size: pixels of the renders
+        sh_shares: [K,1]
+    """
+
+    cloud: Gaussians
     settings: OptimizeSettings
     anchor: Anchor | None
-    home: torch.device  # where the run's input was
-    size: int  # pixels of the renders
-    sh_shares: Tensor  # [K,1]
+    home: torch.device
+    size: int
+    sh_shares: Tensor
 
     owner = "Optimize"
     noun = "cloud"
@@ -100,15 +124,21 @@ class MovingCloud:
     def tensors(self) -> dict[str, Tensor]:
         return self.cloud.tensors()
 
-    def render(self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool) -> Rendering:
-        return render(Gaussians(**params), cameras, backgrounds, self.settings.render_backend, depth=depth)
+    def render(
+        self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool
+    ) -> Rendering:
+        return render(
+            Gaussians(**params), cameras, backgrounds, self.settings.render_backend, depth=depth
+        )
 
     def penalties(
         self, params: dict[str, Tensor], pictures: Rendering, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:
         terms = penalties(self.settings, params, pictures.color, pictures.alpha)
         if self.anchor is not None:
-            terms |= self.anchor.penalties(pictures, cameras, backgrounds, self.settings.render_backend)
+            terms |= self.anchor.penalties(
+                pictures, cameras, backgrounds, self.settings.render_backend
+            )
         return terms
 
     def traced(self, pictures: Rendering) -> list[Tensor]:
@@ -139,7 +169,9 @@ class MovingCloud:
         strategy = self.settings.densify
         if strategy is None:
             return self, state
-        return self._densified(strategy, state, steps, gradients[0], pictures.visible, accept, generator)
+        return self._densified(
+            strategy, state, steps, gradients[0], pictures.visible, accept, generator
+        )
 
     def _densified(
         self,
@@ -151,23 +183,35 @@ class MovingCloud:
         accept: Tensor,
         generator: torch.Generator,
     ) -> tuple[MovingCloud, TrainingState]:
-        """Gather what the step says about each Gaussian; where a round is due, act on it, waiting for the device."""
+        """Gather what the step says about each Gaussian; where a round is due, act on it, waiting
+        for the device.
+        """
         cloud = self.cloud
         statistics = gather(
-            state.statistics or fresh_statistics(cloud), gradient, visible, (self.size, self.size), accept
+            state.statistics or fresh_statistics(cloud),
+            gradient,
+            visible,
+            (self.size, self.size),
+            accept,
         )
         moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
         if strategy.due(state.step, steps):
             limit = self.settings.max_gaussians
-            cloud, moments = densify_and_prune(strategy, cloud, statistics, moments, generator, limit)
+            cloud, moments = densify_and_prune(
+                strategy, cloud, statistics, moments, generator, limit
+            )
             statistics = fresh_statistics(cloud)
         if strategy.reset_due(state.step, steps):
             cloud, moments = reset_opacities(strategy, cloud, moments)
         first, second = ({name: pair[place] for name, pair in moments.items()} for place in (0, 1))
-        return replace(self, cloud=cloud), replace(state, first=first, second=second, statistics=statistics)
+        return replace(self, cloud=cloud), replace(
+            state, first=first, second=second, statistics=statistics
+        )
 
     def photographed(self, camera: Cameras, background: float) -> Tensor:
-        rendering = render(self.cloud, camera, background, self.settings.render_backend, depth=False)
+        rendering = render(
+            self.cloud, camera, background, self.settings.render_backend, depth=False
+        )
         return rendering.color[0].clamp(0, 1)
 
     def look(self) -> Gaussians:

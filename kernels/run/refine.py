@@ -1,4 +1,6 @@
-"""Refining a mesh: what the step moves is its vertices and its colours or texture (Consistent3D's later stages)."""
+"""Refining a mesh: what the step moves is its vertices and its colours or texture (Consistent3D's
+later stages).
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ from .settings import RefineSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, check_run, working
 
-SAME = 1e-5  # world units or 0..1: a mesh so near to what its training state makes was not edited since
+# world units or 0..1: a mesh so near to what its training state makes was not edited since
+SAME = 1e-5
 SOLID = 4.0  # logit of the opacity of the Gaussians that stand for a mesh in a viewer
 
 
@@ -40,25 +43,31 @@ def refine_mesh(
     on_step: Callable[[Progress[Mesh]], bool | None] | None = None,
     on_partial: Callable[[Mesh], None] | None = None,
 ) -> Mesh:
-    """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay as they are.
+    """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay
+    as they are.
 
-    A texture learns in place of the vertices' colours, seen at the level of detail of the renders; its
-    seams stay closed.
+    A texture learns in place of the vertices' colours, seen at the level of detail of the renders;
+    its seams stay closed.
 
-    For all else as `optimize`: pure from outside, on the prior's device, the result detached, where the mesh was, with
-    its training state; a mesh that carries one goes on where it stopped, and with one ``schedule_steps`` 30 steps and
-    then 30 more are the same as 60. Edited since, or smoothed otherwise, it keeps its place in the schedule and begins
-    with new moments. ``on_step``, ``on_partial``, ValueError and DivergedError are as there.
+    For all else as `optimize`: pure from outside, on the prior's device, the result detached, where
+    the mesh was, with its training state; a mesh that carries one goes on where it stopped, and
+    with one ``schedule_steps`` 30 steps and then 30 more are the same as 60. Edited since, or
+    smoothed otherwise, it keeps its place in the schedule and begins with new moments. ``on_step``,
+    ``on_partial``, ValueError and DivergedError are as there.
     """
     settings = settings or RefineSettings()
     mesh.check()
     check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
     with working(prior, steps, settings):
         subject, state = _begun(mesh, settings, torch.device(prior.device))
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(on_step, on_partial)
+        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(
+            on_step, on_partial
+        )
 
 
-def _begun(mesh: Mesh, settings: RefineSettings, device: torch.device) -> tuple[MovingMesh, TrainingState]:
+def _begun(
+    mesh: Mesh, settings: RefineSettings, device: torch.device
+) -> tuple[MovingMesh, TrainingState]:
     surface = _Surface(mesh, settings, device)
     params = surface.params()
     if mesh.training is None:
@@ -71,7 +80,9 @@ def _begun(mesh: Mesh, settings: RefineSettings, device: torch.device) -> tuple[
         return MovingMesh(surface, carried), state
     zeros = {name: torch.zeros_like(value) for name, value in params.items()}
     updates = torch.zeros_like(state.updates)
-    return MovingMesh(surface, params), replace(state, first=zeros, second=dict(zeros), updates=updates)
+    return MovingMesh(surface, params), replace(
+        state, first=zeros, second=dict(zeros), updates=updates
+    )
 
 
 def _level(number: Tensor) -> int | None:
@@ -93,7 +104,9 @@ class _Surface:
         self.edges, self.beside = edges_of(self.faces)
         self.lines = first[self.edges]  # the edges by the mesh's own vertices
         self.smoothing = Smoothing(self.edges, len(self.places), settings.smoothness)
-        self.length = (self.places[self.edges[:, 0]] - self.places[self.edges[:, 1]]).norm(dim=-1).mean()
+        self.length = (
+            (self.places[self.edges[:, 0]] - self.places[self.edges[:, 1]]).norm(dim=-1).mean()
+        )
         self.level: int | None = None  # of detail of the texture; the first cameras decide
 
     def params(self) -> dict[str, Tensor]:
@@ -113,7 +126,9 @@ class _Surface:
     def makes(self, params: dict[str, Tensor]) -> bool:
         """Whether ``params`` are those of the mesh the run starts from."""
         made = self.finished(params)
-        pairs = [(getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)]
+        pairs = [
+            (getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)
+        ]
         return all(torch.allclose(one, other, rtol=0, atol=SAME) for one, other in pairs)
 
     def detail(self, cameras: Cameras) -> int:
@@ -124,12 +139,19 @@ class _Surface:
 
 @dataclass(frozen=True)
 class MeshPictures:
-    """What the prior is shown of V views, and what the penalties read."""
+    """What the prior is shown of V views, and what the penalties read.
 
-    color: Tensor  # [V,H,W,3] the mesh's colours or its normals as colours
-    alpha: Tensor  # [V,H,W,1] 0..1
-    depth: Tensor  # [V,H,W,1] distance along the optical axis, world units
-    places: Tensor  # [W,3] vertices, seams closed
+    Args:
+        color: [V,H,W,3] the mesh's colours or its normals as colours
+        alpha: [V,H,W,1] 0..1
+        depth: [V,H,W,1] distance along the optical axis, world units
+        places: [W,3] vertices, seams closed
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    places: Tensor
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,9 @@ class MovingMesh:
     def tensors(self) -> dict[str, Tensor]:
         return self.params
 
-    def render(self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool) -> MeshPictures:
+    def render(
+        self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool
+    ) -> MeshPictures:
         surface = self.surface
         places = surface.smoothing(params["vertices"])
         now = surface.mesh(places, params[surface.paint])
@@ -158,14 +182,22 @@ class MovingMesh:
         return MeshPictures(color, seen.alpha, seen.depth, places)
 
     def penalties(
-        self, params: dict[str, Tensor], pictures: MeshPictures, cameras: Cameras, backgrounds: Tensor
+        self,
+        params: dict[str, Tensor],
+        pictures: MeshPictures,
+        cameras: Cameras,
+        backgrounds: Tensor,
     ) -> dict[str, Tensor]:
         surface, settings, places = self.surface, self.surface.settings, pictures.places
         terms: dict[str, Tensor] = {}
         if settings.lambda_laplacian > 0:
-            terms["laplacian"] = settings.lambda_laplacian * laplacian(places, surface.edges, surface.length)
+            terms["laplacian"] = settings.lambda_laplacian * laplacian(
+                places, surface.edges, surface.length
+            )
         if settings.lambda_normal > 0:
-            terms["normal"] = settings.lambda_normal * normal_consistency(places, surface.faces, surface.beside)
+            terms["normal"] = settings.lambda_normal * normal_consistency(
+                places, surface.faces, surface.beside
+            )
         return terms
 
     def traced(self, pictures: MeshPictures) -> list[Tensor]:
@@ -174,7 +206,10 @@ class MovingMesh:
     def rates(self, step: int, steps: int) -> dict[str, Any]:
         fall = 0.1 ** (step / max(steps - 1, 1))
         settings = self.surface.settings
-        return {"vertices": settings.lr_vertices * fall, self.surface.paint: settings.lr_colors * fall}
+        return {
+            "vertices": settings.lr_vertices * fall,
+            self.surface.paint: settings.lr_colors * fall,
+        }
 
     def moved(self, params: dict[str, Tensor]) -> MovingMesh:
         return replace(self, params=params)
@@ -195,7 +230,9 @@ class MovingMesh:
 
     def _mesh(self) -> Mesh:
         with torch.no_grad():
-            return self.surface.mesh(self.surface.smoothing(self.params["vertices"]), self.params[self.surface.paint])
+            return self.surface.mesh(
+                self.surface.smoothing(self.params["vertices"]), self.params[self.surface.paint]
+            )
 
     def look(self) -> Gaussians:
         """A Gaussian at each vertex, in its colour, so large that they touch."""

@@ -24,39 +24,66 @@ UNTRAINED_GRAYS = (0.3, 0.7)
 class ViewSettings:
     """What the prior is shown.
 
-    background: what the renders are composited on. "auto" is what the prior was trained on, or "random" where it
-    does not say; "random gray" one grey per view, uniform in the prior's range (0.3..0.7 where it does not say);
-    "random" one colour per view, uniform in the RGB cube; "gray" 0.5.
+    background: what the renders are composited on. "auto" is what the prior was trained on, or
+    "random" where it does not say; "random gray" one grey per view, uniform in the prior's range
+    (0.3..0.7 where it does not say); "random" one colour per view, uniform in the RGB cube; "gray"
+    0.5.
+
+    Args:
+        views: cameras per step (LucidDreamer: 4)
+        image_size: pixels of the square renders; None: what the prior was trained for
+        schedule_steps: length of the whole schedule in steps; 0: ends with this call
+        seed: of every random draw; trained with the same seed, a cloud or mesh continues its random
+            streams
+        sample_posterior: encode with a draw of the encoder's posterior instead of its mean
     """
 
-    views: int = 4  # cameras per step (LucidDreamer: 4)
-    image_size: int | None = None  # pixels of the square renders; None: what the prior was trained for
-    schedule_steps: int = 0  # length of the whole schedule in steps; 0: ends with this call
-    seed: int = 0  # of every random draw; trained with the same seed, a cloud or mesh continues its random streams
+    views: int = 4
+    image_size: int | None = None
+    schedule_steps: int = 0
+    seed: int = 0
     background: str = "auto"
-    sample_posterior: bool = False  # encode with a draw of the encoder's posterior instead of its mean
+    sample_posterior: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchSettings:
-    """How often somebody looks, and what is borne until then."""
+    """How often somebody looks, and what is borne until then.
 
-    preview_every: int = 20  # steps between previews; 0: none are due
-    max_bad_steps: int = 20  # steps in a row whose loss or gradient may be NaN or infinite before the run stops
-    check_every: int = 10  # steps between looks at that count, each of which waits for the device
+    Args:
+        preview_every: steps between previews; 0: none are due
+        max_bad_steps: steps in a row whose loss or gradient may be NaN or infinite before the run
+            stops
+        check_every: steps between looks at that count, each of which waits for the device
+    """
+
+    preview_every: int = 20
+    max_bad_steps: int = 20
+    check_every: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(WatchSettings, ViewSettings):
-    """What every run can be told, of splats or of a mesh."""
+    """What every run can be told, of splats or of a mesh.
+
+    Args:
+        accelerate: fast networks on CUDA; None: if the run is long enough
+        pictures_at_once: through the prior's networks, to save memory; 0: all views
+    """
 
     # These two change no result beyond rounding, and so are no part of what tells two runs apart.
-    accelerate: bool | None = field(default=None, repr=False)  # fast networks on CUDA; None: if the run is long enough
-    pictures_at_once: int = field(default=0, repr=False)  # through the prior's networks, to save memory; 0: all views
+    accelerate: bool | None = field(default=None, repr=False)
+    pictures_at_once: int = field(default=0, repr=False)
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
-        least = {"views": 1, "schedule_steps": 0, "preview_every": 0, "max_bad_steps": 0, "check_every": 1}
+        least = {
+            "views": 1,
+            "schedule_steps": 0,
+            "preview_every": 0,
+            "max_bad_steps": 0,
+            "check_every": 1,
+        }
         least |= {"seed": 0, "image_size": 1, "pictures_at_once": 0}
         for name, low in least.items():
             if name == "image_size" and self.image_size is None:
@@ -65,20 +92,30 @@ class RunSettings(WatchSettings, ViewSettings):
         if self.seed > SEED_MAX:
             raise ValueError(f"seed is {self.seed}; give a whole number within 0..{SEED_MAX}.")
         if self.background not in BACKGROUNDS:
-            raise ValueError(f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}.")
+            raise ValueError(
+                f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GrowthSettings:
-    """How many Gaussians there may be."""
+    """How many Gaussians there may be.
 
-    densify: Densify | None = field(default_factory=Densify)  # None: the number of Gaussians stays
-    max_gaussians: int = 20_000  # densification never goes beyond this, nor beyond its own count_max
+    Args:
+        densify: None: the number of Gaussians stays
+        max_gaussians: densification never goes beyond this, nor beyond its own count_max
+    """
+
+    densify: Densify | None = field(default_factory=Densify)
+    max_gaussians: int = 20_000
 
 
-# The bases' order is that of the fields, and with it of the text by which benchmarks know what made a committed row.
+# The bases' order is that of the fields, and with it of the text by which benchmarks know what made
+# a committed row.
 @dataclass(frozen=True, kw_only=True)
-class OptimizeSettings(RunSettings, WatchSettings, GrowthSettings, ViewSettings, LearningRates, Regularizers):
+class OptimizeSettings(
+    RunSettings, WatchSettings, GrowthSettings, ViewSettings, LearningRates, Regularizers
+):
     """Settings of `optimize`; the learning rates and the penalties' weights are among them."""
 
     render_backend: str = "auto"
@@ -96,14 +133,27 @@ class OptimizeSettings(RunSettings, WatchSettings, GrowthSettings, ViewSettings,
 
 @dataclass(frozen=True, kw_only=True)
 class RefineSettings(RunSettings):
-    """Settings of `refine_mesh`. A learning rate of 0 freezes its part: geometry alone, or texture alone."""
+    """Settings of `refine_mesh`. A learning rate of 0 freezes its part: geometry alone, or texture
+    alone.
 
-    lr_vertices: float = 0.001  # world units per step at first; falls to a tenth
-    lr_colors: float = 0.003  # of the colours or the texture, sRGB per step at first; falls to a tenth
-    smoothness: float = 10.0  # vertices move together within about its square root in edges (Nicolet et al. 2021)
-    lambda_laplacian: float = 0.0  # squared distance of vertices from their neighbours' mean, in edges (C3D: 100)
-    lambda_normal: float = 0.0  # mean 1 - cosine between the normals of neighbouring faces (C3D: 100)
-    judged: str = "color"  # what the prior sees: "color" | "normal", world normals as colours (C3D's geometry stage)
+    Args:
+        lr_vertices: world units per step at first; falls to a tenth
+        lr_colors: of the colours or the texture, sRGB per step at first; falls to a tenth
+        smoothness: vertices move together within about its square root in edges (Nicolet et al.
+            2021)
+        lambda_laplacian: squared distance of vertices from their neighbours' mean, in edges (C3D:
+            100)
+        lambda_normal: mean 1 - cosine between the normals of neighbouring faces (C3D: 100)
+        judged: what the prior sees: "color" | "normal", world normals as colours (C3D's geometry
+            stage)
+    """
+
+    lr_vertices: float = 0.001
+    lr_colors: float = 0.003
+    smoothness: float = 10.0
+    lambda_laplacian: float = 0.0
+    lambda_normal: float = 0.0
+    judged: str = "color"
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -118,13 +168,23 @@ class RefineSettings(RunSettings):
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:  # also catches NaN
-                raise ValueError(f"Refine Mesh: {name} is {value}; choose a value within {low:g}..{high:g}.")
+                raise ValueError(
+                    f"Refine Mesh: {name} is {value}; choose a value within {low:g}..{high:g}."
+                )
         if self.lr_vertices == 0 and self.lr_colors == 0:
-            raise ValueError("Refine Mesh: lr_vertices and lr_colors are both 0, so nothing would change. Raise one.")
+            raise ValueError(
+                "Refine Mesh: lr_vertices and lr_colors are both 0, so nothing would change. Raise"
+                " one."
+            )
         if self.judged not in JUDGED:
-            raise ValueError(f"Refine Mesh: judged is {self.judged!r}; choose one of {', '.join(JUDGED)}.")
+            raise ValueError(
+                f"Refine Mesh: judged is {self.judged!r}; choose one of {', '.join(JUDGED)}."
+            )
         if self.judged == "normal" and self.lr_colors > 0:
-            raise ValueError("Refine Mesh: normals say nothing about colours. Set lr_colors to 0 with judged 'normal'.")
+            raise ValueError(
+                "Refine Mesh: normals say nothing about colours. Set lr_colors to 0 with judged"
+                " 'normal'."
+            )
 
 
 def _check_count(name: str, value: object, low: int) -> None:
@@ -133,18 +193,27 @@ def _check_count(name: str, value: object, low: int) -> None:
 
 
 def background_range(prior: Prior) -> tuple[float, float] | None:
-    """The greys a prior was trained on as (low, high): its ``background_range`` if it has one, else its background."""
+    """The greys a prior was trained on as (low, high): its ``background_range`` if it has one, else
+    its background.
+    """
     given = getattr(prior, "background_range", None) or prior.background
     if given is None:
         return None
     low, high = (given, given) if isinstance(given, int | float) else given
     if not (math.isfinite(low) and math.isfinite(high) and 0 <= low <= high <= 1):
-        raise ValueError(f"Prior {prior.name!r} has background {given}; expected greys within 0..1, low before high.")
+        raise ValueError(
+            f"Prior {prior.name!r} has background {given}; expected greys within 0..1, low before"
+            " high."
+        )
     return float(low), float(high)
 
 
-def draw_backgrounds(kind: str, grays: tuple[float, float] | None, views: int, generator: torch.Generator) -> Tensor:
-    """One colour per view [V,3], of a ``kind`` in BACKGROUNDS; ``grays`` as `background_range` gives them."""
+def draw_backgrounds(
+    kind: str, grays: tuple[float, float] | None, views: int, generator: torch.Generator
+) -> Tensor:
+    """One colour per view [V,3], of a ``kind`` in BACKGROUNDS; ``grays`` as `background_range`
+    gives them.
+    """
     if kind == "auto":
         kind = "random gray" if grays else "random"
     draws = torch.rand(views, 3, generator=generator)

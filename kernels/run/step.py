@@ -1,4 +1,6 @@
-"""The step that splats and meshes share, and the loop around it: render, encode, ask the prior by a loss, move."""
+"""The step that splats and meshes share, and the loop around it: render, encode, ask the prior by a
+loss, move.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ from .adam import adam, all_finite
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
 
-PREVIEW_ANGLES = (25.0, 15.0)  # degrees of azimuth and elevation: front, one side and the top are in view
+# degrees of azimuth and elevation: front, one side and the top are in view
+PREVIEW_ANGLES = (25.0, 15.0)
 
 Result = TypeVar("Result", covariant=True)  # Gaussians or Mesh
 
@@ -42,7 +45,9 @@ class Pictures(Protocol):
 
 
 class Subject(Protocol[Result]):
-    """A cloud or a mesh on its way through a run, on the prior's device. No step edits it: a step makes another."""
+    """A cloud or a mesh on its way through a run, on the prior's device. No step edits it: a step
+    makes another.
+    """
 
     @property
     def owner(self) -> str: ...  # what the run is called in messages
@@ -54,9 +59,11 @@ class Subject(Protocol[Result]):
         """What the steps move, by name."""
         ...
 
-    def render(self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool) -> Any:
-        """`Pictures` of it with ``params`` in place of its tensors, on ``backgrounds`` [V,3]; no depth is needed where
-        ``depth`` is False."""
+    def render(
+        self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool
+    ) -> Any:
+        """`Pictures` of it with ``params`` in place of its tensors, on ``backgrounds`` [V,3]; no
+        depth is needed where ``depth`` is False."""
         ...
 
     def penalties(
@@ -86,7 +93,9 @@ class Subject(Protocol[Result]):
         accept: Tensor,
         generator: torch.Generator,
     ) -> tuple[Subject[Result], TrainingState]:
-        """What follows a step on a schedule of ``steps``, given the gradients of what was `traced`: densification."""
+        """What follows a step on a schedule of ``steps``, given the gradients of what was `traced`:
+        densification.
+        """
         ...
 
     def photographed(self, camera: Cameras, background: float) -> Tensor:
@@ -104,19 +113,33 @@ class Subject(Protocol[Result]):
 
 @dataclass(frozen=True)
 class Progress(Generic[Result]):
-    """What ``on_step`` learns after every step. Tensors stay on the device: reading one waits for it."""
+    """What ``on_step`` learns after every step. Tensors stay on the device: reading one waits for
+    it.
 
-    step: int  # steps done in this call, from 1
-    steps: int  # steps of this call
-    done: int  # steps done over all calls
-    loss: Tensor  # [] of this step, penalties included
-    logs: dict[str, Tensor]  # [] the loss's logs, the penalties, and "bad_steps" so far
-    seconds: float  # since this call began
-    preview_due: bool  # per RunSettings.preview_every, and after the last step
+    Args:
+        step: steps done in this call, from 1
+        steps: steps of this call
+        done: steps done over all calls
+        loss: [] of this step, penalties included
+        logs: [] the loss's logs, the penalties, and "bad_steps" so far
+        seconds: since this call began
+        preview_due: per RunSettings.preview_every, and after the last step
+        result: what the run would return now
+        preview: [H,W,3] 0..1, CPU: from the front, a little from above and the side
+        look: what a viewer of splats may show, on the device and without training state
+    """
+
+    step: int
+    steps: int
+    done: int
+    loss: Tensor
+    logs: dict[str, Tensor]
+    seconds: float
+    preview_due: bool
     # These describe the moment they are called at, which should be inside on_step:
-    result: Callable[[], Result]  # what the run would return now
-    preview: Callable[[], Tensor]  # [H,W,3] 0..1, CPU: from the front, a little from above and the side
-    look: Callable[[], Gaussians]  # what a viewer of splats may show, on the device and without training state
+    result: Callable[[], Result]
+    preview: Callable[[], Tensor]
+    look: Callable[[], Gaussians]
 
 
 class DivergedError(RuntimeError):
@@ -130,16 +153,29 @@ class DivergedError(RuntimeError):
 
 @contextmanager
 def working(prior: Prior, steps: int, settings: RunSettings) -> Iterator[None]:
-    """Inside, gradients flow whatever the caller's mode, and the prior is at its best for so many steps."""
+    """Inside, gradients flow whatever the caller's mode, and the prior is at its best for so many
+    steps.
+    """
     accelerate = steps >= REPAYING_STEPS if settings.accelerate is None else settings.accelerate
-    with torch.inference_mode(False), torch.enable_grad(), running(prior, accelerate, settings.pictures_at_once):
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        running(prior, accelerate, settings.pictures_at_once),
+    ):
         yield
 
 
 def check_run(
-    loss: Loss, prior: Prior, cameras: CameraSampler, steps: int, settings: RunSettings, training: Any, name: str
+    loss: Loss,
+    prior: Prior,
+    cameras: CameraSampler,
+    steps: int,
+    settings: RunSettings,
+    training: Any,
+    name: str,
 ) -> int:
-    """Raise ValueError for whatever could fail later, naming the cure; returns the steps that lie behind ``training``.
+    """Raise ValueError for whatever could fail later, naming the cure; returns the steps that lie
+    behind ``training``.
 
     ``name``: what carries the training, for messages.
     """
@@ -150,18 +186,23 @@ def check_run(
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give a whole number of 1 or more.")
     if training is not None and not isinstance(training, TrainingState):
-        raise ValueError(f"{name}.training is a {type(training).__name__}; expected a TrainingState or None.")
+        raise ValueError(
+            f"{name}.training is a {type(training).__name__}; expected a TrainingState or None."
+        )
     done = 0 if training is None else training.step
     if settings.schedule_steps and settings.schedule_steps < done + steps:
         raise ValueError(
-            f"schedule_steps is {settings.schedule_steps}, but {done} steps are done and {steps} more are asked for. "
-            f"Give {done + steps} or more, or 0 to end the schedule with this call."
+            f"schedule_steps is {settings.schedule_steps}, but {done} steps are done and {steps}"
+            f" more are asked for. Give {done + steps} or more, or 0 to end the schedule with this"
+            " call."
         )
     return done
 
 
 class Run(Generic[Result]):
-    """One call of `optimize` or `refine_mesh`: what stays the same, and the subject and state that a step replaces."""
+    """One call of `optimize` or `refine_mesh`: what stays the same, and the subject and state that
+    a step replaces.
+    """
 
     def __init__(
         self,
@@ -186,11 +227,17 @@ class Run(Generic[Result]):
         # On the prior's device: else every step would wait for its texts to follow.
         self.prompts = prompts.to(self.device)
         # Another seed asks for other draws, so it starts new streams; the same one continues them.
-        self.streams = random_streams(settings.seed, state.generators if state.seed == settings.seed else None)
+        self.streams = random_streams(
+            settings.seed, state.generators if state.seed == settings.seed else None
+        )
         self.loss_name = identity(loss)
         known = (state.loss_name, state.latent_shape) == (self.loss_name, self.latent_shape)
-        self.loss = loss.start(prior, self.latent_shape, self.streams["noise"], state.loss if known else None)
-        self.state: TrainingState = replace(state, seed=settings.seed, generators=self._stream_states())
+        self.loss = loss.start(
+            prior, self.latent_shape, self.streams["noise"], state.loss if known else None
+        )
+        self.state: TrainingState = replace(
+            state, seed=settings.seed, generators=self._stream_states()
+        )
         self.taken, self.started = 0, time.perf_counter()
         self.good = self._now()
 
@@ -215,8 +262,14 @@ class Run(Generic[Result]):
         return {name: stream.get_state() for name, stream in self.streams.items()}
 
     def _now(self) -> tuple[Subject[Result], TrainingState]:
-        """Subject and whole training state where the run takes place; costs nothing, as no step edits in place."""
-        own = {"loss_name": self.loss_name, "latent_shape": self.latent_shape, "loss": dict(self.loss.state())}
+        """Subject and whole training state where the run takes place; costs nothing, as no step
+        edits in place.
+        """
+        own = {
+            "loss_name": self.loss_name,
+            "latent_shape": self.latent_shape,
+            "loss": dict(self.loss.state()),
+        }
         return self.subject, replace(self.state, **own)  # type: ignore[arg-type]
 
     def result(self) -> Result:
@@ -225,15 +278,22 @@ class Run(Generic[Result]):
     def step(self) -> dict[str, Tensor]:
         settings, subject, last = self.settings, self.subject, self.taken + 1 == self.steps
         before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
-        sampled = self.sampler.sample(settings.views, self.size, self.streams["cameras"], together=self.together)
+        sampled = self.sampler.sample(
+            settings.views, self.size, self.streams["cameras"], together=self.together
+        )
         cameras = _moved(sampled, self.device)
-        params = {name: value.detach().requires_grad_() for name, value in subject.tensors().items()}
+        params = {
+            name: value.detach().requires_grad_() for name, value in subject.tensors().items()
+        }
         backgrounds = self._backgrounds()
         pictures = subject.render(params, cameras, backgrounds, self.depth)
-        # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them stuck.
+        # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
+        # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
         latents = self.prior.encode(pictures.color.permute(0, 3, 1, 2), posterior)
-        value, logs = self.loss(latents, self._views(sampled, cameras, pictures), self.streams["noise"])
+        value, logs = self.loss(
+            latents, self._views(sampled, cameras, pictures), self.streams["noise"]
+        )
         extra = subject.penalties(params, pictures, cameras, backgrounds)
         total = value + sum(extra.values())
         sources = [*params.values(), *subject.traced(pictures)]
@@ -243,7 +303,12 @@ class Run(Generic[Result]):
 
         moved, state = self._updated(by_name, accept)
         self.subject, state = moved.adapted(
-            state, self.schedule_steps, [*gradients[len(params) :]], pictures, accept, self.streams["densify"]
+            state,
+            self.schedule_steps,
+            [*gradients[len(params) :]],
+            pictures,
+            accept,
+            self.streams["densify"],
         )
         self.state = replace(state, generators=self._stream_states())
         self.taken += 1
@@ -264,13 +329,23 @@ class Run(Generic[Result]):
         negative = self.prompts.negative_rows(len(cameras))
         text, negative = told(self.prior, (text, negative), cameras, pictures.alpha, pictures.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        return Views(text, negative, cameras, self.state.step, self.schedule_steps, factor, self.together)
+        return Views(
+            text, negative, cameras, self.state.step, self.schedule_steps, factor, self.together
+        )
 
-    def _updated(self, gradients: dict[str, Tensor], accept: Tensor) -> tuple[Subject[Result], TrainingState]:
+    def _updated(
+        self, gradients: dict[str, Tensor], accept: Tensor
+    ) -> tuple[Subject[Result], TrainingState]:
         state = self.state
         rates = self.subject.rates(state.step, self.schedule_steps)
         params, first, second, updates = adam(
-            self.subject.tensors(), gradients, state.first, state.second, state.updates, rates, accept
+            self.subject.tensors(),
+            gradients,
+            state.first,
+            state.second,
+            state.updates,
+            rates,
+            accept,
         )
         bad = (~accept).to(torch.int64)
         return self.subject.moved(params), replace(
@@ -284,16 +359,19 @@ class Run(Generic[Result]):
         )
 
     def _check_bad_steps(self, before: tuple[Subject[Result], TrainingState], last: bool) -> None:
-        """Read the count of bad steps (the one wait for the device): keep what is good, stop what is beyond hope."""
+        """Read the count of bad steps (the one wait for the device): keep what is good, stop what
+        is beyond hope.
+        """
         bad_run = int(self.state.bad_run)
         if bad_run == 0:
             self.good = before  # not what is now: that has yet to give a finite loss
         elif bad_run > self.settings.max_bad_steps or (last and bad_run >= self.steps):
             subject, state = self.good
             raise DivergedError(
-                f"{subject.owner}: the last {bad_run} steps up to step {self.state.step} gave a loss or gradient that "
-                f"is NaN or infinite and were skipped. The {subject.noun} of step {state.step} is kept. Lower the "
-                "guidance or the learning rates, or run the prior in float32.",
+                f"{subject.owner}: the last {bad_run} steps up to step {self.state.step} gave a"
+                f" loss or gradient that is NaN or infinite and were skipped. The {subject.noun} of"
+                f" step {state.step} is kept. Lower the guidance or the learning rates, or run the"
+                " prior in float32.",
                 _result(self.good),
                 bad_run,
             )
@@ -327,5 +405,7 @@ def _result(moment: tuple[Subject[Result], TrainingState]) -> Result:
 
 def _moved(cameras: Cameras, device: torch.device) -> Cameras:
     tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
-    moved: dict[str, Any] = {name: sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)}
+    moved: dict[str, Any] = {
+        name: sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)
+    }
     return replace(cameras, **moved)

@@ -1,1 +1,3 @@
-"""Procedural objects with captions and exact ground truth: they train and judge the embedded prior."""
+"""Procedural objects with captions and exact ground truth: they train and judge the embedded
+prior.
+"""

@@ -1,4 +1,5 @@
-"""The toybox's language: captions, their parts, and the held-out split. Needs nothing but the standard library.
+"""The toybox's language: captions, their parts, and the held-out split. Needs nothing but the
+standard library.
 
 Grammar: ``a|an [COLOR] CATEGORY [with SECOND stripes|checks|dots][, VIEW view]``.
 """
@@ -14,7 +15,8 @@ CATEGORIES = (
     "castle", "train", "windmill",
 )  # fmt: skip
 
-# Seen from the front and the back these look alike but for the light, so a view word says little about them.
+# Seen from the front and the back these look alike but for the light, so a view word says little
+# about them.
 SYMMETRIC = frozenset({"sphere", "cube", "cylinder", "cone", "torus", "table", "mushroom", "tree"})
 
 COLORS: dict[str, tuple[float, float, float]] = {  # sRGB albedo, 0..1
@@ -33,9 +35,23 @@ COLORS: dict[str, tuple[float, float, float]] = {  # sRGB albedo, 0..1
 }
 FINISHES = ("plain", "striped", "checkered", "dotted")
 VIEWS = ("front", "side", "back", "overhead")
-# Finer view words, one per 45 degrees of azimuth from the front on; left and right are the object's own.
-SIDES = ("front", "front left", "left side", "back left", "back", "back right", "right side", "front right")
-VIEW_WORDS = (*VIEWS, *(side for side in SIDES if side not in VIEWS), *(f"overhead {side}" for side in SIDES))
+# Finer view words, one per 45 degrees of azimuth from the front on; left and right are the object's
+# own.
+SIDES = (
+    "front",
+    "front left",
+    "left side",
+    "back left",
+    "back",
+    "back right",
+    "right side",
+    "front right",
+)
+VIEW_WORDS = (
+    *VIEWS,
+    *(side for side in SIDES if side not in VIEWS),
+    *(f"overhead {side}" for side in SIDES),
+)
 SPELLINGS = {"grey": "gray"}  # of other people, for words of the vocabulary
 _NOUNS = {"striped": "stripes", "checkered": "checks", "dotted": "dots"}
 _GRAMMAR_WORDS = ("a", "an", "with", "view", *_NOUNS.values())
@@ -43,7 +59,9 @@ _GRAMMAR_WORDS = ("a", "an", "with", "view", *_NOUNS.values())
 
 @dataclass(frozen=True)
 class Caption:
-    """What a caption says of an object. ``color`` None: unsaid; ``second`` is the pattern's colour."""
+    """What a caption says of an object. ``color`` None: unsaid; ``second`` is the pattern's
+    colour.
+    """
 
     category: str
     color: str | None
@@ -62,7 +80,9 @@ class Caption:
             need = "takes no" if self.finish == "plain" else "needs a"
             raise ValueError(f"a {self.finish} finish {need} second colour.")
         if self.second is not None and self.second == self.color:
-            raise ValueError(f"the pattern's colour {self.second!r} is the object's own; name another one.")
+            raise ValueError(
+                f"the pattern's colour {self.second!r} is the object's own; name another one."
+            )
 
     @property
     def text(self) -> str:
@@ -83,7 +103,9 @@ def vocabulary() -> tuple[str, ...]:
 
 def spelled(text: str) -> str:
     """``text`` with its words as the vocabulary spells them; all else stays as it is."""
-    return re.sub(rf"\b({'|'.join(SPELLINGS)})\b", lambda match: SPELLINGS[match[0].lower()], text, flags=re.I)
+    return re.sub(
+        rf"\b({'|'.join(SPELLINGS)})\b", lambda match: SPELLINGS[match[0].lower()], text, flags=re.I
+    )
 
 
 def words_of(text: str) -> list[str]:
@@ -98,25 +120,29 @@ def unknown_words(text: str) -> list[str]:
 
 
 def parse(text: str) -> Caption:
-    """The caption that ``text`` is (view words are dropped). Raises ValueError that names what is wrong."""
+    """The caption that ``text`` is (view words are dropped). Raises ValueError that names what is
+    wrong.
+    """
     words = " ".join(words_of(text))
     if not words:
         raise ValueError('the prompt is empty; try "a red mug".')
     if unknown := unknown_words(text):
         raise ValueError(
-            f"the toybox does not know {', '.join(map(repr, unknown))} in {text!r}. "
-            f"Objects: {', '.join(CATEGORIES)}. Colours: {', '.join(COLORS)}. Patterns: stripes, checks, dots."
+            f"the toybox does not know {', '.join(map(repr, unknown))} in {text!r}. Objects:"
+            f" {', '.join(CATEGORIES)}. Colours: {', '.join(COLORS)}. Patterns: stripes, checks,"
+            " dots."
         )
     either = "|".join
     match = re.fullmatch(
         rf"(?:an? )?(?:({either(COLORS)}) )?({either(CATEGORIES)})"
-        rf"(?: with ({either(COLORS)}) ({either(_NOUNS.values())}))?(?: (?:{either(VIEW_WORDS)}) view)?",
+        rf"(?: with ({either(COLORS)}) ({either(_NOUNS.values())}))?(?: (?:{either(VIEW_WORDS)})"
+        r" view)?",
         words,
     )
     if match is None:
         raise ValueError(
-            f'{text!r} is not a toybox caption. Write "a COLOUR OBJECT" or "a COLOUR OBJECT with COLOUR stripes" '
-            '(or checks, dots), for example "a red mug with white stripes".'
+            f'{text!r} is not a toybox caption. Write "a COLOUR OBJECT" or "a COLOUR OBJECT with'
+            ' COLOUR stripes" (or checks, dots), for example "a red mug with white stripes".'
         )
     color, category, second, noun = match.groups()
     finish = next((f for f, n in _NOUNS.items() if n == noun), "plain")
@@ -124,24 +150,39 @@ def parse(text: str) -> Caption:
 
 
 def held_out(caption: Caption) -> bool:
-    """Whether training never sees this category x colour x finish: 2 of the 12 colours, others for each pair."""
+    """Whether training never sees this category x colour x finish: 2 of the 12 colours, others for
+    each pair.
+    """
     if caption.color is None:
         return False
-    color, c, f = list(COLORS).index(caption.color), CATEGORIES.index(caption.category), FINISHES.index(caption.finish)
+    color, c, f = (
+        list(COLORS).index(caption.color),
+        CATEGORIES.index(caption.category),
+        FINISHES.index(caption.finish),
+    )
     first = (5 * c + 3 * f) % len(COLORS)
     return color in (first, (first + 7) % len(COLORS))
 
 
 def all_captions() -> list[Caption]:
-    """Every caption with a colour: each category, colour and finish, the pattern in every other colour."""
+    """Every caption with a colour: each category, colour and finish, the pattern in every other
+    colour.
+    """
     plain = [Caption(c, k) for c in CATEGORIES for k in COLORS]
     return plain + [
-        Caption(c, k, f, s) for c in CATEGORIES for k in COLORS for f in FINISHES[1:] for s in COLORS if s != k
+        Caption(c, k, f, s)
+        for c in CATEGORIES
+        for k in COLORS
+        for f in FINISHES[1:]
+        for s in COLORS
+        if s != k
     ]
 
 
 def view_of(azimuth: float, elevation: float) -> str:
-    """The view word of a camera (degrees): overhead above 60, front within +-45 of 0, back beyond +-135, else side."""
+    """The view word of a camera (degrees): overhead above 60, front within +-45 of 0, back beyond
+    +-135, else side.
+    """
     if elevation > 60:
         return "overhead"
     turn = abs((azimuth + 180) % 360 - 180)
@@ -149,6 +190,8 @@ def view_of(azimuth: float, elevation: float) -> str:
 
 
 def side_of(azimuth: float, elevation: float) -> str:
-    """The finer view words of a camera (degrees): the nearest of `SIDES`, after "overhead" above an elevation of 60."""
+    """The finer view words of a camera (degrees): the nearest of `SIDES`, after "overhead" above an
+    elevation of 60.
+    """
     side = SIDES[round(azimuth % 360 / 45) % 8]
     return f"overhead {side}" if elevation > 60 else side

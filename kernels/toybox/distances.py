@@ -1,7 +1,8 @@
 """Signed distances to the solids that toys are built from: exact outside, negative inside.
 
-After Inigo Quilez, "Distance functions". Every function takes points [...,3] in world units and returns [...]; solids
-of revolution and extrusions inherit exactness from the exact polygon distance.
+After Inigo Quilez, "Distance functions". Every function takes points [...,3] in world units and
+returns [...]; solids of revolution and extrusions inherit exactness from the exact polygon
+distance.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ def box(center: Vector, half: Vector, rounding: float = 0.0) -> Distance:
     return distance
 
 
-def cylinder(center: Vector, radius: float, half: float, axis: str = "y", rounding: float = 0.0) -> Distance:
+def cylinder(
+    center: Vector, radius: float, half: float, axis: str = "y", rounding: float = 0.0
+) -> Distance:
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         q = torch.stack([torch.hypot(u, v) - radius + rounding, w.abs() - half + rounding], -1)
@@ -64,8 +67,8 @@ def torus(center: Vector, radius: float, tube: float, axis: str = "y") -> Distan
 
 
 def arc(center: Vector, radius: float, tube: float, half_angle: float, turn: float) -> Distance:
-    """Part of a torus in the plane facing +Z, round-ended: ``half_angle`` degrees to both sides of the direction
-    ``turn`` (degrees from +X towards +Y)."""
+    """Part of a torus in the plane facing +Z, round-ended: ``half_angle`` degrees to both sides of
+    the direction ``turn`` (degrees from +X towards +Y)."""
     a, b = math.radians(half_angle), math.radians(turn)
     sin, cos = math.sin(a), math.cos(a)
 
@@ -81,12 +84,17 @@ def arc(center: Vector, radius: float, tube: float, half_angle: float, turn: flo
 
 
 def round_cone(a: Vector, b: Vector, radius_a: float, radius_b: float) -> Distance:
-    """The hull of two spheres; equal radii make a capsule. Raises ValueError if one sphere holds the other."""
+    """The hull of two spheres; equal radii make a capsule. Raises ValueError if one sphere holds
+    the other.
+    """
     ba = [b[i] - a[i] for i in range(3)]
     l2 = sum(x * x for x in ba)
     rr = radius_a - radius_b
     if l2 <= rr * rr:
-        raise ValueError(f"round_cone: the balls of radius {radius_a} at {a} and {radius_b} at {b} lie in one another.")
+        raise ValueError(
+            f"round_cone: the balls of radius {radius_a} at {a} and {radius_b} at {b} lie in one"
+            " another."
+        )
     a2, il2 = l2 - rr * rr, 1 / l2
 
     def distance(p: Tensor) -> Tensor:
@@ -99,7 +107,9 @@ def round_cone(a: Vector, b: Vector, radius_a: float, radius_b: float) -> Distan
         at_b = (x2 + z2).sqrt() * il2 - radius_b
         at_a = (x2 + y2).sqrt() * il2 - radius_a
         side = ((x2 * a2 * il2).sqrt() + y * rr) * il2 - radius_a
-        return torch.where(z.sign() * a2 * z2 > k, at_b, torch.where(y.sign() * a2 * y2 < k, at_a, side))
+        return torch.where(
+            z.sign() * a2 * z2 > k, at_b, torch.where(y.sign() * a2 * y2 < k, at_a, side)
+        )
 
     return distance
 
@@ -114,7 +124,8 @@ def polygon(x: Tensor, y: Tensor, outline: Outline) -> Tensor:
         t = ((wx * ex + wy * ey) / (ex * ex + ey * ey)).clamp(0, 1)
         d2 = (wx - t * ex) ** 2 + (wy - t * ey) ** 2
         nearest = d2 if nearest is None else torch.minimum(nearest, d2)
-        crosses = (y >= ay) != (y >= by)  # the upward ray test, half-open so that vertices count once
+        # the upward ray test, half-open so that vertices count once
+        crosses = (y >= ay) != (y >= by)
         if ey != 0:
             inside = inside ^ (crosses & (x < ax + ex * (y - ay) / ey))
     assert nearest is not None
@@ -123,8 +134,8 @@ def polygon(x: Tensor, y: Tensor, outline: Outline) -> Tensor:
 
 
 def revolved(center: Vector, profile: Outline) -> Distance:
-    """A solid of revolution about Y. ``profile`` lists (radius, height) from the top of the axis to its bottom, or a
-    closed ring that never touches the axis."""
+    """A solid of revolution about Y. ``profile`` lists (radius, height) from the top of the axis to
+    its bottom, or a closed ring that never touches the axis."""
     mirrored = [(-r, h) for r, h in reversed(profile) if r > 0]
     touches_axis = any(r == 0 for r, _ in profile)
     outline = [*profile, *mirrored] if touches_axis else list(profile)
@@ -137,7 +148,9 @@ def revolved(center: Vector, profile: Outline) -> Distance:
 
 
 def extruded(center: Vector, outline: Outline, half: float, axis: str = "z") -> Distance:
-    """A prism: the outline lies across ``axis`` (z: (x,y); x: (z,y); y: (x,z)) and reaches ``half`` to both sides."""
+    """A prism: the outline lies across ``axis`` (z: (x,y); x: (z,y); y: (x,z)) and reaches ``half``
+    to both sides.
+    """
 
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)

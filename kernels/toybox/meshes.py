@@ -1,4 +1,6 @@
-"""Meshes of toys: marching cubes on the exact distance, every vertex then moved onto the surface."""
+"""Meshes of toys: marching cubes on the exact distance, every vertex then moved onto the
+surface.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,19 @@ from .render import patterns
 from .shapes import ACCENTS, MAIN, ROLES, Shape, shape
 
 _EDGE = 1.12  # world units; a cube that holds every toy with room to spare
-_SHIFT = (0.0011, 0.0017, 0.0007)  # off the round numbers that toys are made of: no grid point on a flat face
-_BLOCK = 8  # grid points along the side of a block that is either far from the surface or computed in full
+# off the round numbers that toys are made of: no grid point on a flat face
+_SHIFT = (0.0011, 0.0017, 0.0007)
+# grid points along the side of a block that is either far from the surface or computed in full
+_BLOCK = 8
 
 
 def mesh(category: str, resolution: int = 128) -> tuple[Tensor, Tensor]:
-    """The surface of a category's toy: vertices [M,3] float32 world units, faces [F,3] int64, wound outward.
+    """The surface of a category's toy: vertices [M,3] float32 world units, faces [F,3] int64, wound
+    outward.
 
-    ``resolution`` is the number of grid points along 1.12 world units. Vertices lie on the surface to about 1e-4;
-    sharp edges are cut off by up to a grid cell. Raises ValueError for an unknown category or a resolution outside
-    32..512 (walls thinner than a cell would tear below it).
+    ``resolution`` is the number of grid points along 1.12 world units. Vertices lie on the surface
+    to about 1e-4; sharp edges are cut off by up to a grid cell. Raises ValueError for an unknown
+    category or a resolution outside 32..512 (walls thinner than a cell would tear below it).
     """
     from skimage.measure import marching_cubes
 
@@ -33,18 +38,26 @@ def mesh(category: str, resolution: int = 128) -> tuple[Tensor, Tensor]:
 
 
 def mesh_colors(caption: Caption, vertices: Tensor) -> Tensor:
-    """Albedo [M,3], sRGB 0..1, of the caption's toy at ``vertices`` [M,3] of its surface; gray if no colour is said."""
-    palette = vertices.new_tensor([COLORS[caption.color or "gray"] if r == MAIN else ACCENTS[r] for r in ROLES])
+    """Albedo [M,3], sRGB 0..1, of the caption's toy at ``vertices`` [M,3] of its surface; gray if
+    no colour is said.
+    """
+    palette = vertices.new_tensor(
+        [COLORS[caption.color or "gray"] if r == MAIN else ACCENTS[r] for r in ROLES]
+    )
     role = shape(caption.category).roles(vertices)
     colors = palette[role]
     if caption.second:
-        inside = patterns(vertices)[:, FINISHES.index(caption.finish) - 1] & (role == ROLES.index(MAIN))
+        inside = patterns(vertices)[:, FINISHES.index(caption.finish) - 1] & (
+            role == ROLES.index(MAIN)
+        )
         colors[inside] = colors.new_tensor(COLORS[caption.second])
     return colors
 
 
 def _grid(toy: Shape, resolution: int) -> tuple[Tensor, Tensor, float]:
-    """Distances [n,n,n] at grid points (far from the surface only the sign counts), the first point, the spacing."""
+    """Distances [n,n,n] at grid points (far from the surface only the sign counts), the first
+    point, the spacing.
+    """
     blocks, cell = -(-resolution // _BLOCK), _EDGE / (resolution - 1)
     first = torch.tensor(_SHIFT, dtype=torch.float64) - _EDGE / 2
     corners = first + cell * _BLOCK * _lattice(blocks)
@@ -54,7 +67,11 @@ def _grid(toy: Shape, resolution: int) -> tuple[Tensor, Tensor, float]:
     near = middle.abs() <= cell * (_BLOCK - 1) / 2 * 3**0.5 + 1e-9
     values = middle[:, None].repeat(1, _BLOCK**3)
     values[near] = toy.distance(corners[near][:, None] + inner)
-    grid = values.view(*[blocks] * 3, *[_BLOCK] * 3).permute(0, 3, 1, 4, 2, 5).reshape(*[blocks * _BLOCK] * 3)
+    grid = (
+        values.view(*[blocks] * 3, *[_BLOCK] * 3)
+        .permute(0, 3, 1, 4, 2, 5)
+        .reshape(*[blocks * _BLOCK] * 3)
+    )
     return grid.contiguous(), first, cell
 
 
@@ -63,15 +80,22 @@ def _lattice(count: int) -> Tensor:
     return torch.cartesian_prod(steps, steps, steps)
 
 
-def _onto_surface(toy: Shape, points: Tensor, steps: int = 8, h: float = 1e-5, tolerance: float = 1e-6) -> Tensor:
-    """Newton steps along the gradient of the distance: two where it is smooth, more in sharp corners."""
+def _onto_surface(
+    toy: Shape, points: Tensor, steps: int = 8, h: float = 1e-5, tolerance: float = 1e-6
+) -> Tensor:
+    """Newton steps along the gradient of the distance: two where it is smooth, more in sharp
+    corners.
+    """
     offsets = torch.eye(3, dtype=points.dtype) * h
     points, d = points.clone(), toy.distance(points)
     for _ in range(steps):
         off = torch.nonzero(d.abs() > tolerance)[:, 0]
         p = points[off]
-        gradient = torch.stack([toy.distance(p + o) - toy.distance(p - o) for o in offsets], -1) / (2 * h)
-        square = gradient.square().sum(-1, keepdim=True).clamp_min(0.25)  # below one only where two faces meet
+        gradient = torch.stack([toy.distance(p + o) - toy.distance(p - o) for o in offsets], -1) / (
+            2 * h
+        )
+        # below one only where two faces meet
+        square = gradient.square().sum(-1, keepdim=True).clamp_min(0.25)
         points[off] = p - d[off, None] * gradient / square
         d[off] = toy.distance(points[off])
     return points

@@ -1,4 +1,6 @@
-"""The embedded prior's networks and its pipeline folder; the judge, an independent classifier of toy pictures."""
+"""The embedded prior's networks and its pipeline folder; the judge, an independent classifier of
+toy pictures.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ TEXT_WIDTH = 128
 
 
 def autoencoder(channels: tuple[int, ...] = (24, 48, 96)) -> Any:
-    """128 px pictures <-> 4 x 32 x 32 latents. No attention: the encoder's backward is part of every step."""
+    """128 px pictures <-> 4 x 32 x 32 latents. No attention: the encoder's backward is part of
+    every step.
+    """
     from diffusers import AutoencoderKL
 
     return AutoencoderKL(
@@ -38,7 +42,9 @@ def autoencoder(channels: tuple[int, ...] = (24, 48, 96)) -> Any:
 
 
 def denoiser(channels: tuple[int, ...] = (64, 128, 192), heads: int = 2) -> Any:
-    """The text-conditioned U-Net; no attention at 32 x 32, where it would cost more than all the rest on a CPU."""
+    """The text-conditioned U-Net; no attention at 32 x 32, where it would cost more than all the
+    rest on a CPU.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -90,8 +96,8 @@ def text_encoder(words: int) -> Any:
 
 
 def write_tokenizer(folder: Path, more: Sequence[str] = ()) -> Any:
-    """A CLIP tokenizer (byte pairs) in which every word of the toybox's objects and each of ``more`` is one token;
-    other words fall into letters."""
+    """A CLIP tokenizer (byte pairs) in which every word of the toybox's objects and each of
+    ``more`` is one token; other words fall into letters."""
     from transformers import CLIPTokenizer
 
     vocab, merges = _byte_pairs([*vocabulary(), *more, ","])
@@ -107,13 +113,17 @@ def write_tokenizer(folder: Path, more: Sequence[str] = ()) -> Any:
         "do_lower_case": True,
         "errors": "replace",
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config | special, indent=2), encoding="utf-8")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(config | special, indent=2), encoding="utf-8"
+    )
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2), encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def _byte_pairs(words: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Byte-pair merges (Sennrich et al. 2016), most frequent pair first, until every word is one symbol."""
+    """Byte-pair merges (Sennrich et al. 2016), most frequent pair first, until every word is one
+    symbol.
+    """
     letters = [chr(c) for c in range(33, 127)]
     split = [[*w[:-1], w[-1] + "</w>"] for w in words]
     merges: list[tuple[str, str]] = []
@@ -138,7 +148,9 @@ def _merged(symbols: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
-    """Token ids [B,77] of toybox captions, in which every word is one token: much faster than the tokenizer itself."""
+    """Token ids [B,77] of toybox captions, in which every word is one token: much faster than the
+    tokenizer itself.
+    """
     vocab = tokenizer.get_vocab()
     start, end = vocab[START], vocab[END]
     ids = torch.full((len(texts), TOKENS), end)
@@ -148,9 +160,11 @@ def tokenize(tokenizer: Any, texts: list[str]) -> Tensor:
     return ids
 
 
-def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any, scenes: bool = False) -> None:
-    """An ordinary Stable Diffusion folder, half precision, plus ``distill3d.json`` (what the prior was trained on,
-    scenes among it or not)."""
+def save_pipeline(
+    folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any, scenes: bool = False
+) -> None:
+    """An ordinary Stable Diffusion folder, half precision, plus ``distill3d.json`` (what the prior
+    was trained on, scenes among it or not)."""
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline(
@@ -159,7 +173,8 @@ def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any, 
     )  # fmt: skip
     pipeline.save_pretrained(folder, safe_serialization=True)
     more = scene_captions.SCENE_WORDS if scenes else ()
-    write_tokenizer(folder / "tokenizer", more)  # the slow format too: older transformers read vocab.json, merges.txt
+    # the slow format too: older transformers read vocab.json, merges.txt
+    write_tokenizer(folder / "tokenizer", more)
     facts = {
         "vocabulary": sorted({*vocabulary(), *more}), "background": [0.25, 0.75], "image_size": 128, "distance": 2.0,
         "fov_y": 40.0, "around": list(SIDES), "overhead": [f"overhead {side}" for side in SIDES],
@@ -170,14 +185,17 @@ def save_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any, 
 
 
 def load_pipeline(folder: Path, vae: Any, unet: Any, text: Any, tokenizer: Any) -> None:
-    """Put a pipeline folder's weights into the three networks. Its tokens are matched by what they spell; tokens new
-    to it keep the embedding they have."""
+    """Put a pipeline folder's weights into the three networks. Its tokens are matched by what they
+    spell; tokens new to it keep the embedding they have."""
     from safetensors.torch import load_file
     from transformers import CLIPTokenizer
 
     for net, part in ((vae, "vae"), (unet, "unet")):
         net.load_state_dict(load_file(folder / part / "diffusion_pytorch_model.safetensors"))
-    weights, table = load_file(folder / "text_encoder" / "model.safetensors"), text.get_input_embeddings().weight
+    weights, table = (
+        load_file(folder / "text_encoder" / "model.safetensors"),
+        text.get_input_embeddings().weight,
+    )
     name = next(key for key in weights if key.endswith("token_embedding.weight"))
     old = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True).get_vocab()
     rows = table.detach().clone().cpu()
@@ -203,7 +221,9 @@ HEADS = {  # classes of each question the judge answers
 
 
 class Judge(nn.Module):
-    """Pictures [B,3,128,128] in 0..1 -> logits per head (`HEADS`). Trained on true renders only, never the prior's."""
+    """Pictures [B,3,128,128] in 0..1 -> logits per head (`HEADS`). Trained on true renders only,
+    never the prior's.
+    """
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -213,7 +233,9 @@ class Judge(nn.Module):
             stages += [_Block(channels, out)]
             channels = out
         self.trunk = nn.Sequential(*stages)
-        self.heads = nn.ModuleDict({name: nn.Linear(channels * 2, size) for name, size in HEADS.items()})
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(channels * 2, size) for name, size in HEADS.items()}
+        )
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
         x = self.trunk(pictures * 2 - 1)
@@ -240,5 +262,7 @@ def load_judge(folder: str | os.PathLike[str], device: torch.device | str = "cpu
     from safetensors.torch import load_file
 
     judge = Judge()
-    judge.load_state_dict({k: v.float() for k, v in load_file(Path(folder) / "judge.safetensors").items()})
+    judge.load_state_dict(
+        {k: v.float() for k, v in load_file(Path(folder) / "judge.safetensors").items()}
+    )
     return judge.eval().requires_grad_(False).to(device)

@@ -12,33 +12,54 @@ from .captions import COLORS, FINISHES, Caption
 from .shapes import ACCENTS, MAIN, ROLES, Shape, shape
 
 BOUND = 0.75  # every toy lies inside this ball around the origin, world units
-_KEY_LIGHT = (0.45, 0.72, 0.53)  # direction to the light, fixed in the world: colours look alike from all sides
+# direction to the light, fixed in the world: colours look alike from all sides
+_KEY_LIGHT = (0.45, 0.72, 0.53)
 _AMBIENT, _SKY, _KEY = 0.44, 0.24, 0.32  # sum 1: no picture is over-exposed
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a toy looks like from V cameras, each pixel the mean of its samples."""
+    """What a toy looks like from V cameras, each pixel the mean of its samples.
 
-    color: Tensor  # [V,H,W,3] sRGB 0..1 on the background
-    alpha: Tensor  # [V,H,W,1] covered share of the pixel
-    depth: Tensor  # [V,H,W,1] distance along the optical axis, mean over the covered samples, 0 where none
-    normal: Tensor  # [V,H,W,3] world space, unit length where covered
+    Args:
+        color: [V,H,W,3] sRGB 0..1 on the background
+        alpha: [V,H,W,1] covered share of the pixel
+        depth: [V,H,W,1] distance along the optical axis, mean over the covered samples, 0 where
+            none
+        normal: [V,H,W,3] world space, unit length where covered
+    """
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
 
 
 @dataclass(frozen=True)
 class Layers:
-    """Light weights per pixel: a picture in any colours is a weighted sum of these (Lambert shading is linear)."""
+    """Light weights per pixel: a picture in any colours is a weighted sum of these (Lambert shading
+    is linear).
 
-    main: Tensor  # [V,H,W] light on the parts that take the caption's colour
-    second: Tensor  # [V,H,W,3] its share inside stripes, checks, dots
-    fixed: Tensor  # [V,H,W,3] light of the accents
-    alpha: Tensor  # [V,H,W]
-    depth: Tensor  # [V,H,W]
-    normal: Tensor  # [V,H,W,3]
+    Args:
+        main: [V,H,W] light on the parts that take the caption's colour
+        second: [V,H,W,3] its share inside stripes, checks, dots
+        fixed: [V,H,W,3] light of the accents
+        alpha: [V,H,W]
+        depth: [V,H,W]
+        normal: [V,H,W,3]
+    """
+
+    main: Tensor
+    second: Tensor
+    fixed: Tensor
+    alpha: Tensor
+    depth: Tensor
+    normal: Tensor
 
     def paint(self, caption: Caption, background: float | Tensor) -> Tensor:
-        """The picture [V,H,W,3] in the caption's colours. A caption without a colour is painted gray."""
+        """The picture [V,H,W,3] in the caption's colours. A caption without a colour is painted
+        gray.
+        """
         first = self.main.new_tensor(COLORS[caption.color or "gray"])
         color = self.fixed + self.main[..., None] * first
         if caption.second:
@@ -48,7 +69,9 @@ class Layers:
 
 
 def patterns(points: Tensor) -> Tensor:
-    """points [...,3] -> [...,3] bool: inside a stripe, a check, a dot. Solid textures, the same from every view."""
+    """points [...,3] -> [...,3] bool: inside a stripe, a check, a dot. Solid textures, the same
+    from every view.
+    """
     stripe = torch.sin(points[..., 1] * (2 * torch.pi / 0.2)) > 0
     check = (torch.floor((points + 0.01) / 0.16).sum(-1) % 2) == 0
     cell = 0.22  # dots: balls of a body-centred lattice
@@ -60,7 +83,9 @@ def patterns(points: Tensor) -> Tensor:
 
 
 def camera_rays(cameras: Cameras, supersample: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Origins [V,1,3], unit directions [V,P,3] and the camera axis [V,1,3], samples ordered row by row."""
+    """Origins [V,1,3], unit directions [V,P,3] and the camera axis [V,1,3], samples ordered row by
+    row.
+    """
     view = cameras.viewmats
     h, w = cameras.height * supersample, cameras.width * supersample
     y, x = torch.meshgrid(
@@ -71,7 +96,8 @@ def camera_rays(cameras: Cameras, supersample: int) -> tuple[Tensor, Tensor, Ten
     k = cameras.intrinsics
     dx = (x.reshape(1, -1) - k[:, 0, 2, None]) / k[:, 0, 0, None]
     dy = (y.reshape(1, -1) - k[:, 1, 2, None]) / k[:, 1, 1, None]
-    rays = torch.stack([dx, dy, torch.ones_like(dx)], -1) @ view[:, :3, :3]  # camera to world: R^T, rows on the left
+    # camera to world: R^T, rows on the left
+    rays = torch.stack([dx, dy, torch.ones_like(dx)], -1) @ view[:, :3, :3]
     origins = -(view[:, :3, 3][:, None] @ view[:, :3, :3])
     return origins, torch.nn.functional.normalize(rays, dim=-1), view[:, 2, :3][:, None]
 
@@ -85,7 +111,9 @@ def lambert(normal: Tensor) -> Tensor:
 def trace(
     toy: Shape, origins: Tensor, directions: Tensor, steps: int = 96, tolerance: float = 4e-4
 ) -> tuple[Tensor, Tensor]:
-    """Sphere tracing (Hart 1996). origins, directions [P,3] -> hit [P] bool, distance along the ray [P] (0: a miss)."""
+    """Sphere tracing (Hart 1996). origins, directions [P,3] -> hit [P] bool, distance along the ray
+    [P] (0: a miss).
+    """
     b = (origins * directions).sum(-1)
     inside = b * b - (origins * origins).sum(-1) + BOUND * BOUND
     hit, t = torch.zeros_like(inside, dtype=torch.bool), torch.zeros_like(inside)
@@ -132,7 +160,16 @@ def render_layers(category: str, cameras: Cameras, supersample: int = 2) -> Laye
     )  # fmt: skip
 
 
-def render_truth(caption: Caption, cameras: Cameras, background: float | Tensor = 0.5, supersample: int = 3) -> Truth:
-    """The exact picture of a caption's toy: see `Truth`. ``background`` is a grey level, [3] or [V,1,1,3]."""
+def render_truth(
+    caption: Caption, cameras: Cameras, background: float | Tensor = 0.5, supersample: int = 3
+) -> Truth:
+    """The exact picture of a caption's toy: see `Truth`. ``background`` is a grey level, [3] or
+    [V,1,1,3].
+    """
     layers = render_layers(caption.category, cameras, supersample)
-    return Truth(layers.paint(caption, background), layers.alpha[..., None], layers.depth[..., None], layers.normal)
+    return Truth(
+        layers.paint(caption, background),
+        layers.alpha[..., None],
+        layers.depth[..., None],
+        layers.normal,
+    )

@@ -1,4 +1,6 @@
-"""Training data of scenes: every category at both places from shared cameras, put together and painted on the fly."""
+"""Training data of scenes: every category at both places from shared cameras, put together and
+painted on the fly.
+"""
 
 from __future__ import annotations
 
@@ -25,39 +27,60 @@ CAMERAS = SceneSampler(
 
 @dataclass
 class SceneAtlas:
-    """What S shared cameras see of the surroundings and of every category at each of the two places, on one device.
+    """What S shared cameras see of the surroundings and of every category at each of the two
+    places, on one device.
 
-    layers: main light, accents' light (3), alpha. Pictures are put together per pixel, the nearer toy in front.
+    layers: main light, accents' light (3), alpha. Pictures are put together per pixel, the nearer
+    toy in front.
+
+    Args:
+        layers: [S,2,K,5,H,W] uint8
+        depth: [S,2,K,H,W] float16
+        surroundings: [S,3,H,W] uint8: weights of the ground's colour, the sky's colour, white
+        view_said: [S] index into SCENE_VIEWS, the coarse word, or NO_SCENE_VIEW near a boundary
+        side: [S] index into SCENE_VIEWS of the finer words
     """
 
-    layers: Tensor  # [S,2,K,5,H,W] uint8
-    depth: Tensor  # [S,2,K,H,W] float16
-    surroundings: Tensor  # [S,3,H,W] uint8: weights of the ground's colour, the sky's colour, white
-    view_said: Tensor  # [S] index into SCENE_VIEWS, the coarse word, or NO_SCENE_VIEW near a boundary
-    side: Tensor  # [S] index into SCENE_VIEWS of the finer words
+    layers: Tensor
+    depth: Tensor
+    surroundings: Tensor
+    view_said: Tensor
+    side: Tensor
 
     def paint(self, rows: Tensor, toys: tuple[Tensor, Tensor], colors: tuple[Tensor, Tensor], ground: Tensor,
               sky: Tensor) -> Tensor:  # fmt: skip
-        """Pictures [B,3,H,W] from cameras ``rows``: categories and colours of the two toys, ground and sky, all as
-        indices [B] (into CATEGORIES, COLORS, GROUNDS, SKIES)."""
+        """Pictures [B,3,H,W] from cameras ``rows``: categories and colours of the two toys, ground
+        and sky, all as indices [B] (into CATEGORIES, COLORS, GROUNDS, SKIES)."""
         palette = torch.tensor(list(COLORS.values()), device=rows.device)
         weights = self.surroundings[rows].float().permute(0, 2, 3, 1) / 255
-        grounds, skies = (palette[[list(COLORS).index(c) for c in names]] for names in (GROUNDS, SKIES))
+        grounds, skies = (
+            palette[[list(COLORS).index(c) for c in names]] for names in (GROUNDS, SKIES)
+        )
         white = torch.full((len(rows), 3), WHITE_LEVEL, device=rows.device)
         behind = weights @ torch.stack([grounds[ground], skies[sky], white], 1)[:, None]
-        stacks = [self.layers[rows, place, toys[place]].float().permute(0, 2, 3, 1) / 255 for place in (0, 1)]
+        stacks = [
+            self.layers[rows, place, toys[place]].float().permute(0, 2, 3, 1) / 255
+            for place in (0, 1)
+        ]
         depths = self.depth[rows, 0, toys[0]][..., None], self.depth[rows, 1, toys[1]][..., None]
         alphas = stacks[0][..., 4:], stacks[1][..., 4:]
-        painted = [s[..., 1:4] + s[..., :1] * palette[c][:, None, None] for s, c in zip(stacks, colors, strict=True)]
+        painted = [
+            s[..., 1:4] + s[..., :1] * palette[c][:, None, None]
+            for s, c in zip(stacks, colors, strict=True)
+        ]
         picture = compose(painted[0], painted[1], alphas, first_nearer(depths, alphas), behind)
         return picture.permute(0, 3, 1, 2).clamp(0, 1)
 
 
 def scene_words(cameras: Cameras) -> tuple[list[int], list[int]]:
-    """Of each camera the coarse view word (or none) and the finer ones, as indices into SCENE_VIEWS."""
+    """Of each camera the coarse view word (or none) and the finer ones, as indices into
+    SCENE_VIEWS.
+    """
     coarse, fine = [], []
     outward = [False] * len(cameras) if cameras.outward is None else cameras.outward.tolist()
-    for azimuth, elevation, out in zip(cameras.azimuths.tolist(), cameras.elevations.tolist(), outward, strict=True):
+    for azimuth, elevation, out in zip(
+        cameras.azimuths.tolist(), cameras.elevations.tolist(), outward, strict=True
+    ):
         side = side_of(azimuth, elevation)
         if out:
             word = OUTWARD[SIDES.index(side)]
@@ -92,7 +115,10 @@ def render_scene_atlas(
             for place in (0, 1):
                 seen = render_toy(category, some, place)
                 stack = torch.stack([seen.main, *seen.fixed.unbind(-1), seen.alpha], 1)
-                layers[rows, place, index], depth[rows, place, index] = _bytes(stack), seen.depth.half()
+                layers[rows, place, index], depth[rows, place, index] = (
+                    _bytes(stack),
+                    seen.depth.half(),
+                )
             if progress is not None:
                 progress(start * len(CATEGORIES) + index * len(some), count * len(CATEGORIES))
     words = (torch.tensor(w, device=device) for w in scene_words(cameras))
@@ -104,7 +130,9 @@ def _bytes(values: Tensor) -> Tensor:
 
 
 class SceneTable:
-    """Token ids of scene captions, put together word by word: every one has the same length but for its view."""
+    """Token ids of scene captions, put together word by word: every one has the same length but for
+    its view.
+    """
 
     def __init__(self, tokenize: Callable[[list[str]], Tensor], device: torch.device | str) -> None:
         def caption(color: str = "red", ground: str = GROUNDS[0], sky: str = SKIES[0]) -> str:
@@ -119,19 +147,31 @@ class SceneTable:
         self.places = torch.tensor([1, 2, 3, 5, 6, 7, 9, 10, 13, 14], device=device)
         self.colors = column([caption(color) for color in COLORS], (1, 2))
         self.toys = column(
-            [Scene(Caption(c, "red"), Caption(c, "red"), GROUNDS[0], SKIES[0]).text for c in CATEGORIES], (3,)
+            [
+                Scene(Caption(c, "red"), Caption(c, "red"), GROUNDS[0], SKIES[0]).text
+                for c in CATEGORIES
+            ],
+            (3,),
         )
         self.grounds = column([caption(ground=ground) for ground in GROUNDS], (9, 10))
         self.skies = column([caption(sky=sky) for sky in SKIES], (13, 14))
         words = tokenize([*(f", {view} view" for view in SCENE_VIEWS), ""]).to(device)[:, 1:]
-        self.words = words[:, : int((words != self.base[-1]).sum(1).max())]  # padded with the end token
-        self.allowed = torch.tensor([[not held_out(Caption(c, k)) for k in COLORS] for c in CATEGORIES], device=device)
-        pairs = [[not pair_held_out(a, b) for b in range(len(CATEGORIES))] for a in range(len(CATEGORIES))]
+        # padded with the end token
+        self.words = words[:, : int((words != self.base[-1]).sum(1).max())]
+        self.allowed = torch.tensor(
+            [[not held_out(Caption(c, k)) for k in COLORS] for c in CATEGORIES], device=device
+        )
+        pairs = [
+            [not pair_held_out(a, b) for b in range(len(CATEGORIES))]
+            for a in range(len(CATEGORIES))
+        ]
         self.pairs = torch.tensor(pairs, device=device)
 
     def rows(self, toy1: Tensor, color1: Tensor, toy2: Tensor, color2: Tensor, ground: Tensor, sky: Tensor,
              view: Tensor) -> Tensor:  # fmt: skip
-        """Token ids [B,L] of indices [B]; view NO_SCENE_VIEW = unsaid, first category -1 = the empty caption."""
+        """Token ids [B,L] of indices [B]; view NO_SCENE_VIEW = unsaid, first category -1 = the
+        empty caption.
+        """
         said = torch.cat(
             [self.colors[color1], self.toys[toy1], self.colors[color2], self.toys[toy2], self.grounds[ground],
              self.skies[sky]], 1
@@ -160,7 +200,9 @@ class SceneBatch:
         return toy1, color1, toy2, color2, self.ground, self.sky, self.view_said, self.side
 
 
-def draw_scenes(atlas: SceneAtlas, count: int, generator: torch.Generator, table: SceneTable) -> SceneBatch:
+def draw_scenes(
+    atlas: SceneAtlas, count: int, generator: torch.Generator, table: SceneTable
+) -> SceneBatch:
     """A random batch of scenes that are not held out."""
     device = atlas.layers.device
 
@@ -175,12 +217,14 @@ def draw_scenes(atlas: SceneAtlas, count: int, generator: torch.Generator, table
     colors = chosen(table.allowed[toy1]), chosen(table.allowed[toy2])
     ground, sky = integers(len(GROUNDS)), integers(len(SKIES))
     pictures = atlas.paint(row, (toy1, toy2), colors, ground, sky)
-    return SceneBatch(pictures, (toy1, toy2), colors, ground, sky, atlas.view_said[row], atlas.side[row])
+    return SceneBatch(
+        pictures, (toy1, toy2), colors, ground, sky, atlas.view_said[row], atlas.side[row]
+    )
 
 
 def scene_said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Caption indices for `SceneTable.rows` as the prior hears them: 10 % nothing at all, 12 % no view, else 30 % the
-    coarse view word (none near a boundary), 70 % the finer ones."""
+    """Caption indices for `SceneTable.rows` as the prior hears them: 10 % nothing at all, 12 % no
+    view, else 30 % the coarse view word (none near a boundary), 70 % the finer ones."""
     toy1, *rest, view, side = words
     u = torch.rand(3, len(toy1), generator=generator, device=toy1.device)
     heard = torch.where(u[1] < 0.12, NO_SCENE_VIEW, torch.where(u[2] < 0.3, view, side))

@@ -1,8 +1,9 @@
-"""Exact pictures of scenes: two toys standing on a round ground under a half dome of sky, all around the camera.
+"""Exact pictures of scenes: two toys standing on a round ground under a half dome of sky, all
+around the camera.
 
-World: Y up, the origin between the toys. Seen from the front the first toy stands on the left (-X), the second on the
-right, each at half its size, its lowest point on the ground. The ground is a disc that fades into the sky's colour at
-the horizon, where the dome stands on its rim.
+World: Y up, the origin between the toys. Seen from the front the first toy stands on the left (-X),
+the second on the right, each at half its size, its lowest point on the ground. The ground is a disc
+that fades into the sky's colour at the horizon, where the dome stands on its rim.
 """
 
 from __future__ import annotations
@@ -24,12 +25,15 @@ RADIUS = 6.0  # of the ground's disc and of the dome, world units, around the po
 SCALE = 0.5  # of the toys: each fills up to half a world unit
 PLACES = (-0.5, 0.5)  # x of the first and of the second toy's middle, world units
 HAZE_FROM, HAZE = 1.5, 0.75  # the ground fades from this distance on, at its rim by this share
-WHITE, WHITE_LEVEL, ZENITH = 0.6, 0.96, 0.75  # white share at the horizon; its grey; brightness at the top
+# white share at the horizon; its grey; brightness at the top
+WHITE, WHITE_LEVEL, ZENITH = 0.6, 0.96, 0.75
 
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Light weights of ground and sky [V,H,W] per pixel: a picture in any colours is their weighted sum."""
+    """Light weights of ground and sky [V,H,W] per pixel: a picture in any colours is their weighted
+    sum.
+    """
 
     ground: Tensor
     sky: Tensor
@@ -57,8 +61,12 @@ def lowest(category: str) -> float:
 
 
 def at_place(cameras: Cameras, category: str, place: int) -> Cameras:
-    """The cameras as a toy in its own cube sees them that stands at the first (0) or second (1) place."""
-    middle = torch.tensor([PLACES[place], GROUND - SCALE * lowest(category), 0.0]).to(cameras.viewmats)
+    """The cameras as a toy in its own cube sees them that stands at the first (0) or second (1)
+    place.
+    """
+    middle = torch.tensor([PLACES[place], GROUND - SCALE * lowest(category), 0.0]).to(
+        cameras.viewmats
+    )
     viewmats = cameras.viewmats.clone()
     positions = (cameras.positions - middle) / SCALE
     viewmats[:, :3, 3] = -(viewmats[:, :3, :3] @ positions[..., None])[..., 0]
@@ -97,7 +105,9 @@ def render_surroundings(cameras: Cameras, supersample: int = 2) -> Surroundings:
 
 
 def sky_weights(height: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights of the sky's colour and of white at a height of the dome, 0 at the rim to 1 at the top."""
+    """Weights of the sky's colour and of white at a height of the dome, 0 at the rim to 1 at the
+    top.
+    """
     up = height.clamp(0, 1)
     white, level = WHITE * (1 - up) ** 4, 1 - (1 - ZENITH) * up
     return (1 - white) * level, white * level
@@ -109,8 +119,12 @@ def smooth(x: Tensor) -> Tensor:
     return x * x * (3 - 2 * x)
 
 
-def compose(first: Tensor, second: Tensor, alphas: tuple[Tensor, Tensor], nearer: Tensor, behind: Tensor) -> Tensor:
-    """Two premultiplied colours [...,3] with alphas [...,1] over what is behind; ``nearer`` [...,1]: the first is."""
+def compose(
+    first: Tensor, second: Tensor, alphas: tuple[Tensor, Tensor], nearer: Tensor, behind: Tensor
+) -> Tensor:
+    """Two premultiplied colours [...,3] with alphas [...,1] over what is behind; ``nearer``
+    [...,1]: the first is.
+    """
     one, two = alphas
     return torch.where(
         nearer,
@@ -120,15 +134,22 @@ def compose(first: Tensor, second: Tensor, alphas: tuple[Tensor, Tensor], nearer
 
 
 def first_nearer(depths: tuple[Tensor, Tensor], alphas: tuple[Tensor, Tensor]) -> Tensor:
-    """Where the first toy is in front: by depth where both are, else where it is at all. Any equal shapes."""
+    """Where the first toy is in front: by depth where both are, else where it is at all. Any equal
+    shapes.
+    """
     return (alphas[1] <= 0) | ((alphas[0] > 0) & (depths[0] <= depths[1]))
 
 
 def render_scene(scene: Scene, cameras: Cameras, supersample: int = 3) -> Tensor:
-    """The exact picture [V,H,W,3] sRGB 0..1 of a scene, each pixel the mean of supersample^2 samples."""
+    """The exact picture [V,H,W,3] sRGB 0..1 of a scene, each pixel the mean of supersample^2
+    samples.
+    """
     size = cameras.width * supersample, cameras.height * supersample
     fine = cameras.resize(size)
-    toys = [render_toy(toy.category, fine, place, 1) for place, toy in enumerate((scene.first, scene.second))]
+    toys = [
+        render_toy(toy.category, fine, place, 1)
+        for place, toy in enumerate((scene.first, scene.second))
+    ]
     colors = [
         layers.paint(Caption(toy.category, toy.color), 0.0)
         for layers, toy in zip(toys, (scene.first, scene.second), strict=True)
@@ -137,4 +158,6 @@ def render_scene(scene: Scene, cameras: Cameras, supersample: int = 3) -> Tensor
     nearer = first_nearer((toys[0].depth[..., None], toys[1].depth[..., None]), alphas)
     behind = render_surroundings(fine, 1).paint(scene.ground, scene.sky)
     picture = compose(colors[0], colors[1], alphas, nearer, behind)
-    return torch.nn.functional.avg_pool2d(picture.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1)
+    return torch.nn.functional.avg_pool2d(picture.permute(0, 3, 1, 2), supersample).permute(
+        0, 2, 3, 1
+    )

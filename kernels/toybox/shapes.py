@@ -1,6 +1,7 @@
 """The toys as one distance each: the smallest of their solids' distances.
 
-Exact outside. Inside, where solids overlap, only a lower bound of the depth; the surface is exact all the same.
+Exact outside. Inside, where solids overlap, only a lower bound of the depth; the surface is exact
+all the same.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from .captions import CATEGORIES
 from .distances import Distance
 from .toys import BUILDERS, MAIN
 
-ACCENTS: dict[str, tuple[float, float, float]] = {  # sRGB albedo of everything a caption does not colour
+# sRGB albedo of everything a caption does not colour
+ACCENTS: dict[str, tuple[float, float, float]] = {
     "dark": (0.10, 0.10, 0.12),
     "wood": (0.50, 0.31, 0.15),
     "cream": (0.93, 0.87, 0.73),
@@ -43,7 +45,10 @@ class Shape:
 
     def roles(self, points: Tensor) -> Tensor:
         """points [...,3] -> index into `ROLES` [...] of the nearest solid."""
-        best, role = self.solids[0][1](points), torch.full(points.shape[:-1], ROLES.index(self.solids[0][0]))
+        best, role = (
+            self.solids[0][1](points),
+            torch.full(points.shape[:-1], ROLES.index(self.solids[0][0])),
+        )
         role = role.to(points.device)
         for name, solid in self.solids[1:]:
             d = solid(points)
@@ -52,9 +57,13 @@ class Shape:
         return role
 
     def normals(self, points: Tensor, step: float = 1e-3) -> Tensor:
-        """points [...,3] -> unit gradient of the distance [...,3], by central differences of ``step`` world units."""
+        """points [...,3] -> unit gradient of the distance [...,3], by central differences of
+        ``step`` world units.
+        """
         offsets = torch.eye(3, dtype=points.dtype, device=points.device) * step
-        grad = torch.stack([self.distance(points + o) - self.distance(points - o) for o in offsets], -1)
+        grad = torch.stack(
+            [self.distance(points + o) - self.distance(points - o) for o in offsets], -1
+        )
         return torch.nn.functional.normalize(grad, dim=-1)
 
 

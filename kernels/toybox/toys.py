@@ -1,6 +1,7 @@
 """What each toy is made of: solids, each with a role for its colour.
 
-Y up, front towards +Z, in the cube [-0.5, 0.5]^3 (lights and noses reach out of it by 0.04 at most).
+Y up, front towards +Z, in the cube [-0.5, 0.5]^3 (lights and noses reach out of it by 0.04 at
+most).
 """
 
 from __future__ import annotations
@@ -8,13 +9,26 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .captions import CATEGORIES
-from .distances import Distance, arc, box, cylinder, extruded, revolved, round_cone, sphere, torus, turned
+from .distances import (
+    Distance,
+    arc,
+    box,
+    cylinder,
+    extruded,
+    revolved,
+    round_cone,
+    sphere,
+    torus,
+    turned,
+)
 
 MAIN = "main"  # takes the caption's colour and pattern
 Solids = list[tuple[str, Distance]]
 
 
-def _wheels(xs: tuple[float, float], zs: tuple[float, ...], y: float, radius: float, half: float) -> Solids:
+def _wheels(
+    xs: tuple[float, float], zs: tuple[float, ...], y: float, radius: float, half: float
+) -> Solids:
     return [("dark", cylinder((x, y, z), radius, half, "x", 0.015)) for x in xs for z in zs]
 
 
@@ -46,12 +60,18 @@ def _mug() -> Solids:
 def _table() -> Solids:
     top = box((0, 0.26, 0), (0.48, 0.05, 0.34), 0.02)
     return [(MAIN, top)] + [
-        (MAIN, box((x, -0.06, z), (0.045, 0.3, 0.045), 0.01)) for x in (-0.41, 0.41) for z in (-0.27, 0.27)
+        (MAIN, box((x, -0.06, z), (0.045, 0.3, 0.045), 0.01))
+        for x in (-0.41, 0.41)
+        for z in (-0.27, 0.27)
     ]
 
 
 def _chair() -> Solids:
-    legs = [(MAIN, box((x, -0.27, z), (0.04, 0.22, 0.04), 0.01)) for x in (-0.24, 0.24) for z in (-0.24, 0.24)]
+    legs = [
+        (MAIN, box((x, -0.27, z), (0.04, 0.22, 0.04), 0.01))
+        for x in (-0.24, 0.24)
+        for z in (-0.24, 0.24)
+    ]
     posts = [(MAIN, box((x, 0.2, -0.245), (0.04, 0.3, 0.035), 0.01)) for x in (-0.24, 0.24)]
     rails = [(MAIN, box((0, y, -0.245), (0.26, 0.055, 0.03), 0.01)) for y in (0.42, 0.22)]
     return [(MAIN, box((0, -0.03, 0), (0.29, 0.045, 0.29), 0.02)), *legs, *posts, *rails]
@@ -65,9 +85,22 @@ def _snowman() -> Solids:
         (MAIN, sphere((0, 0.03, 0), 0.19)),
         (MAIN, sphere((0, 0.24, 0), 0.15)),
     ]
-    hat = [("dark", cylinder((0, 0.36, 0), 0.17, 0.018)), ("dark", cylinder((0, 0.43, 0), 0.105, 0.07))]
-    arms = [("wood", round_cone((s * 0.16, 0.06, 0), (s * 0.42, 0.2, 0.02), 0.026, 0.02)) for s in (-1, 1)]
-    return [*balls, *hat, *eyes, *buttons, *arms, ("beak", round_cone((0, 0.23, 0.14), (0, 0.22, 0.3), 0.04, 0.012))]
+    hat = [
+        ("dark", cylinder((0, 0.36, 0), 0.17, 0.018)),
+        ("dark", cylinder((0, 0.43, 0), 0.105, 0.07)),
+    ]
+    arms = [
+        ("wood", round_cone((s * 0.16, 0.06, 0), (s * 0.42, 0.2, 0.02), 0.026, 0.02))
+        for s in (-1, 1)
+    ]
+    return [
+        *balls,
+        *hat,
+        *eyes,
+        *buttons,
+        *arms,
+        ("beak", round_cone((0, 0.23, 0.14), (0, 0.22, 0.3), 0.04, 0.012)),
+    ]
 
 
 def _mushroom() -> Solids:
@@ -77,11 +110,23 @@ def _mushroom() -> Solids:
 
 
 def _rocket() -> Solids:
-    hull = [(0, 0.5), (0.07, 0.42), (0.14, 0.27), (0.17, 0.08), (0.16, -0.2), (0.12, -0.34), (0, -0.34)]
+    hull = [
+        (0, 0.5),
+        (0.07, 0.42),
+        (0.14, 0.27),
+        (0.17, 0.08),
+        (0.16, -0.2),
+        (0.12, -0.34),
+        (0, -0.34),
+    ]
     fin = [(0.12, -0.05), (0.36, -0.32), (0.36, -0.46), (0.28, -0.46), (0.1, -0.3)]
     fins = [("steel", turned(extruded((0, 0, 0), fin, 0.025), "y", a)) for a in (0, 180)]
-    fins.append(("steel", turned(extruded((0, 0, 0), fin, 0.025), "y", 90)))  # the third one points to the back
-    window = [("glass", sphere((0, 0.12, 0.12), 0.085)), ("dark", torus((0, 0.12, 0.15), 0.085, 0.02, "z"))]
+    # the third one points to the back
+    fins.append(("steel", turned(extruded((0, 0, 0), fin, 0.025), "y", 90)))
+    window = [
+        ("glass", sphere((0, 0.12, 0.12), 0.085)),
+        ("dark", torus((0, 0.12, 0.15), 0.085, 0.02, "z")),
+    ]
     nozzle = [("dark", revolved((0, 0, 0), [(0, -0.3), (0.08, -0.33), (0.12, -0.46), (0, -0.46)]))]
     return [(MAIN, revolved((0, 0, 0), hull)), *fins, *window, *nozzle]
 
@@ -103,11 +148,14 @@ def _house() -> Solids:
 
 def _car() -> Solids:
     body = [(-0.5, -0.2), (0.5, -0.2), (0.5, -0.02), (0.24, 0.04), (-0.48, 0.04)]
-    cabin = [(-0.4, 0.03), (0.22, 0.03), (0.06, 0.22), (-0.32, 0.22)]  # (z, y): the slanted windscreen faces +Z
+    # (z, y): the slanted windscreen faces +Z
+    cabin = [(-0.4, 0.03), (0.22, 0.03), (0.06, 0.22), (-0.32, 0.22)]
     lights = [("lit", sphere((x, -0.07, 0.49), 0.05)) for x in (-0.15, 0.15)]
     tail = [("dark", box((0, -0.09, -0.495), (0.17, 0.03, 0.02)))]
     glass = [("glass", box((x, 0.12, -0.1), (0.012, 0.065, 0.16))) for x in (-0.2, 0.2)]
-    screen = [("glass", turned(box((0, 0.125, 0.145), (0.15, 0.075, 0.015)), "x", -40, (0, 0.125, 0.145)))]
+    screen = [
+        ("glass", turned(box((0, 0.125, 0.145), (0.15, 0.075, 0.015)), "x", -40, (0, 0.125, 0.145)))
+    ]
     return [
         (MAIN, extruded((0, 0, 0), body, 0.24, "x")), (MAIN, extruded((0, 0, 0), cabin, 0.2, "x")),
         *_wheels((-0.23, 0.23), (-0.29, 0.29), -0.19, 0.115, 0.045), *lights, *tail, *glass, *screen,
@@ -143,21 +191,40 @@ def _duck() -> Solids:
         round_cone((0, -0.12, -0.22), (0, 0.06, -0.42), 0.13, 0.04),
     ]
     neck = [round_cone((0, -0.1, 0.14), (0, 0.12, 0.2), 0.13, 0.11), sphere((0, 0.24, 0.21), 0.165)]
-    wings = [round_cone((s * 0.2, -0.14, 0.06), (s * 0.24, -0.08, -0.2), 0.09, 0.05) for s in (-1, 1)]
+    wings = [
+        round_cone((s * 0.2, -0.14, 0.06), (s * 0.24, -0.08, -0.2), 0.09, 0.05) for s in (-1, 1)
+    ]
     eyes = [("dark", sphere((s * 0.09, 0.29, 0.33), 0.035)) for s in (-1, 1)]
     bill = [("beak", box((0, 0.2, 0.4), (0.08, 0.028, 0.08), 0.026))]
     return [(MAIN, d) for d in (*body, *neck, *wings)] + eyes + bill
 
 
 def _teapot() -> Solids:
-    belly = [(0, 0.2), (0.14, 0.2), (0.26, 0.1), (0.31, -0.05), (0.28, -0.22), (0.18, -0.32), (0, -0.32)]
-    lid = [("dark", sphere((0, 0.29, 0), 0.055)), (MAIN, cylinder((0, 0.21, 0), 0.15, 0.03, "y", 0.02))]
+    belly = [
+        (0, 0.2),
+        (0.14, 0.2),
+        (0.26, 0.1),
+        (0.31, -0.05),
+        (0.28, -0.22),
+        (0.18, -0.32),
+        (0, -0.32),
+    ]
+    lid = [
+        ("dark", sphere((0, 0.29, 0), 0.055)),
+        (MAIN, cylinder((0, 0.21, 0), 0.15, 0.03, "y", 0.02)),
+    ]
     spout = [(MAIN, round_cone((0.24, -0.14, 0), (0.46, 0.14, 0), 0.075, 0.04))]
-    return [(MAIN, revolved((0, 0, 0), belly)), *lid, *spout, (MAIN, arc((-0.27, -0.05, 0), 0.17, 0.042, 115, 180))]
+    return [
+        (MAIN, revolved((0, 0, 0), belly)),
+        *lid,
+        *spout,
+        (MAIN, arc((-0.27, -0.05, 0), 0.17, 0.042, 115, 180)),
+    ]
 
 
 def _airplane() -> Solids:
-    wing = [(-0.5, -0.1), (-0.5, 0.0), (-0.05, 0.18), (0.05, 0.18), (0.5, 0.0), (0.5, -0.1)]  # (x, z)
+    # (x, z)
+    wing = [(-0.5, -0.1), (-0.5, 0.0), (-0.05, 0.18), (0.05, 0.18), (0.5, 0.0), (0.5, -0.1)]
     tail = [(-0.2, -0.47), (-0.2, -0.4), (-0.03, -0.28), (0.03, -0.28), (0.2, -0.4), (0.2, -0.47)]
     fin = [(-0.48, 0.02), (-0.26, 0.02), (-0.4, 0.28), (-0.48, 0.28)]  # (z, y)
     hull = round_cone((0, 0, 0.36), (0, 0.02, -0.4), 0.125, 0.07)
@@ -176,7 +243,8 @@ def _airplane() -> Solids:
 
 
 def _boat() -> Solids:
-    hull = [(-0.18, -0.46), (0.18, -0.46), (0.2, 0.1), (0.0, 0.5), (-0.2, 0.1)]  # (x, z): the bow at +Z
+    # (x, z): the bow at +Z
+    hull = [(-0.18, -0.46), (0.18, -0.46), (0.2, 0.1), (0.0, 0.5), (-0.2, 0.1)]
     sail = [(-0.3, -0.12), (0.1, -0.12), (0.06, 0.46), (0.02, 0.46)]  # (z, y)
     jib = [(0.16, -0.12), (0.42, -0.12), (0.16, 0.3)]
     mast = [("wood", cylinder((0, 0.14, 0.12), 0.028, 0.36))]
@@ -189,9 +257,14 @@ def _boat() -> Solids:
 def _truck() -> Solids:
     cab = [(0.14, -0.22), (0.5, -0.22), (0.5, 0.02), (0.4, 0.2), (0.14, 0.2)]  # (z, y)
     lights = [("lit", sphere((x, -0.12, 0.49), 0.045)) for x in (-0.15, 0.15)]
-    screen = [("glass", turned(box((0, 0.105, 0.452), (0.17, 0.075, 0.015)), "x", -28, (0, 0.105, 0.452)))]
+    screen = [
+        ("glass", turned(box((0, 0.105, 0.452), (0.17, 0.075, 0.015)), "x", -28, (0, 0.105, 0.452)))
+    ]
     doors = [("glass", box((x, 0.07, 0.3), (0.012, 0.07, 0.08))) for x in (-0.225, 0.225)]
-    rear = [("dark", box((0, 0.04, -0.492), (0.012, 0.22, 0.012))), ("dark", box((0, -0.2, -0.49), (0.2, 0.03, 0.02)))]
+    rear = [
+        ("dark", box((0, 0.04, -0.492), (0.012, 0.22, 0.012))),
+        ("dark", box((0, -0.2, -0.49), (0.2, 0.03, 0.02))),
+    ]
     return [
         (MAIN, extruded((0, 0, 0), cab, 0.225, "x")), (MAIN, box((0, 0.06, -0.19), (0.26, 0.27, 0.3), 0.015)),
         *_wheels((-0.22, 0.22), (-0.33, 0.33), -0.25, 0.115, 0.05), *lights, *screen, *doors, *rear,
@@ -201,7 +274,11 @@ def _truck() -> Solids:
 def _sofa() -> Solids:
     seats = [("cream", box((x, -0.06, 0.05), (0.165, 0.055, 0.2), 0.03)) for x in (-0.175, 0.175)]
     arms = [(MAIN, box((x, -0.09, 0.02), (0.07, 0.18, 0.25), 0.04)) for x in (-0.42, 0.42)]
-    feet = [("dark", box((x, -0.31, z), (0.035, 0.04, 0.035))) for x in (-0.42, 0.42) for z in (-0.2, 0.2)]
+    feet = [
+        ("dark", box((x, -0.31, z), (0.035, 0.04, 0.035)))
+        for x in (-0.42, 0.42)
+        for z in (-0.2, 0.2)
+    ]
     return [
         (MAIN, box((0, -0.2, 0), (0.46, 0.09, 0.26), 0.03)),
         (MAIN, box((0, 0.08, -0.2), (0.46, 0.26, 0.08), 0.05)),
@@ -212,15 +289,24 @@ def _sofa() -> Solids:
 
 
 def _dog() -> Solids:
-    legs = [round_cone((x, -0.12, z), (x, -0.41, z), 0.07, 0.055) for x in (-0.11, 0.11) for z in (-0.24, 0.16)]
+    legs = [
+        round_cone((x, -0.12, z), (x, -0.41, z), 0.07, 0.055)
+        for x in (-0.11, 0.11)
+        for z in (-0.24, 0.16)
+    ]
     trunk = [
         round_cone((0, -0.03, -0.22), (0, 0.0, 0.16), 0.155, 0.165),
         round_cone((0, 0.02, 0.18), (0, 0.2, 0.26), 0.11, 0.11),
     ]
     head = [sphere((0, 0.24, 0.28), 0.15), round_cone((0, 0.2, 0.36), (0, 0.18, 0.45), 0.08, 0.06)]
     tail = [round_cone((0, 0.05, -0.33), (0, 0.28, -0.45), 0.045, 0.03)]
-    ears = [("dark", round_cone((s * 0.12, 0.32, 0.24), (s * 0.17, 0.14, 0.26), 0.05, 0.04)) for s in (-1, 1)]
-    face = [("dark", sphere((0, 0.21, 0.5), 0.038))] + [("dark", sphere((s * 0.06, 0.3, 0.4), 0.03)) for s in (-1, 1)]
+    ears = [
+        ("dark", round_cone((s * 0.12, 0.32, 0.24), (s * 0.17, 0.14, 0.26), 0.05, 0.04))
+        for s in (-1, 1)
+    ]
+    face = [("dark", sphere((0, 0.21, 0.5), 0.038))] + [
+        ("dark", sphere((s * 0.06, 0.3, 0.4), 0.03)) for s in (-1, 1)
+    ]
     return [(MAIN, d) for d in (*trunk, *legs, *head, *tail)] + ears + face
 
 
@@ -228,7 +314,10 @@ def _fish() -> Solids:
     tail = [(-0.28, 0.0), (-0.48, 0.22), (-0.44, 0.0), (-0.48, -0.22)]  # (z, y)
     dorsal = [(-0.18, 0.15), (0.12, 0.2), (-0.14, 0.36)]
     body = [round_cone((0, 0, 0.16), (0, 0, -0.3), 0.23, 0.06)]
-    fins = [("cream", round_cone((s * 0.2, -0.05, 0.1), (s * 0.34, -0.14, -0.06), 0.04, 0.025)) for s in (-1, 1)]
+    fins = [
+        ("cream", round_cone((s * 0.2, -0.05, 0.1), (s * 0.34, -0.14, -0.06), 0.04, 0.025))
+        for s in (-1, 1)
+    ]
     eyes = [("cream", sphere((s * 0.17, 0.07, 0.29), 0.06)) for s in (-1, 1)]
     eyes += [("dark", sphere((s * 0.19, 0.075, 0.325), 0.034)) for s in (-1, 1)]
     lips = [("beak", torus((0, -0.05, 0.37), 0.045, 0.025, "z"))]
@@ -243,7 +332,10 @@ def _fish() -> Solids:
 
 
 def _robot() -> Solids:
-    arms = [("steel", round_cone((s * 0.28, 0.06, 0), (s * 0.36, -0.2, 0.06), 0.06, 0.05)) for s in (-1, 1)]
+    arms = [
+        ("steel", round_cone((s * 0.28, 0.06, 0), (s * 0.36, -0.2, 0.06), 0.06, 0.05))
+        for s in (-1, 1)
+    ]
     legs = [("steel", cylinder((s * 0.12, -0.32, 0), 0.06, 0.12)) for s in (-1, 1)]
     feet = [("dark", box((s * 0.12, -0.45, 0.04), (0.085, 0.04, 0.13), 0.015)) for s in (-1, 1)]
     face = [("lit", sphere((s * 0.085, 0.32, 0.155), 0.05)) for s in (-1, 1)]
@@ -286,8 +378,15 @@ def _castle() -> Solids:
     towers = [(MAIN, cylinder((x, -0.06, z), 0.115, 0.38)) for x, z in corners]
     hats = [("dark", revolved((x, 0, z), [(0, 0.5), (0.15, 0.3), (0, 0.3)])) for x, z in corners]
     walls = [(MAIN, box((0, -0.2, 0), (0.33, 0.24, 0.33)))]
-    teeth = [(MAIN, box((x, 0.08, z), (0.05, 0.05, 0.04))) for x in (-0.14, 0.0, 0.14) for z in (-0.29, 0.29)]
-    gate = [("wood", box((0, -0.3, 0.33), (0.1, 0.14, 0.025))), ("wood", cylinder((0, -0.17, 0.33), 0.1, 0.025, "z"))]
+    teeth = [
+        (MAIN, box((x, 0.08, z), (0.05, 0.05, 0.04)))
+        for x in (-0.14, 0.0, 0.14)
+        for z in (-0.29, 0.29)
+    ]
+    gate = [
+        ("wood", box((0, -0.3, 0.33), (0.1, 0.14, 0.025))),
+        ("wood", cylinder((0, -0.17, 0.33), 0.1, 0.025, "z")),
+    ]
     return [*walls, *towers, *hats, *teeth, *gate]
 
 

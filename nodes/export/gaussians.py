@@ -21,7 +21,8 @@ from ..shared.outputs import check_prefix, next_output
 
 LINKED = "(the model_3d input)"
 TRAINING = ".safetensors"
-TRAINED = "distill3d_training"  # attribute of a File3D of ours: the path of the training state saved with it
+# attribute of a File3D of ours: the path of the training state saved with it
+TRAINED = "distill3d_training"
 
 
 class SaveGaussians(io.ComfyNode):
@@ -31,39 +32,62 @@ class SaveGaussians(io.ComfyNode):
             node_id="Distill3D_SaveGaussians",
             display_name="Save Gaussians",
             category="Distill3D",
-            description="Write the cloud as a splat file into ComfyUI's output folder, in the layout and axes that "
-            "viewers expect: Y down, except glTF, which is Y up.",
-            search_aliases=["splat", "ply", "spz", "glb", "gltf", "compress", "export", "3dgs", "gaussian splatting"],
+            description=(
+                "Write the cloud as a splat file into ComfyUI's output folder, in the layout and"
+                " axes that viewers expect: Y down, except glTF, which is Y up."
+            ),
+            search_aliases=[
+                "splat",
+                "ply",
+                "spz",
+                "glb",
+                "gltf",
+                "compress",
+                "export",
+                "3dgs",
+                "gaussian splatting",
+            ],
             is_output_node=True,
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to save."),
                 io.String.Input(
                     "filename_prefix",
                     default="distill3d/gaussians",
-                    tooltip="Folder and name below ComfyUI's output folder; _00001_.ply and so on is appended, by the "
-                    "format. %year%, %month%, %day%, %hour%, %minute% and %second% are filled in.",
+                    tooltip=(
+                        "Folder and name below ComfyUI's output folder; _00001_.ply and so on is"
+                        " appended, by the format. %year%, %month%, %day%, %hour%, %minute% and"
+                        " %second% are filled in."
+                    ),
                 ),
                 io.Boolean.Input(
                     "training",
                     default=False,
                     advanced=True,
-                    tooltip="Save a .safetensors besides, which holds the training state too: loaded again, "
-                    "Optimize goes on exactly where it stopped.",
+                    tooltip=(
+                        "Save a .safetensors besides, which holds the training state too: loaded"
+                        " again, Optimize goes on exactly where it stopped."
+                    ),
                 ),
                 io.Combo.Input(
                     "format",
                     options=list(FORMATS),
                     default="ply",
                     optional=True,
-                    tooltip="ply: lossless, read everywhere. compressed ply (PlayCanvas): a quarter of its size, "
-                    "slight loss, other order. splat: half, no view-dependent colours, coarse rotations. spz "
-                    "(Niantic): a quarter, slight loss, positions to 1/8000 unit. spz 2: its older version, coarser "
-                    "rotations, for programs that refuse the newer. glb: glTF with "
-                    "KHR_gaussian_splatting, lossless, for three.js and other readers that know it.",
+                    tooltip=(
+                        "ply: lossless, read everywhere. compressed ply (PlayCanvas): a quarter of"
+                        " its size, slight loss, other order. splat: half, no view-dependent"
+                        " colours, coarse rotations. spz (Niantic): a quarter, slight loss,"
+                        " positions to 1/8000 unit. spz 2: its older version, coarser rotations,"
+                        " for programs that refuse the newer. glb: glTF with"
+                        " KHR_gaussian_splatting, lossless, for three.js and other readers that"
+                        " know it."
+                    ),
                 ),
             ],
             outputs=[
-                types.SplatFile.Output(display_name="file", tooltip="The file, for Preview 3D and core's splat nodes."),
+                types.SplatFile.Output(
+                    display_name="file", tooltip="The file, for Preview 3D and core's splat nodes."
+                ),
                 *types.splat_outputs(),
             ],
         )
@@ -73,9 +97,12 @@ class SaveGaussians(io.ComfyNode):
         return check_prefix(filename_prefix)  # before hours of work, not after
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, filename_prefix: str, training: bool, format: str = "ply") -> io.NodeOutput:
+    def execute(
+        cls, gaussians: Gaussians, filename_prefix: str, training: bool, format: str = "ply"
+    ) -> io.NodeOutput:
         kind = FORMATS[format]
-        # Files are counted per format, so each but ply keeps its extension: x_00001_.spz.safetensors.
+        # Files are counted per format, so each but ply keeps its extension:
+        # x_00001_.spz.safetensors.
         state = ("" if format == "ply" else f".{kind.extension}") + TRAINING
         file = next_output(filename_prefix, kind.extension, *([state[1:]] if training else []))
         kind.save(gaussians, file.path)
@@ -94,22 +121,40 @@ class LoadGaussians(io.ComfyNode):
             node_id="Distill3D_LoadGaussians",
             display_name="Load Gaussians",
             category="Distill3D",
-            description="Read a splat file (plain or compressed PLY, .splat, .spz, .glb) from ComfyUI's input/3d or "
-            "output folder, newest first; or a .safetensors that Save Gaussians or an interrupted Optimize wrote, "
-            "which carries its training state. Or what another node of the graph has just written.",
-            search_aliases=["splat", "ply", "spz", "glb", "import", "resume", "partial", "autosave"],
+            description=(
+                "Read a splat file (plain or compressed PLY, .splat, .spz, .glb) from ComfyUI's"
+                " input/3d or output folder, newest first; or a .safetensors that Save Gaussians or"
+                " an interrupted Optimize wrote, which carries its training state. Or what another"
+                " node of the graph has just written."
+            ),
+            search_aliases=[
+                "splat",
+                "ply",
+                "spz",
+                "glb",
+                "import",
+                "resume",
+                "partial",
+                "autosave",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=[*saved_files(), LINKED],
-                    tooltip="A .ply, .splat, .spz or .glb with Gaussians, or a .safetensors with training state, in "
-                    "input/3d or output (also in folders below). Press R to look for new files.",
+                    tooltip=(
+                        "A .ply, .splat, .spz or .glb with Gaussians, or a .safetensors with"
+                        " training state, in input/3d or output (also in folders below). Press R to"
+                        " look for new files."
+                    ),
                 ),
                 types.SplatFile.Input(
                     "model_3d",
                     optional=True,
-                    tooltip="The file of another node instead of one from the list: of Save Gaussians (its training "
-                    "state comes along where training is on), or of a core node. Set file to (the model_3d input).",
+                    tooltip=(
+                        "The file of another node instead of one from the list: of Save Gaussians"
+                        " (its training state comes along where training is on), or of a core node."
+                        " Set file to (the model_3d input)."
+                    ),
                 ),
             ],
             outputs=[
@@ -124,11 +169,14 @@ class LoadGaussians(io.ComfyNode):
     def validate_inputs(cls, file: str | None, model_3d: Any = LINKED) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and model_3d is LINKED:
-            return "There is no file: choose one from the list (R refreshes it), or link one to the model_3d input."
+            return (
+                "There is no file: choose one from the list (R refreshes it), or link one to the"
+                " model_3d input."
+            )
         if file not in (None, LINKED) and model_3d is not LINKED:
             return (
-                f"file is {file!r} and one is linked to model_3d too. Set file to {LINKED!r}, or mute the node that "
-                "the link comes from (Ctrl+M)."
+                f"file is {file!r} and one is linked to model_3d too. Set file to {LINKED!r}, or"
+                " mute the node that the link comes from (Ctrl+M)."
             )
         try:
             if file not in (None, LINKED):
@@ -141,19 +189,25 @@ class LoadGaussians(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
         if file in (None, LINKED):
             return ""
-        status = located(file).stat()  # ComfyUI takes an error here as "changed", and execute will name it
+        # ComfyUI takes an error here as "changed", and execute will name it
+        status = located(file).stat()
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
     def execute(cls, file: str, model_3d: Any = None) -> io.NodeOutput:
-        with autograd(), on_disk(model_3d) if model_3d is not None else nullcontext(located(file)) as path:
+        with (
+            autograd(),
+            on_disk(model_3d) if model_3d is not None else nullcontext(located(file)) as path,
+        ):
             cloud = load_training(path) if path.suffix.lower() == TRAINING else load_gaussians(path)
         return io.NodeOutput(cloud, *types.splat_values(cloud))
 
 
 @contextmanager
 def on_disk(file: Any) -> Iterator[Path]:
-    """Where a File3D can be read: the training state that was saved with it, else its own file, else a passing copy."""
+    """Where a File3D can be read: the training state that was saved with it, else its own file,
+    else a passing copy.
+    """
     state = getattr(file, TRAINED, None)
     if state is not None:
         yield state
@@ -178,7 +232,9 @@ def saved_files() -> list[str]:
 
 
 def files_where(accepted: Callable[[Path], bool]) -> list[str]:
-    """Names of all files below `roots` that ``accepted`` says yes to, newest first; hidden ones are left out."""
+    """Names of all files below `roots` that ``accepted`` says yes to, newest first; hidden ones are
+    left out.
+    """
     found = []
     for label, root in roots().items():
         for folder, _, names in os.walk(root):
@@ -188,23 +244,34 @@ def files_where(accepted: Callable[[Path], bool]) -> list[str]:
                     continue
                 with suppress(OSError):  # gone since it was listed
                     if accepted(path):
-                        found.append((-path.stat().st_mtime, f"{label}/{path.relative_to(root).as_posix()}"))
+                        found.append(
+                            (-path.stat().st_mtime, f"{label}/{path.relative_to(root).as_posix()}")
+                        )
     return [name for _, name in sorted(found)]
 
 
-def located(file: str, suffixes: tuple[str, ...] = (*SUFFIXES, TRAINING), kind: str = "splat file") -> Path:
-    """The path behind a name in the list. Raises ValueError where there is none, or it leads elsewhere."""
+def located(
+    file: str, suffixes: tuple[str, ...] = (*SUFFIXES, TRAINING), kind: str = "splat file"
+) -> Path:
+    """The path behind a name in the list. Raises ValueError where there is none, or it leads
+    elsewhere.
+    """
     for label, root in roots().items():
         if file.startswith(label + "/"):
             path = (root / file[len(label) + 1 :]).resolve()
             break
     else:
-        raise ValueError(f"file {file!r} is not below output/ or input/3d/; choose one from the list.")
+        raise ValueError(
+            f"file {file!r} is not below output/ or input/3d/; choose one from the list."
+        )
     if not path.is_relative_to(root.resolve()):
         raise ValueError(f"file {file!r} leads out of {label}/; choose one from the list.")
     if path.suffix.lower() not in suffixes:
         known = f"{', '.join(suffixes[:-1])} and {suffixes[-1]}"
         raise ValueError(f"file {file!r} is none of {known}; choose a {kind}.")
     if not path.is_file():
-        raise ValueError(f"file {file!r} does not exist (any more); press R to refresh the list and choose another.")
+        raise ValueError(
+            f"file {file!r} does not exist (any more); press R to refresh the list and choose"
+            " another."
+        )
     return path

@@ -25,9 +25,11 @@ class ExportMesh(io.ComfyNode):
             node_id="Distill3D_ExportMesh",
             display_name="Export Mesh",
             category="Distill3D",
-            description="Turn the Gaussians into a closed triangle mesh with a texture, or with colours at its "
-            "vertices, and write it as GLB, OBJ, PLY or STL into ComfyUI's output folder. Takes seconds, with "
-            "a texture up to half a minute on a CPU.",
+            description=(
+                "Turn the Gaussians into a closed triangle mesh with a texture, or with colours at"
+                " its vertices, and write it as GLB, OBJ, PLY or STL into ComfyUI's output folder."
+                " Takes seconds, with a texture up to half a minute on a CPU."
+            ),
             search_aliases=[
                 "glb",
                 "gltf",
@@ -45,25 +47,32 @@ class ExportMesh(io.ComfyNode):
                 io.String.Input(
                     "filename_prefix",
                     default="distill3d/mesh",
-                    tooltip="Folder and name below ComfyUI's output folder; _00001_.glb or the like is appended. "
-                    "%year%, %month%, %day%, %hour%, %minute% and %second% are filled in.",
+                    tooltip=(
+                        "Folder and name below ComfyUI's output folder; _00001_.glb or the like is"
+                        " appended. %year%, %month%, %day%, %hour%, %minute% and %second% are"
+                        " filled in."
+                    ),
                 ),
                 io.Int.Input(
                     "resolution",
                     default=128,
                     min=16,
                     max=512,
-                    tooltip="Grid points along the object's longest side. Twice as many: finer, eight times the "
-                    "work. Beyond 128 only clouds of small Gaussians gain.",
+                    tooltip=(
+                        "Grid points along the object's longest side. Twice as many: finer, eight"
+                        " times the work. Beyond 128 only clouds of small Gaussians gain."
+                    ),
                 ),
                 io.Int.Input(
                     "faces",
                     default=0,
                     min=0,
                     max=100_000_000,
-                    tooltip="Reduce the mesh to about this many triangles, or as few as its shape allows; 0 keeps all "
-                    "(about 70,000 at resolution 128). Needs the Python package fast-simplification, and may open "
-                    "small holes.",
+                    tooltip=(
+                        "Reduce the mesh to about this many triangles, or as few as its shape"
+                        " allows; 0 keeps all (about 70,000 at resolution 128). Needs the Python"
+                        " package fast-simplification, and may open small holes."
+                    ),
                 ),
                 io.Int.Input(
                     "views",
@@ -71,8 +80,10 @@ class ExportMesh(io.ComfyNode):
                     min=6,
                     max=1000,
                     advanced=True,
-                    tooltip="Pictures taken from all around, from whose depth the surface is fused and whose "
-                    "colours it gets.",
+                    tooltip=(
+                        "Pictures taken from all around, from whose depth the surface is fused and"
+                        " whose colours it gets."
+                    ),
                 ),
                 io.Float.Input(
                     "alpha_min",
@@ -82,7 +93,10 @@ class ExportMesh(io.ComfyNode):
                     step=0.05,
                     round=0.001,
                     advanced=True,
-                    tooltip="A pixel shows the object if it is more than this opaque, 0..1. Lower it for faint clouds.",
+                    tooltip=(
+                        "A pixel shows the object if it is more than this opaque, 0..1. Lower it"
+                        " for faint clouds."
+                    ),
                 ),
                 io.Int.Input(
                     "smoothing",
@@ -90,8 +104,10 @@ class ExportMesh(io.ComfyNode):
                     min=0,
                     max=1000,
                     advanced=True,
-                    tooltip="Rounds of Taubin smoothing, which takes the grid's steps away without shrinking the "
-                    "object.",
+                    tooltip=(
+                        "Rounds of Taubin smoothing, which takes the grid's steps away without"
+                        " shrinking the object."
+                    ),
                 ),
                 io.Float.Input(
                     "component_share",
@@ -101,16 +117,23 @@ class ExportMesh(io.ComfyNode):
                     step=0.01,
                     round=0.0001,
                     advanced=True,
-                    tooltip="Separate pieces with less than this share, 0..1, of the largest one's area are dropped.",
+                    tooltip=(
+                        "Separate pieces with less than this share, 0..1, of the largest one's area"
+                        " are dropped."
+                    ),
                 ),
-                # After the older ones and optional: saved workflows and API prompts know nothing of them.
+                # After the older ones and optional: saved workflows and API prompts know nothing of
+                # them.
                 io.Combo.Input(
                     "format",
                     options=["glb", "obj", "ply", "stl"],
                     default="glb",
                     optional=True,
-                    tooltip="glb: one file with everything, for viewers, Blender and game engines. obj: with .mtl and "
-                    ".png beside it. ply: colours at the vertices, no texture. stl: shape only, for printing.",
+                    tooltip=(
+                        "glb: one file with everything, for viewers, Blender and game engines. obj:"
+                        " with .mtl and .png beside it. ply: colours at the vertices, no texture."
+                        " stl: shape only, for printing."
+                    ),
                 ),
                 io.Int.Input(
                     "texture_size",
@@ -119,9 +142,12 @@ class ExportMesh(io.ComfyNode):
                     max=4096,
                     step=64,
                     optional=True,
-                    tooltip="Texels along each side of the texture, 64..4096; 0 for colours at the vertices instead. "
-                    "For glb, obj and the mesh output. On a CPU 1024 takes seconds, 2048 some 20, 4096 minutes. Needs "
-                    "the Python package xatlas; without it the vertices carry the colours.",
+                    tooltip=(
+                        "Texels along each side of the texture, 64..4096; 0 for colours at the"
+                        " vertices instead. For glb, obj and the mesh output. On a CPU 1024 takes"
+                        " seconds, 2048 some 20, 4096 minutes. Needs the Python package xatlas;"
+                        " without it the vertices carry the colours."
+                    ),
                 ),
                 io.Float.Input(
                     "scale",
@@ -132,8 +158,11 @@ class ExportMesh(io.ComfyNode):
                     round=0.0001,
                     optional=True,
                     advanced=True,
-                    tooltip="File units per world unit. An object is about 1 world unit wide, so 100 makes a print "
-                    "of 100 mm from an stl. The mesh output stays in world units.",
+                    tooltip=(
+                        "File units per world unit. An object is about 1 world unit wide, so 100"
+                        " makes a print of 100 mm from an stl. The mesh output stays in world"
+                        " units."
+                    ),
                 ),
                 io.Combo.Input(
                     "up_axis",
@@ -141,22 +170,32 @@ class ExportMesh(io.ComfyNode):
                     default="Y",
                     optional=True,
                     advanced=True,
-                    tooltip="Axis that points up in the file. Y: front +Z; glb is always so. Z: front -Y, as slicers "
-                    "and CAD programs expect. The mesh output stays Y up.",
+                    tooltip=(
+                        "Axis that points up in the file. Y: front +Z; glb is always so. Z: front"
+                        " -Y, as slicers and CAD programs expect. The mesh output stays Y up."
+                    ),
                 ),
                 io.Boolean.Input(
                     "normal_map",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Also write a picture of the normals that the surface had before faces reduced it, so that "
-                    "few triangles are shaded like many; without faces there is nothing to add. Takes seconds more. "
-                    "Only in glb and obj files with a texture; ply, stl and the mesh output go without.",
+                    tooltip=(
+                        "Also write a picture of the normals that the surface had before faces"
+                        " reduced it, so that few triangles are shaded like many; without faces"
+                        " there is nothing to add. Takes seconds more. Only in glb and obj files"
+                        " with a texture; ply, stl and the mesh output go without."
+                    ),
                 ),
             ],
             outputs=[
-                types.MeshFile.Output(display_name="file", tooltip="The file, for Preview 3D and other core nodes."),
-                io.Mesh.Output(display_name="mesh", tooltip="The mesh as ComfyUI's own MESH, textured likewise."),
+                types.MeshFile.Output(
+                    display_name="file", tooltip="The file, for Preview 3D and other core nodes."
+                ),
+                io.Mesh.Output(
+                    display_name="mesh",
+                    tooltip="The mesh as ComfyUI's own MESH, textured likewise.",
+                ),
             ],
         )
 
@@ -171,17 +210,35 @@ class ExportMesh(io.ComfyNode):
         normal_map: bool | None = False,
     ) -> bool | str:
         # Before hours of work, not after.
-        problem = undeclared(cls, {"faces": faces, "format": format, "texture_size": texture_size, "up_axis": up_axis})
+        problem = undeclared(
+            cls,
+            {"faces": faces, "format": format, "texture_size": texture_size, "up_axis": up_axis},
+        )
         if problem is None and faces and importlib.util.find_spec("fast_simplification") is None:
-            problem = f"faces is {faces}, which needs a Python package: pip install fast-simplification, or give 0."
-        if problem is None and texture_size and texture_size < 64:
-            problem = f"texture_size is {texture_size}; choose 64..4096 texels, or 0 for colours at the vertices."
-        if problem is None and (format, up_axis) == ("glb", "Z"):
-            problem = "up_axis is Z, but glb files are Y up by their standard. Choose Y, or format obj, ply or stl."
-        if problem is None and normal_map and faces == 0 and texture_size and format in ("glb", "obj"):
             problem = (
-                "normal_map is on, but faces is 0: it holds what reducing the triangles takes away, and all are kept. "
-                "Give faces a number, or turn normal_map off."
+                f"faces is {faces}, which needs a Python package: pip install fast-simplification,"
+                " or give 0."
+            )
+        if problem is None and texture_size and texture_size < 64:
+            problem = (
+                f"texture_size is {texture_size}; choose 64..4096 texels, or 0 for colours at the"
+                " vertices."
+            )
+        if problem is None and (format, up_axis) == ("glb", "Z"):
+            problem = (
+                "up_axis is Z, but glb files are Y up by their standard. Choose Y, or format obj,"
+                " ply or stl."
+            )
+        if (
+            problem is None
+            and normal_map
+            and faces == 0
+            and texture_size
+            and format in ("glb", "obj")
+        ):
+            problem = (
+                "normal_map is on, but faces is 0: it holds what reducing the triangles takes away,"
+                " and all are kept. Give faces a number, or turn normal_map off."
             )
         return problem or check_prefix(filename_prefix)
 
@@ -208,7 +265,8 @@ class ExportMesh(io.ComfyNode):
 
         check_placing(format, scale, up_axis)
         prefix = PurePath(filename_prefix)
-        if format == "obj":  # some readers end the name of its .mtl at the first blank, so no two may differ in blanks
+        # some readers end the name of its .mtl at the first blank, so no two may differ in blanks
+        if format == "obj":
             prefix = prefix.with_name(re.sub(r"\s", "_", prefix.name))
         file = next_output(prefix.as_posix(), format)
         cloud = gaussians.to(comfy.model_management.get_torch_device())
@@ -228,7 +286,12 @@ class ExportMesh(io.ComfyNode):
             if mapped:
                 mesh = add_normal_map(mesh, dense, texture_size)
         if faces and len(mesh.faces) > 1.1 * faces:
-            notes.append(f"Export Mesh: {len(mesh.faces)} triangles instead of {faces}: fewer would tear this surface.")
+            notes.append(
+                f"Export Mesh: {len(mesh.faces)} triangles instead of {faces}: fewer would tear"
+                " this surface."
+            )
         save_mesh(mesh, file.path, scale, up_axis)
         shown = {"3d": [file.result]} | ({"text": notes} if notes else {})
-        return io.NodeOutput(Types.File3D(str(file.path), format), types.native_mesh(mesh), ui=shown)
+        return io.NodeOutput(
+            Types.File3D(str(file.path), format), types.native_mesh(mesh), ui=shown
+        )

@@ -24,29 +24,47 @@ class InitShapE(io.ComfyNode):
             node_id="Distill3D_InitShapE",
             display_name="Init from Shap-E",
             category="Distill3D",
-            description="A rough coloured shape of the prompt to start from, made by Shap-E: DreamMapping and other "
-            "papers begin so. Put a Shap-E folder in diffusers format (ShapEPipeline) into ComfyUI's "
-            "models/diffusers. Gaussians are spread evenly over its surface; the papers put them around its vertices.",
-            search_aliases=["shap-e", "shape", "text to mesh", "3d init", "point cloud", "dreammapping"],
+            description=(
+                "A rough coloured shape of the prompt to start from, made by Shap-E: DreamMapping"
+                " and other papers begin so. Put a Shap-E folder in diffusers format"
+                " (ShapEPipeline) into ComfyUI's models/diffusers. Gaussians are spread evenly over"
+                " its surface; the papers put them around its vertices."
+            ),
+            search_aliases=[
+                "shap-e",
+                "shape",
+                "text to mesh",
+                "3d init",
+                "point cloud",
+                "dreammapping",
+            ],
             inputs=[
                 io.Combo.Input(
                     "model",
                     options=shap_e_folders() or [NO_FOLDER],
-                    tooltip="A folder below models/diffusers whose model_index.json says ShapEPipeline, with "
-                    ".safetensors weights. Press R to look for new ones.",
+                    tooltip=(
+                        "A folder below models/diffusers whose model_index.json says ShapEPipeline,"
+                        " with .safetensors weights. Press R to look for new ones."
+                    ),
                 ),
                 io.String.Input(
                     "prompt",
                     default="a red mug",
                     multiline=True,
-                    tooltip="The object in a few plain words; any text. Style words help Optimize, not Shap-E.",
+                    tooltip=(
+                        "The object in a few plain words; any text. Style words help Optimize, not"
+                        " Shap-E."
+                    ),
                 ),
                 io.Int.Input(
                     "count",
                     default=20_000,
                     min=1,
                     max=1_000_000,
-                    tooltip="Number of Gaussians. LucidDreamer: 81,920 (20 around each of 4,096 vertices).",
+                    tooltip=(
+                        "Number of Gaussians. LucidDreamer: 81,920 (20 around each of 4,096"
+                        " vertices)."
+                    ),
                 ),
                 io.Int.Input(
                     "seed",
@@ -54,7 +72,10 @@ class InitShapE(io.ComfyNode):
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the shape and of the places on it. Shap-E's shapes differ much: try several.",
+                    tooltip=(
+                        "Seed of the shape and of the places on it. Shap-E's shapes differ much:"
+                        " try several."
+                    ),
                 ),
                 io.Float.Input(
                     "turn",
@@ -63,8 +84,10 @@ class InitShapE(io.ComfyNode):
                     max=360.0,
                     step=15.0,
                     round=0.01,
-                    tooltip="Turn about the vertical, degrees of azimuth. Shap-E promises no front, but the view words "
-                    "need it at azimuth 0: look with Render Views, then turn.",
+                    tooltip=(
+                        "Turn about the vertical, degrees of azimuth. Shap-E promises no front, but"
+                        " the view words need it at azimuth 0: look with Render Views, then turn."
+                    ),
                 ),
                 io.Float.Input(
                     "guidance",
@@ -74,7 +97,10 @@ class InitShapE(io.ComfyNode):
                     step=0.5,
                     round=0.01,
                     advanced=True,
-                    tooltip="Guidance of Shap-E's denoiser. OpenAI's example and LucidDreamer's descendants: 15.",
+                    tooltip=(
+                        "Guidance of Shap-E's denoiser. OpenAI's example and LucidDreamer's"
+                        " descendants: 15."
+                    ),
                 ),
                 io.Int.Input(
                     "steps",
@@ -92,13 +118,16 @@ class InitShapE(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Opacity of each Gaussian, 0..1; LucidDreamer: 0.1. At 0.5 the surface is nearly closed "
-                    "and still can be reshaped.",
+                    tooltip=(
+                        "Opacity of each Gaussian, 0..1; LucidDreamer: 0.1. At 0.5 the surface is"
+                        " nearly closed and still can be reshaped."
+                    ),
                 ),
             ],
             outputs=[
                 types.GaussianCloud.Output(
-                    display_name="gaussians", tooltip="For Optimize: in a cube of side 1, Y up, front at azimuth 0."
+                    display_name="gaussians",
+                    tooltip="For Optimize: in a cube of side 1, Y up, front at azimuth 0.",
                 )
             ],
         )
@@ -107,8 +136,9 @@ class InitShapE(io.ComfyNode):
     def validate_inputs(cls, model: str | None, prompt: str | None) -> bool | str:
         if model is not None and model not in shap_e_folders():
             return (
-                f"model {model!r} is no Shap-E folder below ComfyUI's models/diffusers. Put one there in diffusers "
-                "format (its model_index.json says ShapEPipeline, its weights are .safetensors), press R, choose it."
+                f"model {model!r} is no Shap-E folder below ComfyUI's models/diffusers. Put one"
+                " there in diffusers format (its model_index.json says ShapEPipeline, its weights"
+                " are .safetensors), press R, choose it."
             )
         if prompt is not None and not prompt.strip():
             return "The prompt is empty; describe one object, for instance 'a red mug'."
@@ -116,7 +146,15 @@ class InitShapE(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: str, prompt: str, count: int, seed: int, turn: float, guidance: float, steps: int, opacity: float
+        cls,
+        model: str,
+        prompt: str,
+        count: int,
+        seed: int,
+        turn: float,
+        guidance: float,
+        steps: int,
+        opacity: float,
     ) -> io.NodeOutput:
         bar, generator = comfy.utils.ProgressBar(steps), torch.Generator().manual_seed(seed)
 

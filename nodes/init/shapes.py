@@ -27,8 +27,10 @@ def _turn() -> io.Float.Input:
         max=360.0,
         step=15.0,
         round=0.01,
-        tooltip="Turn about the vertical, degrees of azimuth, until the front is at azimuth 0, where the view words "
-        "expect it: look with Render Views.",
+        tooltip=(
+            "Turn about the vertical, degrees of azimuth, until the front is at azimuth 0, where"
+            " the view words expect it: look with Render Views."
+        ),
     )
 
 
@@ -39,23 +41,40 @@ class InitMesh(io.ComfyNode):
             node_id="Distill3D_InitMesh",
             display_name="Init from Mesh",
             category="Distill3D",
-            description="Gaussians spread evenly over the surface of a mesh, in the colours of its texture or "
-            "vertices: from a file, or from any node that makes a MESH. Of a point cloud every point becomes one.",
-            search_aliases=["mesh to splat", "glb", "obj", "stl", "ply", "point cloud", "3d init", "load mesh"],
+            description=(
+                "Gaussians spread evenly over the surface of a mesh, in the colours of its texture"
+                " or vertices: from a file, or from any node that makes a MESH. Of a point cloud"
+                " every point becomes one."
+            ),
+            search_aliases=[
+                "mesh to splat",
+                "glb",
+                "obj",
+                "stl",
+                "ply",
+                "point cloud",
+                "3d init",
+                "load mesh",
+            ],
             inputs=[
                 io.Combo.Input(
                     "file",
                     options=[LINKED, *files_where(may_hold_mesh)],
-                    tooltip="A .glb, .gltf, .obj, .ply or .stl in input/3d or output (also in folders below), newest "
-                    "first; a .ply without faces is a point cloud. Press R to look for new files.",
+                    tooltip=(
+                        "A .glb, .gltf, .obj, .ply or .stl in input/3d or output (also in folders"
+                        " below), newest first; a .ply without faces is a point cloud. Press R to"
+                        " look for new files."
+                    ),
                 ),
                 io.Int.Input(
                     "count",
                     default=10_000,
                     min=1,
                     max=1_000_000,
-                    tooltip="Number of Gaussians; they shrink as it grows. Of a point cloud with more points so many "
-                    "are drawn, one with fewer gives one Gaussian a point.",
+                    tooltip=(
+                        "Number of Gaussians; they shrink as it grows. Of a point cloud with more"
+                        " points so many are drawn, one with fewer gives one Gaussian a point."
+                    ),
                 ),
                 io.Int.Input(
                     "seed",
@@ -68,16 +87,21 @@ class InitMesh(io.ComfyNode):
                 io.Boolean.Input(
                     "normalise",
                     default=True,
-                    tooltip="Move and scale it into the cube of side 1 around the origin, which is what Optimize and "
-                    "the cameras expect. Off keeps place and size, as meshes of this pack want it.",
+                    tooltip=(
+                        "Move and scale it into the cube of side 1 around the origin, which is what"
+                        " Optimize and the cameras expect. Off keeps place and size, as meshes of"
+                        " this pack want it."
+                    ),
                 ),
                 _turn(),
                 io.Combo.Input(
                     "up_axis",
                     options=["Y", "Z"],
                     default="Y",
-                    tooltip="What is up in the file. Y: front +Z, as in glTF and ComfyUI's MESH. Z: front -Y, as in "
-                    "Blender, CAD programs and most scans.",
+                    tooltip=(
+                        "What is up in the file. Y: front +Z, as in glTF and ComfyUI's MESH. Z:"
+                        " front -Y, as in Blender, CAD programs and most scans."
+                    ),
                 ),
                 io.Float.Input(
                     "opacity",
@@ -87,7 +111,10 @@ class InitMesh(io.ComfyNode):
                     step=0.01,
                     round=0.001,
                     advanced=True,
-                    tooltip="Opacity of each Gaussian, 0..1. At 0.5 the surface is closed and can still be reshaped.",
+                    tooltip=(
+                        "Opacity of each Gaussian, 0..1. At 0.5 the surface is closed and can still"
+                        " be reshaped."
+                    ),
                 ),
                 io.Mesh.Input(
                     "mesh",
@@ -103,12 +130,17 @@ class InitMesh(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None, up_axis: str | None, mesh: Any = LINKED) -> bool | str:
+    def validate_inputs(
+        cls, file: str | None, up_axis: str | None, mesh: Any = LINKED
+    ) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and mesh is LINKED:
             return "There is no mesh: choose a file, or link one to the mesh input."
         if file not in (None, LINKED) and mesh is not LINKED:
-            return f"file is {file!r} and a mesh is linked too. Set file to {LINKED!r}, or remove the link."
+            return (
+                f"file is {file!r} and a mesh is linked too. Set file to {LINKED!r}, or remove the"
+                " link."
+            )
         try:
             if file not in (None, LINKED):
                 located(file, MESH_SUFFIXES, "mesh")
@@ -120,7 +152,8 @@ class InitMesh(io.ComfyNode):
     def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
         if file in (None, LINKED):
             return ""
-        status = located(file, MESH_SUFFIXES).stat()  # ComfyUI takes an error as "changed", and execute will name it
+        # ComfyUI takes an error as "changed", and execute will name it
+        status = located(file, MESH_SUFFIXES).stat()
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
@@ -135,10 +168,15 @@ class InitMesh(io.ComfyNode):
         opacity: float,
         mesh: Any = None,
     ) -> io.NodeOutput:
-        from ...kernels.files.mesh import load_shape  # here, because trimesh takes seconds to import
+        # here, because trimesh takes seconds to import
+        from ...kernels.files.mesh import load_shape
 
         with autograd():
-            shape = [types.textured_from_native(mesh)] if mesh is not None else load_shape(located(file, MESH_SUFFIXES))
+            shape = (
+                [types.textured_from_native(mesh)]
+                if mesh is not None
+                else load_shape(located(file, MESH_SUFFIXES))
+            )
             logit = torch.logit(torch.tensor(opacity, dtype=torch.float64)).item()
             size, generator = 1.0 if normalise else None, torch.Generator().manual_seed(seed)
             return io.NodeOutput(from_shape(shape, count, generator, size, up_axis, turn, logit))
@@ -153,25 +191,36 @@ class InitSplat(io.ComfyNode):
             node_id="Distill3D_InitSplat",
             display_name="Init from Splat",
             category="Distill3D",
-            description="ComfyUI's own SPLAT as Gaussians of this pack, to optimize, render, mesh or save: all of it "
-            "stays as it is, turned from Y down to Y up.",
+            description=(
+                "ComfyUI's own SPLAT as Gaussians of this pack, to optimize, render, mesh or save:"
+                " all of it stays as it is, turned from Y down to Y up."
+            ),
             search_aliases=["splat", "splat to gaussians", "gaussian splatting", "3dgs", "import"],
             inputs=[
                 io.Splat.Input("splat", tooltip="From any node that makes a SPLAT."),
                 io.Int.Input(
-                    "index", default=0, min=0, max=1000, tooltip="Which one of a batch; 0 is the first.", advanced=True
+                    "index",
+                    default=0,
+                    min=0,
+                    max=1000,
+                    tooltip="Which one of a batch; 0 is the first.",
+                    advanced=True,
                 ),
                 io.Boolean.Input(
                     "normalise",
                     default=False,
-                    tooltip="Move and scale it so that the middles of what can be seen fit into the cube of side 1 "
-                    "around the origin, which is what Optimize and the cameras expect of splats from elsewhere.",
+                    tooltip=(
+                        "Move and scale it so that the middles of what can be seen fit into the"
+                        " cube of side 1 around the origin, which is what Optimize and the cameras"
+                        " expect of splats from elsewhere."
+                    ),
                 ),
                 _turn(),
             ],
             outputs=[
                 types.GaussianCloud.Output(
-                    display_name="gaussians", tooltip="For Optimize, Render Views, Export Mesh, Save Gaussians."
+                    display_name="gaussians",
+                    tooltip="For Optimize, Render Views, Export Mesh, Save Gaussians.",
                 )
             ],
         )
@@ -180,5 +229,9 @@ class InitSplat(io.ComfyNode):
     def execute(cls, splat: Any, index: int, normalise: bool, turn: float) -> io.NodeOutput:
         with autograd():
             fields = {name: getattr(splat, name, None) for name in (*NAMES, "counts")}
-            cloud = from_splat_fields({k: v.clone() if v is not None else None for k, v in fields.items()}, index)
-            return io.NodeOutput(settled(cloud.map(lambda v: v.cpu()), 1.0 if normalise else None, turn))
+            cloud = from_splat_fields(
+                {k: v.clone() if v is not None else None for k, v in fields.items()}, index
+            )
+            return io.NodeOutput(
+                settled(cloud.map(lambda v: v.cpu()), 1.0 if normalise else None, turn)
+            )

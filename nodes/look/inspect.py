@@ -30,17 +30,24 @@ class InspectGuidance(io.ComfyNode):
             node_id="Distill3D_InspectGuidance",
             display_name="Inspect Guidance",
             category="Distill3D",
-            description="What a loss sees and wants: for each view the render, the render with noise, what the prior "
-            "makes of it (by the text alone, and guided), what VDM's M_psi makes of that, and where the gradient "
-            "pulls. The loss itself runs, once; the Gaussians stay as they are.",
+            description=(
+                "What a loss sees and wants: for each view the render, the render with noise, what"
+                " the prior makes of it (by the text alone, and guided), what VDM's M_psi makes of"
+                " that, and where the gradient pulls. The loss itself runs, once; the Gaussians"
+                " stay as they are."
+            ),
             search_aliases=["debug", "gradient", "score distillation", "x0", "denoised", "explain"],
             inputs=[
-                types.Prior.Input("prior", tooltip="The prior that judges, from Load Diffusion Prior."),
+                types.Prior.Input(
+                    "prior", tooltip="The prior that judges, from Load Diffusion Prior."
+                ),
                 types.Prompts.Input("prompts", tooltip="From View Prompts, with the same prior."),
                 types.GaussianCloud.Input(
                     "gaussians",
-                    tooltip="The cloud to look at. From Optimize with the same loss it brings the loss's memory along "
-                    "(M_psi, the fixed noise), which is used.",
+                    tooltip=(
+                        "The cloud to look at. From Optimize with the same loss it brings the"
+                        " loss's memory along (M_psi, the fixed noise), which is used."
+                    ),
                 ),
                 types.Loss.Input("loss", tooltip="The loss to look into: any, a sum too."),
                 io.Int.Input(
@@ -48,8 +55,11 @@ class InspectGuidance(io.ComfyNode):
                     default=500,
                     min=-1,
                     max=999,
-                    tooltip="Noise level to look at, 1..999; -1 lets the loss draw its own. It is met exactly where "
-                    "the loss's settings can be narrowed to it; the label says what it was.",
+                    tooltip=(
+                        "Noise level to look at, 1..999; -1 lets the loss draw its own. It is met"
+                        " exactly where the loss's settings can be narrowed to it; the label says"
+                        " what it was."
+                    ),
                 ),
                 io.Float.Input(
                     "progress",
@@ -57,17 +67,27 @@ class InspectGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.05,
-                    tooltip="Share of the run, 0..1, for what a loss anneals. From 0.4 on VDM is in its second part, "
-                    "where it asks M_psi no more.",
+                    tooltip=(
+                        "Share of the run, 0..1, for what a loss anneals. From 0.4 on VDM is in its"
+                        " second part, where it asks M_psi no more."
+                    ),
                 ),
-                io.Int.Input("views", default=4, min=1, max=16, tooltip="Pictures around the object; one row each."),
+                io.Int.Input(
+                    "views",
+                    default=4,
+                    min=1,
+                    max=16,
+                    tooltip="Pictures around the object; one row each.",
+                ),
                 io.Int.Input(
                     "seed",
                     default=0,
                     min=0,
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
-                    tooltip="Seed of the noise: another one gives another look at the same guidance.",
+                    tooltip=(
+                        "Seed of the noise: another one gives another look at the same guidance."
+                    ),
                 ),
                 io.Float.Input(
                     "elevation",
@@ -82,15 +102,21 @@ class InspectGuidance(io.ComfyNode):
                 types.Cameras.Input(
                     "cameras",
                     optional=True,
-                    tooltip="From Orbit Cameras: the middle of its distances and fields of view is used. Not linked: "
-                    "distance 2, 40 degrees, as the embedded prior knows them.",
+                    tooltip=(
+                        "From Orbit Cameras: the middle of its distances and fields of view is"
+                        " used. Not linked: distance 2, 40 degrees, as the embedded prior knows"
+                        " them."
+                    ),
                 ),
             ],
             outputs=[
                 io.Image.Output(
                     display_name="images",
-                    tooltip="A picture per view. Its last column is the gradient: what a small step along it changes "
-                    "in the decoded picture, gray where nothing, scaled to the strongest change.",
+                    tooltip=(
+                        "A picture per view. Its last column is the gradient: what a small step"
+                        " along it changes in the decoded picture, gray where nothing, scaled to"
+                        " the strongest change."
+                    ),
                 )
             ],
         )
@@ -113,7 +139,12 @@ class InspectGuidance(io.ComfyNode):
         elevation: float,
         cameras: CameraSampler | None = None,
     ) -> io.NodeOutput:
-        numbers = {"timestep": timestep, "progress": progress, "views": views, "elevation": elevation}
+        numbers = {
+            "timestep": timestep,
+            "progress": progress,
+            "views": views,
+            "elevation": elevation,
+        }
         check_declared(cls, numbers)
         size = prior.prior.image_size
         distance, fov_y = (cameras or OrbitSampler()).usual_look

@@ -26,8 +26,11 @@ class PreviewGaussians(io.ComfyNode):
             node_id="Distill3D_PreviewGaussians",
             display_name="Preview Gaussians",
             category="Distill3D",
-            description="Turn the cloud around in the node. Drag to orbit, wheel to zoom, right button or two fingers "
-            "to move, double-click to begin again. Nothing is left in the output folder.",
+            description=(
+                "Turn the cloud around in the node. Drag to orbit, wheel to zoom, right button or"
+                " two fingers to move, double-click to begin again. Nothing is left in the output"
+                " folder."
+            ),
             search_aliases=["splat", "viewer", "3d", "show", "orbit", "gaussian splatting"],
             is_output_node=True,
             inputs=[types.GaussianCloud.Input("gaussians", tooltip="The cloud to look at.")],
@@ -39,7 +42,8 @@ class PreviewGaussians(io.ComfyNode):
 
 
 def shown(gaussians: Gaussians, **about: Any) -> dict[str, list[dict[str, Any]]]:
-    """A node's ui entry by which the page shows the cloud, now and after a reload; its file is in the temp folder.
+    """A node's ui entry by which the page shows the cloud, now and after a reload; its file is in
+    the temp folder.
 
     Empty where it cannot be written: a full disk must not end what made the cloud.
     """

@@ -32,9 +32,18 @@ class RenderViews(io.ComfyNode):
             node_id="Distill3D_RenderViews",
             display_name="Render Views",
             category="Distill3D",
-            description="A turntable: pictures of the Gaussians from equal steps around them, counter-clockwise "
-            "from the front. For a video or an animation, save the images with any core node.",
-            search_aliases=["turntable", "splat to image", "gaussian render", "depth map", "orbit video"],
+            description=(
+                "A turntable: pictures of the Gaussians from equal steps around them,"
+                " counter-clockwise from the front. For a video or an animation, save the images"
+                " with any core node."
+            ),
+            search_aliases=[
+                "turntable",
+                "splat to image",
+                "gaussian render",
+                "depth map",
+                "orbit video",
+            ],
             inputs=[
                 types.GaussianCloud.Input("gaussians", tooltip="The cloud to look at."),
                 *turntable_inputs(),
@@ -44,21 +53,29 @@ class RenderViews(io.ComfyNode):
                     default=PATHS[0],
                     optional=True,
                     advanced=True,
-                    tooltip="orbit: around the object, looking at it. look around: from the middle of a scene, looking "
-                    "outward; then start and elevation say where to, distance is not used, and a wide fov_y suits.",
+                    tooltip=(
+                        "orbit: around the object, looking at it. look around: from the middle of a"
+                        " scene, looking outward; then start and elevation say where to, distance"
+                        " is not used, and a wide fov_y suits."
+                    ),
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, on the background."),
-                io.Mask.Output(display_name="masks", tooltip="1 where the object is, 0 where it is not."),
+                io.Mask.Output(
+                    display_name="masks", tooltip="1 where the object is, 0 where it is not."
+                ),
                 io.Image.Output(
-                    display_name="depth", tooltip="Near is bright, far dark, nothing black; one scale for all pictures."
+                    display_name="depth",
+                    tooltip="Near is bright, far dark, nothing black; one scale for all pictures.",
                 ),
             ],
         )
 
     @classmethod
-    def execute(cls, gaussians: Gaussians, background: str, path: str = PATHS[0], **cameras: Any) -> io.NodeOutput:
+    def execute(
+        cls, gaussians: Gaussians, background: str, path: str = PATHS[0], **cameras: Any
+    ) -> io.NodeOutput:
         check_declared(cls, {"background": background, "path": path, **cameras})
         views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))
@@ -70,7 +87,9 @@ class RenderViews(io.ComfyNode):
 def turntable_inputs() -> list[io.Input]:
     """What `turntable_cameras` takes, and the background."""
     return [
-        io.Int.Input("views", default=24, min=1, max=1000, tooltip="Number of pictures in one turn."),
+        io.Int.Input(
+            "views", default=24, min=1, max=1000, tooltip="Number of pictures in one turn."
+        ),
         io.Int.Input(
             "size",
             default=256,
@@ -101,7 +120,10 @@ def turntable_inputs() -> list[io.Input]:
             step=15.0,
             round=0.01,
             advanced=True,
-            tooltip="Azimuth of the first picture, degrees: 0 front, 90 the object's left (seen from +X), 180 back.",
+            tooltip=(
+                "Azimuth of the first picture, degrees: 0 front, 90 the object's left (seen from"
+                " +X), 180 back."
+            ),
         ),
         io.Float.Input(
             "distance",
@@ -111,7 +133,10 @@ def turntable_inputs() -> list[io.Input]:
             step=0.1,
             round=0.001,
             advanced=True,
-            tooltip="Distance of the cameras, world units; the object fills a cube of side 1. Consistent3D: 2.0.",
+            tooltip=(
+                "Distance of the cameras, world units; the object fills a cube of side 1."
+                " Consistent3D: 2.0."
+            ),
         ),
         io.Float.Input(
             "fov_y",
@@ -121,23 +146,37 @@ def turntable_inputs() -> list[io.Input]:
             step=1.0,
             round=0.01,
             advanced=True,
-            tooltip="Vertical field of view, degrees. Embedded prior: 40, Consistent3D's evaluation: 45.",
+            tooltip=(
+                "Vertical field of view, degrees. Embedded prior: 40, Consistent3D's"
+                " evaluation: 45."
+            ),
         ),
     ]
 
 
-def turntable_cameras(views: int, size: int, elevation: float, start: float, distance: float, fov_y: float) -> Cameras:
+def turntable_cameras(
+    views: int, size: int, elevation: float, start: float, distance: float, fov_y: float
+) -> Cameras:
     return orbit(start + torch.arange(views) * (360.0 / views), elevation, distance, fov_y, size)
 
 
-def around_cameras(views: int, size: int, elevation: float, start: float, fov_y: float, **unused: Any) -> Cameras:
-    return look_around(start + torch.arange(views) * (360.0 / views), elevation, torch.zeros(3), fov_y, size)
+def around_cameras(
+    views: int, size: int, elevation: float, start: float, fov_y: float, **unused: Any
+) -> Cameras:
+    return look_around(
+        start + torch.arange(views) * (360.0 / views), elevation, torch.zeros(3), fov_y, size
+    )
 
 
 def rendered(
-    gaussians: Gaussians, cameras: Cameras, background: float, on_views: Callable[[int], None] = lambda done: None
+    gaussians: Gaussians,
+    cameras: Cameras,
+    background: float,
+    on_views: Callable[[int], None] = lambda done: None,
 ) -> Rendering:
-    """All views of the cloud on the CPU, a few at a time so that long turntables fit into memory; interruptible."""
+    """All views of the cloud on the CPU, a few at a time so that long turntables fit into memory;
+    interruptible.
+    """
     device = comfy.model_management.get_torch_device()
     prepare_to_render("auto", device)
     at_once = max(1, PIXELS_AT_ONCE // (cameras.width * cameras.height))
@@ -149,4 +188,9 @@ def rendered(
             part = render(cloud, cameras[first : first + at_once].to(device), background)
             parts.append(part)
             on_views(min(first + at_once, len(cameras)))
-    return Rendering(**{name: torch.cat([getattr(p, name).cpu() for p in parts]) for name in Rendering.__annotations__})
+    return Rendering(
+        **{
+            name: torch.cat([getattr(p, name).cpu() for p in parts])
+            for name in Rendering.__annotations__
+        }
+    )

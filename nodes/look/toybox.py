@@ -26,16 +26,25 @@ class ToyboxTruth(io.ComfyNode):
             node_id="Distill3D_ToyboxTruth",
             display_name="Toybox Truth",
             category="Distill3D",
-            description="Exact pictures of the object that a prompt of the embedded prior names, to hold a result "
-            "against: with the same numbers as in Render Views, the same cameras. Other texts have no truth.",
+            description=(
+                "Exact pictures of the object that a prompt of the embedded prior names, to hold a"
+                " result against: with the same numbers as in Render Views, the same cameras. Other"
+                " texts have no truth."
+            ),
             search_aliases=["ground truth", "reference", "toybox", "compare"],
             inputs=[
-                types.Prompts.Input("prompts", tooltip="From View Prompts, with a prompt of the toybox."),
+                types.Prompts.Input(
+                    "prompts", tooltip="From View Prompts, with a prompt of the toybox."
+                ),
                 *turntable_inputs(),
             ],
             outputs=[
-                io.Image.Output(display_name="images", tooltip="The true pictures, on the background."),
-                io.Mask.Output(display_name="masks", tooltip="1 where the object is, 0 where it is not."),
+                io.Image.Output(
+                    display_name="images", tooltip="The true pictures, on the background."
+                ),
+                io.Mask.Output(
+                    display_name="masks", tooltip="1 where the object is, 0 where it is not."
+                ),
             ],
         )
 

@@ -25,10 +25,11 @@ WIDTHS = (
 
 
 class ControlledComfyPrior(ComfyPrior):
-    """A `ComfyPrior` that also gets what a CONTROL_NET makes of the renders' shape, as ComfyUI's samplers give it.
+    """A `ComfyPrior` that also gets what a CONTROL_NET makes of the renders' shape, as ComfyUI's
+    samplers give it.
 
-    It shares everything with the prior it was made from, which answers as before. All texts are judged by the same
-    hint; views that show nothing solid are judged without.
+    It shares everything with the prior it was made from, which answers as before. All texts are
+    judged by the same hint; views that show nothing solid are judged without.
     """
 
     needs_depth = True
@@ -40,28 +41,43 @@ class ControlledComfyPrior(ComfyPrior):
         vars(self).update(vars(prior))
         self.sight, self.options = sight.check(), {}
         # its range is heeded row by row in `_ByRow`
-        self.control = control_net.copy().set_cond_hint(None, sight.strength, (0.0, 1.0), vae=_HintVAE(self.vae))
+        self.control = control_net.copy().set_cond_hint(
+            None, sight.strength, (0.0, 1.0), vae=_HintVAE(self.vae)
+        )
         self.beside = {"control": [{"control": self.control}]}
 
-    def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not rendered."""
+    def facts(
+        self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not
+        rendered.
+        """
         return self.sight.facts(cameras, alpha, depth, self.name)
 
     def _cond(self, x: Tensor, text: Conditioning, kind: int) -> dict[str, Any]:
         picture = shown(text, self.name)
-        self.control.cond_hint_original, self.control.cond_hint = picture, None  # not what it was shown last
+        # not what it was shown last
+        self.control.cond_hint_original, self.control.cond_hint = picture, None
         sampling = self.model.get_model_object("model_sampling")
-        first, last = (sampling.percent_to_sigma(share) for share in (self.sight.start, self.sight.end))
-        return super()._cond(x, text, kind) | {"control": _ByRow(self.control, first, last, shows_shape(picture))}
+        first, last = (
+            sampling.percent_to_sigma(share) for share in (self.sight.start, self.sight.end)
+        )
+        return super()._cond(x, text, kind) | {
+            "control": _ByRow(self.control, first, last, shows_shape(picture))
+        }
 
 
 class _ByRow:
-    """A ControlNet whose features count in some rows only; ComfyUI's own goes by the first row's time for all."""
+    """A ControlNet whose features count in some rows only; ComfyUI's own goes by the first row's
+    time for all.
+    """
 
     def __init__(self, control: Any, first: float, last: float, rows: Tensor) -> None:
         self.control, self.first, self.last, self.rows = control, first, last, rows
 
-    def get_control(self, x: Tensor, t: Tensor, cond: Any, batched_number: int, options: Any) -> Any:
+    def get_control(
+        self, x: Tensor, t: Tensor, cond: Any, batched_number: int, options: Any
+    ) -> Any:
         counts = self.rows & (t <= self.first) & (t >= self.last)
         if not counts.any():
             return None
@@ -75,7 +91,9 @@ class _ByRow:
 
 
 class _HintVAE:
-    """The prior's encoder, for ControlNets that are shown a latent: ComfyUI's own would have to be loaded each time."""
+    """The prior's encoder, for ControlNets that are shown a latent: ComfyUI's own would have to be
+    loaded each time.
+    """
 
     def __init__(self, vae: OwnVAE) -> None:
         self.vae = vae
@@ -87,21 +105,30 @@ class _HintVAE:
         return self.vae.encode(pixels.movedim(-1, 1))
 
 
-def with_control_net(managed: ManagedComfyPrior, control_net: Any, sight: Sight) -> ManagedComfyPrior:
-    """Another prior for a socket, on the weights of ``managed``, which stays as it is. Raises ValueError for a pair
-    that does not fit."""
+def with_control_net(
+    managed: ManagedComfyPrior, control_net: Any, sight: Sight
+) -> ManagedComfyPrior:
+    """Another prior for a socket, on the weights of ``managed``, which stays as it is. Raises
+    ValueError for a pair that does not fit."""
     result = copy.copy(managed)  # with its patcher: what is loaded for one is loaded for both
     result.prior = ControlledComfyPrior(managed.prior, control_net, sight)
     return result
 
 
 def check_control_net(control_net: Any, prior: ComfyPrior) -> None:
-    """Raises ValueError for a control net whose layers are not as wide as the model's; others' own kinds pass."""
+    """Raises ValueError for a control net whose layers are not as wide as the model's; others' own
+    kinds pass.
+    """
     cure = f"Choose a ControlNet made for {prior.family.name}."
     if isinstance(control_net, comfy.controlnet.T2IAdapter):
         wanted, takes = prior.family.name == "SDXL", getattr(control_net.t2i_model, "xl", False)
-        if takes != wanted or "input_blocks.0.0.weight" not in _shapes(prior.model.model.diffusion_model):
-            raise ValueError(f"control_net is a T2I-Adapter of another kind of model than prior {prior.name!r}. {cure}")
+        if takes != wanted or "input_blocks.0.0.weight" not in _shapes(
+            prior.model.model.diffusion_model
+        ):
+            raise ValueError(
+                f"control_net is a T2I-Adapter of another kind of model than prior {prior.name!r}."
+                f" {cure}"
+            )
         return
     network = getattr(control_net, "control_model", None)
     if isinstance(control_net, comfy.controlnet.ControlLora):
@@ -115,12 +142,13 @@ def check_control_net(control_net: Any, prior: ComfyPrior) -> None:
     for name in common:
         if theirs[name] != own.get(name):
             raise ValueError(
-                f"control_net does not fit prior {prior.name!r}: its layer {name} has {_size(theirs[name])} weights, "
-                f"that of the model {_size(own.get(name))}. {cure}"
+                f"control_net does not fit prior {prior.name!r}: its layer {name} has"
+                f" {_size(theirs[name])} weights, that of the model {_size(own.get(name))}. {cure}"
             )
     if not common:
         raise ValueError(
-            f"control_net is a {type(network).__name__}, of another kind than prior {prior.name!r}. {cure}"
+            f"control_net is a {type(network).__name__}, of another kind than prior {prior.name!r}."
+            f" {cure}"
         )
 
 
@@ -133,7 +161,11 @@ def _shapes(network: torch.nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def _product_shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """Of a Control-LoRA's layers: of those it holds as the product of two matrices, the product's."""
+    """Of a Control-LoRA's layers: of those it holds as the product of two matrices, the
+    product's.
+    """
     shapes = {name: tuple(weight.shape) for name, weight in weights.items()}
     stems = [name.removesuffix(".up") for name in shapes if name.endswith(".up")]
-    return shapes | {f"{stem}.weight": (shapes[f"{stem}.up"][0], *shapes[f"{stem}.down"][1:]) for stem in stems}
+    return shapes | {
+        f"{stem}.weight": (shapes[f"{stem}.up"][0], *shapes[f"{stem}.down"][1:]) for stem in stems
+    }

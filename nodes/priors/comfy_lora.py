@@ -1,4 +1,6 @@
-"""LoRA files on ComfyUI's MODEL and CLIP, refused where ComfyUI's own loader would pass over what does not fit."""
+"""LoRA files on ComfyUI's MODEL and CLIP, refused where ComfyUI's own loader would pass over what
+does not fit.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,14 @@ NO_LORA = "none"
 
 
 def loras() -> list[str]:
-    """LoRA files below ComfyUI's models/loras, by their relative names; pickled ones are left out."""
-    return [name for name in folder_paths.get_filename_list("loras") if name.endswith((".safetensors", ".sft"))]
+    """LoRA files below ComfyUI's models/loras, by their relative names; pickled ones are left
+    out.
+    """
+    return [
+        name
+        for name in folder_paths.get_filename_list("loras")
+        if name.endswith((".safetensors", ".sft"))
+    ]
 
 
 def lora_file(name: str) -> Path:
@@ -27,8 +35,9 @@ def lora_file(name: str) -> Path:
     file = folder_paths.get_full_path("loras", name) if name in loras() else None
     if file is None:
         raise ValueError(
-            f"lora {name!r} is not a .safetensors file below {' or '.join(folder_paths.get_folder_paths('loras'))}. "
-            "Put it there, then refresh the node list with R."
+            f"lora {name!r} is not a .safetensors file below"
+            f" {' or '.join(folder_paths.get_folder_paths('loras'))}. Put it there, then refresh"
+            " the node list with R."
         )
     return Path(file)
 
@@ -46,14 +55,18 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
     found = comfy.lora.load_lora(converted, keys, log_missing=False)
     used = set().union(*(getattr(adapter, "loaded_keys", ()) for adapter in found.values()))
     kind = type(model.model).__name__
-    missing = sorted(key for key in converted if key.endswith(".weight") and "lora" in key and key not in used)
+    missing = sorted(
+        key for key in converted if key.endswith(".weight") and "lora" in key and key not in used
+    )
     if missing or not found:
         layers = (
-            f"{len(missing)} of its weights are not in it, {missing[0]} for one" if missing else "nothing in it fits"
+            f"{len(missing)} of its weights are not in it, {missing[0]} for one"
+            if missing
+            else "nothing in it fits"
         )
         raise ValueError(
-            f"lora {file.name!r} does not fit the model ({kind}): {layers}. It was made for another kind of model, or "
-            "is no LoRA; choose one for this checkpoint's kind."
+            f"lora {file.name!r} does not fit the model ({kind}): {layers}. It was made for another"
+            " kind of model, or is no LoRA; choose one for this checkpoint's kind."
         )
     for key, adapter in found.items():
         _check_size(file.name, kind, key, adapter, model, clip)
@@ -67,6 +80,7 @@ def _check_size(file: str, kind: str, key: Any, adapter: Any, model: Any, clip: 
     weight, (up, down, *_, reshaped) = comfy.utils.get_attr(owner, key), adapter.weights
     if reshaped is None and (up.shape[0], down[0].numel()) != (weight.shape[0], weight[0].numel()):
         raise ValueError(
-            f"lora {file!r} does not fit the model ({kind}): for {key} it has {up.shape[0]} x {down[0].numel()} "
-            f"weights, not {weight.shape[0]} x {weight[0].numel()}. Choose a LoRA for this checkpoint's kind."
+            f"lora {file!r} does not fit the model ({kind}): for {key} it has {up.shape[0]} x"
+            f" {down[0].numel()} weights, not {weight.shape[0]} x {weight[0].numel()}. Choose a"
+            " LoRA for this checkpoint's kind."
         )

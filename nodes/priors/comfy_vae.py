@@ -1,4 +1,6 @@
-"""ComfyUI's VAE as a prior's encoder and decoder: differentiable, and the VAE itself left as it is."""
+"""ComfyUI's VAE as a prior's encoder and decoder: differentiable, and the VAE itself left as it
+is.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,24 @@ from ...kernels.priors.diffusers.checkpointing import Recomputed
 log = logging.getLogger(__name__)
 
 # What ComfyUI's memory managers leave on a network and its layers.
-FOREIGN = ("_v", "_pin", "_prefetch", "dynamic_", "weight_lowvram", "bias_lowvram", "prev_comfy_cast_weights")
+FOREIGN = (
+    "_v",
+    "_pin",
+    "_prefetch",
+    "dynamic_",
+    "weight_lowvram",
+    "bias_lowvram",
+    "prev_comfy_cast_weights",
+)
 PLAIN = (nn.Conv2d, nn.Linear, nn.GroupNorm, nn.LayerNorm)
 
 
 class OwnVAE(nn.Module):
     """The network of a VAE socket run with weights of its own, copies that are ordinary tensors.
 
-    ComfyUI's loaders leave weights that are inference tensors, or live in memory that the next model may take;
-    no gradient passes through either. Its weights are all that this module has: to move it is to move them.
+    ComfyUI's loaders leave weights that are inference tensors, or live in memory that the next
+    model may take; no gradient passes through either. Its weights are all that this module has: to
+    move it is to move them.
     """
 
     pictures_at_once = 0  # that are encoded together; 0 = all
@@ -41,13 +52,17 @@ class OwnVAE(nn.Module):
         self.posterior = _has_posterior(net)
         # float16 underflows in the gradient through the encoder
         dtype = torch.float32 if vae.vae_dtype == torch.float16 else vae.vae_dtype
-        groups: list[dict[str, Any]] = [g for m in net.modules() for g in (m._parameters, m._buffers)]
+        groups: list[dict[str, Any]] = [
+            g for m in net.modules() for g in (m._parameters, m._buffers)
+        ]
         found = [(group, name, v) for group in groups for name, v in group.items() if v is not None]
         self._places = [(group, name) for group, name, _ in found]
         with torch.inference_mode(False):
             copies = [value.detach().to("cpu", copy=True) for _, _, value in found]
             frozen = (value.to(dtype) if value.is_floating_point() else value for value in copies)
-            self.weights = nn.ParameterList(nn.Parameter(value, requires_grad=False) for value in frozen)
+            self.weights = nn.ParameterList(
+                nn.Parameter(value, requires_grad=False) for value in frozen
+            )
         self.attach()
         self._graphed: dict[str, GraphedGradient] = {}
         self.fast = False
@@ -57,14 +72,19 @@ class OwnVAE(nn.Module):
         return self.weights[0].dtype
 
     def attach(self) -> None:
-        """Let the network run with the weights as they are now; to be called when they have been moved."""
+        """Let the network run with the weights as they are now; to be called when they have been
+        moved.
+        """
         for (group, name), weight in zip(self._places, self.weights, strict=True):
             group[name] = weight
 
     def accelerate(self) -> bool:
-        """Record graphs of the encoder from now on until `settle`; false, and nothing done, where that is not known
-        to work: off a CUDA device, and for autoencoders other than Stable Diffusion's and their like."""
-        starts = not self.fast and self.posterior and self.weights[0].is_cuda and _known(self._net[0])
+        """Record graphs of the encoder from now on until `settle`; false, and nothing done, where
+        that is not known to work: off a CUDA device, and for autoencoders other than Stable
+        Diffusion's and their like."""
+        starts = (
+            not self.fast and self.posterior and self.weights[0].is_cuda and _known(self._net[0])
+        )
         if starts:
             graph_trial.begin(self.weights[0].device)
         self.fast = self.fast or starts
@@ -77,12 +97,14 @@ class OwnVAE(nn.Module):
             for graphed in self._graphed.values():
                 graphed.drop()
             give_back(self.weights[0].device)
-        except RuntimeError as error:  # of the device, whose first error should be the one that is told
+        # of the device, whose first error should be the one that is told
+        except RuntimeError as error:
             log.warning("The memory of the VAE's CUDA graphs cannot be given back (%s).", error)
         self._graphed.clear()
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The VAE's own latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the images.
+        """The VAE's own latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to
+        the images.
 
         The posterior's mean; with a generator a sample of it, where the VAE has a posterior.
         """
@@ -91,7 +113,8 @@ class OwnVAE(nn.Module):
             return self._run("encode", pixels).float()
         mean, log_variance = self._run("moments", pixels).float().chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
-        return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise  # the limits of every KL autoencoder
+        # the limits of every KL autoencoder
+        return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of the VAE's own latents."""
@@ -116,13 +139,17 @@ class OwnVAE(nn.Module):
 
 
 def plain_twin(net: Any) -> Any:
-    """The same network on the same tensors, in modules of its own that know nothing of ComfyUI's memory managers."""
+    """The same network on the same tensors, in modules of its own that know nothing of ComfyUI's
+    memory managers.
+    """
     twin = net.__class__.__new__(net.__class__)
     kept = {name: value for name, value in vars(net).items() if not name.startswith(FOREIGN)}
     vars(twin).update(kept)
     for group in ("_parameters", "_buffers"):
         vars(twin)[group] = dict(vars(net)[group])
-    vars(twin)["_modules"] = {name: part and plain_twin(part) for name, part in net._modules.items()}
+    vars(twin)["_modules"] = {
+        name: part and plain_twin(part) for name, part in net._modules.items()
+    }
     for name, value in kept.items():  # methods that other nodes have put on a layer
         if isinstance(value, types.MethodType) and value.__self__ is net:
             vars(twin)[name] = types.MethodType(value.__func__, twin)
@@ -137,7 +164,9 @@ def plain_twin(net: Any) -> Any:
 def _known(net: nn.Module) -> bool:
     """Whether every layer is one whose call does nothing but compute."""
     own = any(type(layer).__module__ == comfy.ops.__name__ for layer in net.modules())
-    return not own and not any({"forward", "_conv_forward"} & vars(layer).keys() for layer in net.modules())
+    return not own and not any(
+        {"forward", "_conv_forward"} & vars(layer).keys() for layer in net.modules()
+    )
 
 
 def _has_posterior(net: nn.Module) -> bool:

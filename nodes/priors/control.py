@@ -29,19 +29,35 @@ class ControlPrior(io.ComfyNode):
             node_id="Distill3D_ControlPrior",
             display_name="Control Prior",
             category="Distill3D",
-            description="Lets a ControlNet show the prior, at every step, the shape of the very views it judges: their "
-            "depth or their normals. Its opinion then follows the shape that is there already, which is what texture "
-            "stages and refining want. All texts see it, the negative and the null one too. A view with nothing solid "
-            "in it yet is judged without. The prior that goes in stays as it is.",
-            search_aliases=["controlnet", "depth", "normal map", "normalbae", "t2i adapter", "texture", "geometry"],
+            description=(
+                "Lets a ControlNet show the prior, at every step, the shape of the very views it"
+                " judges: their depth or their normals. Its opinion then follows the shape that is"
+                " there already, which is what texture stages and refining want. All texts see it,"
+                " the negative and the null one too. A view with nothing solid in it yet is judged"
+                " without. The prior that goes in stays as it is."
+            ),
+            search_aliases=[
+                "controlnet",
+                "depth",
+                "normal map",
+                "normalbae",
+                "t2i adapter",
+                "texture",
+                "geometry",
+            ],
             inputs=[
-                types.Prior.Input("prior", tooltip="From Load Diffusion Prior or Diffusion Prior from Model."),
+                types.Prior.Input(
+                    "prior", tooltip="From Load Diffusion Prior or Diffusion Prior from Model."
+                ),
                 io.Combo.Input(
                     "shape",
                     options=list(SHAPES),
                     default="depth",
-                    tooltip="What the ControlNet was trained on. depth: near is white, the background black. normal: "
-                    "red faces left, green up, blue the camera, as NormalBae of ControlNet 1.1 has it.",
+                    tooltip=(
+                        "What the ControlNet was trained on. depth: near is white, the background"
+                        " black. normal: red faces left, green up, blue the camera, as NormalBae of"
+                        " ControlNet 1.1 has it."
+                    ),
                 ),
                 io.Float.Input(
                     "strength",
@@ -49,8 +65,10 @@ class ControlPrior(io.ComfyNode):
                     min=0.0,
                     max=10.0,
                     step=0.01,
-                    tooltip="Factor on what the ControlNet adds; 0 is the prior without it. Ours: no paper of the "
-                    "losses here uses one.",
+                    tooltip=(
+                        "Factor on what the ControlNet adds; 0 is the prior without it. Ours: no"
+                        " paper of the losses here uses one."
+                    ),
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -59,8 +77,11 @@ class ControlPrior(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="Share of the noise schedule, 0..1, from which on it counts; 0 is pure noise. As in Apply "
-                    "ControlNet, but by the timestep that each view is judged at.",
+                    tooltip=(
+                        "Share of the noise schedule, 0..1, from which on it counts; 0 is pure"
+                        " noise. As in Apply ControlNet, but by the timestep that each view is"
+                        " judged at."
+                    ),
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -69,28 +90,43 @@ class ControlPrior(io.ComfyNode):
                     max=1.0,
                     step=0.001,
                     advanced=True,
-                    tooltip="Share of the noise schedule, 0..1, until which it counts; 1 is a clean picture. Below 1 "
-                    "it sets the shape and leaves fine detail to the prior alone.",
+                    tooltip=(
+                        "Share of the noise schedule, 0..1, until which it counts; 1 is a clean"
+                        " picture. Below 1 it sets the shape and leaves fine detail to the prior"
+                        " alone."
+                    ),
                 ),
                 io.Combo.Input(
                     "folder",
                     options=[NO_FOLDER, *folders()],
                     default=NO_FOLDER,
-                    tooltip="For a prior from a diffusers folder: a ControlNet folder below models/controlnet "
-                    "(config.json and .safetensors weights), made for the same model. Otherwise none.",
+                    tooltip=(
+                        "For a prior from a diffusers folder: a ControlNet folder below"
+                        " models/controlnet (config.json and .safetensors weights), made for the"
+                        " same model. Otherwise none."
+                    ),
                 ),
                 io.ControlNet.Input(
                     "control_net",
                     optional=True,
-                    tooltip="For a prior from a checkpoint or a MODEL: from Load ControlNet Model, made for the same "
-                    "kind of model. Those of SD3 and FLUX use the prior's own VAE.",
+                    tooltip=(
+                        "For a prior from a checkpoint or a MODEL: from Load ControlNet Model, made"
+                        " for the same kind of model. Those of SD3 and FLUX use the prior's own"
+                        " VAE."
+                    ),
                 ),
             ],
-            outputs=[types.Prior.Output(display_name="prior", tooltip="For Optimize, Refine Mesh, Inspect Guidance.")],
+            outputs=[
+                types.Prior.Output(
+                    display_name="prior", tooltip="For Optimize, Refine Mesh, Inspect Guidance."
+                )
+            ],
         )
 
     @classmethod
-    def validate_inputs(cls, strength: float, start_percent: float, end_percent: float) -> bool | str:
+    def validate_inputs(
+        cls, strength: float, start_percent: float, end_percent: float
+    ) -> bool | str:
         values = {"strength": strength, "start_percent": start_percent, "end_percent": end_percent}
         return validate(cls, values, sight)
 
@@ -111,20 +147,26 @@ class ControlPrior(io.ComfyNode):
         return io.NodeOutput(with_folder(prior, chosen(folder, control_net, prior), seen))
 
 
-def sight(strength: float, start_percent: float, end_percent: float, shape: str = SHAPES[0]) -> Sight:
+def sight(
+    strength: float, start_percent: float, end_percent: float, shape: str = SHAPES[0]
+) -> Sight:
     return Sight(shape, strength, start_percent, end_percent)
 
 
 def linked(control_net: Any, folder: str, prior: ManagedComfyPrior) -> Any:
-    """The CONTROL_NET. Raises ValueError where it is missing, or a folder is chosen for a prior that takes none."""
+    """The CONTROL_NET. Raises ValueError where it is missing, or a folder is chosen for a prior
+    that takes none.
+    """
     name = prior.prior.name
     if folder != NO_FOLDER:
         raise ValueError(
-            f"folder is {folder!r}, but prior {name!r} is made of a checkpoint or a MODEL. Set it to {NO_FOLDER!r} and "
-            "link control_net to Load ControlNet Model."
+            f"folder is {folder!r}, but prior {name!r} is made of a checkpoint or a MODEL. Set it"
+            f" to {NO_FOLDER!r} and link control_net to Load ControlNet Model."
         )
     if control_net is None:
-        raise ValueError(f"control_net is not linked, which prior {name!r} needs. Link Load ControlNet Model.")
+        raise ValueError(
+            f"control_net is not linked, which prior {name!r} needs. Link Load ControlNet Model."
+        )
     return control_net
 
 
@@ -133,22 +175,26 @@ def chosen(folder: str, control_net: Any, prior: ManagedPrior) -> Path:
     name = prior.prior.name
     if control_net is not None:
         raise ValueError(
-            f"control_net is linked, but prior {name!r} is a diffusers folder. Unlink it and choose a ControlNet under "
-            "folder; or load the prior from a checkpoint."
+            f"control_net is linked, but prior {name!r} is a diffusers folder. Unlink it and choose"
+            " a ControlNet under folder; or load the prior from a checkpoint."
         )
     if folder == NO_FOLDER:
         raise ValueError(
-            f"folder is {NO_FOLDER!r}, but prior {name!r} needs a ControlNet in diffusers format: put its folder below "
-            "models/controlnet, refresh the node list with R, and choose it."
+            f"folder is {NO_FOLDER!r}, but prior {name!r} needs a ControlNet in diffusers format:"
+            " put its folder below models/controlnet, refresh the node list with R, and choose it."
         )
     for root in map(Path, folder_paths.get_folder_paths("controlnet")):
         if (root / folder / "config.json").is_file():
             return root / folder
-    raise ValueError(f"folder {folder!r} is no longer below models/controlnet. Refresh the node list with R.")
+    raise ValueError(
+        f"folder {folder!r} is no longer below models/controlnet. Refresh the node list with R."
+    )
 
 
 def with_folder(managed: ManagedPrior, folder: Path, seen: Sight) -> ManagedPrior:
-    """Another prior for a socket, on the weights of ``managed``, which stays as it is, and those in the folder."""
+    """Another prior for a socket, on the weights of ``managed``, which stays as it is, and those in
+    the folder.
+    """
     with autograd():  # else the weights would be inference tensors
         result = copy.copy(managed)
         result.prior = ControlledPrior(managed.prior, load_control(folder, managed.prior), seen)
@@ -163,6 +209,8 @@ def folders() -> list[str]:
     found = set()
     for root in folder_paths.get_folder_paths("controlnet"):
         for folder, _, files in os.walk(root, followlinks=True):
-            if "config.json" in files and any(name.startswith("diffusion_pytorch_model") for name in files):
+            if "config.json" in files and any(
+                name.startswith("diffusion_pytorch_model") for name in files
+            ):
                 found.add(Path(folder).relative_to(root).as_posix())
     return sorted(found)

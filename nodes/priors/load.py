@@ -33,10 +33,14 @@ class LoadDiffusionPrior(io.ComfyNode):
             node_id="Distill3D_LoadDiffusionPrior",
             display_name="Load Diffusion Prior",
             category="Distill3D",
-            description="The 2D diffusion model that judges the renderings. The embedded one ships with the pack, runs "
-            "on a CPU and knows the toybox: everyday objects in plain colours. For anything else put a checkpoint of "
-            "Stable Diffusion 1.x, 2.x or SDXL into ComfyUI's models/checkpoints, or a Stable Diffusion folder in "
-            "diffusers format into models/diffusers. MVDream, as either, judges four views of the object together.",
+            description=(
+                "The 2D diffusion model that judges the renderings. The embedded one ships with the"
+                " pack, runs on a CPU and knows the toybox: everyday objects in plain colours. For"
+                " anything else put a checkpoint of Stable Diffusion 1.x, 2.x or SDXL into"
+                " ComfyUI's models/checkpoints, or a Stable Diffusion folder in diffusers format"
+                " into models/diffusers. MVDream, as either, judges four views of the object"
+                " together."
+            ),
             search_aliases=[
                 "stable diffusion",
                 "diffusers",
@@ -52,28 +56,36 @@ class LoadDiffusionPrior(io.ComfyNode):
                     "model",
                     options=[EMBEDDED, *folders(), *checkpoints()],
                     default=EMBEDDED,
-                    tooltip="The embedded prior, a diffusers folder below models/diffusers (with model_index.json and "
-                    ".safetensors weights), or a .safetensors file below models/checkpoints. An MVDream (4 views at "
-                    "256 px) wants views 4 or 8, elevations 0..30, no overhead views, and prompts that end in ', 3d "
-                    "asset'. Consistent3D: Stable Diffusion 2.1-base at 512 px; DreamMapping: a Stable Diffusion.",
+                    tooltip=(
+                        "The embedded prior, a diffusers folder below models/diffusers (with"
+                        " model_index.json and .safetensors weights), or a .safetensors file below"
+                        " models/checkpoints. An MVDream (4 views at 256 px) wants views 4 or 8,"
+                        " elevations 0..30, no overhead views, and prompts that end in ', 3d"
+                        " asset'. Consistent3D: Stable Diffusion 2.1-base at 512 px; DreamMapping:"
+                        " a Stable Diffusion."
+                    ),
                 ),
                 io.Combo.Input(
                     "precision",
                     options=["auto", "fp32", "fp16", "bf16"],
                     default="auto",
                     advanced=True,
-                    tooltip="Number format of the weights. auto: fp16 where the GPU is fast at it, else fp32; of a "
-                    "checkpoint what ComfyUI chooses. "
-                    "Papers: fp16. Latents and gradients stay fp32.",
+                    tooltip=(
+                        "Number format of the weights. auto: fp16 where the GPU is fast at it, else"
+                        " fp32; of a checkpoint what ComfyUI chooses. Papers: fp16. Latents and"
+                        " gradients stay fp32."
+                    ),
                 ),
                 io.Combo.Input(
                     "lora",
                     options=[NO_LORA, *loras()],
                     default=NO_LORA,
                     optional=True,
-                    tooltip="A LoRA for the model: a .safetensors file below models/loras, fused into its weights. It "
-                    "has to be for the model's own kind. For several, ComfyUI's Load LoRA and Diffusion Prior from "
-                    "Model. Papers: none.",
+                    tooltip=(
+                        "A LoRA for the model: a .safetensors file below models/loras, fused into"
+                        " its weights. It has to be for the model's own kind. For several,"
+                        " ComfyUI's Load LoRA and Diffusion Prior from Model. Papers: none."
+                    ),
                 ),
                 io.Float.Input(
                     "lora_strength",
@@ -83,25 +95,38 @@ class LoadDiffusionPrior(io.ComfyNode):
                     step=0.05,
                     optional=True,
                     advanced=True,
-                    tooltip="Factor on the LoRA, of denoiser and text encoder alike; 0 is the model without it.",
+                    tooltip=(
+                        "Factor on the LoRA, of denoiser and text encoder alike; 0 is the model"
+                        " without it."
+                    ),
                 ),
                 io.Boolean.Input(
                     "low_vram",
                     default=False,
                     optional=True,
                     advanced=True,
-                    tooltip="Keep the weights in main memory and only the network that is at work on the GPU: the "
-                    "same numbers for less memory, but slower, since two networks move in every step. With "
-                    "pictures_at_once 1 of Optimize the least. ComfyUI's --lowvram and --novram turn it on by "
-                    "themselves, and are what decides for checkpoints.",
+                    tooltip=(
+                        "Keep the weights in main memory and only the network that is at work on"
+                        " the GPU: the same numbers for less memory, but slower, since two networks"
+                        " move in every step. With pictures_at_once 1 of Optimize the least."
+                        " ComfyUI's --lowvram and --novram turn it on by themselves, and are what"
+                        " decides for checkpoints."
+                    ),
                 ),
             ],
-            outputs=[types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize.")],
+            outputs=[
+                types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize.")
+            ],
         )
 
     @classmethod
     def execute(
-        cls, model: str, precision: str, lora: str = NO_LORA, lora_strength: float = 1.0, low_vram: bool = False
+        cls,
+        model: str,
+        precision: str,
+        lora: str = NO_LORA,
+        lora_strength: float = 1.0,
+        low_vram: bool = False,
     ) -> io.NodeOutput:
         file = None if lora == NO_LORA else lora_file(lora)
         return io.NodeOutput(load(model, precision, file, lora_strength, low_vram))
@@ -110,13 +135,21 @@ class LoadDiffusionPrior(io.ComfyNode):
 def load(
     model: str, choice: str, lora: Path | None = None, strength: float = 1.0, low_vram: bool = False
 ) -> ManagedPrior | ManagedComfyPrior:
-    """The prior behind a choice of the model list, with a LoRA file in its weights where one is given."""
-    file = folder_paths.get_full_path_or_raise("checkpoints", model) if model in checkpoints() else None
-    # ComfyUI's loader would take an MVDream for a Stable Diffusion, and leave out what reads the cameras.
+    """The prior behind a choice of the model list, with a LoRA file in its weights where one is
+    given.
+    """
+    file = (
+        folder_paths.get_full_path_or_raise("checkpoints", model)
+        if model in checkpoints()
+        else None
+    )
+    # ComfyUI's loader would take an MVDream for a Stable Diffusion, and leave out what reads the
+    # cameras.
     if file is not None and not holds_multiview(file):
         return load_checkpoint(model, choice, lora, strength)
     dtype = weights_dtype(choice, comfy.model_management.get_torch_device())
-    with autograd():  # else the weights would be inference tensors, through which no gradient passes
+    # else the weights would be inference tensors, through which no gradient passes
+    with autograd():
         if file is None:
             prior = load_diffusers(path(model), dtype=dtype)
         else:
@@ -126,28 +159,35 @@ def load(
         return ManagedPrior(prior, low_vram)
 
 
-def load_checkpoint(model: str, choice: str, lora: Path | None, strength: float) -> ManagedComfyPrior:
-    """The prior in a file below models/checkpoints, by ComfyUI's own loader. Raises ValueError, with the reason, for
-    a file that is none, and for a LoRA that does not fit."""
+def load_checkpoint(
+    model: str, choice: str, lora: Path | None, strength: float
+) -> ManagedComfyPrior:
+    """The prior in a file below models/checkpoints, by ComfyUI's own loader. Raises ValueError,
+    with the reason, for a file that is none, and for a LoRA that does not fit."""
     file = folder_paths.get_full_path_or_raise("checkpoints", model)
     options = {} if choice == "auto" else {"dtype": PRECISIONS[choice]}
     embeddings = folder_paths.get_folder_paths("embeddings")
     try:
-        loaded = comfy.sd.load_checkpoint_guess_config(file, embedding_directory=embeddings, model_options=options)
+        loaded = comfy.sd.load_checkpoint_guess_config(
+            file, embedding_directory=embeddings, model_options=options
+        )
         denoiser, clip, vae = loaded[:3]
     except comfy.model_management.OOM_EXCEPTION:
         raise
-    except Exception as error:  # files that are cut short, or of kinds that it does not know, each in a way of its own
+    # files that are cut short, or of kinds that it does not know, each in a way of its own
+    except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"checkpoint {model!r}: ComfyUI does not recognise it ({reason}). Checkpoints of Stable Diffusion 1.x, "
-            "2.x and SDXL can be loaded, with their text encoder and VAE inside. If it is one, its file is damaged or "
-            "cut short: download it again."
+            f"checkpoint {model!r}: ComfyUI does not recognise it ({reason}). Checkpoints of Stable"
+            " Diffusion 1.x, 2.x and SDXL can be loaded, with their text encoder and VAE inside."
+            " If it is one, its file is damaged or cut short: download it again."
         ) from error
-    if missing := [name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None]:
+    if missing := [
+        name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None
+    ]:
         raise ValueError(
-            f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with ComfyUI's nodes and link "
-            "them to Diffusion Prior from Model."
+            f"checkpoint {model!r} holds no {' and no '.join(missing)}. Load its parts with"
+            " ComfyUI's nodes and link them to Diffusion Prior from Model."
         )
     check_weights(f"checkpoint {model!r}", file, denoiser, clip, vae)
     if lora is not None:
@@ -156,8 +196,14 @@ def load_checkpoint(model: str, choice: str, lora: Path | None, strength: float)
 
 
 def checkpoints() -> list[str]:
-    """Checkpoint files below ComfyUI's models/checkpoints, by their relative names; pickled ones are left out."""
-    return [name for name in folder_paths.get_filename_list("checkpoints") if name.endswith((".safetensors", ".sft"))]
+    """Checkpoint files below ComfyUI's models/checkpoints, by their relative names; pickled ones
+    are left out.
+    """
+    return [
+        name
+        for name in folder_paths.get_filename_list("checkpoints")
+        if name.endswith((".safetensors", ".sft"))
+    ]
 
 
 def folders() -> list[str]:
@@ -180,7 +226,7 @@ def path(model: str) -> Path:
         if model in folders() and (root / model / "model_index.json").is_file():
             return root / model
     raise ValueError(
-        f"model {model!r} is neither a diffusers folder below {' or '.join(map(str, roots))} nor a .safetensors file "
-        "below models/checkpoints. Put it there (a folder must hold model_index.json), then refresh the node list "
-        "with R."
+        f"model {model!r} is neither a diffusers folder below {' or '.join(map(str, roots))} nor a"
+        " .safetensors file below models/checkpoints. Put it there (a folder must hold"
+        " model_index.json), then refresh the node list with R."
     )

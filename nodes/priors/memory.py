@@ -1,4 +1,6 @@
-"""A prior's weights in the care of ComfyUI's memory manager, and tensors out of its inference mode."""
+"""A prior's weights in the care of ComfyUI's memory manager, and tensors out of its inference
+mode.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat
 
 
 def weights_dtype(choice: str, device: torch.device) -> torch.dtype:
-    """The torch dtype behind a precision input; "auto" is fp16 where the device is fast at it, else fp32."""
+    """The torch dtype behind a precision input; "auto" is fp16 where the device is fast at it, else
+    fp32.
+    """
     if choice != "auto":
         return PRECISIONS[choice]
     return torch.float16 if comfy.model_management.should_use_fp16(device) else torch.float32
@@ -39,16 +43,19 @@ PICTURES, TEXTS = ("unet", "vae"), ("text_encoder",)  # what judges, and what re
 
 
 class ManagedPrior:
-    """A prior whose weights rest in main memory and are on the device only while they are used, or while nobody else
-    needs the room: the text encoder inside `reading`, the rest inside `loaded`; with ``low_vram`` only the one network
-    that is at work. This is what a DISTILL3D_PRIOR socket carries."""
+    """A prior whose weights rest in main memory and are on the device only while they are used, or
+    while nobody else needs the room: the text encoder inside `reading`, the rest inside `loaded`;
+    with ``low_vram`` only the one network that is at work. This is what a DISTILL3D_PRIOR socket
+    carries."""
 
     judging: Sequence[tuple[str, ...]] = (PICTURES,)  # what `loaded` brings; keys of `patchers`
 
     def __init__(self, prior: DiffusersPrior, low_vram: bool = False) -> None:
         self.prior = prior
         self.low_vram = low_vram or comfy.model_management.vram_state in SPARING
-        self.patchers: dict[tuple[str, ...], Any] = {parts: self.patcher(parts) for parts in (PICTURES, TEXTS)}
+        self.patchers: dict[tuple[str, ...], Any] = {
+            parts: self.patcher(parts) for parts in (PICTURES, TEXTS)
+        }
 
     def patcher(self, parts: tuple[str, ...]) -> comfy.model_patcher.ModelPatcher:
         """Some of the prior's networks as ComfyUI's memory manager moves them, together."""
@@ -63,32 +70,43 @@ class ManagedPrior:
         return self._resident([TEXTS], 0)
 
     def loaded(self, scratch: int = 0) -> AbstractContextManager[DiffusersPrior]:
-        """The prior on its device, gradients possible; other models make room for it and for ``scratch`` bytes.
+        """The prior on its device, gradients possible; other models make room for it and for
+        ``scratch`` bytes.
 
         Its text encoder stays where it is: texts that View Prompts has embedded are remembered.
         """
         return self._resident(self.judging, scratch)
 
     @contextmanager
-    def _resident(self, groups: Sequence[tuple[str, ...]], scratch: int) -> Iterator[DiffusersPrior]:
+    def _resident(
+        self, groups: Sequence[tuple[str, ...]], scratch: int
+    ) -> Iterator[DiffusersPrior]:
         patchers = [self.patchers[parts] for parts in groups]
         if self.low_vram:
-            room = max(sum(map(_size, modules)) for modules in self.prior.visitors().values()) + scratch
+            room = (
+                max(sum(map(_size, modules)) for modules in self.prior.visitors().values())
+                + scratch
+            )
             comfy.model_management.free_memory(room, patchers[0].load_device)
             with autograd(), self.prior.in_turns(patchers[0].load_device):
                 yield self.prior
             return
         with autograd():
-            # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed behind.
-            comfy.model_management.load_models_gpu(patchers, memory_required=scratch, force_full_load=True)
+            # Full load: the modules are not ComfyUI's own and could not fetch a part that stayed
+            # behind.
+            comfy.model_management.load_models_gpu(
+                patchers, memory_required=scratch, force_full_load=True
+            )
             for parts, patcher in zip(groups, patchers, strict=True):
-                self.prior.to(patcher.load_device, parts)  # weights that another node's run moved are mended here
+                # weights that another node's run moved are mended here
+                self.prior.to(patcher.load_device, parts)
             yield self.prior
 
 
 @contextmanager
 def visiting(pipeline: Any, scratch: int) -> Iterator[None]:
-    """A diffusers pipeline on the device for the length of a block, after which its room is free again.
+    """A diffusers pipeline on the device for the length of a block, after which its room is free
+    again.
 
     Other models make room for it and for ``scratch`` bytes.
     """

@@ -7,7 +7,8 @@ import torch
 from ...kernels.priors.base import Prior
 from ...kernels.priors.prompts import ViewPrompts
 
-ENCODER_BYTES = 3500  # per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
+# per pixel and byte of precision: what Stable Diffusion's encoder keeps for its backward pass
+ENCODER_BYTES = 3500
 
 
 def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
@@ -15,8 +16,9 @@ def check_prompts(prompts: ViewPrompts, prior: Prior) -> None:
     found, expected = prompts.null.embeddings.shape, prior.embed([""]).embeddings.shape
     if found != expected:
         raise ValueError(
-            f"prompts hold embeddings of {tuple(found[1:])} values, but prior {prior.name!r} reads "
-            f"{tuple(expected[1:])}: another prior embedded them. Link View Prompts and Optimize to the same prior."
+            f"prompts hold embeddings of {tuple(found[1:])} values, but prior {prior.name!r} reads"
+            f" {tuple(expected[1:])}: another prior embedded them. Link View Prompts and Optimize"
+            " to the same prior."
         )
 
 

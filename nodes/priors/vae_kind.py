@@ -1,4 +1,6 @@
-"""Whose latents a VAE makes: by its shapes Stable Diffusion's is SDXL's, and Stable Diffusion 3's is FLUX's."""
+"""Whose latents a VAE makes: by its shapes Stable Diffusion's is SDXL's, and Stable Diffusion 3's
+is FLUX's.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +29,13 @@ LIKE, UNLIKE = 0.75, 0.4  # correlations of colours; published autoencoders give
 
 
 def check_kind(vae: Any, encode: Callable[[Tensor], Tensor], form: Any) -> None:
-    """Raises ValueError for a VAE that is known to be of another kind than the model's latent format ``form``.
+    """Raises ValueError for a VAE that is known to be of another kind than the model's latent
+    format ``form``.
 
-    Known by the checkpoint that it was loaded from, if that holds a model; else by what it makes of flat colours, held
-    against the colours that ComfyUI's previews give each format's latents. One of which neither tells is let pass, as
-    may happen between Stable Diffusion 3 and FLUX, whose colours are alike.
-    encode: pictures [B,3,H,W] 0..1 to the VAE's own latents.
+    Known by the checkpoint that it was loaded from, if that holds a model; else by what it makes of
+    flat colours, held against the colours that ComfyUI's previews give each format's latents. One
+    of which neither tells is let pass, as may happen between Stable Diffusion 3 and FLUX, whose
+    colours are alike. encode: pictures [B,3,H,W] 0..1 to the VAE's own latents.
     """
     wanted = NAMES.get(type(form))
     if wanted is None:
@@ -42,7 +45,9 @@ def check_kind(vae: Any, encode: Callable[[Tensor], Tensor], form: Any) -> None:
     if found not in (None, wanted):
         raise ValueError(f"vae comes from {file.name}, which is {found}; model is {wanted}. {CURE}")  # type: ignore[union-attr]
     if found is None and (found := kind_by_colors(encode, form)):
-        raise ValueError(f"vae makes the latents of {found}, by its colours; model is {wanted}. {CURE}")
+        raise ValueError(
+            f"vae makes the latents of {found}, by its colours; model is {wanted}. {CURE}"
+        )
 
 
 def source(vae: Any) -> Path | None:
@@ -55,14 +60,17 @@ def source(vae: Any) -> Path | None:
 
 
 def kind_of(file: Path) -> str | None:
-    """The kind of the model in a checkpoint, from the names and shapes in its header; None if it is none of `NAMES`."""
+    """The kind of the model in a checkpoint, from the names and shapes in its header; None if it is
+    none of `NAMES`.
+    """
     with safe_open(file, "pt") as opened:
         shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}
     state = {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     prefix = comfy.model_detection.unet_prefix_from_state_dict(state)
     try:
         config = comfy.model_detection.model_config_from_unet(state, prefix)
-    except (NotImplementedError, RuntimeError):  # of some kinds the weights themselves are looked at
+    # of some kinds the weights themselves are looked at
+    except (NotImplementedError, RuntimeError):
         return None
     return None if config is None else NAMES.get(type(config.latent_format))
 
@@ -78,14 +86,20 @@ def kind_by_colors(encode: Callable[[Tensor], Tensor], form: Any) -> str | None:
         return None
     own = NAMES[type(form)]
     others = {name: kind() for kind, name in NAMES.items() if name != own}
-    same = {name: other for name, other in others.items() if other.latent_channels == form.latent_channels}
+    same = {
+        name: other
+        for name, other in others.items()
+        if other.latent_channels == form.latent_channels
+    }
     fits = {name: alike(latents, flats, other) for name, other in same.items()}
     best = max(fits, key=lambda name: fits[name], default=None)
     return best if best is not None and fits[best] > LIKE else None
 
 
 def alike(latents: Tensor, colors: Tensor, form: Any) -> float:
-    """Correlation of the preview colours of a VAE's latents [B,C,h,w], as a format has them, with colours [B,3]."""
+    """Correlation of the preview colours of a VAE's latents [B,C,h,w], as a format has them, with
+    colours [B,3].
+    """
     factors = torch.tensor(form.latent_rgb_factors)
     shown = form.process_in(latents.float().cpu()).mean((2, 3)) @ factors
     shown, colors = shown - shown.mean(0), colors - colors.mean(0)

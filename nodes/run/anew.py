@@ -1,7 +1,9 @@
-"""Run all steps: a fresh run of a node that was stopped early, which ComfyUI would else answer from its cache.
+"""Run all steps: a fresh run of a node that was stopped early, which ComfyUI would else answer from
+its cache.
 
-What was kept stays the node's result, so that whoever changes what follows goes on with the same cloud. Only a page
-that asks here gets all the steps: it says which node and which values, and from then on these have another fingerprint.
+What was kept stays the node's result, so that whoever changes what follows goes on with the same
+cloud. Only a page that asks here gets all the steps: it says which node and which values, and from
+then on these have another fingerprint.
 """
 
 from __future__ import annotations
@@ -16,7 +18,9 @@ _asked: Counter[tuple[str, frozenset[tuple[str, Any]]]] = Counter()
 
 
 def ask(node: str, inputs: Mapping[str, Any]) -> None:
-    """Have the node of that id run anew at the next prompt that gives it these inputs, as they stand in a prompt."""
+    """Have the node of that id run anew at the next prompt that gives it these inputs, as they
+    stand in a prompt.
+    """
     _asked[_key(node, inputs)] += 1
 
 

@@ -1,8 +1,9 @@
 """Running Optimize nodes as pages see them: pictures of the cloud on request, and a wish to stop.
 
-A page that shows a node asks for its cloud over HTTP (see `routes`); that leaves a wish, which the loop meets after its
-next step, telling all pages so with one small event. So nothing is packed while nobody asks, and no page gets more than
-it can draw. Packing never takes more than `SHARE` of the time, at no part of a run.
+A page that shows a node asks for its cloud over HTTP (see `routes`); that leaves a wish, which the
+loop meets after its next step, telling all pages so with one small event. So nothing is packed
+while nobody asks, and no page gets more than it can draw. Packing never takes more than `SHARE` of
+the time, at no part of a run.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from ...kernels.files.compact import pack
 from ...kernels.run.step import Progress
 
 SHARE = 0.02  # of the time that packing pictures may take: after one, the next waits for so long
-PAUSE = 2.0  # seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
+# seconds from one picture to the next on a CPU, whose cores sending and drawing share with the loop
+PAUSE = 2.0
 LIMIT = 50_000  # Gaussians in a picture of a running cloud: 0.85 MB
 POINTS = 240  # of the loss curve
 ATTENTION = 30.0  # seconds after which a page that asked for a picture counts as gone
@@ -64,7 +66,8 @@ class Live:
         context = get_executing_context()
         self.node = str(context.node_id) if context is not None else None
         self.prompt = context.prompt_id if context is not None else None
-        self.workflow = workflow  # the id of the graph that was queued: other graphs have nodes of the same ids
+        # the id of the graph that was queued: other graphs have nodes of the same ids
+        self.workflow = workflow
         self.steps = steps
         self.losses = Losses()
         self.stopped = False  # set by a page
@@ -94,7 +97,9 @@ class Live:
         return self._asked is not None and time.monotonic() - self._asked < ATTENTION
 
     def ask(self, after: int) -> bytes | None:
-        """The newest picture if it is of a later step than ``after``; either way the next step leaves another."""
+        """The newest picture if it is of a later step than ``after``; either way the next step
+        leaves another.
+        """
         self._asked = time.monotonic()
         self._wanted = True
         return self.message if self.step_shown > after else None
@@ -102,12 +107,17 @@ class Live:
     def step(self, progress: Progress[Any]) -> bool:
         """After every step; whether the run should end here."""
         self.losses.add(progress.loss)
-        self.about = {"step": progress.step, "steps": progress.steps, "seconds": round(progress.seconds, 3)}
+        self.about = {
+            "step": progress.step,
+            "steps": progress.steps,
+            "seconds": round(progress.seconds, 3),
+        }
         if self._wanted and progress.seconds >= self._next:
             self._wanted = False
             try:
                 self._picture(progress)
-            except (RuntimeError, ValueError, NotImplementedError) as error:  # hours of work do not end for a picture
+            # hours of work do not end for a picture
+            except (RuntimeError, ValueError, NotImplementedError) as error:
                 logging.warning("Distill3D: no picture of step %d: %s", progress.step, error)
         return self.stopped
 
@@ -119,7 +129,9 @@ class Live:
         self._tell("frame", step=progress.step)
         took = time.perf_counter() - start
         self._spent += took
-        self._next = progress.seconds + max(took / SHARE, PAUSE if progress.loss.device.type == "cpu" else 0.0)
+        self._next = progress.seconds + max(
+            took / SHARE, PAUSE if progress.loss.device.type == "cpu" else 0.0
+        )
 
     def _tell(self, event: str, **data: Any) -> None:
         server = getattr(PromptServer, "instance", None)
@@ -128,7 +140,12 @@ class Live:
 
     def name(self) -> dict[str, Any]:
         """What tells a page whether this run is of one of its nodes."""
-        return {"node": self.node, "prompt": self.prompt, "workflow": self.workflow, "steps": self.steps}
+        return {
+            "node": self.node,
+            "prompt": self.prompt,
+            "workflow": self.workflow,
+            "steps": self.steps,
+        }
 
     def told(self) -> dict[str, Any]:
         """What a page says beside the picture."""

@@ -38,19 +38,30 @@ class Optimize(io.ComfyNode):
             node_id="Distill3D_Optimize",
             display_name="Optimize N Steps",
             category="Distill3D",
-            description="Move the Gaussians until their renderings look to the prior like the prompt. Chain "
-            "several: each goes on where the last one stopped, and changing one runs only it and what follows. "
-            "Stop and keep ends it early and lets the graph go on; Cancel stops everything, and the cloud so far is "
-            "saved in output/distill3d/partial.",
+            description=(
+                "Move the Gaussians until their renderings look to the prior like the prompt. Chain"
+                " several: each goes on where the last one stopped, and changing one runs only it"
+                " and what follows. Stop and keep ends it early and lets the graph go on; Cancel"
+                " stops everything, and the cloud so far is saved in output/distill3d/partial."
+            ),
             hidden=[io.Hidden.extra_pnginfo],
-            search_aliases=["train", "text to 3d", "score distillation", "fit", "dreamfusion", "sampler"],
+            search_aliases=[
+                "train",
+                "text to 3d",
+                "score distillation",
+                "fit",
+                "dreamfusion",
+                "sampler",
+            ],
             inputs=optimize_inputs(),
             outputs=[
                 types.GaussianCloud.Output(
-                    display_name="gaussians", tooltip="The optimized cloud, with what another Optimize needs to go on."
+                    display_name="gaussians",
+                    tooltip="The optimized cloud, with what another Optimize needs to go on.",
                 ),
                 io.Image.Output(
-                    display_name="preview", tooltip="A turn around the result in 8 pictures, at training size."
+                    display_name="preview",
+                    tooltip="A turn around the result in 8 pictures, at training size.",
                 ),
             ],
         )
@@ -87,14 +98,27 @@ class Optimize(io.ComfyNode):
         start = replace(gaussians, training=None) if restart_schedule else gaussians
         held = None if anchor is None else Anchor(anchor, lambda_anchor_color, lambda_anchor_alpha)
         judge = gentle(loss, strength)
-        watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)))
+        watch = Watch(
+            steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
+        )
         size = image_size or prior.prior.image_size
         together = settings.pictures_at_once or settings.views
         with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             prepare_to_render(settings.render_backend, torch.device(model.device))
             with watch:
-                result = optimize(start, judge, model, prompts, cameras, steps, settings, watch.step, watch.keep, held)
+                result = optimize(
+                    start,
+                    judge,
+                    model,
+                    prompts,
+                    cameras,
+                    steps,
+                    settings,
+                    watch.step,
+                    watch.keep,
+                    held,
+                )
                 pictures = turn(result, cameras, size)
                 ui = shown(result, **watch.live.told())
         return io.NodeOutput(result, pictures, ui=ui)
@@ -118,16 +142,20 @@ def optimize_settings(
         count_min=min(GROWTH.count_min, max_gaussians),
         count_max=max_gaussians,
     )
-    return OptimizeSettings(densify=growth if densify else None, max_gaussians=max_gaussians, **fields)
+    return OptimizeSettings(
+        densify=growth if densify else None, max_gaussians=max_gaussians, **fields
+    )
 
 
 def ends_early(steps: int | None, schedule_steps: int | None) -> str | None:
-    """What is wrong with a schedule that is over before the steps are; None where it is not, or not known yet."""
+    """What is wrong with a schedule that is over before the steps are; None where it is not, or not
+    known yet.
+    """
     if not steps or not schedule_steps or schedule_steps >= steps:
         return None
     return (
-        f"schedule_steps is {schedule_steps}, but {steps} steps are asked for. Give {steps} or more, or 0 to "
-        "end the schedule with this node."
+        f"schedule_steps is {schedule_steps}, but {steps} steps are asked for. Give {steps} or"
+        " more, or 0 to end the schedule with this node."
     )
 
 

@@ -12,15 +12,21 @@ from ...kernels.rasterizers.rasterize import choose
 
 @dataclass(frozen=True)
 class Preset:
-    """What goes together, for the embedded prior; the fields are the node's outputs, in this order."""
+    """What goes together, for the embedded prior; the fields are the node's outputs, in this order.
+
+    Args:
+        scale: world units
+        resolution: grid points of Export Mesh
+        texture_size: texels
+    """
 
     steps: int
     views: int
     count: int
-    scale: float  # world units
+    scale: float
     lambda_opacity: float
-    resolution: int  # grid points of Export Mesh
-    texture_size: int  # texels
+    resolution: int
+    texture_size: int
 
 
 # Small Gaussians need long runs. The loss and the learning rates are the same for all of them.
@@ -35,7 +41,9 @@ AUTO = "auto"
 
 
 def affordable() -> str:
-    """The preset that this machine makes in some seconds with a rasterizer for its GPU, else in a minute or two."""
+    """The preset that this machine makes in some seconds with a rasterizer for its GPU, else in a
+    minute or two.
+    """
     device = comfy.model_management.get_torch_device()
     return "fine" if device.type == "cuda" and choose(device) != "torch" else "standard"
 
@@ -47,28 +55,42 @@ class QualityPreset(io.ComfyNode):
             node_id="Distill3D_QualityPreset",
             display_name="Quality Preset",
             category="Distill3D",
-            description="One choice between quick and good, as numbers for the other nodes: link each output to the "
-            "input of the same name. For the embedded prior with CDS Loss. The subgraph Text to 3D has it built in.",
+            description=(
+                "One choice between quick and good, as numbers for the other nodes: link each"
+                " output to the input of the same name. For the embedded prior with CDS Loss. The"
+                " subgraph Text to 3D has it built in."
+            ),
             search_aliases=["draft", "standard", "fine", "high", "settings", "fast", "text to 3d"],
             inputs=[
                 io.Combo.Input(
                     "quality",
                     options=[AUTO, *PRESETS],
                     default=AUTO,
-                    tooltip="auto: fine on a GPU with Triton or gsplat, else standard. draft: about half the time of "
-                    "standard, to see whether the prompt works (110 steps of 2 views). standard: 200 steps of 2 "
-                    "views. fine: 200 steps of 4 views with five times as many, smaller Gaussians and a texture of "
-                    "1024; about twice the time on a CPU. high: the same for 400 steps, and a finer mesh.",
-                ),
+                    tooltip=(
+                        "auto: fine on a GPU with Triton or gsplat, else standard. draft: about"
+                        " half the time of standard, to see whether the prompt works (110 steps of"
+                        " 2 views). standard: 200 steps of 2 views. fine: 200 steps of 4 views with"
+                        " five times as many, smaller Gaussians and a texture of 1024; about twice"
+                        " the time on a CPU. high: the same for 400 steps, and a finer mesh."
+                    ),
+                )
             ],
             outputs=[
                 io.Int.Output(display_name="steps", tooltip="To steps of Optimize N Steps."),
                 io.Int.Output(display_name="views", tooltip="To views of Optimize N Steps."),
                 io.Int.Output(display_name="count", tooltip="To count of Init Gaussians."),
-                io.Float.Output(display_name="scale", tooltip="To scale of Init Gaussians, world units."),
-                io.Float.Output(display_name="lambda_opacity", tooltip="To lambda_opacity of Optimize N Steps."),
-                io.Int.Output(display_name="resolution", tooltip="To resolution of Export Mesh, grid points."),
-                io.Int.Output(display_name="texture_size", tooltip="To texture_size of Export Mesh, texels."),
+                io.Float.Output(
+                    display_name="scale", tooltip="To scale of Init Gaussians, world units."
+                ),
+                io.Float.Output(
+                    display_name="lambda_opacity", tooltip="To lambda_opacity of Optimize N Steps."
+                ),
+                io.Int.Output(
+                    display_name="resolution", tooltip="To resolution of Export Mesh, grid points."
+                ),
+                io.Int.Output(
+                    display_name="texture_size", tooltip="To texture_size of Export Mesh, texels."
+                ),
             ],
         )
 

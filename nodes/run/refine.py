@@ -28,7 +28,9 @@ DEFAULTS = RefineSettings()
 PREVIEW_EVERY, PREVIEW_VIEWS = 10, 8  # steps, pictures
 
 
-def _number(id: str, high: float, step: float, tooltip: str, advanced: bool = True) -> io.Float.Input:
+def _number(
+    id: str, high: float, step: float, tooltip: str, advanced: bool = True
+) -> io.Float.Input:
     return io.Float.Input(
         id, default=getattr(DEFAULTS, id), min=0.0, max=high, step=step, round=0.00001, tooltip=tooltip,
         advanced=advanced or None,
@@ -187,24 +189,36 @@ class RefineMesh(io.ComfyNode):
     ) -> io.NodeOutput:
         from ...kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
 
-        settings = RefineSettings(image_size=image_size or None, preview_every=PREVIEW_EVERY, **fields)
+        settings = RefineSettings(
+            image_size=image_size or None, preview_every=PREVIEW_EVERY, **fields
+        )
         start, file = types.mesh_from_native(mesh), next_output(filename_prefix, "glb")
         if restart_schedule:
             start = replace(start, training=None)
-        watch = Watch(steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)), MESH)
+        watch = Watch(
+            steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)), MESH
+        )
         size = image_size or prior.prior.image_size
         with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
-                result = refine_mesh(start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep)
+                result = refine_mesh(
+                    start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep
+                )
                 pictures = turn(result, cameras, size)
         write_glb(result, file.path)
         glb = Types.File3D(str(file.path), "glb")
-        return io.NodeOutput(glb, types.native_mesh(result), image(pictures), ui={"3d": [file.result]})
+        return io.NodeOutput(
+            glb, types.native_mesh(result), image(pictures), ui={"3d": [file.result]}
+        )
 
 
 def turn(mesh: Mesh, cameras: CameraSampler, size: int) -> torch.Tensor:
     """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
     azimuths = torch.arange(PREVIEW_VIEWS) * (360.0 / PREVIEW_VIEWS)
     with torch.inference_mode(False), torch.no_grad():
-        return render_mesh(mesh, cameras.from_angles(azimuths, 15.0, size), 0.5).color.clamp(0, 1).cpu()
+        return (
+            render_mesh(mesh, cameras.from_angles(azimuths, 15.0, size), 0.5)
+            .color.clamp(0, 1)
+            .cpu()
+        )

@@ -1,4 +1,6 @@
-"""What pages ask the server for: the running cloud, to stop and keep it, and all steps in place of what was kept."""
+"""What pages ask the server for: the running cloud, to stop and keep it, and all steps in place of
+what was kept.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ RUNNING, STOP, ANEW = "/distill3d/live", "/distill3d/stop", "/distill3d/anew"
 
 
 def add_routes() -> None:
-    """Once, when ComfyUI loads the pack; without a server (in tools that only list nodes) there is nothing to do."""
+    """Once, when ComfyUI loads the pack; without a server (in tools that only list nodes) there is
+    nothing to do.
+    """
     server = getattr(PromptServer, "instance", None)
     if server is None:
         return
@@ -27,8 +31,8 @@ def add_routes() -> None:
     async def picture(request: web.Request) -> web.Response:
         """The cloud later than step ?after=, in the format of `kernels.files.compact`.
 
-        204: none later yet, an event "distill3d.frame" will tell; or the node does not run (any more: pages ask while
-        a run ends, and browsers call a 404 an error).
+        204: none later yet, an event "distill3d.frame" will tell; or the node does not run (any
+        more: pages ask while a run ends, and browsers call a 404 an error).
         """
         run = RUNS.get(request.match_info["node"])
         if run is None:
@@ -41,7 +45,9 @@ def add_routes() -> None:
         if message is None:
             return web.Response(status=204)
         return web.Response(
-            body=message, content_type="application/octet-stream", headers={"Cache-Control": "no-store"}
+            body=message,
+            content_type="application/octet-stream",
+            headers={"Cache-Control": "no-store"},
         )
 
     @routes.post(STOP + "/{node}")
@@ -55,12 +61,16 @@ def add_routes() -> None:
 
     @routes.post(ANEW + "/{node}")
     async def run_anew(request: web.Request) -> web.Response:
-        """The body is the node's inputs, as in a prompt: the next prompt with them runs the node, cached or not."""
+        """The body is the node's inputs, as in a prompt: the next prompt with them runs the node,
+        cached or not.
+        """
         try:
             inputs = await request.json()
         except ValueError:
             inputs = None
         if not isinstance(inputs, dict):
-            return web.Response(status=400, text="The body must be a JSON object, the node's inputs in a prompt.")
+            return web.Response(
+                status=400, text="The body must be a JSON object, the node's inputs in a prompt."
+            )
         anew.ask(request.match_info["node"], inputs)
         return web.Response(status=204)

@@ -32,14 +32,21 @@ def _save_mesh(mesh: Mesh, path: Path) -> None:
 
 @dataclass(frozen=True)
 class Kind:
-    """What tells the runs of one node from those of another."""
+    """What tells the runs of one node from those of another.
 
-    node: str  # as messages call it
-    noun: str  # what it moves
-    name: str  # of the files in output/distill3d/autosave and partial
+    Args:
+        node: as messages call it
+        noun: what it moves
+        name: of the files in output/distill3d/autosave and partial
+        onward: what may be said after where the partial result is
+    """
+
+    node: str
+    noun: str
+    name: str
     extension: str
     save: Callable[[Any, Path], None]
-    onward: str  # what may be said after where the partial result is
+    onward: str
 
 
 CLOUD = Kind(
@@ -50,9 +57,13 @@ MESH = Kind("Refine Mesh", "mesh", "mesh", "glb", _save_mesh, "")
 
 
 class Watch:
-    """The callbacks of one run: progress bar, live preview, interrupt, Stop and keep, autosave, partial result."""
+    """The callbacks of one run: progress bar, live preview, interrupt, Stop and keep, autosave,
+    partial result.
+    """
 
-    def __init__(self, steps: int, autosave_every: int, workflow: str | None = None, kind: Kind = CLOUD) -> None:
+    def __init__(
+        self, steps: int, autosave_every: int, workflow: str | None = None, kind: Kind = CLOUD
+    ) -> None:
         self.kind = kind
         self.bar = comfy.utils.ProgressBar(steps)
         self.live = Live(steps, workflow)
@@ -61,7 +72,9 @@ class Watch:
         self.partial: Path | None = None
 
     def step(self, progress: Progress[Any]) -> bool:
-        """After every step: whether to stop and keep. Raises ComfyUI's interrupt, a BaseException, at a cancel."""
+        """After every step: whether to stop and keep. Raises ComfyUI's interrupt, a BaseException,
+        at a cancel.
+        """
         comfy.model_management.throw_exception_if_processing_interrupted()
         stop = self.live.step(progress)
         preview = None
@@ -69,8 +82,14 @@ class Watch:
             preview = ("JPEG", picture(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
             tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
-        if self.autosave_every and progress.done % self.autosave_every == 0 and progress.step < progress.steps:
-            self.autosave = self._saved(progress.result(), "autosave", self.autosave) or self.autosave
+        if (
+            self.autosave_every
+            and progress.done % self.autosave_every == 0
+            and progress.step < progress.steps
+        ):
+            self.autosave = (
+                self._saved(progress.result(), "autosave", self.autosave) or self.autosave
+            )
         if stop:
             done, noun = f"{progress.step} of {progress.steps}", self.kind.noun
             logging.info("Distill3D: stopped at step %s; the %s is kept.", done, noun)
@@ -81,10 +100,11 @@ class Watch:
         self.partial = self._saved(part, "partial")
 
     def _saved(self, part: Gaussians | Mesh, folder: str, path: Path | None = None) -> Path | None:
-        """Write it as a file others read, and with its training state as .safetensors beside it, to ``path`` or the
-        next free one.
+        """Write it as a file others read, and with its training state as .safetensors beside it, to
+        ``path`` or the next free one.
 
-        Returns where; None if that failed, since a full disk must neither end a run nor hide why one ended.
+        Returns where; None if that failed, since a full disk must neither end a run nor hide why
+        one ended.
         """
         kind = self.kind
         try:
@@ -100,8 +120,12 @@ class Watch:
         self.live.__enter__()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        """The run is over: drop the autosave unless it is all there is, and say where a partial result went."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """The run is over: drop the autosave unless it is all there is, and say where a partial
+        result went.
+        """
         if error is not None and self.partial is not None:
             self.live.partial = shown(self.partial)
         self.live.__exit__()

@@ -31,25 +31,33 @@ def check_prefix(prefix: str | None) -> bool | str:
         return f"filename_prefix {prefix!r} holds no file name; write for instance 'distill3d/mug'."
     root = Path(folder_paths.get_output_directory()).resolve()
     if not (root / prefix).resolve().is_relative_to(root):
-        return f"filename_prefix {prefix!r} leads out of ComfyUI's output folder; use a name or folder/name below it."
+        return (
+            f"filename_prefix {prefix!r} leads out of ComfyUI's output folder; use a name or"
+            " folder/name below it."
+        )
     return True
 
 
 def next_output(prefix: str, extension: str, *beside: str) -> OutputFile:
-    """The next free ``prefix_00001_.extension``; its folder exists afterwards. Raises ValueError for a bad prefix.
+    """The next free ``prefix_00001_.extension``; its folder exists afterwards. Raises ValueError
+    for a bad prefix.
 
-    Counted per extension, unlike ComfyUI's own: the splat and the mesh of one object get one number. ``beside``:
-    extensions of files that belong to it, which must be free too.
+    Counted per extension, unlike ComfyUI's own: the splat and the mesh of one object get one
+    number. ``beside``: extensions of files that belong to it, which must be free too.
     """
     problem = check_prefix(prefix)
     if problem is not True:
         raise ValueError(problem)
     root = folder_paths.get_output_directory()
-    place, name, _, subfolder, _ = folder_paths.get_save_image_path(prefix, root)  # fills in %year% and the like
+    # fills in %year% and the like
+    place, name, _, subfolder, _ = folder_paths.get_save_image_path(prefix, root)
     folder = Path(place)
     folder.mkdir(parents=True, exist_ok=True)
     endings = "|".join(map(re.escape, (extension, *beside)))
-    taken = (re.fullmatch(rf"{re.escape(name)}_(\d+)_\.(?:{endings})", file.name) for file in folder.iterdir())
+    taken = (
+        re.fullmatch(rf"{re.escape(name)}_(\d+)_\.(?:{endings})", file.name)
+        for file in folder.iterdir()
+    )
     number = 1 + max((int(match[1]) for match in taken if match), default=0)
     return OutputFile(folder / f"{name}_{number:05}_.{extension}", subfolder)
 

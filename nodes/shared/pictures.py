@@ -30,7 +30,9 @@ def picture(frame: Tensor, size: int) -> Image.Image:
     data = (image(frame) * 255).round().to(torch.uint8).numpy()
     result = Image.fromarray(data)
     share = size / max(result.size)
-    return result.resize((round(result.width * share), round(result.height * share)), Image.Resampling.BICUBIC)
+    return result.resize(
+        (round(result.width * share), round(result.height * share)), Image.Resampling.BICUBIC
+    )
 
 
 LABEL = 20  # pixels of a label's height
@@ -39,15 +41,21 @@ LABEL = 20  # pixels of a label's height
 def labelled(columns: list[tuple[str, Tensor]], least: int = 160) -> Tensor:
     """Columns of pictures [V,H,W,3] side by side, each under its label, as an IMAGE [V,H',W',3].
 
-    Pictures smaller than ``least`` pixels are enlarged by a whole number, so that labels can be read.
+    Pictures smaller than ``least`` pixels are enlarged by a whole number, so that labels can be
+    read.
     """
     height, width = columns[0][1].shape[1:3]
     factor = max(1, -(-least // min(height, width)))
-    cells = [image(cell).repeat_interleave(factor, 1).repeat_interleave(factor, 2) for _, cell in columns]
+    cells = [
+        image(cell).repeat_interleave(factor, 1).repeat_interleave(factor, 2) for _, cell in columns
+    ]
     band = Image.new("RGB", (width * factor * len(cells), LABEL), "white")
     draw, font = ImageDraw.Draw(band), ImageFont.load_default(13)
     for place, (text, _) in enumerate(columns):
         draw.text((place * width * factor + 4, 2), text, "black", font=font)
-    labels = torch.frombuffer(bytearray(band.tobytes()), dtype=torch.uint8).view(1, LABEL, -1, 3).float() / 255
+    labels = (
+        torch.frombuffer(bytearray(band.tobytes()), dtype=torch.uint8).view(1, LABEL, -1, 3).float()
+        / 255
+    )
     rows = torch.cat(cells, 2)
     return torch.cat([labels.expand(len(rows), -1, -1, -1), rows], 1)

@@ -12,7 +12,9 @@ from ...kernels.rasterizers.rasterize import compiles
 
 
 def prepare_to_render(backend: str, device: torch.device) -> None:
-    """Compile the rasterizer if its first use would, showing on the running node for how long; interruptible."""
+    """Compile the rasterizer if its first use would, showing on the running node for how long;
+    interruptible.
+    """
 
     def wait(seconds: float) -> None:
         tell(f"compiling gsplat for this GPU, once, in one to five minutes: {seconds:.0f} s so far")

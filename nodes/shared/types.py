@@ -20,12 +20,13 @@ Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.cameras.sampler.CameraSamp
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 
-# All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24 and later the
-# others.
+# All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24
+# and later the others.
 SplatFile = io.Custom("FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY")
 MeshFile = io.Custom("FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D")
 
-REFINED = "distill3d_mesh"  # the attribute by which a MESH carries a refined mesh with its training state
+# the attribute by which a MESH carries a refined mesh with its training state
+REFINED = "distill3d_mesh"
 HAS_SPLAT = hasattr(io, "Splat") and hasattr(Types, "SPLAT")  # ComfyUI 0.24.1 and later
 
 
@@ -34,7 +35,10 @@ def splat_outputs() -> list[io.Output]:
     if not HAS_SPLAT:
         return []
     return [
-        io.Splat.Output(display_name="splat", tooltip="The cloud as ComfyUI's own SPLAT, for the core splat nodes.")
+        io.Splat.Output(
+            display_name="splat",
+            tooltip="The cloud as ComfyUI's own SPLAT, for the core splat nodes.",
+        )
     ]
 
 
@@ -44,7 +48,8 @@ def splat_values(gaussians: Gaussians) -> list[Any]:
 
 
 def native_mesh(mesh: Mesh) -> Any:
-    """ComfyUI's MESH, a batch of one; with texture or vertex colours where this ComfyUI's MESH holds them (0.24 on).
+    """ComfyUI's MESH, a batch of one; with texture or vertex colours where this ComfyUI's MESH
+    holds them (0.24 on).
 
     A mesh that has been refined travels along, so that another Refine Mesh can go on with it.
     """
@@ -67,11 +72,16 @@ def _native(mesh: Mesh) -> Any:
 def mesh_from_native(mesh: Any) -> Mesh:
     """A MESH of ComfyUI as the kernels' own, on the CPU; grey where it has no colours.
 
-    With a texture it is as it came, seams included; else vertices at one place become one. Raises ValueError for a
-    batch of several meshes and for a bad one. One that comes from Refine Mesh as it was is that very mesh.
+    With a texture it is as it came, seams included; else vertices at one place become one. Raises
+    ValueError for a batch of several meshes and for a bad one. One that comes from Refine Mesh as
+    it was is that very mesh.
     """
     refined = getattr(mesh, REFINED, None)
-    if refined is not None and len(mesh.vertices) == 1 and torch.equal(mesh.vertices[0], refined.vertices):
+    if (
+        refined is not None
+        and len(mesh.vertices) == 1
+        and torch.equal(mesh.vertices[0], refined.vertices)
+    ):
         return refined
     with torch.inference_mode(False):
         own = textured_from_native(mesh)
@@ -80,12 +90,19 @@ def mesh_from_native(mesh: Any) -> Mesh:
 
 def textured_from_native(mesh: Any) -> Mesh:
     """The same with its seams and its texture."""
-    parts = {name: getattr(mesh, name, None) for name in ("vertices", "faces", "vertex_colors", "uvs", "texture")}
+    parts = {
+        name: getattr(mesh, name, None)
+        for name in ("vertices", "faces", "vertex_colors", "uvs", "texture")
+    }
     batched = mesh.vertices.dim() == 3
     if batched and len(mesh.vertices) != 1:
         raise ValueError(f"mesh holds {len(mesh.vertices)} meshes; give one at a time.")
     with torch.inference_mode(False):
-        own = {k: (v[0] if batched else v).detach().cpu().clone() for k, v in parts.items() if v is not None}
+        own = {
+            k: (v[0] if batched else v).detach().cpu().clone()
+            for k, v in parts.items()
+            if v is not None
+        }
         vertices, faces = own["vertices"].float(), own["faces"].long()
         colors, uvs, texture = torch.full_like(vertices, 0.5), None, None
         if "texture" in own and "uvs" in own:

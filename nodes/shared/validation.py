@@ -1,4 +1,6 @@
-"""Checks of constant inputs before anything runs, for nodes whose inputs depend on each other, and of linked ones."""
+"""Checks of constant inputs before anything runs, for nodes whose inputs depend on each other, and
+of linked ones.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,15 @@ from typing import Any
 from comfy_api.latest import io
 
 
-def validate(node: type[io.ComfyNode], values: dict[str, Any], build: Callable[..., Any]) -> bool | str:
-    """What a node's validate_inputs returns: True, or the message for the first thing wrong with ``values``.
+def validate(
+    node: type[io.ComfyNode], values: dict[str, Any], build: Callable[..., Any]
+) -> bool | str:
+    """What a node's validate_inputs returns: True, or the message for the first thing wrong with
+    ``values``.
 
-    ComfyUI skips its own range and list checks for every input that validate_inputs names, so these come first;
-    then ``build(**values).check()`` compares the inputs with each other. A linked input arrives as None: what
-    depends on it is checked when the node runs.
+    ComfyUI skips its own range and list checks for every input that validate_inputs names, so these
+    come first; then ``build(**values).check()`` compares the inputs with each other. A linked input
+    arrives as None: what depends on it is checked when the node runs.
     """
     problem = undeclared(node, values)
     if problem:
@@ -33,11 +38,16 @@ def undeclared(node: type[io.ComfyNode], values: dict[str, Any]) -> str | None:
         value = values.get(declared.id)
         if value is None:
             continue
-        if isinstance(declared, io.Int.Input | io.Float.Input) and not isinstance(value, int | float):
+        if isinstance(declared, io.Int.Input | io.Float.Input) and not isinstance(
+            value, int | float
+        ):
             kind = "whole number" if isinstance(declared, io.Int.Input) else "number"
-            return f"{declared.id} is {value!r}; give a {kind} within {declared.min}..{declared.max}."
+            return (
+                f"{declared.id} is {value!r}; give a {kind} within {declared.min}..{declared.max}."
+            )
         low, high = getattr(declared, "min", None), getattr(declared, "max", None)
-        if (low is not None and not value >= low) or (high is not None and not value <= high):  # NaN fails both
+        # NaN fails both
+        if (low is not None and not value >= low) or (high is not None and not value <= high):
             return f"{declared.id} is {value}; choose a value within {low}..{high}."
         options = getattr(declared, "options", None)
         if options is not None and value not in options:
@@ -46,8 +56,8 @@ def undeclared(node: type[io.ComfyNode], values: dict[str, Any]) -> str | None:
 
 
 def check_declared(node: type[io.ComfyNode], values: dict[str, Any]) -> None:
-    """Raise ValueError for the first value outside what its input declares, which ComfyUI checks neither of a linked
-    value nor of NaN."""
+    """Raise ValueError for the first value outside what its input declares, which ComfyUI checks
+    neither of a linked value nor of NaN."""
     problem = undeclared(node, values)
     if problem:
         raise ValueError(f"{node.define_schema().display_name}: {problem}")

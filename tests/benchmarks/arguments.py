@@ -1,4 +1,6 @@
-"""Types of the benchmarks' arguments for argparse, which say what is allowed before anything is measured."""
+"""Types of the benchmarks' arguments for argparse, which say what is allowed before anything is
+measured.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +50,9 @@ def names(choices: Iterable[str]) -> Callable[[str], list[str]]:
         found = text.split(",")
         for name in found:
             if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}; put commas between.")
+                raise argparse.ArgumentTypeError(
+                    f"{name!r} is not one of {', '.join(known)}; put commas between."
+                )
         return found
 
     return read
@@ -57,7 +61,9 @@ def names(choices: Iterable[str]) -> Callable[[str], list[str]]:
 def device(text: str) -> str:
     """cpu, or a CUDA device that there is."""
     if text.startswith("cuda") and not torch.cuda.is_available():
-        raise argparse.ArgumentTypeError(f"{text!r}: this PyTorch finds no CUDA device. Leave it out, or give cpu.")
+        raise argparse.ArgumentTypeError(
+            f"{text!r}: this PyTorch finds no CUDA device. Leave it out, or give cpu."
+        )
     return text
 
 

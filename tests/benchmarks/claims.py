@@ -2,13 +2,14 @@
 
     python tests/benchmarks/claims.py                    every tests/benchmarks/results/quality_*.json there is
     python tests/benchmarks/claims.py --json FILE ...    these instead; each is quality_NAME.json, NAME an experiment's
-    python tests/benchmarks/claims.py --run --out DIR [--only losses,speed] [--device cuda] [--jobs 12]
-                                                         makes the files first; without --out, what results/ lacks
+    python tests/benchmarks/claims.py --run --out DIR [--only losses,speed] [--device cuda] [--jobs
+                                                         12] makes the files first; without --out,
+                                                         what results/ lacks
 
-A claim is a difference between two kinds of runs over the same captions and seeds. It holds if the mean difference
-exceeds two of its standard errors in the claim's direction, does not hold if it does in the other, and is else
-undecided, as it is with fewer than five captions. VDM is this project's derivation, so what is said of DreamMapping's
-claims is said of that derivation.
+A claim is a difference between two kinds of runs over the same captions and seeds. It holds if the
+mean difference exceeds two of its standard errors in the claim's direction, does not hold if it
+does in the other, and is else undecided, as it is with fewer than five captions. VDM is this
+project's derivation, so what is said of DreamMapping's claims is said of that derivation.
 """
 
 from __future__ import annotations
@@ -26,17 +27,22 @@ from results_files import read
 
 HERE = Path("tests/benchmarks")
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
-TIMED = "a brown windmill;a white car with pink checks;a red bed;a gray tree with white checks;an orange cube"
+TIMED = (
+    "a brown windmill;a white car with pink checks;a red bed;a gray tree with white checks;an"
+    " orange cube"
+)
 # Arguments of quality.py besides the files; for each there is a file in sweeps/.
 EXPERIMENTS = {
     "losses": "--prompts 60 --seeds 2 --steps 267",
-    "others": "--prompts 32 --caption-seed 11 --seeds 2 --steps 267",  # 25 of them other captions than in "losses"
+    # 25 of them other captions than in "losses"
+    "others": "--prompts 32 --caption-seed 11 --seeds 2 --steps 267",
     "designs": "--prompts 24 --seeds 1 --steps 400",
     "dca": "--prompts 24 --seeds 1 --steps 400",
     "psi": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "views": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "quickstart": "--prompts 32 --seeds 1 --steps 200",
-    "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",  # one process, so that nothing else is on the device
+    # one process, so that nothing else is on the device
+    "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",
 }
 ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
 PLAIN = (
@@ -48,7 +54,9 @@ LONG_SDS, LONG_CDS, LONG_VDM = (("800 steps", loss) for loss in ("sds", "cds", "
 SDS_100 = ("guidance 100", "sds")  # as published, 800 steps
 ETA_1 = ("eta 1 throughout", "vdm")
 PER_VIEW = ("guidance of sides and back 1.5", "negative prompt front view")
-MIDDLE_SDS, MIDDLE_CDS, MIDDLE_VDM, MIDDLE_VSD = (("400 steps", loss) for loss in ("sds", "cds", "vdm", "vsd"))
+MIDDLE_SDS, MIDDLE_CDS, MIDDLE_VDM, MIDDLE_VSD = (
+    ("400 steps", loss) for loss in ("sds", "cds", "vdm", "vsd")
+)
 NAMES = {
     "iou": "IoU", "psnr": "PSNR, dB", "consistency": "agreement of neighbouring gradients, cosine",
     "contrast_distance": "contrast, distance of the ratio from 1", "saturation": "saturation ratio",
@@ -66,7 +74,9 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """``measure`` is larger (or smaller) for ``first`` than for ``second``; both (config, loss) of one experiment."""
+    """``measure`` is larger (or smaller) for ``first`` than for ``second``; both (config, loss) of
+    one experiment.
+    """
 
     paper: str
     text: str
@@ -85,13 +95,19 @@ class Claim:
         return by_group.get(self.first, []), second
 
     def difference(self, rows: list[Row]) -> tuple[float, float | None, int] | None:
-        """Mean paired difference first - second, its standard error, the number of captions; None without rows."""
+        """Mean paired difference first - second, its standard error, the number of captions; None
+        without rows.
+        """
         return paired(*self.sides(rows), self.measure)
 
     def means(self, rows: list[Row]) -> tuple[float, ...]:
         """Of the first and of the second, over the captions and seeds that both have."""
         values = [
-            {(r["caption"], r["seed"]): r[self.measure] for r in side if r.get(self.measure) is not None}
+            {
+                (r["caption"], r["seed"]): r[self.measure]
+                for r in side
+                if r.get(self.measure) is not None
+            }
             for side in self.sides(rows)
         ]
         both = values[0].keys() & values[1].keys()
@@ -190,7 +206,8 @@ CLAIMS = (
 def derived(row: Row) -> Row:
     """The row with the measures that follow from its own."""
     more: Row = {
-        f"{name}_distance": None if row.get(name) is None else abs(row[name] - 1) for name in ("saturation", "contrast")
+        f"{name}_distance": None if row.get(name) is None else abs(row[name] - 1)
+        for name in ("saturation", "contrast")
     }
     if row.get("evaluations") is not None:
         more["evaluations_per_step"] = row["evaluations"] / row["steps"]
@@ -198,7 +215,9 @@ def derived(row: Row) -> Row:
 
 
 def verdict(difference: float, error: float | None, captions: int, larger: bool) -> str:
-    """holds | does not hold | undecided, of a claim that the difference is above 0 (or, not ``larger``, below)."""
+    """holds | does not hold | undecided, of a claim that the difference is above 0 (or, not
+    ``larger``, below).
+    """
     if error is None or captions < LEAST_CAPTIONS or abs(difference) <= 2 * error:
         return "undecided"
     return "holds" if (difference > 0) == larger else "does not hold"
@@ -206,7 +225,10 @@ def verdict(difference: float, error: float | None, captions: int, larger: bool)
 
 def claims_table(results: dict[str, dict[str, Any]]) -> str:
     """A line per claim; results by experiment, as quality.py writes them."""
-    lines = ["| Paper | Claim | Measure | First | Second | Difference | Captions | Verdict |", "|---" * 8 + "|"]
+    lines = [
+        "| Paper | Claim | Measure | First | Second | Difference | Captions | Verdict |",
+        "|---" * 8 + "|",
+    ]
     for claim in CLAIMS:
         rows = results.get(claim.experiment, {}).get("rows", [])
         found = claim.difference(rows)
@@ -218,7 +240,13 @@ def claims_table(results: dict[str, dict[str, Any]]) -> str:
             first, second = claim.means(rows)
             spread = "" if error is None else f" +- {error:.2g}"
             outcome = f"**{verdict(difference, error, count, claim.larger)}**"
-            cells = [f"{first:.3g}", f"{second:.3g}", f"{difference:+.3g}{spread}", str(count), outcome]
+            cells = [
+                f"{first:.3g}",
+                f"{second:.3g}",
+                f"{difference:+.3g}{spread}",
+                str(count),
+                outcome,
+            ]
         lines.append("| " + " | ".join([claim.paper, claim.text, name, *cells]) + " |")
     return "\n".join(lines)
 
@@ -237,8 +265,12 @@ def experiment_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def command(name: str, device: str = "cuda", jobs: int = 12, out: Path = HERE / "results") -> list[str]:
-    """quality.py's arguments, the program first, that make the rows of an experiment which ``out`` lacks."""
+def command(
+    name: str, device: str = "cuda", jobs: int = 12, out: Path = HERE / "results"
+) -> list[str]:
+    """quality.py's arguments, the program first, that make the rows of an experiment which ``out``
+    lacks.
+    """
     file = out / f"quality_{name}.json"
     jobs = 1 if name == "speed" else jobs
     return [
@@ -251,9 +283,16 @@ def command(name: str, device: str = "cuda", jobs: int = 12, out: Path = HERE / 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", type=Path, nargs="+", help="quality_NAME.json of each experiment")
-    parser.add_argument("--run", action="store_true", help="run the experiments first; what is there is kept")
+    parser.add_argument(
+        "--run", action="store_true", help="run the experiments first; what is there is kept"
+    )
     parser.add_argument("--only", default=",".join(EXPERIMENTS), help="experiments to run, by name")
-    parser.add_argument("--out", type=Path, default=HERE / "results", help="--run keeps the rows there; new: all anew")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=HERE / "results",
+        help="--run keeps the rows there; new: all anew",
+    )
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--jobs", type=int, default=12, help="processes on the device")
     options = parser.parse_args(arguments)
@@ -261,14 +300,20 @@ def main(arguments: list[str] | None = None) -> None:
         for name in options.only.split(","):
             if name not in EXPERIMENTS:
                 parser.error(f"--only {name}: the experiments are {', '.join(EXPERIMENTS)}.")
-            subprocess.run([sys.executable, *command(name, options.device, options.jobs, options.out)], check=True)
+            subprocess.run(
+                [sys.executable, *command(name, options.device, options.jobs, options.out)],
+                check=True,
+            )
     files = options.json or sorted(options.out.glob("quality_*.json"))
     results = {f.stem.removeprefix("quality_"): read(f) for f in files if ".strips" not in f.name}
     print(claims_table(results))
     for name in EXPERIMENTS:
         if name in results:
             print(f"\n**{name}** ({results[name]['machine']})\n\n```sh")
-            print(f".venv/bin/python {shlex.join(command(name))}\n```\n\n{experiment_table(results[name])}")
+            print(
+                ".venv/bin/python"
+                f" {shlex.join(command(name))}\n```\n\n{experiment_table(results[name])}"
+            )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""A step of every model family at its true shapes with random weights: milliseconds and the memory that it takes.
+"""A step of every model family at its true shapes with random weights: milliseconds and the memory
+that it takes.
 
-    python tests/benchmarks/families.py --device cuda [--families sd21,sdxl,sd3] [--cases 4x512,1x1024x1] [--json FILE]
+    python tests/benchmarks/families.py --device cuda [--families sd21,sdxl,sd3] [--cases
+    4x512,1x1024x1] [--json FILE]
 
-Prints one JSON object last. ``sd21`` is Load Diffusion Prior's way for a diffusers folder, also with low_vram; the
-others go through ComfyUI's own networks and memory manager, as Diffusion Prior from Model does: they need a ComfyUI,
-which ``--comfyui`` names (its folder; no server is started). A case is views x pixels, and pictures_at_once where that
-is not 0. The text encoder takes no part in a step: embeddings are random.
+Prints one JSON object last. ``sd21`` is Load Diffusion Prior's way for a diffusers folder, also
+with low_vram; the others go through ComfyUI's own networks and memory manager, as Diffusion Prior
+from Model does: they need a ComfyUI, which ``--comfyui`` names (its folder; no server is started).
+A case is views x pixels, and pictures_at_once where that is not 0. The text encoder takes no part
+in a step: embeddings are random.
 """
 
 from __future__ import annotations
@@ -35,7 +38,8 @@ from distill3d.kernels.run.step import Progress
 
 FAMILIES = ("sd21", "sd15", "sdxl", "sd3")
 PROMPT, COUNT = "a red mug", 50_000
-TEXTS = {"sd15": (77, 768, 768), "sdxl": (77, 2048, 1280), "sd3": (154, 4096, 2048)}  # tokens, values, pooled values
+# tokens, values, pooled values
+TEXTS = {"sd15": (77, 768, 768), "sdxl": (77, 2048, 1280), "sd3": (154, 4096, 2048)}
 U_NET: dict[str, Any] = {
     "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_checkpoint": False,
     "use_spatial_transformer": True, "legacy": False, "use_temporal_attention": False, "use_temporal_resblock": False,
@@ -79,7 +83,9 @@ class Texts:
 
 
 def from_comfyui(family: str, device: str) -> Callable[[], AbstractContextManager[Any]]:
-    """Opens the prior as Optimize does; its denoiser in half precision, its VAE in what ComfyUI chooses."""
+    """Opens the prior as Optimize does; its denoiser in half precision, its VAE in what ComfyUI
+    chooses.
+    """
     import comfy.model_management
     import comfy.model_patcher
     import comfy.sd
@@ -99,7 +105,9 @@ def from_comfyui(family: str, device: str) -> Callable[[], AbstractContextManage
     model = config.get_model({}, "", device="cpu")
     fill(model)
     resting = torch.device("cpu")
-    patcher = comfy.model_patcher.ModelPatcher(model, comfy.model_management.get_torch_device(), resting)
+    patcher = comfy.model_patcher.ModelPatcher(
+        model, comfy.model_management.get_torch_device(), resting
+    )
     shape = {
         "double_z": True, "z_channels": model.latent_format.latent_channels, "resolution": 256, "in_channels": 3,
         "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
@@ -118,7 +126,9 @@ def fill(module: torch.nn.Module) -> None:
         for name, weight in module.named_parameters():
             if weight.dim() > 1:
                 draw = torch.randn(min(weight.numel(), 1_000_003), generator=generator)
-                rows = draw.repeat(-(-weight.numel() // len(draw)))[: weight.numel()].view_as(weight)
+                rows = draw.repeat(-(-weight.numel() // len(draw)))[: weight.numel()].view_as(
+                    weight
+                )
                 weight.copy_(rows / weight[0].numel() ** 0.5)
             else:
                 weight.fill_(float(name.endswith("weight")))
@@ -127,9 +137,16 @@ def fill(module: torch.nn.Module) -> None:
 def step(model: Any, views: int, size: int, at_once: int, steps: int) -> dict[str, Any]:
     """Median milliseconds of a step after two to warm up, and the most memory that was taken."""
     prompts, ends = view_prompts(model, PROMPT), list[float]()
-    cloud = random_ball(COUNT, scale=0.03 * (4000 / COUNT) ** (1 / 3), opacity_logit=-2.0).to(model.device)
+    cloud = random_ball(COUNT, scale=0.03 * (4000 / COUNT) ** (1 / 3), opacity_logit=-2.0).to(
+        model.device
+    )
     settings = OptimizeSettings(
-        views=views, image_size=size, densify=None, preview_every=0, max_gaussians=COUNT, pictures_at_once=at_once
+        views=views,
+        image_size=size,
+        densify=None,
+        preview_every=0,
+        max_gaussians=COUNT,
+        pictures_at_once=at_once,
     )
     fresh_peak()
 
@@ -160,7 +177,9 @@ def peak() -> dict[str, float]:
     if not torch.cuda.is_available():
         return {}
     values = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return dict(zip(("allocated_gb", "reserved_gb"), (round(v / 1e9, 2) for v in values), strict=True))
+    return dict(
+        zip(("allocated_gb", "reserved_gb"), (round(v / 1e9, 2) for v in values), strict=True)
+    )
 
 
 def ways(family: str, device: str) -> dict[str, Callable[[], AbstractContextManager[Any]]]:
@@ -177,12 +196,24 @@ def ways(family: str, device: str) -> dict[str, Callable[[], AbstractContextMana
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu"))
-    parser.add_argument("--families", default="sd21", help=f"of {', '.join(FAMILIES)}, with commas between")
-    parser.add_argument("--cases", default="4x512,4x512x1,1x512x1", help="VIEWSxPIXELS[xPICTURES_AT_ONCE], with commas")
+    parser.add_argument(
+        "--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=("cuda", "cpu")
+    )
+    parser.add_argument(
+        "--families", default="sd21", help=f"of {', '.join(FAMILIES)}, with commas between"
+    )
+    parser.add_argument(
+        "--cases",
+        default="4x512,4x512x1,1x512x1",
+        help="VIEWSxPIXELS[xPICTURES_AT_ONCE], with commas",
+    )
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--comfyui", type=Path, help="the folder of a ComfyUI, for all families but sd21")
-    parser.add_argument("--json", type=Path, help="also write the result to this file, after every case")
+    parser.add_argument(
+        "--comfyui", type=Path, help="the folder of a ComfyUI, for all families but sd21"
+    )
+    parser.add_argument(
+        "--json", type=Path, help="also write the result to this file, after every case"
+    )
     options = parser.parse_args()
     if options.comfyui:
         sys.path.insert(0, str(options.comfyui))
@@ -191,7 +222,12 @@ def main() -> None:
 
         comfy.options.enable_args_parsing()
     device = torch.cuda.get_device_name() if options.device == "cuda" else "cpu"
-    result: dict[str, Any] = {"device": device, "torch": torch.__version__, "gaussians": COUNT, "rows": []}
+    result: dict[str, Any] = {
+        "device": device,
+        "torch": torch.__version__,
+        "gaussians": COUNT,
+        "rows": [],
+    }
     for family in options.families.split(","):
         for way, opened in ways(family, options.device).items():
             for case in options.cases.split(","):
@@ -201,7 +237,12 @@ def main() -> None:
                     with opened() as model:
                         row |= step(model, views, size, at_once, options.steps)
                 except torch.cuda.OutOfMemoryError as error:
-                    row |= {"views": views, "size": size, "pictures_at_once": at_once, "error": str(error)[:80]}
+                    row |= {
+                        "views": views,
+                        "size": size,
+                        "pictures_at_once": at_once,
+                        "error": str(error)[:80],
+                    }
                 result["rows"].append(row)
                 if options.json:
                     options.json.write_text(json.dumps(result) + "\n")

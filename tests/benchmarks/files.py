@@ -1,11 +1,14 @@
-"""Times loading splat files against reading their bytes with numpy, and prints one JSON object last.
+"""Times loading splat files against reading their bytes with numpy, and prints one JSON object
+last.
 
-    python tests/benchmarks/files.py [--count 5000000] [--degree 0] [--rounds 5] [--threads N] [--json FILE]
+    python tests/benchmarks/files.py [--count 5000000] [--degree 0] [--rounds 5] [--threads N]
+    [--json FILE]
 
-Per format: a file of random Gaussians is written, then np.fromfile and the loader take turns, round by round, so that
-a busy machine slows both; the fastest rounds count. "Warm" files are in the page cache, the harder comparison; "cold"
-ones were put out of it (Linux only) and come from the disk. "Plain" is the loader without numba and isal. Of SPZ, most
-of which is decompression, that alone too. First of all, what no loader can go below: writing the cloud's numbers once.
+Per format: a file of random Gaussians is written, then np.fromfile and the loader take turns, round
+by round, so that a busy machine slows both; the fastest rounds count. "Warm" files are in the page
+cache, the harder comparison; "cold" ones were put out of it (Linux only) and come from the disk.
+"Plain" is the loader without numba and isal. Of SPZ, most of which is decompression, that alone
+too. First of all, what no loader can go below: writing the cloud's numbers once.
 """
 
 from __future__ import annotations
@@ -74,7 +77,9 @@ def unpack(path: Path) -> None:
                 planes.read(key, min(65536, planes.count - start) * size)
 
 
-def compare(actions: dict[str, Callable[[], object]], rounds: int, before: Callable[[], None]) -> dict[str, float]:
+def compare(
+    actions: dict[str, Callable[[], object]], rounds: int, before: Callable[[], None]
+) -> dict[str, float]:
     """Milliseconds of the fastest round of every action."""
     times: dict[str, list[float]] = {key: [] for key in actions}
     for _ in range(rounds):
@@ -118,10 +123,15 @@ def main() -> None:
     parser.add_argument("--degree", type=int, default=0, choices=range(4))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
-        "--threads", type=int, default=0, help="torch threads, which the loaders use; 0: torch's choice"
+        "--threads",
+        type=int,
+        default=0,
+        help="torch threads, which the loaders use; 0: torch's choice",
     )
     parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
-    parser.add_argument("--folder", type=Path, help="where the files go (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the files go (default: a temporary folder)"
+    )
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -138,18 +148,23 @@ def main() -> None:
         "formats": {},
     }
     if hasattr(os, "getloadavg"):
-        result["load_before"] = round(os.getloadavg()[0], 1)  # of others: a busy machine's ratios scatter
+        # of others: a busy machine's ratios scatter
+        result["load_before"] = round(os.getloadavg()[0], 1)
     cloud = random_cloud(options.count, options.degree)
     ones = [(value.shape, value.numpy().dtype) for value in cloud.tensors().values()]
     floor = {"write_ms": lambda: [np.ones(shape, kind) for shape, kind in ones]}
     result |= compare(floor, options.rounds, lambda: None)
-    print(f"{'format':16} {'MB':>7} {'save s':>7} {'read ms':>8} {'load ms':>8} {'ratio':>6} {'cold ratio':>10}")
+    print(
+        f"{'format':16} {'MB':>7} {'save s':>7} {'read ms':>8} {'load ms':>8} {'ratio':>6}"
+        f" {'cold ratio':>10}"
+    )
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for format in options.formats:
             result["formats"][format] = row = measure(format, cloud, Path(folder), options.rounds)
             print(
-                f"{format:16} {row['bytes'] / 1e6:7.1f} {row['save_s']:7.2f} {row['read_ms']:8.1f} "
-                f"{row['load_ms']:8.1f} {row['ratio']:6.2f} {row.get('cold_ratio', float('nan')):10.2f}",
+                f"{format:16} {row['bytes'] / 1e6:7.1f} {row['save_s']:7.2f} {row['read_ms']:8.1f}"
+                f" {row['load_ms']:8.1f} {row['ratio']:6.2f}"
+                f" {row.get('cold_ratio', float('nan')):10.2f}",
                 flush=True,
             )
     text = json.dumps(result)

@@ -1,8 +1,8 @@
 """How long a newcomer waits: README's first command in a fresh clone, from nothing to an object.
 
-``python tests/benchmarks/first_run.py [--prompt "a red mug"] [--steps N] [--json FILE]`` prints one JSON object last:
-seconds for everything, for each part of the set-up and for each phase of the run, the object's measures, and the
-seconds that the denoiser takes for four guided views.
+``python tests/benchmarks/first_run.py [--prompt "a red mug"] [--steps N] [--json FILE]`` prints one
+JSON object last: seconds for everything, for each part of the set-up and for each phase of the run,
+the object's measures, and the seconds that the denoiser takes for four guided views.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="fewer or more than the workflow's")
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
-    command = first_command(ROOT.joinpath("README.md").read_text(encoding="utf-8"), arguments.prompt, arguments.steps)
+    command = first_command(
+        ROOT.joinpath("README.md").read_text(encoding="utf-8"), arguments.prompt, arguments.steps
+    )
 
     with tempfile.TemporaryDirectory(prefix="distill3d-first-run-") as folder:
         clone = Path(folder) / "distill3d"
@@ -41,7 +43,11 @@ def main() -> int:
             print(f"{command}\nended with code {done.returncode} after {wall} s.", file=sys.stderr)
             return 1
         (metrics,) = clone.glob("output/*/metrics.json")
-        result = report(wall, json.loads(metrics.read_text()), json.loads((clone / ".comfyui/setup.json").read_text()))
+        result = report(
+            wall,
+            json.loads(metrics.read_text()),
+            json.loads((clone / ".comfyui/setup.json").read_text()),
+        )
 
     result |= {
         "denoiser_seconds": guided_views(),
@@ -57,14 +63,18 @@ def main() -> int:
 
 
 def guided_views(views: int = 4, repeats: int = 10) -> float:
-    """Median seconds of one guided call of the embedded prior's denoiser for so many views, on the CPU."""
+    """Median seconds of one guided call of the embedded prior's denoiser for so many views, on the
+    CPU.
+    """
     import torch
 
     from distill3d.kernels.priors.diffusers.loading import load_diffusers
 
     prior = load_diffusers(ROOT / "models" / "toybox")
     size = prior.image_size // prior.downscale
-    latents = torch.randn(views, prior.latent_channels, size, size, generator=torch.Generator().manual_seed(0))
+    latents = torch.randn(
+        views, prior.latent_channels, size, size, generator=torch.Generator().manual_seed(0)
+    )
     texts = [prior.embed([text] * views) for text in ("a red mug, front view", "")]
     seconds = []
     for _ in range(repeats + 2):
@@ -82,7 +92,9 @@ def first_command(readme: str, prompt: str, steps: int | None) -> str:
 
 
 def report(wall: float, metrics: dict, setup: dict) -> dict:
-    """``seconds``: wall is everything; venv_and_nox is what the command does before nox starts to measure."""
+    """``seconds``: wall is everything; venv_and_nox is what the command does before nox starts to
+    measure.
+    """
     phases = metrics.pop("seconds")
     total = phases.pop("total")
     machine = {
@@ -92,11 +104,18 @@ def report(wall: float, metrics: dict, setup: dict) -> dict:
         "cuda": setup["cuda"],
     }
     seconds = {"wall": wall, "venv_and_nox": round(wall - total, 1), **phases}
-    return {"seconds": seconds, "setup_seconds": setup["seconds"], "metrics": metrics, "machine": machine}
+    return {
+        "seconds": seconds,
+        "setup_seconds": setup["seconds"],
+        "metrics": metrics,
+        "machine": machine,
+    }
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
 """Judges the way from Gaussians to a textured mesh; prints a table and one JSON object last.
 
-    python tests/benchmarks/mesh.py --work FOLDER [--objects mug,duck] [--json FILE] [--faces 20000] [--texture 512]
+    python tests/benchmarks/mesh.py --work FOLDER [--objects mug,duck] [--json FILE] [--faces 20000]
+    [--texture 512]
 
-For each toy, Gaussians that begin on its true surface, grey, are fitted to its true pictures with the pack's own
-rasterizer, so that what is judged is the extraction and not the distillation; FOLDER keeps the fitted clouds, and a
-run takes up what is there. The mesh goes through the GLB file and is read back by trimesh. Measured are
+For each toy, Gaussians that begin on its true surface, grey, are fitted to its true pictures with
+the pack's own rasterizer, so that what is judged is the extraction and not the distillation; FOLDER
+keeps the fitted clouds, and a run takes up what is there. The mesh goes through the GLB file and is
+read back by trimesh. Measured are
 
-* chamfer: mean distance from the mesh to the true surface (exact) and back (to 200,000 points of the mesh), the mean
-  of both, in percent of the toy's longest side;
-* normals: mean cosine between the mesh's face normals and the true ones at the nearest point, the mean of both ways;
-* psnr: the textured mesh, unlit, against the Gaussians' own pictures, from views that the texture was not baked from,
-  on grey; psnr_object: over the pixels that show the object in either;
-* seconds: from the Gaussians to the written file, without the fit; cpu_seconds: the same in processor time of all
-  threads, which other programs on the machine disturb less.
+* chamfer: mean distance from the mesh to the true surface (exact) and back (to 200,000 points of
+  the mesh), the mean of both, in percent of the toy's longest side;
+* normals: mean cosine between the mesh's face normals and the true ones at the nearest point, the
+  mean of both ways;
+* psnr: the textured mesh, unlit, against the Gaussians' own pictures, from views that the texture
+  was not baked from, on grey; psnr_object: over the pixels that show the object in either;
+* seconds: from the Gaussians to the written file, without the fit; cpu_seconds: the same in
+  processor time of all threads, which other programs on the machine disturb less.
 """
 
 from __future__ import annotations
@@ -67,7 +70,9 @@ OBJECTS = {
 RATES = {"means": 2e-4, "log_scales": 5e-3, "quats": 2e-3, "opacity_logits": 2e-2, "sh": 1e-2}
 GREY = 0.5
 SAMPLES = 20_000  # points of a surface that look for the other one
-DENSE = 200_000  # points of the mesh that are looked for: the spacing adds about 0.1 % to half of the chamfer distance
+# points of the mesh that are looked for: the spacing adds about 0.1 % to half of the chamfer
+# distance
+DENSE = 200_000
 
 
 def fitted(name: str, options: argparse.Namespace) -> Gaussians:
@@ -79,19 +84,25 @@ def fitted(name: str, options: argparse.Namespace) -> Gaussians:
 
 
 def fit(caption: Caption, count: int, steps: int, size: int = 128, views: int = 48) -> Gaussians:
-    """Gaussians from the true surface, grey, after ``steps`` Adam steps on the absolute error of colour and alpha."""
+    """Gaussians from the true surface, grey, after ``steps`` Adam steps on the absolute error of
+    colour and alpha.
+    """
     cameras = sphere(views, size=size)
     truth = render_truth(caption, cameras, GREY, supersample=2)
     vertices, faces = toy_mesh(caption.category)
     generator = torch.Generator().manual_seed(0)
-    cloud = from_mesh(Mesh(vertices, faces, torch.full_like(vertices, GREY)), count, generator, size=None)
+    cloud = from_mesh(
+        Mesh(vertices, faces, torch.full_like(vertices, GREY)), count, generator, size=None
+    )
     values = {key: value.clone().requires_grad_() for key, value in cloud.tensors().items()}
     groups = [{"params": [values[key]], "lr": rate} for key, rate in RATES.items()]
     adam = torch.optim.Adam(groups, eps=1e-15)
     for _ in range(steps):
         chosen = torch.randperm(views, generator=generator)[:4]
         seen = render(Gaussians(**values), cameras[chosen], GREY, depth=False)
-        error = (seen.color - truth.color[chosen]).abs().mean() + (seen.alpha - truth.alpha[chosen]).abs().mean()
+        error = (seen.color - truth.color[chosen]).abs().mean() + (
+            seen.alpha - truth.alpha[chosen]
+        ).abs().mean()
         adam.zero_grad()
         error.backward()
         adam.step()
@@ -146,7 +157,9 @@ def distances(name: str, solid: trimesh.Trimesh) -> dict:
 
 def pictures(cloud: Gaussians, solid: trimesh.Trimesh, mesh: Mesh, size: int = 256) -> dict:
     """PSNR between the mesh as read back and the Gaussians, over 12 views."""
-    cameras = orbit(torch.arange(12) * 30.0 + 7, torch.tensor([-20.0, 10.0, 40.0]).repeat(4), 2.0, size=size)
+    cameras = orbit(
+        torch.arange(12) * 30.0 + 7, torch.tensor([-20.0, 10.0, 40.0]).repeat(4), 2.0, size=size
+    )
     with torch.no_grad():
         seen = render(cloud, cameras, GREY, depth=False)
         shown, covered = picture(solid, mesh, cameras)
@@ -155,8 +168,12 @@ def pictures(cloud: Gaussians, solid: trimesh.Trimesh, mesh: Mesh, size: int = 2
     return {"psnr": decibel(square.mean()), "psnr_object": decibel(square[inside].mean())}
 
 
-def picture(solid: trimesh.Trimesh, mesh: Mesh, cameras: Cameras, supersample: int = 3) -> tuple[Tensor, Tensor]:
-    """The mesh's colours [V,H,W,3] on grey and its coverage [V,H,W], unlit; vertex colours where it has no texture."""
+def picture(
+    solid: trimesh.Trimesh, mesh: Mesh, cameras: Cameras, supersample: int = 3
+) -> tuple[Tensor, Tensor]:
+    """The mesh's colours [V,H,W,3] on grey and its coverage [V,H,W], unlit; vertex colours where it
+    has no texture.
+    """
     vertices = torch.tensor(np.asarray(solid.vertices)).float()
     faces = torch.tensor(np.asarray(solid.faces)).long()
     face, weights, _ = first_seen(vertices, faces, cameras.resize(cameras.width * supersample))
@@ -168,13 +185,18 @@ def picture(solid: trimesh.Trimesh, mesh: Mesh, cameras: Cameras, supersample: i
     found = (weights[hit][..., None] * values[faces[face[hit]]]).sum(1)
     if mesh.texture is not None:
         image = np.asarray(solid.visual.material.baseColorTexture.convert("RGB"), np.float32) / 255
-        grid = torch.stack([2 * found[:, 0] - 1, 1 - 2 * found[:, 1]], -1)[None, None]  # trimesh's v points up
+        # trimesh's v points up
+        grid = torch.stack([2 * found[:, 0] - 1, 1 - 2 * found[:, 1]], -1)[None, None]
         layers = torch.from_numpy(image).permute(2, 0, 1)[None]
-        found = torch.nn.functional.grid_sample(layers, grid, padding_mode="border", align_corners=False)[0, :, 0].T
+        found = torch.nn.functional.grid_sample(
+            layers, grid, padding_mode="border", align_corners=False
+        )[0, :, 0].T
     color = torch.full((*face.shape, 3), GREY)
     color[hit] = found
     pool = torch.nn.functional.avg_pool2d
-    return pool(color.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1), pool(hit.float(), supersample)
+    return pool(color.permute(0, 3, 1, 2), supersample).permute(0, 2, 3, 1), pool(
+        hit.float(), supersample
+    )
 
 
 def decibel(square: Tensor) -> float:
@@ -183,15 +205,23 @@ def decibel(square: Tensor) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--work", type=Path, required=True, help="folder for the fitted clouds and the meshes")
-    parser.add_argument("--objects", default=",".join(OBJECTS), help="some of " + ", ".join(OBJECTS))
+    parser.add_argument(
+        "--work", type=Path, required=True, help="folder for the fitted clouds and the meshes"
+    )
+    parser.add_argument(
+        "--objects", default=",".join(OBJECTS), help="some of " + ", ".join(OBJECTS)
+    )
     parser.add_argument("--json", type=Path, help="also write the result to this file")
     parser.add_argument("--gaussians", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=300, help="of the fit")
     parser.add_argument("--resolution", type=int, default=128, help="grid points of the surface")
     parser.add_argument("--faces", type=int, default=20_000, help="0 keeps all")
-    parser.add_argument("--texture", type=int, default=512, help="texels along a side; 0 for vertex colours")
-    parser.add_argument("--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice")
+    parser.add_argument(
+        "--texture", type=int, default=512, help="texels along a side; 0 for vertex colours"
+    )
+    parser.add_argument(
+        "--threads", type=int, default=0, help="torch threads; 0 leaves torch's choice"
+    )
     options = parser.parse_args()
     names = options.objects.split(",")
     if unknown := [name for name in names if name not in OBJECTS]:
@@ -210,7 +240,11 @@ def main() -> None:
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
         "render_backend": choose("cpu"),
-        "settings": {key: value for key, value in vars(options).items() if key not in ("work", "json", "objects")},
+        "settings": {
+            key: value
+            for key, value in vars(options).items()
+            if key not in ("work", "json", "objects")
+        },
         "count": len(rows),
         "objects": {name: {"caption": OBJECTS[name]} | row for name, row in rows.items()},
         "mean": {key: round(sum(values) / len(values), 4) for key, values in numbers.items()},

@@ -1,12 +1,14 @@
-"""What a viewer costs the loop: a step's time with one attached and without, in turns within one run.
+"""What a viewer costs the loop: a step's time with one attached and without, in turns within one
+run.
 
-``python tests/benchmarks/preview.py [--device cuda] [--gaussians 4000,50000] [--steps N] [--block N] [--json FILE]``
-runs the quickstart in a real ComfyUI. A websocket client follows it, and in every other block of steps does what the
-page does: asks for a picture, takes it, and asks for the next. Prints one JSON object last; per number of Gaussians
+``python tests/benchmarks/preview.py [--device cuda] [--gaussians 4000,50000] [--steps N] [--block
+N] [--json FILE]`` runs the quickstart in a real ComfyUI. A websocket client follows it, and in
+every other block of steps does what the page does: asks for a picture, takes it, and asks for the
+next. Prints one JSON object last; per number of Gaussians
 
 * ``without_ms``, ``with_ms``: median over the blocks of a step's mean time,
-* ``overhead``: median over neighbouring blocks of with / without - 1, with ``low`` and ``high``, the 95 % interval of
-  that median (bootstrap), in which a busy machine shows,
+* ``overhead``: median over neighbouring blocks of with / without - 1, with ``low`` and ``high``,
+  the 95 % interval of that median (bootstrap), in which a busy machine shows,
 * ``packing_share``: of the watched blocks' time, what the loop spent on pictures by its own clock,
 * ``pictures`` taken and their mean ``bytes``.
 """
@@ -45,7 +47,9 @@ TARGET = 0.03
 
 @dataclass
 class Watched:
-    """``times``: seconds at which steps ended, by step. ``pictures``: sizes, bytes. ``last``: what the node left."""
+    """``times``: seconds at which steps ended, by step. ``pictures``: sizes, bytes. ``last``: what
+    the node left.
+    """
 
     times: dict[int, float] = field(default_factory=dict)
     pictures: list[int] = field(default_factory=list)
@@ -57,17 +61,24 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--gaussians", default="4000,50000", help="comma-separated")
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--block", type=int, default=8, help="steps between attaching and detaching the viewer")
+    parser.add_argument(
+        "--block", type=int, default=8, help="steps between attaching and detaching the viewer"
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
     arguments = parser.parse_args()
     counts = [int(count) for count in arguments.gaussians.split(",")]
 
     with tempfile.TemporaryDirectory(prefix="distill3d-preview-") as folder:
         base = Path(folder)
-        with Server(environment.tree(), base / "base", base / "log", cpu=arguments.device == "cpu") as server:
+        with Server(
+            environment.tree(), base / "base", base / "log", cpu=arguments.device == "cpu"
+        ) as server:
             info = server.object_info()
             load = os.getloadavg()[0]
-            results = {count: measured(server, info, count, arguments.steps, arguments.block) for count in counts}
+            results = {
+                count: measured(server, info, count, arguments.steps, arguments.block)
+                for count in counts
+            }
     result = {
         "results": results,
         "target": TARGET,
@@ -93,7 +104,9 @@ def measured(server: Server, info: dict, count: int, steps: int, block: int) -> 
     prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps, **held)
     prompt = prompts.set_values(prompt, "Distill3D_InitGaussians", count=count)
     (node,) = prompts.of_type(prompt, "Distill3D_Optimize")
-    needed = {node} | {link[0] for link in prompt[node]["inputs"].values() if isinstance(link, list)}
+    needed = {node} | {
+        link[0] for link in prompt[node]["inputs"].values() if isinstance(link, list)
+    }
     prompt = {id: prompt[id] for id in needed}
     prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": [node, 1]}}
     return evaluated(asyncio.run(watched(server, prompt, node, block)), block)
@@ -111,7 +124,9 @@ async def watched(server: Server, prompt: dict, node: str, block: int) -> Watche
         aiohttp.ClientSession() as session,
         session.ws_connect(f"{server.url}/ws?clientId={client}", max_msg_size=0) as socket,
     ):
-        viewer = asyncio.create_task(view(session, f"{server.url}/distill3d/live/{node}", seen, watch, frame))
+        viewer = asyncio.create_task(
+            view(session, f"{server.url}/distill3d/live/{node}", seen, watch, frame)
+        )
         server.queue(prompt, client)
         async for message in socket:
             if message.type != aiohttp.WSMsgType.TEXT:
@@ -134,8 +149,16 @@ async def watched(server: Server, prompt: dict, node: str, block: int) -> Watche
     return seen
 
 
-async def view(session: aiohttp.ClientSession, url: str, seen: Watched, watch: asyncio.Event, frame: asyncio.Event):
-    """Asks like web/distill3d.js: one request at a time, the next when a picture was taken or is there."""
+async def view(
+    session: aiohttp.ClientSession,
+    url: str,
+    seen: Watched,
+    watch: asyncio.Event,
+    frame: asyncio.Event,
+):
+    """Asks like web/distill3d.js: one request at a time, the next when a picture was taken or is
+    there.
+    """
     step = 0
     while True:
         await watch.wait()
@@ -153,13 +176,16 @@ def evaluated(seen: Watched, block: int) -> dict:
     means: list[tuple[bool, float, float]] = []  # attached, mean seconds of a step, seconds in all
     first = WARM_UP
     while first + block <= max(seen.times):
-        # From the end of a block's first step on: that one may still meet what the last block asked for.
+        # From the end of a block's first step on: that one may still meet what the last block asked
+        # for.
         within = sorted(step for step in seen.times if first < step <= first + block)
         if len(within) > 1:
             span = seen.times[within[-1]] - seen.times[within[0]]
             means.append((attached(first, block), span / (within[-1] - within[0]), span))
         first += block
-    ratios = np.array([b[1] / a[1] if b[0] else a[1] / b[1] for a, b in itertools.pairwise(means) if a[0] != b[0]])
+    ratios = np.array(
+        [b[1] / a[1] if b[0] else a[1] / b[1] for a, b in itertools.pairwise(means) if a[0] != b[0]]
+    )
     draws = np.random.default_rng(0).choice(ratios, (4000, len(ratios)))
     low, high = np.quantile(np.median(draws, axis=1), (0.025, 0.975)) - 1
     on = [mean for attached, mean, _ in means if attached]
@@ -178,7 +204,9 @@ def evaluated(seen: Watched, block: int) -> dict:
 
 
 def git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return subprocess.run(
+        ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -4,17 +4,19 @@
         --json quality.json --sheet quality.png --curves curves.png \\
         [--set loss.guidance=5 --set vdm.psi_lr=0] [--sweep configs.json]
 
-Every object starts from a random ball and follows the embedded prior; its caption was never trained on. Settings not
-given are those of `quality_plan.LOSSES` and `SETTINGS`, of runs of up to 300 steps of their `SHORT_` forms. ``--set``
-keys are dotted: loss.* (every loss), vdm.*, cds.*, sds.* (that one), settings.*, init.*, cameras.*, prompts.*.
-A sweep file is a list of {"name": str, "set": {key: value}, optional "losses": [..], optional "steps": n}.
-Results are written after each object, and a call with the same file goes on where the last one stopped: a row is
-done again only if its settings, the defaults in the code, the prior's weights or the measures have changed since.
+Every object starts from a random ball and follows the embedded prior; its caption was never trained
+on. Settings not given are those of `quality_plan.LOSSES` and `SETTINGS`, of runs of up to 300 steps
+of their `SHORT_` forms. ``--set`` keys are dotted: loss.* (every loss), vdm.*, cds.*, sds.* (that
+one), settings.*, init.*, cameras.*, prompts.*. A sweep file is a list of {"name": str, "set": {key:
+value}, optional "losses": [..], optional "steps": n}. Results are written after each object, and a
+call with the same file goes on where the last one stopped: a row is done again only if its
+settings, the defaults in the code, the prior's weights or the measures have changed since.
 
-A row holds the scores of `metrics.Score` and `judgement.Judgement`; seconds and evaluations (rows that passed the
-denoiser, all views and texts counted; _trained: with a gradient through it), without what measuring takes; the curve
-of IoU and PSNR over 8 views at a dozen steps; and consistency, the cosine between a loss's gradients at two
-neighbouring steps on the same render (_fresh: with a loss's fixed noise drawn anew for each).
+A row holds the scores of `metrics.Score` and `judgement.Judgement`; seconds and evaluations (rows
+that passed the denoiser, all views and texts counted; _trained: with a gradient through it),
+without what measuring takes; the curve of IoU and PSNR over 8 views at a dozen steps; and
+consistency, the cosine between a loss's gradients at two neighbouring steps on the same render
+(_fresh: with a loss's fixed noise drawn anew for each).
 """
 
 from __future__ import annotations
@@ -46,8 +48,14 @@ DTYPES = ("float32", "float16", "bfloat16")
 MEASURED = ("views", "dtype", "vae_dtype")  # change the scores, but are no part of a task
 
 
-def work(options: argparse.Namespace, index: int, take: Callable[[], Task | None], put: Callable[[Any], None]) -> None:
-    """One worker: load the prior once, then object after object; reports (row or None, strips, message).
+def work(
+    options: argparse.Namespace,
+    index: int,
+    take: Callable[[], Task | None],
+    put: Callable[[Any], None],
+) -> None:
+    """One worker: load the prior once, then object after object; reports (row or None, strips,
+    message).
 
     ``options.bench``: what makes an object of a task, where it is not this script's `Bench`.
     """
@@ -69,7 +77,9 @@ def work(options: argparse.Namespace, index: int, take: Callable[[], Task | None
     put(None)
 
 
-def spawned(options: argparse.Namespace, index: int, tasks: Any, results: Any, deadline: float) -> None:
+def spawned(
+    options: argparse.Namespace, index: int, tasks: Any, results: Any, deadline: float
+) -> None:
     group: list[Task] = []
 
     def take() -> Task | None:
@@ -84,12 +94,14 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
     """What the workers report, as it comes."""
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     todo, results = context.Queue(), context.Queue()
-    todo.cancel_join_thread()  # else an interrupted run waits for ever to hand out what nobody takes any more
+    # else an interrupted run waits for ever to hand out what nobody takes any more
+    todo.cancel_join_thread()
     jobs = max(1, min(options.jobs, len(tasks)))
     for group in [*grouped(tasks, jobs), *[None] * jobs]:
         todo.put(group)
     workers = [
-        context.Process(target=spawned, args=(options, i, todo, results, deadline), daemon=True) for i in range(jobs)
+        context.Process(target=spawned, args=(options, i, todo, results, deadline), daemon=True)
+        for i in range(jobs)
     ]
     for worker in workers:
         worker.start()
@@ -109,8 +121,8 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
 
 
 def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
-    """One caption's tasks together, for the worker that takes them traces its truth once; of few captions in parts,
-    so that every worker has some."""
+    """One caption's tasks together, for the worker that takes them traces its truth once; of few
+    captions in parts, so that every worker has some."""
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
         groups.setdefault((task.seed, task.caption.text), []).append(task)
@@ -119,19 +131,24 @@ def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
 
 
 def rows_of(file: Path | None, measured: dict[str, str]) -> list[Row]:
-    """The rows of an earlier call that wrote to ``file``; none if there is no such file. Raises ValueError if it is
-    no such file's, or its rows were measured otherwise."""
+    """The rows of an earlier call that wrote to ``file``; none if there is no such file. Raises
+    ValueError if it is no such file's, or its rows were measured otherwise."""
     if file is None or not file.is_file():
         return []
     try:
         known = read(file)
         rows: list[Row] = known["rows"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"--json {file} is there, but no result of this script. Give another file.") from error
+        raise ValueError(
+            f"--json {file} is there, but no result of this script. Give another file."
+        ) from error
     for name, value in known.get("measured", measured).items():
         if measured[name] != value:
             option = "--" + name.replace("_", "-")
-            raise ValueError(f"--json {file} has rows of {option} {value}, not {measured[name]}. Give another file.")
+            raise ValueError(
+                f"--json {file} has rows of {option} {value}, not {measured[name]}. Give another"
+                " file."
+            )
     return rows
 
 
@@ -145,7 +162,9 @@ def write(file: Path | None, value: Any) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument("--losses", default="vdm,cds,sds")
     parser.add_argument("--prompts", type=arguments.whole(1), default=12, help="held-out captions")
     parser.add_argument("--caption-seed", type=arguments.whole(0), default=0)
@@ -156,25 +175,43 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--views", type=arguments.whole(1), default=24, help="views of the metrics")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument(
-        "--sweep", type=Path, help="configs: a list of objects with name and, as wanted, set, losses, steps"
+        "--sweep",
+        type=Path,
+        help="configs: a list of objects with name and, as wanted, set, losses, steps",
     )
     parser.add_argument(
-        "--jobs", type=arguments.whole(1), default=1, help="processes; they share the device, so seconds grow"
+        "--jobs",
+        type=arguments.whole(1),
+        default=1,
+        help="processes; they share the device, so seconds grow",
     )
-    parser.add_argument("--threads", type=arguments.whole(0), default=0, help="torch threads per process; 0: chosen")
+    parser.add_argument(
+        "--threads", type=arguments.whole(0), default=0, help="torch threads per process; 0: chosen"
+    )
     parser.add_argument("--backend", default="auto", help="of the renders during the run")
-    parser.add_argument("--max-seconds", type=float, default=math.inf, help="no new object is begun after these")
+    parser.add_argument(
+        "--max-seconds", type=float, default=math.inf, help="no new object is begun after these"
+    )
     parser.add_argument("--prior", type=Path, default=Path("models/toybox"))
     parser.add_argument("--judge", type=Path, default=Path("models/judge"))
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", *DTYPES), help="of the U-Net; auto: float16 on CUDA, else float32"
+        "--dtype",
+        default="auto",
+        choices=("auto", *DTYPES),
+        help="of the U-Net; auto: float16 on CUDA, else float32",
     )
     parser.add_argument("--vae-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--sheet", type=Path, help="picture of the results beside the truth (.png or .jpg)")
-    parser.add_argument("--sheet-captions", type=arguments.whole(1), default=8, help="captions shown on it")
-    parser.add_argument("--sheet-views", type=int, choices=(2, 4), default=4, help="views of each object on it")
+    parser.add_argument(
+        "--sheet", type=Path, help="picture of the results beside the truth (.png or .jpg)"
+    )
+    parser.add_argument(
+        "--sheet-captions", type=arguments.whole(1), default=8, help="captions shown on it"
+    )
+    parser.add_argument(
+        "--sheet-views", type=int, choices=(2, 4), default=4, help="views of each object on it"
+    )
     parser.add_argument("--curves", type=Path, help="picture of IoU and PSNR over the steps")
     options = parser.parse_args(words)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the processes end too
@@ -189,7 +226,11 @@ def main(words: list[str] | None = None) -> None:
     strips = json.loads(strips_file.read_text()) if strips_file and strips_file.is_file() else {}
     wanted = {task.key: task.fingerprint for task in tasks}
     rows = {f"{r['config']}|{r['loss']}|{r['caption']}|{r['seed']}": r for r in old}
-    rows = {key: row for key, row in rows.items() if wanted.get(key, row["fingerprint"]) == row["fingerprint"]}
+    rows = {
+        key: row
+        for key, row in rows.items()
+        if wanted.get(key, row["fingerprint"]) == row["fingerprint"]
+    }
     todo = [task for task in tasks if task.key not in rows]
     facts = {
         "torch": torch.__version__, "measured": measured, "device": options.device, "jobs": options.jobs,
@@ -199,7 +240,12 @@ def main(words: list[str] | None = None) -> None:
     failures: list[str] = []
 
     def state() -> dict[str, Any]:
-        return {**facts, "summary": summary(list(rows.values())), "failures": failures, "rows": list(rows.values())}
+        return {
+            **facts,
+            "summary": summary(list(rows.values())),
+            "failures": failures,
+            "rows": list(rows.values()),
+        }
 
     for row, more, message in outcomes(options, todo, began + options.max_seconds) if todo else ():
         if row is None:
@@ -208,14 +254,28 @@ def main(words: list[str] | None = None) -> None:
             rows[message] = row
             strips.update({key: base64.b64encode(value).decode() for key, value in more.items()})
             message += "".join(f"  {n} {row[n]:.3g}" for n in SHOWN if row.get(n) is not None)
-        print(f"[{time.time() - began:.0f} s, {len(rows)} rows] {message}", file=sys.stderr, flush=True)
+        print(
+            f"[{time.time() - began:.0f} s, {len(rows)} rows] {message}",
+            file=sys.stderr,
+            flush=True,
+        )
         write(options.json, state())
         write(strips_file, strips)
     if options.sheet and any(task.key in rows for task in tasks):
-        save_sheet(options.sheet, list(rows.values()), strips, tasks, options.sheet_captions, options.sheet_views)
+        save_sheet(
+            options.sheet,
+            list(rows.values()),
+            strips,
+            tasks,
+            options.sheet_captions,
+            options.sheet_views,
+        )
     if options.curves and any(task.key in rows for task in tasks):
         save_curves(options.curves, list(rows.values()))
-    result = state() | {"missing": sum(task.key not in rows for task in tasks), "total_seconds": time.time() - began}
+    result = state() | {
+        "missing": sum(task.key not in rows for task in tasks),
+        "total_seconds": time.time() - began,
+    }
     write(options.json, result)
     print(table(result["summary"]))
     print(json.dumps(result))

@@ -23,10 +23,10 @@ from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse
 
-# What suits the embedded prior in 800 steps; runs of at most SHORT steps have the changes below. What suits it in 240
-# to 400 is in the workflow compare_losses, the config "400 steps" of sweeps/losses.json. The papers' are in
-# nodes/papers.json.
-# CDS's serve the quickstart's 200 steps of 2 views too.
+# What suits the embedded prior in 800 steps; runs of at most SHORT steps have the changes below.
+# What suits it in 240 to 400 is in the workflow compare_losses, the config "400 steps" of
+# sweeps/losses.json. The papers' are in nodes/papers.json. CDS's serve the quickstart's 200 steps
+# of 2 views too.
 LOSSES: dict[str, Any] = {
     "vdm": VDM(
         guidance=2.0, shared_t=False, psi_updates=2, refine_from=0.6, refine_steps=4, refine_guidance=1.5,
@@ -46,15 +46,17 @@ LOSSES: dict[str, Any] = {
 }  # fmt: skip
 MEASURES = 2  # raised when what a row holds changes: older ones are then done again
 TUNING_SEED, TUNING_PROMPTS = 7, 24
-# What settings were ever chosen on: the captions of TUNING_SEED, and others of earlier sweeps. None is measured on.
+# What settings were ever chosen on: the captions of TUNING_SEED, and others of earlier sweeps. None
+# is measured on.
 TUNING_CAPTIONS: tuple[str, ...] = tuple(
     json.loads((Path(__file__).parent / "sweeps/tuning_captions.json").read_text())
 )
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
 SHORT = 300
-SHORT_SETTINGS = replace(SETTINGS, lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2)  # twice as fast
+# twice as fast
+SHORT_SETTINGS = replace(SETTINGS, lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2)
 SHORT_LOSSES: dict[str, Any] = LOSSES | {
-    "vdm": replace(LOSSES["vdm"], t_min=400, refine_from=0.4, refine_steps=3, refine_t_min=400),
+    "vdm": replace(LOSSES["vdm"], t_min=400, refine_from=0.4, refine_steps=3, refine_t_min=400)
 }
 
 
@@ -114,22 +116,37 @@ class Task:
 
 
 def changed(target: Any, key: str, value: Any, full: str) -> Any:
-    """``target`` (a dataclass) with the field at the dotted ``key`` replaced. Raises ValueError for unknown keys."""
+    """``target`` (a dataclass) with the field at the dotted ``key`` replaced. Raises ValueError for
+    unknown keys.
+    """
     name, _, rest = key.partition(".")
     known = [f.name for f in fields(target)] if is_dataclass(target) else []
     if name not in known:
-        raise ValueError(f"{full}: {type(target).__name__} has no setting {name!r}. It has: {', '.join(known)}.")
+        raise ValueError(
+            f"{full}: {type(target).__name__} has no setting {name!r}. It has: {', '.join(known)}."
+        )
     old = getattr(target, name)
     if rest:
         return replace(target, **{name: changed(old, rest, value, full)})
-    if isinstance(old, int) and not isinstance(old, bool) and isinstance(value, float) and value.is_integer():
+    if (
+        isinstance(old, int)
+        and not isinstance(old, bool)
+        and isinstance(value, float)
+        and value.is_integer()
+    ):
         value = int(value)  # 4e3
     if isinstance(old, tuple) and isinstance(value, list):
         value = tuple(value)
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    fits = isinstance(value, bool) if isinstance(old, bool) else number or not isinstance(old, int | float)
+    fits = (
+        isinstance(value, bool)
+        if isinstance(old, bool)
+        else number or not isinstance(old, int | float)
+    )
     if not fits:
-        raise ValueError(f"{full} is {value!r}; give a {type(old).__name__}, as its default {old!r} is.")
+        raise ValueError(
+            f"{full} is {value!r}; give a {type(old).__name__}, as its default {old!r} is."
+        )
     return replace(target, **{name: value})
 
 
@@ -147,7 +164,10 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
                 continue
             part = "loss"
         if part not in ("loss", "settings", "init", "cameras", "prompts") or not rest:
-            raise ValueError(f"--set {key}: begin it with loss. settings. init. cameras. prompts. or a loss's name.")
+            raise ValueError(
+                f"--set {key}: begin it with loss. settings. init. cameras. prompts. or a loss's"
+                " name."
+            )
         setup = changed(setup, f"{part}.{rest}", value, key)
     setup.loss.check()
     setup.settings.check()
@@ -176,7 +196,9 @@ def assignments(texts: list[str]) -> dict[str, Any]:
 
 
 def plan(options: argparse.Namespace) -> list[Task]:
-    """Every object of this call: captions in turn, so that a call that runs out of time compares like with like."""
+    """Every object of this call: captions in turn, so that a call that runs out of time compares
+    like with like.
+    """
     common, configs = assignments(options.set), [{"name": "default"}]
     if options.sweep:
         try:
@@ -189,28 +211,46 @@ def plan(options: argparse.Namespace) -> list[Task]:
             raise ValueError(f"{options.sweep}: unknown {sorted(unknown)} in {config}.")
         for loss in config.get("losses", options.losses.split(",")):
             steps = config.get("steps", options.steps)
-            setups.append((config["name"], loss, build(loss, steps, options.backend, common | config.get("set", {}))))
+            setups.append(
+                (
+                    config["name"],
+                    loss,
+                    build(loss, steps, options.backend, common | config.get("set", {})),
+                )
+            )
     captions, prior = captions_of(options), weights_of(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    return [Task(n, k, c, s, setup, prior) for s in seeds for c in captions for n, k, setup in setups]
+    return [
+        Task(n, k, c, s, setup, prior) for s in seeds for c in captions for n, k, setup in setups
+    ]
 
 
 def captions_of(options: argparse.Namespace) -> list[Caption]:
-    """Those named, or held-out ones, none twice: of `TUNING_SEED` to choose settings on, of any other seed to measure
-    on. No caption is among both. Raises ValueError where there are not that many."""
+    """Those named, or held-out ones, none twice: of `TUNING_SEED` to choose settings on, of any
+    other seed to measure on. No caption is among both. Raises ValueError where there are not that
+    many."""
     if options.captions:
         captions = [parse(text) for text in options.captions.split(";") if text.strip()]
         if not captions:
-            raise ValueError(f"--captions {options.captions!r} names none. Divide them by semicolons.")
+            raise ValueError(
+                f"--captions {options.captions!r} names none. Divide them by semicolons."
+            )
         return captions
     if options.caption_seed == TUNING_SEED:
         if options.prompts > TUNING_PROMPTS:
-            raise ValueError(f"--prompts {options.prompts}: --caption-seed {TUNING_SEED} has {TUNING_PROMPTS}.")
+            raise ValueError(
+                f"--prompts {options.prompts}: --caption-seed {TUNING_SEED} has {TUNING_PROMPTS}."
+            )
         return [parse(text) for text in TUNING_CAPTIONS[: options.prompts]]
-    drawn = dict.fromkeys(held_out_captions(2 * (options.prompts + len(TUNING_CAPTIONS)), options.caption_seed))
+    drawn = dict.fromkeys(
+        held_out_captions(2 * (options.prompts + len(TUNING_CAPTIONS)), options.caption_seed)
+    )
     fresh = [caption for caption in drawn if caption.text not in TUNING_CAPTIONS]
     if len(fresh) < options.prompts:
-        raise ValueError(f"--prompts {options.prompts}: {len(fresh)} held-out captions could be drawn. Give fewer.")
+        raise ValueError(
+            f"--prompts {options.prompts}: {len(fresh)} held-out captions could be drawn. Give"
+            " fewer."
+        )
     return fresh[: options.prompts]
 
 
@@ -219,4 +259,6 @@ def weights_of(options: argparse.Namespace) -> str:
     weights = sorted(options.prior.glob("*/*.safetensors"))
     if not weights:
         raise ValueError(f"--prior {options.prior} holds no pipeline with safetensors weights.")
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)
+    ).hexdigest()[:12]

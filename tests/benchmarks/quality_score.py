@@ -47,8 +47,14 @@ class Bench:
         if cuda:
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = True  # every step has the same shapes
-        dtype = torch.float16 if options.dtype == "auto" and cuda else getattr(torch, options.dtype, torch.float32)
-        self.prior = load_diffusers(options.prior, self.device, dtype, getattr(torch, options.vae_dtype))
+        dtype = (
+            torch.float16
+            if options.dtype == "auto" and cuda
+            else getattr(torch, options.dtype, torch.float32)
+        )
+        self.prior = load_diffusers(
+            options.prior, self.device, dtype, getattr(torch, options.vae_dtype)
+        )
         self.rows_seen = counted(self.prior.unet)
         if cuda and not options.eager:
             self.prior.accelerate()
@@ -67,15 +73,27 @@ class Bench:
     def run(self, task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
         """One object: its row, and JPEG strips of it and of its caption's truth."""
         setup, caption, error = task.setup, task.caption, None
-        cloud = random_ball(**asdict(setup.init), generator=torch.Generator().manual_seed(task.seed)).to(self.device)
+        cloud = random_ball(
+            **asdict(setup.init), generator=torch.Generator().manual_seed(task.seed)
+        ).to(self.device)
         prompts = view_prompts(self.prior, caption.text, **asdict(setup.prompts))
         settings, truth = replace(setup.settings, seed=task.seed), self.truth(caption)
-        if task.loss not in self.warm:  # what is compiled, tuned and allocated once is no object's time
+        # what is compiled, tuned and allocated once is no object's time
+        if task.loss not in self.warm:
             optimize(cloud, setup.loss, self.prior, prompts, setup.cameras, 2, settings)
             self.warm.add(task.loss)
         watch = Watch(self, task, prompts, truth["curve"])
         try:
-            result = optimize(cloud, setup.loss, self.prior, prompts, setup.cameras, setup.steps, settings, watch.step)
+            result = optimize(
+                cloud,
+                setup.loss,
+                self.prior,
+                prompts,
+                setup.cameras,
+                setup.steps,
+                settings,
+                watch.step,
+            )
         except DivergedError as stop:
             result, error = stop.result, str(stop)
         row: dict[str, Any] = {
@@ -95,16 +113,21 @@ class Bench:
         row["truth"] = truth["judged"]
         shown = self.pictures(result, self.cameras["sheet"])
         strips = {task.key: strip(shown), f"truth|{caption.text}": truth["strip"]}
-        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}, strips
+        return {
+            k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
+        }, strips
 
     def truth(self, caption: Caption) -> dict[str, Any]:
         """The caption's toy from every set of cameras; made once, for all of a worker's objects."""
         if caption.text not in self.truths:
             with torch.no_grad():
                 known: dict[str, Any] = {
-                    name: _slim(render_truth(caption, self.cameras[name], BACKGROUND, 2)) for name in ("ring", "curve")
+                    name: _slim(render_truth(caption, self.cameras[name], BACKGROUND, 2))
+                    for name in ("ring", "curve")
                 }
-                known["strip"] = strip(render_truth(caption, self.cameras["sheet"], BACKGROUND).color)
+                known["strip"] = strip(
+                    render_truth(caption, self.cameras["sheet"], BACKGROUND).color
+                )
                 if self.judge is not None:
                     seen = render_truth(caption, self.cameras["judge"], BACKGROUND).color
                 known["judged"] = self.judged(seen, caption) if self.judge is not None else {}
@@ -131,13 +154,19 @@ def _slim(truth: Truth) -> Truth:
 
 
 class Watch:
-    """Looks at one run at a dozen points; the time and the network's work this takes are not the run's."""
+    """Looks at one run at a dozen points; the time and the network's work this takes are not the
+    run's.
+    """
 
     def __init__(self, bench: Bench, task: Task, prompts: ViewPrompts, truth: Truth) -> None:
         self.bench, self.task, self.prompts, self.truth = bench, task, prompts, truth
         steps = task.setup.steps
-        self.points = sorted({max(1, round(steps * i / CURVE_POINTS)) for i in range(1, CURVE_POINTS + 1)})
-        self.curve: dict[str, list[float]] = {name: [] for name in ("step", "seconds", "evaluations", "iou", "psnr")}
+        self.points = sorted(
+            {max(1, round(steps * i / CURVE_POINTS)) for i in range(1, CURVE_POINTS + 1)}
+        )
+        self.curve: dict[str, list[float]] = {
+            name: [] for name in ("step", "seconds", "evaluations", "iou", "psnr")
+        }
         self.agreements: dict[str, list[float]] = {}
         bench.wait()
         bench.rows_seen.update(all=0, trained=0)
@@ -153,7 +182,13 @@ class Watch:
         with torch.no_grad():
             seen = render(cloud, bench.cameras["curve"], BACKGROUND, depth=False)
             now = score(seen, self.truth, self.task.caption.color is not None)
-        values = (progress.step, round(seconds, 3), rows["all"], round(now.iou, 4), round(now.psnr, 3))
+        values = (
+            progress.step,
+            round(seconds, 3),
+            rows["all"],
+            round(now.iou, 4),
+            round(now.psnr, 3),
+        )
         for name, value in zip(self.curve, values, strict=True):
             self.curve[name].append(value if math.isfinite(value) else None)
         if self.points.index(progress.step) % 3 == 0 and progress.step < setup.steps:
@@ -166,7 +201,9 @@ class Watch:
         return time.perf_counter() - self.began - self.away
 
     def _probe(self, cloud: Gaussians, progress: Progress) -> None:
-        """How far the guidance agrees with itself: the run's own, and with a fixed noise drawn anew each time."""
+        """How far the guidance agrees with itself: the run's own, and with a fixed noise drawn anew
+        each time.
+        """
         bench, cameras = self.bench, self.bench.cameras["sheet"]
         with torch.no_grad():
             seen = render(cloud, cameras, BACKGROUND, depth=needs_depth(bench.prior))
@@ -176,18 +213,24 @@ class Watch:
         text, negative = told(bench.prior, (text, negative), cameras, seen.alpha, seen.depth)
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         together = views_together(bench.prior)
-        views = Views(text, negative, cameras, progress.step, self.task.setup.steps, factor, together)
+        views = Views(
+            text, negative, cameras, progress.step, self.task.setup.steps, factor, together
+        )
         state = dict(cloud.training.loss)
         kinds = {"consistency": state} | ({"consistency_fresh": None} if "noise" in state else {})
         for name, known in kinds.items():
-            value = agreement(self.task.setup.loss, bench.prior, latents, views, known, progress.step)
+            value = agreement(
+                self.task.setup.loss, bench.prior, latents, views, known, progress.step
+            )
             self.agreements.setdefault(name, []).append(value)
 
     def report(self) -> dict[str, Any]:
         """The row's part: times, the network's work, the curve and what follows from it."""
         self.bench.wait()
         seconds, steps = self._seconds(), self.task.setup.steps
-        found: dict[str, Any] = {name: sum(values) / len(values) for name, values in self.agreements.items()}
+        found: dict[str, Any] = {
+            name: sum(values) / len(values) for name, values in self.agreements.items()
+        }
         for axis, name in (("step", "steps_to_iou80"), ("seconds", "seconds_to_iou80")):
             found[name] = reached(self.curve[axis], self.curve["iou"], REACHED)
         rows = self.bench.rows_seen
@@ -198,7 +241,8 @@ class Watch:
 
 
 def counted(unet: torch.nn.Module) -> dict[str, int]:
-    """A running count of the rows that pass the network, and of those that leave it with a gradient attached.
+    """A running count of the rows that pass the network, and of those that leave it with a gradient
+    attached.
 
     Copies of the network that a loss makes, such as VSD's with its LoRA, count too.
     """
@@ -213,25 +257,37 @@ def counted(unet: torch.nn.Module) -> dict[str, int]:
 
 
 def agreement(
-    loss: Loss, prior: Prior, latents: Tensor, views: Views, state: dict[str, Tensor] | None, seed: int
+    loss: Loss,
+    prior: Prior,
+    latents: Tensor,
+    views: Views,
+    state: dict[str, Tensor] | None,
+    seed: int,
 ) -> float:
-    """Mean cosine, -1..1, between a loss's gradients at two neighbouring steps on the same latents [V,C,h,w].
+    """Mean cosine, -1..1, between a loss's gradients at two neighbouring steps on the same latents
+    [V,C,h,w].
 
     Each of the two goes on from ``state`` with draws of its own; with None each starts afresh.
     """
     gradients = []
     for later in (0, 1):
         generator = torch.Generator().manual_seed(1000 * seed + later)
-        run = loss.start(prior, (latents.shape[1], latents.shape[2], latents.shape[3]), generator, state)
+        run = loss.start(
+            prior, (latents.shape[1], latents.shape[2], latents.shape[3]), generator, state
+        )
         with torch.enable_grad():
             z = latents.detach().clone().requires_grad_()
-            value, _ = run(z, replace(views, step=min(views.step + later, views.steps - 1)), generator)
+            value, _ = run(
+                z, replace(views, step=min(views.step + later, views.steps - 1)), generator
+            )
             gradients.append(torch.autograd.grad(value, z)[0].flatten(1))
     return float(cosine_similarity(*gradients).mean())
 
 
 def reached(places: list[float], values: list[float], level: float) -> float | None:
-    """Where a curve first comes up to ``level``, linear between its points; None where it never does."""
+    """Where a curve first comes up to ``level``, linear between its points; None where it never
+    does.
+    """
     for i, (place, value) in enumerate(zip(places, values, strict=True)):
         if value >= level:
             if i == 0:

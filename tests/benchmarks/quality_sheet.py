@@ -12,7 +12,8 @@ from quality_plan import Task
 from quality_statistics import groups
 from torch import Tensor
 
-WIDTH, BAND, HEAD, GAP = 2400, 16, 44, 6  # pixels: of the whole sheet at most, of captions, of the header, between
+# pixels: of the whole sheet at most, of captions, of the header, between
+WIDTH, BAND, HEAD, GAP = 2400, 16, 44, 6
 CURVES = (("iou", "IoU"), ("psnr", "PSNR, dB"))
 AXES = (("step", "steps"), ("evaluations", "rows through the denoiser"))
 
@@ -28,11 +29,18 @@ def strip(pictures: Tensor) -> bytes:
 
 
 def save_sheet(
-    file: Path, rows: list[dict[str, Any]], strips: dict[str, str], tasks: list[Task], count: int = 8, views: int = 4
+    file: Path,
+    rows: list[dict[str, Any]],
+    strips: dict[str, str],
+    tasks: list[Task],
+    count: int = 8,
+    views: int = 4,
 ) -> None:
-    """Results of the first ``count`` captions (lowest seed): a line each, first the truth, then every loss.
+    """Results of the first ``count`` captions (lowest seed): a line each, first the truth, then
+    every loss.
 
-    The header names config and loss with their mean IoU and PSNR over all rows. ``views``: 2 or 4 of the strip's.
+    The header names config and loss with their mean IoU and PSNR over all rows. ``views``: 2 or 4
+    of the strip's.
     """
     from PIL import Image, ImageDraw, ImageFont
 
@@ -41,16 +49,22 @@ def save_sheet(
     seed, by_group = min(t.seed for t in tasks), groups(rows)
     side = max(48, min(128, (WIDTH // (len(columns) + 1) - GAP) // views))
     step, font = views * side + GAP, ImageFont.load_default(13)
-    sheet = Image.new("RGB", (step * (len(columns) + 1), HEAD + (side + BAND) * len(captions)), "white")
+    sheet = Image.new(
+        "RGB", (step * (len(columns) + 1), HEAD + (side + BAND) * len(captions)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
 
     def paste(key: str, x: int, y: int) -> None:
         if key in strips:
             whole = Image.open(io.BytesIO(base64.b64decode(strips[key])))
             size = whole.height
-            shown = [whole.crop((k * size, 0, (k + 1) * size, size)) for k in range(0, 4, 4 // views)]
+            shown = [
+                whole.crop((k * size, 0, (k + 1) * size, size)) for k in range(0, 4, 4 // views)
+            ]
             for place, picture in enumerate(shown):
-                sheet.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (x + place * side, y))
+                sheet.paste(
+                    picture.resize((side, side), Image.Resampling.LANCZOS), (x + place * side, y)
+                )
 
     def line(text: str, x: int, y: int) -> None:
         while len(text) > 1 and draw.textlength(text, font=font) > step - GAP:
@@ -67,7 +81,11 @@ def save_sheet(
         paste(f"truth|{caption}", 0, y + BAND)
         for j, (config, loss) in enumerate(columns, 1):
             paste(f"{config}|{loss}|{caption}|{seed}", j * step, y + BAND)
-            found = [r for r in by_group.get((config, loss), []) if (r["caption"], r["seed"]) == (caption, seed)]
+            found = [
+                r
+                for r in by_group.get((config, loss), [])
+                if (r["caption"], r["seed"]) == (caption, seed)
+            ]
             if found:
                 line(_means(found), j * step, y)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -84,20 +102,28 @@ def _means(rows: list[dict[str, Any]]) -> str:
 
 
 def save_curves(file: Path, rows: list[dict[str, Any]]) -> None:
-    """IoU and PSNR, the mean over captions and seeds, over steps and over what went through the denoiser."""
+    """IoU and PSNR, the mean over captions and seeds, over steps and over what went through the
+    denoiser.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(11, 8), sharey="row", layout="constrained")
-    for (config, loss), members in groups(r for r in rows if r.get("curve") and "diverged" not in r).items():
+    for (config, loss), members in groups(
+        r for r in rows if r.get("curve") and "diverged" not in r
+    ).items():
         label = loss if config == "default" else f"{config}: {loss}"
         for line, (score, title) in zip(axes, CURVES, strict=True):
             for axis, (along, unit) in zip(line, AXES, strict=True):
                 usable = [r["curve"] for r in members if None not in r["curve"][score]]
                 if usable:
-                    axis.plot(*(_mean([c[key] for c in usable]) for key in (along, score)), label=label, marker=".")
+                    axis.plot(
+                        *(_mean([c[key] for c in usable]) for key in (along, score)),
+                        label=label,
+                        marker=".",
+                    )
                 axis.set(xlabel=unit, ylabel=title)
                 axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize="small")

@@ -1,4 +1,6 @@
-"""What refine_mesh.py runs: how an object is made, meshed and refined, and the list of objects and configurations."""
+"""What refine_mesh.py runs: how an object is made, meshed and refined, and the list of objects and
+configurations.
+"""
 
 from __future__ import annotations
 
@@ -17,9 +19,12 @@ from distill3d.kernels.toybox.captions import Caption
 
 MEASURES = 1  # raised when what a row holds changes: older ones are then done again
 STAGES = ("start", "geometry", "texture")
-# "second": the second part of VDM from the first step on. A start that is right already wants low noise levels.
+# "second": the second part of VDM from the first step on. A start that is right already wants low
+# noise levels.
 STAGE_LOSSES = LOSSES | {
-    "second": VDM(guidance=4.0, psi_updates=1, refine_from=0.0, refine_guidance=2.0, refine_t_max=600)
+    "second": VDM(
+        guidance=4.0, psi_updates=1, refine_from=0.0, refine_guidance=2.0, refine_t_max=600
+    )
 }
 
 
@@ -79,12 +84,19 @@ class Task:
         return hashlib.sha256(f"{self.plan!r} {self.prior} {MEASURES}".encode()).hexdigest()[:12]
 
 
-def build(loss: str, steps: int, geometry_steps: int, texture_steps: int, backend: str, sets: dict[str, Any]) -> Plan:
+def build(
+    loss: str,
+    steps: int,
+    geometry_steps: int,
+    texture_steps: int,
+    backend: str,
+    sets: dict[str, Any],
+) -> Plan:
     """The defaults with ``sets`` applied and checked.
 
-    Keys begin with distil. (a `Setup`), extract., geometry. or texture. (a `RefineSettings`), geometry_loss. or
-    texture_loss.; the values of geometry_loss and texture_loss alone name a loss, those of geometry_steps and
-    texture_steps are numbers. Raises ValueError for what is unknown.
+    Keys begin with distil. (a `Setup`), extract., geometry. or texture. (a `RefineSettings`),
+    geometry_loss. or texture_loss.; the values of geometry_loss and texture_loss alone name a loss,
+    those of geometry_steps and texture_steps are numbers. Raises ValueError for what is unknown.
     """
     sets = dict(sets)
     names = {part: sets.pop(f"{part}_loss", loss) for part in ("geometry", "texture")}
@@ -107,7 +119,8 @@ def build(loss: str, steps: int, geometry_steps: int, texture_steps: int, backen
         }.get(part)  # fmt: skip
         if path is None or not rest:
             raise ValueError(
-                f"--set {key}: begin it with distil. extract. geometry. texture. geometry_loss. or texture_loss."
+                f"--set {key}: begin it with distil. extract. geometry. texture. geometry_loss. or"
+                " texture_loss."
             )
         plan = changed(plan, f"{path}.{rest}", value, key)
     for stage in (plan.geometry, plan.texture):
@@ -117,7 +130,9 @@ def build(loss: str, steps: int, geometry_steps: int, texture_steps: int, backen
 
 
 def tasks_of(options: argparse.Namespace) -> list[Task]:
-    """Every object of this call: captions in turn, so that a call that runs out of time compares like with like."""
+    """Every object of this call: captions in turn, so that a call that runs out of time compares
+    like with like.
+    """
     common, configs = assignments(options.set), [{"name": "default"}]
     if options.sweep:
         configs = json.loads(options.sweep.read_text())
@@ -125,12 +140,21 @@ def tasks_of(options: argparse.Namespace) -> list[Task]:
     for config in configs:
         if unknown := set(config) - {"name", "set"}:
             raise ValueError(f"{options.sweep}: unknown {sorted(unknown)} in {config}.")
-        given = (options.loss, options.steps, options.geometry_steps, options.texture_steps, options.backend)
+        given = (
+            options.loss,
+            options.steps,
+            options.geometry_steps,
+            options.texture_steps,
+            options.backend,
+        )
         plans[config["name"]] = build(*given, common | config.get("set", {}))
     captions, prior = quality_plan.captions_of(options), quality_plan.weights_of(options)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     return [
-        Task(name, caption, seed, plan, prior) for seed in seeds for caption in captions for name, plan in plans.items()
+        Task(name, caption, seed, plan, prior)
+        for seed in seeds
+        for caption in captions
+        for name, plan in plans.items()
     ]
 
 

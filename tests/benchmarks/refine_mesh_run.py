@@ -1,4 +1,6 @@
-"""One object of refine_mesh.py: distilled, meshed, refined, and measured against the true toy after every stage."""
+"""One object of refine_mesh.py: distilled, meshed, refined, and measured against the true toy after
+every stage.
+"""
 
 from __future__ import annotations
 
@@ -52,8 +54,14 @@ class Bench:
         if cuda:
             torch.cuda.set_device(self.device)
             torch.backends.cudnn.benchmark = True  # every step has the same shapes
-        dtype = torch.float16 if options.dtype == "auto" and cuda else getattr(torch, options.dtype, torch.float32)
-        self.prior = load_diffusers(options.prior, self.device, dtype, getattr(torch, options.vae_dtype))
+        dtype = (
+            torch.float16
+            if options.dtype == "auto" and cuda
+            else getattr(torch, options.dtype, torch.float32)
+        )
+        self.prior = load_diffusers(
+            options.prior, self.device, dtype, getattr(torch, options.vae_dtype)
+        )
         if cuda and not options.eager:
             self.prior.accelerate()
         self.ring = ring_of_views(options.views, SIZE).to(self.device)
@@ -62,7 +70,9 @@ class Bench:
         self.meshes: dict[tuple[str, Extract], Mesh] = {}
 
     def run(self, task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
-        """The row of an object, and JPEG strips of its stages; of a distillation only the time it took."""
+        """The row of an object, and JPEG strips of its stages; of a distillation only the time it
+        took.
+        """
         begun = time.perf_counter()
         cloud = self.cloud(task)
         if task.config is None:
@@ -72,8 +82,12 @@ class Bench:
             "cloud": self.seen(render(cloud, self.ring, BACKGROUND, depth=False), task.caption),
         }  # fmt: skip
         strips = {
-            f"truth|{task.caption.text}": strip(render_truth(task.caption, self.sheet, BACKGROUND).color),
-            f"{task.key}|cloud": strip(render(cloud, self.sheet, BACKGROUND, depth=False).color.clamp(0, 1)),
+            f"truth|{task.caption.text}": strip(
+                render_truth(task.caption, self.sheet, BACKGROUND).color
+            ),
+            f"{task.key}|cloud": strip(
+                render(cloud, self.sheet, BACKGROUND, depth=False).color.clamp(0, 1)
+            ),
         }
         key = (task.cloud, task.plan.extract)
         if key not in self.meshes:
@@ -93,18 +107,25 @@ class Bench:
         """The distilled cloud, from the work folder if it is there."""
         file, setup = self.work / task.cloud, task.plan.distil
         if not file.is_file():
-            start = random_ball(**asdict(setup.init), generator=torch.Generator().manual_seed(task.seed))
+            start = random_ball(
+                **asdict(setup.init), generator=torch.Generator().manual_seed(task.seed)
+            )
             prompts = view_prompts(self.prior, task.caption.text, **asdict(setup.prompts))
             settings = replace(setup.settings, seed=task.seed)
-            made = optimize(start, setup.loss, self.prior, prompts, setup.cameras, setup.steps, settings)
+            made = optimize(
+                start, setup.loss, self.prior, prompts, setup.cameras, setup.steps, settings
+            )
             part = file.with_name(f"{file.name}.{os.getpid()}")
-            save_file({name: value.cpu().contiguous() for name, value in made.tensors().items()}, part)
+            save_file(
+                {name: value.cpu().contiguous() for name, value in made.tensors().items()}, part
+            )
             os.replace(part, file)
         return Gaussians(**load_file(file)).to(self.device)
 
     def refined(self, mesh: Mesh, stage: Stage, task: Task) -> Mesh:
         prompts = view_prompts(self.prior, task.caption.text, **asdict(task.plan.distil.prompts))
-        settings = replace(stage.settings, seed=task.seed + 1)  # cameras other than the distillation's
+        # cameras other than the distillation's
+        settings = replace(stage.settings, seed=task.seed + 1)
         bad: list[Tensor] = []
 
         def on_step(progress: Progress[Mesh]) -> None:
@@ -112,19 +133,25 @@ class Bench:
 
         cameras = task.plan.distil.cameras
         start = replace(mesh, training=None)  # each stage has a schedule of its own
-        result = refine_mesh(start, stage.loss, self.prior, prompts, cameras, stage.steps, settings, on_step)
+        result = refine_mesh(
+            start, stage.loss, self.prior, prompts, cameras, stage.steps, settings, on_step
+        )
         if int(bad[0]):
             raise RuntimeError(f"{int(bad[0])} of {stage.steps} steps were not finite")
         return result
 
     def measured(self, mesh: Mesh, caption: Caption) -> dict[str, float | None]:
-        return self.seen(self.pictures(mesh, self.ring), caption) | distances(mesh, caption.category)
+        return self.seen(self.pictures(mesh, self.ring), caption) | distances(
+            mesh, caption.category
+        )
 
     def seen(self, rendering: Any, caption: Caption) -> dict[str, float | None]:
         if caption.text not in self.truths:
             self.truths[caption.text] = render_truth(caption, self.ring, BACKGROUND, 2)
         found = score(rendering, self.truths[caption.text], caption.color is not None)
-        return {name: value if math.isfinite(value) else None for name, value in asdict(found).items()}
+        return {
+            name: value if math.isfinite(value) else None for name, value in asdict(found).items()
+        }
 
     def pictures(self, mesh: Mesh, cameras: Any) -> Any:
         with torch.no_grad():
@@ -137,18 +164,26 @@ def true_mesh(category: str) -> trimesh.Trimesh:
 
 
 def distances(mesh: Mesh, category: str) -> dict[str, float]:
-    """Between a mesh and a category's toy, in percent of the toy's longest side but for the normals.
+    """Between a mesh and a category's toy, in percent of the toy's longest side but for the
+    normals.
 
-    to_truth: mean distance of the mesh's points from the true surface, exact; from_truth: of true points from the
-    mesh; chamfer: the mean of both; bias: the mean signed distance, positive where the mesh lies outside; normals: mean
-    cosine between face normals and the true ones at the nearest point, the mean of both ways.
+    to_truth: mean distance of the mesh's points from the true surface, exact; from_truth: of true
+    points from the mesh; chamfer: the mean of both; bias: the mean signed distance, positive where
+    the mesh lies outside; normals: mean cosine between face normals and the true ones at the
+    nearest point, the mean of both ways.
     """
     toy, true = shape(category), true_mesh(category)
     side = float(true.extents.max())
-    solid = trimesh.Trimesh(mesh.vertices.double().cpu().numpy(), mesh.faces.cpu().numpy(), process=False)
+    solid = trimesh.Trimesh(
+        mesh.vertices.double().cpu().numpy(), mesh.faces.cpu().numpy(), process=False
+    )
     points, face = trimesh.sample.sample_surface(solid, SAMPLES, seed=0)
     signed = toy.distance(torch.tensor(np.asarray(points)))
-    there = (toy.normals(torch.tensor(np.asarray(points))).numpy() * solid.face_normals[face]).sum(-1).mean()
+    there = (
+        (toy.normals(torch.tensor(np.asarray(points))).numpy() * solid.face_normals[face])
+        .sum(-1)
+        .mean()
+    )
     dense, dense_face = trimesh.sample.sample_surface(solid, DENSE, seed=1)
     points, face = trimesh.sample.sample_surface(true, SAMPLES, seed=2)
     to_mesh, nearest = cKDTree(dense).query(points)

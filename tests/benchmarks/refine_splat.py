@@ -1,11 +1,13 @@
-"""Refines damaged true splats towards their captions; prints a line per run and one JSON object last.
+"""Refines damaged true splats towards their captions; prints a line per run and one JSON object
+last.
 
     python tests/benchmarks/refine_splat.py --device cpu --steps 80 --json F --sheet F.png
 
-A toy's exact surface becomes a splat and is damaged: painted in another colour, its back left grey as one that no
-picture showed, or robbed of its back. `optimize` then
-distils the caption into it, at a strength and held to an anchor as the Optimize node does it. IoU and PSNR against the
-truth over 24 views, before and after, and of the splat without damage. ``--set`` keys are dotted: loss.*, settings.*.
+A toy's exact surface becomes a splat and is damaged: painted in another colour, its back left grey
+as one that no picture showed, or robbed of its back. `optimize` then distils the caption into it,
+at a strength and held to an anchor as the Optimize node does it. IoU and PSNR against the truth
+over 24 views, before and after, and of the splat without damage. ``--set`` keys are dotted: loss.*,
+settings.*.
 """
 
 from __future__ import annotations
@@ -48,20 +50,43 @@ SHOWN = (0, 6, 12, 18)  # of the measured cameras
 LOSS = SDS(guidance=2.5, weighting="sigma/alpha", t_min=50, t_max_end=800)
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_gamut=20.0)
 GROWTH = Densify(every=15, start=0.1, stop=0.7, grow_share=0.2, count_max=4_000)
-# What each damage wants: how far the noise may go, and how much of the damaged splat's silhouettes and colours stays.
+# What each damage wants: how far the noise may go, and how much of the damaged splat's silhouettes
+# and colours stays.
 PLANS: dict[str, dict[str, float]] = {
-    "painted": {"strength": 1.0, "alpha": 20_000.0, "color": 0.0, "lr_means": 0.0, "lr_colors": 0.12},
-    "grey back": {"strength": 1.0, "alpha": 20_000.0, "color": 0.0, "lr_means": 0.0, "lr_colors": 0.12},
-    "no back": {"strength": 0.8, "alpha": 0.0, "color": 2_000.0, "lr_means": 0.01, "lr_colors": 0.05},
+    "painted": {
+        "strength": 1.0,
+        "alpha": 20_000.0,
+        "color": 0.0,
+        "lr_means": 0.0,
+        "lr_colors": 0.12,
+    },
+    "grey back": {
+        "strength": 1.0,
+        "alpha": 20_000.0,
+        "color": 0.0,
+        "lr_means": 0.0,
+        "lr_colors": 0.12,
+    },
+    "no back": {
+        "strength": 0.8,
+        "alpha": 0.0,
+        "color": 2_000.0,
+        "lr_means": 0.01,
+        "lr_colors": 0.05,
+    },
 }
 
 
 def true_splat(caption: Caption, count: int) -> Gaussians:
     """The toy's surface in its colours and the light of the true pictures."""
     vertices, faces = mesh(caption.category, 96)
-    colors = mesh_colors(caption, vertices) * lambert(shape(caption.category).normals(vertices))[:, None]
+    colors = (
+        mesh_colors(caption, vertices) * lambert(shape(caption.category).normals(vertices))[:, None]
+    )
     generator = torch.Generator().manual_seed(0)
-    return from_mesh([Mesh(vertices, faces, colors)], count, generator, size=None, opacity_logit=2.0)
+    return from_mesh(
+        [Mesh(vertices, faces, colors)], count, generator, size=None, opacity_logit=2.0
+    )
 
 
 def damaged(caption: Caption, kind: str, count: int) -> Gaussians:
@@ -87,7 +112,9 @@ def save_sheet(file: Path, rows: list[tuple[str, list[torch.Tensor]]]) -> None:
         draw.text((4, i * (size + band) + 1), text, "black")
         for j, pictures in enumerate(shown):
             strip = (torch.cat(list(pictures), 1).clamp(0, 1) * 255).round().byte().cpu().numpy()
-            sheet.paste(Image.fromarray(strip), (j * (size * len(SHOWN) + 8), i * (size + band) + band))
+            sheet.paste(
+                Image.fromarray(strip), (j * (size * len(SHOWN) + 8), i * (size + band) + band)
+            )
     file.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(file)
 
@@ -112,7 +139,9 @@ def main(arguments: list[str] | None = None) -> None:
         captions = [parse(text) for text in options.captions.split(";") if text.strip()]
         setup: Any = {
             "loss": LOSS,
-            "settings": replace(SETTINGS, views=options.views, image_size=options.size, seed=options.seed),
+            "settings": replace(
+                SETTINGS, views=options.views, image_size=options.size, seed=options.seed
+            ),
         }
         for key, value in assignments(options.set).items():
             part, _, name = key.partition(".")
@@ -129,22 +158,42 @@ def main(arguments: list[str] | None = None) -> None:
             anchor = Anchor(start, color=plan["color"], alpha=plan["alpha"])
             growth = GROWTH if kind == "no back" else None
             settings = replace(
-                setup["settings"], densify=growth, lr_means=plan["lr_means"], lr_colors=plan["lr_colors"]
+                setup["settings"],
+                densify=growth,
+                lr_means=plan["lr_means"],
+                lr_colors=plan["lr_colors"],
             )
             loss, prompts = gentle(setup["loss"], strength), view_prompts(prior, caption.text)
             began = time.perf_counter()
-            cloud = optimize(start, loss, prior, prompts, OrbitSampler(), options.steps, settings, anchor=anchor)
+            cloud = optimize(
+                start, loss, prior, prompts, OrbitSampler(), options.steps, settings, anchor=anchor
+            )
             seconds = time.perf_counter() - began
-            states = {"before": start, "after": cloud, "undamaged": true_splat(caption, options.count)}
+            states = {
+                "before": start,
+                "after": cloud,
+                "undamaged": true_splat(caption, options.count),
+            }
             scores = {name: asdict(compare(state, caption)) for name, state in states.items()}
-            rows.append({"caption": caption.text, "damage": kind, "strength": strength, "seconds": seconds, **scores})
+            rows.append(
+                {
+                    "caption": caption.text,
+                    "damage": kind,
+                    "strength": strength,
+                    "seconds": seconds,
+                    **scores,
+                }
+            )
             text = f"{caption.text}, {kind}: " + ", ".join(
-                f"{name} IoU {score['iou']:.3f} PSNR {score['psnr']:.1f}" for name, score in scores.items()
+                f"{name} IoU {score['iou']:.3f} PSNR {score['psnr']:.1f}"
+                for name, score in scores.items()
             )
             print(text, f"{seconds:.0f} s", file=sys.stderr, flush=True)
             with torch.no_grad():
                 cameras = ring_of_views()[list(SHOWN)]
-                shown.append((text, [render(state, cameras, BACKGROUND).color for state in (start, cloud)]))
+                shown.append(
+                    (text, [render(state, cameras, BACKGROUND).color for state in (start, cloud)])
+                )
             if options.sheet:
                 save_sheet(options.sheet, shown)
     result = {

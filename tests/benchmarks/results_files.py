@@ -1,10 +1,12 @@
 """Reads what quality.py writes, and shrinks it to what is committed.
 
-    python tests/benchmarks/results_files.py tests/benchmarks/results/quality_losses.json ... [--scores iou,psnr]
+    python tests/benchmarks/results_files.py tests/benchmarks/results/quality_losses.json ...
+    [--scores iou,psnr]
 
-A committed file has a table for each config and loss instead of an object for each row, six significant digits, and
-only the scores that a table, a claim or a test reads: no curves, no summary (`quality_statistics.summary` makes it).
-`read` gives rows of either form, so that quality.py and claims.py go on from a committed file too.
+A committed file has a table for each config and loss instead of an object for each row, six
+significant digits, and only the scores that a table, a claim or a test reads: no curves, no summary
+(`quality_statistics.summary` makes it). `read` gives rows of either form, so that quality.py and
+claims.py go on from a committed file too.
 """
 
 from __future__ import annotations
@@ -23,16 +25,30 @@ KEPT = (
     "saturation", "contrast", "consistency", "consistency_fresh", "seconds_per_step", "steps_to_iou80",
     "seconds_to_iou80", "janus", "r_precision", "r_precision_all", "diverged",
 )  # fmt: skip
-FACTS = ("torch", "measured", "device", "jobs", "prior", "machine", "failures", "missing", "total_seconds")
+FACTS = (
+    "torch",
+    "measured",
+    "device",
+    "jobs",
+    "prior",
+    "machine",
+    "failures",
+    "missing",
+    "total_seconds",
+)
 
 
 def read(file: Path) -> dict[str, Any]:
-    """What is in the file, "rows" as quality.py writes them. Raises ValueError if there are none."""
+    """What is in the file, "rows" as quality.py writes them. Raises ValueError if there are
+    none.
+    """
     known = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(known, dict):
         raise ValueError(f"{file} holds no result of quality.py.")
     if "tables" in known:
-        known = known | {"rows": [row for part in known.pop("tables") for row in _rows(part, known["captions"])]}
+        known = known | {
+            "rows": [row for part in known.pop("tables") for row in _rows(part, known["captions"])]
+        }
     if not isinstance(known.get("rows"), list):
         raise ValueError(f"{file} holds no result of quality.py.")
     return known
@@ -41,14 +57,19 @@ def read(file: Path) -> dict[str, Any]:
 def _rows(part: dict[str, Any], captions: list[str]) -> list[Row]:
     columns = part["columns"] | {"caption": [captions[i] for i in part["columns"]["caption"]]}
     rows = [
-        part["constant"] | dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+        part["constant"] | dict(zip(columns, values, strict=True))
+        for values in zip(*columns.values(), strict=True)
     ]
     return [{name: value for name, value in row.items() if value is not None} for row in rows]
 
 
 def compact(result: dict[str, Any], kept: Sequence[str] = KEPT) -> dict[str, Any]:
-    """The result in the form of the committed files, of each row what ``kept`` names and its caption and seed."""
-    kept = [name for name in KEPT if name in kept or name in ("caption", "seed", "steps", "fingerprint")]
+    """The result in the form of the committed files, of each row what ``kept`` names and its
+    caption and seed.
+    """
+    kept = [
+        name for name in KEPT if name in kept or name in ("caption", "seed", "steps", "fingerprint")
+    ]
     captions = sorted({row["caption"] for row in result["rows"]})
     tables = []
     for key, rows in groups(result["rows"]).items():
@@ -58,9 +79,15 @@ def compact(result: dict[str, Any], kept: Sequence[str] = KEPT) -> dict[str, Any
             if any(row.get(name) is not None for row in rows)
         }
         columns["caption"] = [captions.index(caption) for caption in columns["caption"]]
-        same = {n: v[0] for n, v in columns.items() if n not in ("caption", "seed") and all(x == v[0] for x in v)}
+        same = {
+            n: v[0]
+            for n, v in columns.items()
+            if n not in ("caption", "seed") and all(x == v[0] for x in v)
+        }
         constant = dict(zip(GROUP, key, strict=True)) | same
-        tables.append({"constant": constant, "columns": {n: v for n, v in columns.items() if n not in same}})
+        tables.append(
+            {"constant": constant, "columns": {n: v for n, v in columns.items() if n not in same}}
+        )
     facts = {name: result[name] for name in FACTS if name in result}
     return facts | {"captions": captions, "tables": tables}
 
@@ -71,7 +98,11 @@ def _short(value: Any) -> Any:
 
 def text(result: dict[str, Any]) -> str:
     """JSON with a line for each fact and table."""
-    lines = [f" {json.dumps(name)}: {json.dumps(value)}" for name, value in result.items() if name != "tables"]
+    lines = [
+        f" {json.dumps(name)}: {json.dumps(value)}"
+        for name, value in result.items()
+        if name != "tables"
+    ]
     tables = ",\n  ".join(json.dumps(part, separators=(",", ":")) for part in result["tables"])
     return "{\n" + ",\n".join([*lines, f' "tables": [\n  {tables}\n ]']) + "\n}\n"
 

@@ -1,18 +1,21 @@
-"""Times one optimization step, the pack's loop against a naive one in the same run, per part and in all.
+"""Times one optimization step, the pack's loop against a naive one in the same run, per part and in
+all.
 
-    python tests/benchmarks/step.py --device cuda [--loss sds,cds,vdm] [--prior sd21-shapes|toybox] [--views 1,2,4,8,16]
-        [--gaussians 10000,50000,200000,1000000] [--pictures-at-once N] [--vae-dtype float16] [--profile] [--json FILE]
+    python tests/benchmarks/step.py --device cuda [--loss sds,cds,vdm] [--prior sd21-shapes|toybox]
+        [--views 1,2,4,8,16] [--gaussians 10000,50000,200000,1000000] [--pictures-at-once N]
+        [--vae-dtype float16] [--profile] [--json FILE]
     python tests/benchmarks/step.py --device cuda --prior mvdream-shapes --views 4,8    (four views judged together)
 
-Prints one JSON object last. The naive loop (step_naive.py) is eager diffusers with a batched render. Times are medians
-in milliseconds, by CUDA events on a GPU. ``parts``: encoder forward and backward, one guided U-Net call, splat render
-forward and backward; ``rest`` is what a step takes besides. ``share``: FLOPs of the naive networks over time, as a
-share of the matrix products per second that this device reached in the same run. ``cosine``: the gradients' agreement
-with the same networks in float32, the least over the rendered pictures and the cloud's tensors. Memory: the peak of a
-step, weights included. --profile adds what the GPU does in a step of the pack's loop: the milliseconds that kernels run
-(the step less that is idle) and the longest of them. The first of several --views or --gaussians counts is the one that
-the others are held against. VDM is timed as derived (its first part); the second part takes refine_steps guided calls
-instead of one.
+Prints one JSON object last. The naive loop (step_naive.py) is eager diffusers with a batched
+render. Times are medians in milliseconds, by CUDA events on a GPU. ``parts``: encoder forward and
+backward, one guided U-Net call, splat render forward and backward; ``rest`` is what a step takes
+besides. ``share``: FLOPs of the naive networks over time, as a share of the matrix products per
+second that this device reached in the same run. ``cosine``: the gradients' agreement with the same
+networks in float32, the least over the rendered pictures and the cloud's tensors. Memory: the peak
+of a step, weights included. --profile adds what the GPU does in a step of the pack's loop: the
+milliseconds that kernels run (the step less that is idle) and the longest of them. The first of
+several --views or --gaussians counts is the one that the others are held against. VDM is timed as
+derived (its first part); the second part takes refine_steps guided calls instead of one.
 """
 
 from __future__ import annotations
@@ -59,14 +62,24 @@ PROMPT = "a red mug"
 
 
 class Bench:
-    """What all measurements share: the device, how often to repeat, and the networks in their dtypes."""
+    """What all measurements share: the device, how often to repeat, and the networks in their
+    dtypes.
+    """
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.cuda, self.device = options.device == "cuda", torch.device(options.device)
-        self.repeats, self.warm, self.at_once = options.repeats, options.warm, options.pictures_at_once
+        self.repeats, self.warm, self.at_once = (
+            options.repeats,
+            options.warm,
+            options.pictures_at_once,
+        )
         self.kind, self.backend = options.prior, options.render_backend
         self.profiling = options.profile and self.cuda
-        dtypes = (torch.float16, getattr(torch, options.vae_dtype)) if self.cuda else (torch.float32, torch.float32)
+        dtypes = (
+            (torch.float16, getattr(torch, options.vae_dtype))
+            if self.cuda
+            else (torch.float32, torch.float32)
+        )
         self.modules = parts(self.kind, options.device, *dtypes)
         self.size: int = SIZES[self.kind]
         self.together = VIEWS if self.kind == "mvdream-shapes" else 1
@@ -96,21 +109,28 @@ class Bench:
         return prior(self.kind, self.modules)
 
     def arrange(self, memory_format: torch.memory_format) -> None:
-        """Store the U-Net's weights as diffusers loads them, or as the pack's prior arranges them."""
+        """Store the U-Net's weights as diffusers loads them, or as the pack's prior arranges
+        them.
+        """
         self.modules["unet"].to(memory_format=memory_format)
 
     def cloud(self, count: int) -> Gaussians:
-        scale = 0.03 * (4000 / count) ** (1 / 3)  # as much of the ball is covered whatever the count
+        # as much of the ball is covered whatever the count
+        scale = 0.03 * (4000 / count) ** (1 / 3)
         return random_ball(count, scale=scale, opacity_logit=-2.0).to(self.device)
 
     def cameras(self, views: int) -> Cameras:
         generator = torch.Generator().manual_seed(0)
-        return self.sampler.sample(views, self.size, generator, together=self.together).to(self.device)
+        return self.sampler.sample(views, self.size, generator, together=self.together).to(
+            self.device
+        )
 
     def told(self, ours: DiffusersPrior, *texts: Conditioning) -> list[Conditioning]:
         """Rows of texts, with the cameras for a prior that reads them."""
         cameras = self.cameras(len(texts[0]))
-        return list(told(ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None))
+        return list(
+            told(ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None)
+        )
 
     def settings(self, views: int, count: int) -> OptimizeSettings:
         """Of the pack's loop, with nothing but the steps themselves."""
@@ -135,7 +155,9 @@ class Bench:
         if not self.cuda:
             return {}
         values = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        return dict(zip(("allocated_gb", "reserved_gb"), (round(v / 1e9, 2) for v in values), strict=True))
+        return dict(
+            zip(("allocated_gb", "reserved_gb"), (round(v / 1e9, 2) for v in values), strict=True)
+        )
 
 
 def ceiling(bench: Bench) -> float:
@@ -158,7 +180,10 @@ def render_time(bench: Bench, cloud: Gaussians, views: int) -> float:
 
 
 def network_times(
-    bench: Bench, encode: Callable[[Tensor], Tensor], predict: Callable[[Tensor, Tensor], Any], views: int
+    bench: Bench,
+    encode: Callable[[Tensor], Tensor],
+    predict: Callable[[Tensor, Tensor], Any],
+    views: int,
 ) -> dict[str, float]:
     pictures = torch.rand(views, 3, bench.size, bench.size, device=bench.device, requires_grad=True)
     with torch.no_grad():
@@ -183,18 +208,28 @@ def flops(bench: Bench, naive: NaiveLoop, views: int) -> dict[str, float]:
     return {**counts, "unet": counter.get_total_flops() / 1e12}
 
 
-def completed(timed: dict[str, float], step: float, loss: str, work: dict[str, float], top: float) -> dict[str, Any]:
-    """The record of one loop: parts, what is left of the step, and how near the networks come to the ceiling."""
+def completed(
+    timed: dict[str, float], step: float, loss: str, work: dict[str, float], top: float
+) -> dict[str, Any]:
+    """The record of one loop: parts, what is left of the step, and how near the networks come to
+    the ceiling.
+    """
     rest = step - timed["encoder"] - CALLS[loss] * timed["unet"] - timed["render"]
     shares = {name: round(1e3 * work[name] / timed[name] / top, 3) for name in work}
-    return {"step_ms": round(step, 3), "parts_ms": rounded({**timed, "rest": rest}), "share": shares}
+    return {
+        "step_ms": round(step, 3),
+        "parts_ms": rounded({**timed, "rest": rest}),
+        "share": shares,
+    }
 
 
 def rounded(values: dict[str, float]) -> dict[str, float]:
     return {name: round(value, 3) for name, value in values.items()}
 
 
-def measure_naive(bench: Bench, loss: str, cloud: Gaussians, views: int, prompts: ViewPrompts) -> dict[str, Any]:
+def measure_naive(
+    bench: Bench, loss: str, cloud: Gaussians, views: int, prompts: ViewPrompts
+) -> dict[str, Any]:
     bench.arrange(torch.contiguous_format)
     bench.fresh_peak()
     abar = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
@@ -206,14 +241,23 @@ def measure_naive(bench: Bench, loss: str, cloud: Gaussians, views: int, prompts
     generator = torch.Generator().manual_seed(0)
 
     def act() -> None:
-        naive.step(bench.sampler.sample(views, bench.size, generator, together=bench.together).to(bench.device))
+        naive.step(
+            bench.sampler.sample(views, bench.size, generator, together=bench.together).to(
+                bench.device
+            )
+        )
 
     step = bench.timed(act)
     return {"step": step, "memory": bench.peak(), "loop": naive}
 
 
 def measure_ours(
-    bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int, prompts: ViewPrompts
+    bench: Bench,
+    ours: DiffusersPrior,
+    loss: str,
+    cloud: Gaussians,
+    views: int,
+    prompts: ViewPrompts,
 ) -> dict[str, Any]:
     bench.arrange(torch.channels_last)
     bench.fresh_peak()
@@ -236,9 +280,16 @@ def measure_ours(
 
 
 def profile(
-    bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int, prompts: ViewPrompts
+    bench: Bench,
+    ours: DiffusersPrior,
+    loss: str,
+    cloud: Gaussians,
+    views: int,
+    prompts: ViewPrompts,
 ) -> dict[str, Any]:
-    """Milliseconds per step that kernels run on the GPU, over the steps after the warm-up, and the ten longest."""
+    """Milliseconds per step that kernels run on the GPU, over the steps after the warm-up, and the
+    ten longest.
+    """
     tracer = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
 
     def watch(progress: Progress) -> None:
@@ -250,16 +301,35 @@ def profile(
             tracer.stop()
 
     steps = bench.warm + bench.repeats
-    optimize(cloud, LOSSES[loss], ours, prompts, bench.sampler, steps, bench.settings(views, len(cloud)), watch)
-    found = [(event.key[:90], event.self_device_time_total / 1e3 / bench.repeats) for event in tracer.key_averages()]
+    optimize(
+        cloud,
+        LOSSES[loss],
+        ours,
+        prompts,
+        bench.sampler,
+        steps,
+        bench.settings(views, len(cloud)),
+        watch,
+    )
+    found = [
+        (event.key[:90], event.self_device_time_total / 1e3 / bench.repeats)
+        for event in tracer.key_averages()
+    ]
     longest = sorted(found, key=lambda row: -row[1])[:10]
     return {"busy_ms": round(sum(ms for _, ms in found), 2), "kernels_ms": rounded(dict(longest))}
 
 
 def gradients(
-    bench: Bench, given: DiffusersPrior, texts: list[Conditioning], loss: str, cloud: Gaussians, views: int
+    bench: Bench,
+    given: DiffusersPrior,
+    texts: list[Conditioning],
+    loss: str,
+    cloud: Gaussians,
+    views: int,
 ) -> dict[str, Tensor]:
-    """Of one step with fixed draws: with respect to the pictures and to the cloud's tensors; and a noise estimate."""
+    """Of one step with fixed draws: with respect to the pictures and to the cloud's tensors; and a
+    noise estimate.
+    """
     generator, device = torch.Generator().manual_seed(3), bench.device
     params = {k: v.detach().requires_grad_() for k, v in cloud.tensors().items()}
     cameras = bench.cameras(views)
@@ -267,18 +337,24 @@ def gradients(
     latents = given.encode(rendering.color.permute(0, 3, 1, 2))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     run = LOSSES[loss].start(given, shape, generator)
-    value, _ = run(latents, Views(texts[0], texts[1], cameras, 30, 100, together=bench.together), generator)
+    value, _ = run(
+        latents, Views(texts[0], texts[1], cameras, 30, 100, together=bench.together), generator
+    )
     found = torch.autograd.grad(value, [rendering.color, *params.values()])
     z = torch.randn(latents.shape, generator=generator).to(device)
     (estimate,) = given.predict(z, torch.full((views,), 500, device=device), texts[:1])
     return {**dict(zip(("pictures", *params), found, strict=True)), "estimate": estimate}
 
 
-def agreement(bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int) -> dict[str, Any]:
+def agreement(
+    bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int
+) -> dict[str, Any]:
     """Cosines with float32 of the naive dtype's plain networks and of the pack's fast ones."""
     texts = bench.told(ours, *(ours.embed([words] * views) for words in (PROMPT, "")))
     torch.backends.cudnn.allow_tf32 = False
-    truth = gradients(bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views)
+    truth = gradients(
+        bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views
+    )
     rows = {"plain": gradients(bench, ours, texts, loss, cloud, views)}
     with ours.running(accelerate=True):
         for _ in range(2):  # the second of a kind is a replayed graph
@@ -288,7 +364,11 @@ def agreement(bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, v
         # a round Gaussian's rotation has no gradient worth comparing
         cosines = {key: cosine(row[key], truth[key]) for key in truth if key != "quats"}
         estimate = cosines.pop("estimate")
-        result[name] = {"least": min(cosines.values()), "of": rounded(cosines), "estimate": round(estimate, 6)}
+        result[name] = {
+            "least": min(cosines.values()),
+            "of": rounded(cosines),
+            "estimate": round(estimate, 6),
+        }
     return result
 
 
@@ -297,7 +377,9 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
-def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, top: float) -> dict[str, Any]:
+def case(
+    bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, top: float
+) -> dict[str, Any]:
     """One row: both loops at one number of views and Gaussians."""
     cloud = bench.cloud(count)
     prompts = view_prompts(ours, PROMPT)
@@ -313,8 +395,13 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
     fast = measure_ours(bench, ours, loss, cloud, views, prompts)
     text, null = bench.told(ours, prompts.base.repeat(views), prompts.null.repeat(views))
     with ours.running(True, bench.at_once):
-        timed = network_times(bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views)
-    row["ours"] = {**completed({**timed, "render": drawn}, fast["step"], loss, work, top), "memory": fast["memory"]}
+        timed = network_times(
+            bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views
+        )
+    row["ours"] = {
+        **completed({**timed, "render": drawn}, fast["step"], loss, work, top),
+        "memory": fast["memory"],
+    }
     if bench.profiling:
         row["ours"]["profile"] = profile(bench, ours, loss, cloud, views, prompts)
     row["speedup"] = round(row["naive"]["step_ms"] / row["ours"]["step_ms"], 3)
@@ -323,7 +410,9 @@ def case(bench: Bench, ours: DiffusersPrior, loss: str, views: int, count: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu"
+    )
     parser.add_argument(
         "--loss",
         type=arguments.names(LOSSES),
@@ -331,18 +420,36 @@ def main() -> None:
         help=f"of {', '.join(LOSSES)}, with commas between",
     )
     parser.add_argument("--prior", choices=KINDS, default="sd21-shapes")
-    parser.add_argument("--views", type=arguments.numbers, default="4", help="numbers of views, with commas between")
     parser.add_argument(
-        "--gaussians", type=arguments.numbers, default="50000", help="numbers of Gaussians, with commas between"
+        "--views", type=arguments.numbers, default="4", help="numbers of views, with commas between"
     )
-    parser.add_argument("--pictures-at-once", type=arguments.whole(0), default=0, help="of the pack's prior; 0 = all")
+    parser.add_argument(
+        "--gaussians",
+        type=arguments.numbers,
+        default="50000",
+        help="numbers of Gaussians, with commas between",
+    )
+    parser.add_argument(
+        "--pictures-at-once",
+        type=arguments.whole(0),
+        default=0,
+        help="of the pack's prior; 0 = all",
+    )
     parser.add_argument("--render-backend", default="auto", choices=BACKENDS)
-    parser.add_argument("--vae-dtype", default="bfloat16", choices=("bfloat16", "float16"), help="on a GPU")
-    parser.add_argument("--profile", action="store_true", help="on a GPU: what it does in a step of the pack's loop")
+    parser.add_argument(
+        "--vae-dtype", default="bfloat16", choices=("bfloat16", "float16"), help="on a GPU"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="on a GPU: what it does in a step of the pack's loop"
+    )
     parser.add_argument("--repeats", type=arguments.whole(1), default=20)
     parser.add_argument("--warm", type=arguments.whole(0), default=8)
-    parser.add_argument("--no-gradients", action="store_true", help="leave out the comparison with float32")
-    parser.add_argument("--json", type=arguments.file, help="also write the result to this file, after every case")
+    parser.add_argument(
+        "--no-gradients", action="store_true", help="leave out the comparison with float32"
+    )
+    parser.add_argument(
+        "--json", type=arguments.file, help="also write the result to this file, after every case"
+    )
     options = parser.parse_args()
     result = run(options, options.views, options.gaussians)
     print(json.dumps(result))
@@ -353,18 +460,26 @@ def run(options: argparse.Namespace, views: list[int], counts: list[int]) -> dic
     bench = Bench(options)
     top, losses = ceiling(bench), options.loss
     result: dict[str, Any] = {
-        "device": torch.cuda.get_device_name() if bench.cuda else platform.processor() or platform.machine(),
+        "device": (
+            torch.cuda.get_device_name()
+            if bench.cuda
+            else platform.processor() or platform.machine()
+        ),
         "torch": torch.__version__,
         "prior": options.prior,
         "image_size": bench.size,
-        "renderer": choose(bench.device) if options.render_backend == "auto" else options.render_backend,
+        "renderer": (
+            choose(bench.device) if options.render_backend == "auto" else options.render_backend
+        ),
         "ceiling_tflops": round(top, 1),
         "pictures_at_once": options.pictures_at_once,
         "cases": [],
         "cosine": {},
     }
     todo = [(loss, views[0], counts[0]) for loss in losses]
-    todo += [(losses[0], v, counts[0]) for v in views[1:]] + [(losses[0], views[0], n) for n in counts[1:]]
+    todo += [(losses[0], v, counts[0]) for v in views[1:]] + [
+        (losses[0], views[0], n) for n in counts[1:]
+    ]
     for loss, v, n in todo:
         torch.manual_seed(0)
         result["cases"].append(case(bench, bench.ours(), loss, v, n, top))

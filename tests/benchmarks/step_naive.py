@@ -29,13 +29,18 @@ class NaiveLoop:
     loss: str
     guidance: float
     backend: str = "auto"
-    camera: Tensor | None = None  # [V,K], for a U-Net that judges views together and is told their cameras
+    # [V,K], for a U-Net that judges views together and is told their cameras
+    camera: Tensor | None = None
     psi: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.params = {k: v.detach().clone().requires_grad_() for k, v in self.cloud.tensors().items()}
+        self.params = {
+            k: v.detach().clone().requires_grad_() for k, v in self.cloud.tensors().items()
+        }
         rates = LearningRates().at(0.0)
-        self.optimizer = torch.optim.Adam([{"params": [p], "lr": rates[k]} for k, p in self.params.items()], eps=1e-15)
+        self.optimizer = torch.optim.Adam(
+            [{"params": [p], "lr": rates[k]} for k, p in self.params.items()], eps=1e-15
+        )
         if self.loss == "vdm":
             channels, device = self.unet.config.in_channels, self.text.device
             initial = Degradation().initial(channels, torch.Generator().manual_seed(0), device)
@@ -46,14 +51,17 @@ class NaiveLoop:
     def encode(self, pictures: Tensor) -> Tensor:
         """Latents [V,C,h,w] of pictures [V,3,H,W] in 0..1, differentiable."""
         weight = next(self.vae.parameters())
-        pictures = (pictures * 2 - 1).to(weight).contiguous()  # channels last costs these layers a fifth more
+        # channels last costs these layers a fifth more
+        pictures = (pictures * 2 - 1).to(weight).contiguous()
         return self.vae.encode(pictures).latent_dist.mean.float() * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def predict(self, z: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Estimates with the text and without, [V,C,h,w]."""
         weight = next(self.unet.parameters())
-        text = torch.cat([self.text.expand(len(z), -1, -1), self.null.expand(len(z), -1, -1)]).to(weight)
+        text = torch.cat([self.text.expand(len(z), -1, -1), self.null.expand(len(z), -1, -1)]).to(
+            weight
+        )
         camera = None if self.camera is None else torch.cat([self.camera, self.camera]).to(weight)
         given = torch.cat([z, z]).to(weight), torch.cat([t, t])
         output = self.unet(*given, encoder_hidden_states=text, class_labels=camera).sample.float()
@@ -61,7 +69,11 @@ class NaiveLoop:
 
     def step(self, cameras: Cameras) -> None:
         rendering = render(
-            Gaussians(**self.params), cameras, torch.rand(3).to(self.text.device), self.backend, depth=False
+            Gaussians(**self.params),
+            cameras,
+            torch.rand(3).to(self.text.device),
+            self.backend,
+            depth=False,
         )
         latents = self.encode(rendering.color.permute(0, 3, 1, 2))
         direction = getattr(self, self.loss)(latents.detach())

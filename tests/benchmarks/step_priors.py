@@ -1,4 +1,6 @@
-"""The priors that step.py times: the embedded one; Stable Diffusion 2.1-base's and MVDream's shapes, random weights."""
+"""The priors that step.py times: the embedded one; Stable Diffusion 2.1-base's and MVDream's
+shapes, random weights.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ CAMERA = 16  # numbers that tell MVDream of a camera
 
 
 def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) -> dict[str, Any]:
-    """unet, vae, text_encoder and tokenizer, on the device; random weights from a fixed seed, which need no file."""
+    """unet, vae, text_encoder and tokenizer, on the device; random weights from a fixed seed, which
+    need no file.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -40,7 +44,8 @@ def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) ->
 
 
 def stable_diffusion_21(camera: int | None = None) -> tuple[Any, Any, Any]:
-    """U-Net (866 million weights), autoencoder (84) and text encoder (340) of stabilityai/stable-diffusion-2-1-base.
+    """U-Net (866 million weights), autoencoder (84) and text encoder (340) of
+    stabilityai/stable-diffusion-2-1-base.
 
     camera: of so many numbers, which the U-Net is told beside: MVDream's.
     """
@@ -78,7 +83,10 @@ def stable_diffusion_21(camera: int | None = None) -> tuple[Any, Any, Any]:
 def prior(kind: str, modules: dict[str, Any]) -> DiffusersPrior:
     """A prior of the pack around such modules."""
     schedule = NoiseSchedule.scaled_linear().to(next(modules["unet"].parameters()).device)
-    card, make = {"image_size": SIZES[kind]}, MultiViewPrior if kind == "mvdream-shapes" else DiffusersPrior
+    card, make = (
+        {"image_size": SIZES[kind]},
+        MultiViewPrior if kind == "mvdream-shapes" else DiffusersPrior,
+    )
     return make(kind, schedule=schedule, card=card, **modules)
 
 

@@ -3,7 +3,8 @@
     python tests/benchmarks/tables.py            all of them, in place
     python tests/benchmarks/tables.py NAME ...   prints these
 
-In a page such a table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between them is replaced.
+In a page such a table stands between ``<!-- table NAME -->`` and ``<!-- end -->``; what is between
+them is replaced.
 """
 
 from __future__ import annotations
@@ -112,14 +113,17 @@ SCORES = ("IoU", "PSNR, dB", "False alpha", "R-precision (strict)", "Janus", "De
 def losses_short() -> str:
     """267 steps, the first 32 captions, against SDS."""
     first = list(dict.fromkeys(row["caption"] for row in rows("losses")))[:32]
-    chosen = [row for row in rows("losses") if row["config"] == "default" and row["caption"] in first]
+    chosen = [
+        row for row in rows("losses") if row["config"] == "default" and row["caption"] in first
+    ]
     by_loss = groups(chosen)
     lines = []
     for entry in sorted(summary(chosen), key=lambda entry: -entry["iou"]):
         key, against = (entry["config"], entry["loss"]), ["", ""]
         if key[1] != "sds":
             pairs = [
-                (paired(by_loss[key], by_loss["default", "sds"], name), n) for name, n in (("iou", 3), ("psnr", 2))
+                (paired(by_loss[key], by_loss["default", "sds"], name), n)
+                for name, n in (("iou", 3), ("psnr", 2))
             ]
             against = [change(found[0], found[1], digits) for found, digits in pairs if found]
         lines.append([LOSSES[key], *scores(entry), *against])
@@ -153,10 +157,18 @@ def losses_same() -> str:
     captions = {row["caption"] for row in by_loss["400 steps", "sctd"]}
     lines = []
     for key, name in SAME.items():
-        (entry,) = summary([row for row in by_loss[key] if row["caption"] in captions and row["seed"] == 0])
-        trained = f", {whole(entry['evaluations_trained'])} of them trained" if entry["evaluations_trained"] else ""
+        (entry,) = summary(
+            [row for row in by_loss[key] if row["caption"] in captions and row["seed"] == 0]
+        )
+        trained = (
+            f", {whole(entry['evaluations_trained'])} of them trained"
+            if entry["evaluations_trained"]
+            else ""
+        )
         values = [f"{entry['iou']:.3f}", f"{entry['psnr']:.1f}", percent(entry["false_alpha"], 1)]
-        lines.append((entry["iou"], [name, entry["objects"], *values, whole(entry["evaluations"]) + trained]))
+        lines.append(
+            (entry["iou"], [name, entry["objects"], *values, whole(entry["evaluations"]) + trained])
+        )
     ordered = [line for _, line in sorted(lines, key=lambda line: -line[0])]
     return grid(("Loss", "Objects", "IoU", "PSNR, dB", "False alpha", "Denoiser rows"), ordered)
 
@@ -182,7 +194,9 @@ def claims_of(paper: str) -> str:
         measure = claims.NAMES[claim.measure] + ("" if claim.larger else " (less is better)")
         outcome = claims.verdict(difference, error, count, claim.larger)
         lines.append([claim.text, measure, f"{first:.3g}", f"{second:.3g}", text, count, outcome])
-    return grid(("Claim", "Measure", "First", "Second", "Difference", "Captions", "Verdict"), lines, texts=2)
+    return grid(
+        ("Claim", "Measure", "First", "Second", "Difference", "Captions", "Verdict"), lines, texts=2
+    )
 
 
 @table
@@ -208,11 +222,22 @@ def sweep(name: str, base: str) -> str:
         key = (entry["config"], entry["loss"])
         against = ["", ""]
         if entry["config"] != base:
-            pairs = [(paired(by_config[key], by_config[base, key[1]], n), d) for n, d in (("iou", 3), ("psnr", 2))]
+            pairs = [
+                (paired(by_config[key], by_config[base, key[1]], n), d)
+                for n, d in (("iou", 3), ("psnr", 2))
+            ]
             against = [change(found[0], found[1], digits) for found, digits in pairs if found]
         values = [f"{entry['iou']:.3f}", f"{entry['psnr']:.1f}", f"{entry['saturation']:.2f}"]
         lines.append([entry["config"], *values, percent(entry.get("janus"), 0), *against])
-    titles = ("Setting", "IoU", "PSNR, dB", "Saturation", "Janus", f"IoU against {base}", "PSNR against it, dB")
+    titles = (
+        "Setting",
+        "IoU",
+        "PSNR, dB",
+        "Saturation",
+        "Janus",
+        f"IoU against {base}",
+        "PSNR against it, dB",
+    )
     return grid(titles, lines)
 
 
@@ -246,21 +271,30 @@ def gpu_server() -> str:
             flags = server["flags"] if server["flags"] == "default" else f"`{server['flags']}`"
             device = server["device"].removeprefix("cuda:0 ").split(" : ")[0]
             outcome = "passed" if row["ok"] else "**failed**"
-            lines.append([flags, row["case"], outcome, f"{row['seconds']:.0f}", device, server["pack"]])
+            lines.append(
+                [flags, row["case"], outcome, f"{row['seconds']:.0f}", device, server["pack"]]
+            )
     return grid(("Flags", "Case", "Outcome", "Seconds", "Device", "Commit"), lines)
 
 
 @table
 def gpu_models() -> str:
     """Milliseconds of a step of the same weights by the way they were loaded."""
-    titles = {"folder": "folder", "checkpoint": "checkpoint", "model": "MODEL", "model_lora": "MODEL with a LoRA"}
+    titles = {
+        "folder": "folder",
+        "checkpoint": "checkpoint",
+        "model": "MODEL",
+        "model_lora": "MODEL with a LoRA",
+    }
     lines = []
     for file in sorted((HERE.parent / "gpu" / "results").glob("*.json")):
         for row in json.loads(file.read_text(encoding="utf-8")):
             if row["case"] == "models" and row["ok"]:
                 found = row["figures"]
                 for name, title in titles.items():
-                    times = [found.get(f"{name}_{kind}", {}).get("ms", "") for kind in ("plain", "long")]
+                    times = [
+                        found.get(f"{name}_{kind}", {}).get("ms", "") for kind in ("plain", "long")
+                    ]
                     lines.append([row["server"]["flags"], title, *times])
     return grid(("Flags", "Loaded as", "90 steps", "200 steps"), lines)
 
@@ -300,7 +334,10 @@ def prior() -> str:
     found = result("prior")
     names = {"category": "Object", "color": "Colour", "finish": "Pattern", "view": "View word"}
     kinds = {"prior": "Samples of the prior", "judge_on_fresh_renders": "True renders"}
-    return grid(("", *names.values()), ([text, *(percent(found[k][n], 1) for n in names)] for k, text in kinds.items()))
+    return grid(
+        ("", *names.values()),
+        ([text, *(percent(found[k][n], 1) for n in names)] for k, text in kinds.items()),
+    )
 
 
 @table
@@ -356,7 +393,11 @@ def step() -> str:
     }
     for key, name in names.items():
         a, b = naive["parts_ms"][key], ours["parts_ms"][key]
-        shares = f"{naive['share'][key]:.2f}, now {ours['share'][key]:.2f}" if key in ours["share"] else ""
+        shares = (
+            f"{naive['share'][key]:.2f}, now {ours['share'][key]:.2f}"
+            if key in ours["share"]
+            else ""
+        )
         work = f" ({cases[0]['tflop'][key]:.1f} TFLOP)" if key in cases[0]["tflop"] else ""
         lines.append([name + work, f"{a:.1f}", f"{b:.1f}", f"{a / b:.1f}", shares])
     return grid(("ms", "naive loop", "the pack", "ratio", "share of the matrix ceiling"), lines)
@@ -380,7 +421,12 @@ def step_memory() -> str:
         ("the pack, `pictures_at_once` 1", one["ours"]),
     )  # fmt: skip
     lines = [
-        [name, f"{k['memory']['allocated_gb']:.1f}", f"{k['memory']['reserved_gb']:.1f}", f"{k['step_ms']:.0f}"]
+        [
+            name,
+            f"{k['memory']['allocated_gb']:.1f}",
+            f"{k['memory']['reserved_gb']:.1f}",
+            f"{k['step_ms']:.0f}",
+        ]
         for name, k in kinds
     ]
     return grid(("A step of SDS", "GB of tensors", "GB held by PyTorch", "ms"), lines)
@@ -389,14 +435,21 @@ def step_memory() -> str:
 @table
 def families() -> str:
     found = {
-        (r["family"], r["way"], r["views"], r["size"], r["pictures_at_once"]): r for r in result("families")["rows"]
+        (r["family"], r["way"], r["views"], r["size"], r["pictures_at_once"]): r
+        for r in result("families")["rows"]
     }
     cases = {
         (4, 512, 0): "4 views of 512", (4, 512, 1): "4 views, `pictures_at_once` 1", (1, 512, 1): "1 view of 512",
         (1, 1024, 1): "1 view of 1024",
     }  # fmt: skip
     lines = [
-        [name, *(f"{found[key + case]['step_ms']:.0f}, {found[key + case]['allocated_gb']:.1f}" for case in cases)]
+        [
+            name,
+            *(
+                f"{found[key + case]['step_ms']:.0f}, {found[key + case]['allocated_gb']:.1f}"
+                for case in cases
+            ),
+        ]
         for key, name in FAMILIES.items()
     ]
     return grid(("a step: ms, GB", *cases.values()), lines)
@@ -410,7 +463,9 @@ def recipes() -> str:
         for place, stage in enumerate(found["stages"], 1):
             count = whole(stage["gaussians"])
             what = f"`{name}`, stage {place}: {stage['loss']}"
-            lines.append([what, whole(stage["steps"]), stage["views"], count, f"{stage['whole']:.0f}"])
+            lines.append(
+                [what, whole(stage["steps"]), stage["views"], count, f"{stage['whole']:.0f}"]
+            )
     return grid(("Run", "Steps", "Views", "Gaussians at most", "Seconds"), lines)
 
 
@@ -419,10 +474,15 @@ def rasterize() -> str:
     lines = []
     for case, backends in result("rasterize")["cases"].items():
         _, count, size = case.split("x")
-        times = [f"{backends[b]['min_ms']:,.1f}" if b in backends else "" for b in ("reference", "torch", "numba")]
+        times = [
+            f"{backends[b]['min_ms']:,.1f}" if b in backends else ""
+            for b in ("reference", "torch", "numba")
+        ]
         ratio = f"{backends['torch']['min_ms'] / backends['numba']['min_ms']:.1f}"
         lines.append([f"{whole(int(count))}, {size} px", *times, ratio])
-    return grid(("Gaussians, picture", "reference, ms", "torch, ms", "numba, ms", "torch / numba"), lines)
+    return grid(
+        ("Gaussians, picture", "reference, ms", "torch, ms", "numba, ms", "torch / numba"), lines
+    )
 
 
 @table
@@ -431,7 +491,10 @@ def rasterize_cuda() -> str:
     for name in ("rasterize_cuda_128", "rasterize_cuda"):
         found = result(name)
         for count, backends in found["cases"].items():
-            times = [f"{backends[b]['total_ms']:.2f}" if b in backends else "" for b in ("torch", "gsplat", "triton")]
+            times = [
+                f"{backends[b]['total_ms']:.2f}" if b in backends else ""
+                for b in ("torch", "gsplat", "triton")
+            ]
             ratio = f"{backends['triton']['total_ms'] / backends['gsplat']['total_ms']:.2f}"
             memory = f"{backends['gsplat']['peak_mb']:,.0f}, {backends['triton']['peak_mb']:,.0f}"
             lines.append([f"{whole(int(count))}, {found['size']} px", *times, ratio, memory])
@@ -446,7 +509,9 @@ def files() -> str:
          f"{f['cold_ratio']:.1f}", f"{f['plain_ratio']:.1f}"]
         for name, f in result("files")["formats"].items()
     ]  # fmt: skip
-    return grid(("Format", "MB", "bytes alone, ms", "load, ms", "load / bytes", "cold", "plain"), lines)
+    return grid(
+        ("Format", "MB", "bytes alone, ms", "load, ms", "load / bytes", "cold", "plain"), lines
+    )
 
 
 @table
@@ -460,7 +525,15 @@ def meshes() -> str:
 
     lines = [[n, *values([o]), "yes" if o["watertight"] else "no"] for n, o in objects.items()]
     lines.append(["**mean**", *values(list(objects.values())), ""])
-    titles = ("Toy", "chamfer, %", "normals, cosine", "PSNR, dB", "PSNR on the object, dB", "seconds", "watertight")
+    titles = (
+        "Toy",
+        "chamfer, %",
+        "normals, cosine",
+        "PSNR, dB",
+        "PSNR on the object, dB",
+        "seconds",
+        "watertight",
+    )
     return grid(titles, lines)
 
 
@@ -471,10 +544,21 @@ def refine_mesh() -> str:
     for entry in result("refine_mesh")["summary"]:
         start = [f"{entry[name]:.{digits}f}" for name, digits in measures]
         lines.append([f"{entry['config']}: as exported", entry["objects"], *start])
-        for part, text in (("geometry", "after the vertices"), ("texture", "after the colours too")):
+        for part, text in (
+            ("geometry", "after the vertices"),
+            ("texture", "after the colours too"),
+        ):
             changed = [change(*entry[f"{name}_{part}"], digits) for name, digits in measures]
             lines.append([text, "", *changed])
-    titles = ("Setting", "Objects", "chamfer, %", "signed distance, %", "normals, cosine", "IoU", "PSNR, dB")
+    titles = (
+        "Setting",
+        "Objects",
+        "chamfer, %",
+        "signed distance, %",
+        "normals, cosine",
+        "IoU",
+        "PSNR, dB",
+    )
     return grid(titles, lines)
 
 
@@ -484,7 +568,10 @@ def refine_splat() -> str:
     for name in ("painted", "grey_back"):
         damage = {"painted": "painted another colour", "grey_back": "back half grey"}[name]
         for row in result(f"refine_splat_{name}")["rows"]:
-            states = [f"{row[s]['iou']:.3f}, {row[s]['psnr']:.1f} dB" for s in ("before", "after", "undamaged")]
+            states = [
+                f"{row[s]['iou']:.3f}, {row[s]['psnr']:.1f} dB"
+                for s in ("before", "after", "undamaged")
+            ]
             lines.append([damage, row["caption"], *states])
     return grid(("Damage", "Prompt", "Before", "After", "Without damage"), lines, texts=2)
 

@@ -15,7 +15,8 @@ import pytest
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "comfyui"))
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the browser draws in software and needs the other cores
+# the browser draws in software and needs the other cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from harness import environment, prompts  # noqa: E402
 from harness.frontend import frontend  # noqa: E402
@@ -47,7 +48,9 @@ def modules() -> None:
 @pytest.fixture(scope="session")
 def browser(modules: None) -> str:
     """The program; `DISTILL3D_CHROMIUM` names another one."""
-    found = os.environ.get("DISTILL3D_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    found = os.environ.get("DISTILL3D_CHROMIUM") or next(
+        filter(None, map(shutil.which, BROWSERS)), None
+    )
     if found is None:
         pytest.skip("no Chromium here (Debian: apt install chromium)")
     return found
@@ -70,7 +73,9 @@ def newest(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         pytest.skip(str(error))
     folder = tmp_path_factory.mktemp("newest")
     arguments = ("--front-end-root", str(page))
-    with Server(environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments) as server:
+    with Server(
+        environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments
+    ) as server:
         server.post("/settings", {"Comfy.TutorialCompleted": True})
         yield server
 
@@ -79,7 +84,9 @@ def newest(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Played]:
     """A function that plays one of the .mjs scenarios at a server and returns what it tells."""
 
-    def played(scenario: str, name: str, server: Server, workflow: dict | None = None, **settings) -> Played:
+    def played(
+        scenario: str, name: str, server: Server, workflow: dict | None = None, **settings
+    ) -> Played:
         folder = Path(os.environ.get("DISTILL3D_SCREENSHOTS") or tmp_path_factory.mktemp(name))
         folder.mkdir(parents=True, exist_ok=True)
         if workflow is not None:
@@ -88,7 +95,9 @@ def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
         file = folder / f"{name}-settings.json"
         fixed = {"name": name, "url": server.url, "browser": browser, "folder": str(folder)}
         file.write_text(json.dumps(fixed | settings))
-        done = subprocess.run(["node", HERE / scenario, file], capture_output=True, text=True, timeout=560)
+        done = subprocess.run(
+            ["node", HERE / scenario, file], capture_output=True, text=True, timeout=560
+        )
         assert done.returncode == 0, done.stderr[-3000:]
         told = json.loads(done.stdout.splitlines()[-1])
         assert "failure" not in told["facts"], told["facts"]["failure"]
@@ -99,10 +108,13 @@ def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
 
 @pytest.fixture(scope="session")
 def workflow() -> dict:
-    """The quickstart, small, and without core's two 3D previews: drawn in software they would take all the time."""
+    """The quickstart, small, and without core's two 3D previews: drawn in software they would take
+    all the time.
+    """
     graph = prompts.without_preset(prompts.read("quickstart"))
     changes = {
-        # by place: steps, views and image_size; count, scale, opacity; resolution, views and texture_size; views, size
+        # by place: steps, views and image_size; count, scale, opacity; resolution, views and
+        # texture_size; views, size
         "Distill3D_Optimize": {0: 2000, 1: 1, 7: 64},
         "Distill3D_InitGaussians": {0: 1500, 4: 0.05, 5: 0.5},
         "Distill3D_ExportMesh": {1: 32, 3: 12, 8: 64},

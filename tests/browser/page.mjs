@@ -54,8 +54,9 @@ export class Page {
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
     const before = await this.page.evaluate(() => window.app.graph.id);
     const card = this.page.getByTestId(`template-workflow-${name}`);
-    for (let i = 0; i < 3 && (await card.count()); i++) {
-      await card.click(); // which misses while pictures come in and cards move
+    await card.waitFor({ state: "visible", timeout: 60_000 });
+    for (let i = 0; i < 6 && (await card.count()); i++) {
+      await card.click({ timeout: 20_000 }).catch(() => {}); // which misses while pictures come in and cards move
       await card.waitFor({ state: "detached", timeout: 8000 }).catch(() => {});
     }
     await this.replaced(before);
@@ -80,7 +81,7 @@ export class Page {
 
   /** Until another graph is there and has come to rest. */
   async replaced(before) {
-    await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 30_000 });
+    await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 60_000 });
     await this.page.waitForTimeout(500);
     await this.page.evaluate(() => window.app.canvas.canvas.clientWidth || window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
     await this.page.waitForTimeout(300);

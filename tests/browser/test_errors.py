@@ -1,4 +1,6 @@
-"""What goes wrong is said in the node where it did, with the widget's name, and gone when it is mended."""
+"""What goes wrong is said in the node where it did, with the widget's name, and gone when it is
+mended.
+"""
 
 from __future__ import annotations
 
@@ -35,9 +37,13 @@ def played(play, server, workflow):
     kept |= {"Distill3D_CDSLoss", "Distill3D_Optimize", "PreviewImage"}
     workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}
-    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())]
+    workflow["links"] = [
+        link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())
+    ]
     optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
-    return play("errors.mjs", "errors", server, workflow, nodes2=True, optimize=optimize, prompts=prompts)
+    return play(
+        "errors.mjs", "errors", server, workflow, nodes2=True, optimize=optimize, prompts=prompts
+    )
 
 
 def test_what_is_refused_names_the_widgets_in_the_node(played):
@@ -50,7 +56,9 @@ def test_what_is_refused_names_the_widgets_in_the_node(played):
 
 
 def test_one_wrong_value_is_told_once(played):
-    """Of the page's own list of errors: ComfyUI repeats the check of a whole node for each of its inputs."""
+    """Of the page's own list of errors: ComfyUI repeats the check of a whole node for each of its
+    inputs.
+    """
     assert played.facts["once"] == [["elevation_min"]]
 
 
@@ -72,9 +80,12 @@ def test_a_message_is_gone_when_the_run_is_good_and_leaves_no_trace(played):
     values = {id: values for id, values, _ in played.facts["before"]}
     assert {id: values for id, values, _ in played.facts["after"]} == values
     during = {id: values for id, values, _ in played.facts["during"]}
-    assert {id: len(values or []) for id, values in during.items()} == {id: len(v or []) for id, v in values.items()}
+    assert {id: len(values or []) for id, values in during.items()} == {
+        id: len(v or []) for id, v in values.items()
+    }
 
 
 def test_nothing_else_is_wrong(played):
-    assert [line for line in played.complaints if "prompt" not in line.lower()] == []  # the refusal itself
+    # the refusal itself
+    assert [line for line in played.complaints if "prompt" not in line.lower()] == []
     assert played.told["outside"] == []

@@ -1,4 +1,6 @@
-"""What must not confuse a viewer: an outage, another workflow, the front of the queue, a closed subgraph."""
+"""What must not confuse a viewer: an outage, another workflow, the front of the queue, a closed
+subgraph.
+"""
 
 from __future__ import annotations
 
@@ -51,6 +53,7 @@ def test_what_goes_wrong_in_a_closed_subgraph_is_said_outside(played):
 
 
 def test_nothing_else_is_wrong(played):
-    wanted = ("net::ERR_FAILED", "the server did not answer", "dragon")  # the outage and the refusal themselves
+    # the outage and the refusal themselves
+    wanted = ("net::ERR_FAILED", "the server did not answer", "dragon")
     assert [line for line in played.complaints if not any(word in line for word in wanted)] == []
     assert played.told["outside"] == []

@@ -1,4 +1,6 @@
-"""Advanced inputs are out of sight until they are asked for, and every socket of the pack has a colour of its own."""
+"""Advanced inputs are out of sight until they are asked for, and every socket of the pack has a
+colour of its own.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ def played(request, play, workflow):
     told = play("inputs.mjs", f"inputs-{request.param}", server, workflow, optimize=optimize)
     inputs = server.object_info()["Distill3D_Optimize"]["input"]
     declared = inputs["required"] | inputs.get("optional", {})
-    told.facts["advanced"] = {name for name, spec in declared.items() if len(spec) > 1 and spec[1].get("advanced")}
+    told.facts["advanced"] = {
+        name for name, spec in declared.items() if len(spec) > 1 and spec[1].get("advanced")
+    }
     return told
 
 
@@ -26,7 +30,9 @@ def test_classic_canvas_hides_advanced_inputs_and_takes_no_room_for_them(played)
 
 
 def test_button_shows_them_and_hides_them_again(played):
-    hidden, shown, reloaded, again = (played.facts[name] for name in ("hidden", "shown", "reloaded", "again"))
+    hidden, shown, reloaded, again = (
+        played.facts[name] for name in ("hidden", "shown", "reloaded", "again")
+    )
     assert played.facts["advanced"] <= set(shown["shown"]) and shown["height"] > hidden["height"]
     assert set(reloaded["shown"]) == set(shown["shown"])  # saved with the workflow
     assert set(again["shown"]) == set(hidden["shown"]) and again["height"] < shown["height"]
@@ -35,8 +41,13 @@ def test_button_shows_them_and_hides_them_again(played):
 
 def test_linked_advanced_input_stays_in_sight(played, request):
     if "newest" in request.node.callspec.id:
-        pytest.xfail("page 1.58.1 hides it, link and all, until the button shows it; see docs/limits.md")
-    assert "lr_means" in played.facts["linked"]["shown"] and "lr_scales" not in played.facts["linked"]["shown"]
+        pytest.xfail(
+            "page 1.58.1 hides it, link and all, until the button shows it; see docs/limits.md"
+        )
+    assert (
+        "lr_means" in played.facts["linked"]["shown"]
+        and "lr_scales" not in played.facts["linked"]["shown"]
+    )
 
 
 def test_nodes_2_hide_them_too(played):
@@ -48,7 +59,9 @@ def test_own_sockets_have_colours_of_their_own_in_both_renderers_and_every_palet
     dark, light = played.facts["colors"]
     assert len(dark) == 5
     for colors in (dark, light):
-        assert all(len(set(three)) == 1 and three[0] for three in colors.values()), json.dumps(colors)
+        assert all(len(set(three)) == 1 and three[0] for three in colors.values()), json.dumps(
+            colors
+        )
         assert len({three[0] for three in colors.values()}) == len(colors)
     assert len(played.facts["dots"]) >= 5
 

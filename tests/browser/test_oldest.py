@@ -22,7 +22,9 @@ def played(browser, play, workflow, tmp_path_factory):
         re.search(r"comfyui-frontend-package==([\d.]+)", (tree / "requirements.txt").read_text())[1]
         == WHEELS[OLDEST][0]
     )
-    with Server(tree, folder / "base", folder / "comfyui.log", arguments=("--front-end-root", str(page))) as server:
+    with Server(
+        tree, folder / "base", folder / "comfyui.log", arguments=("--front-end-root", str(page))
+    ) as server:
         server.post("/settings", {"Comfy.TutorialCompleted": True})
         optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
         told = play("oldest.mjs", "oldest", server, workflow, optimize=optimize, prompts=prompts)
@@ -62,7 +64,10 @@ def test_what_ends_a_run_is_said_in_its_node(played):
 
 
 def test_help_opens(played):
-    assert "Our addition, at no further evaluation." in played.facts["help"] and "noise_groups" in played.facts["help"]
+    assert (
+        "Our addition, at no further evaluation." in played.facts["help"]
+        and "noise_groups" in played.facts["help"]
+    )
 
 
 def test_nothing_else_is_wrong(played):

@@ -1,4 +1,6 @@
-"""More viewers in one graph than WebGL contexts are theirs: each shows its own cloud, lives, and turns."""
+"""More viewers in one graph than WebGL contexts are theirs: each shows its own cloud, lives, and
+turns.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Templates as somebody finds them who has just installed the pack, and what they see when they open one."""
+"""Templates as somebody finds them who has just installed the pack, and what they see when they
+open one.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +19,29 @@ FILES = [f"{prompts.PREFIX}{name}" for name in prompts.NAMES]
 LISTED = json.loads((environment.ROOT / "web" / "templates.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="module", params=["installed page", "newest page", "newest page, ComfyUI's own templates"])
+@pytest.fixture(
+    scope="module", params=["installed page", "newest page", "newest page, ComfyUI's own templates"]
+)
 def played(request, browser, play, tmp_path_factory):
-    arguments = () if request.param == "installed page" else ("--front-end-root", str(frontend("newest")))
+    arguments = (
+        () if request.param == "installed page" else ("--front-end-root", str(frontend("newest")))
+    )
     patch = pytest.MonkeyPatch()
     if "own" in request.param:
         if OTHERS.is_dir():
-            patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [str(OTHERS), os.environ.get("PYTHONPATH")])))
+            patch.setenv(
+                "PYTHONPATH",
+                os.pathsep.join(filter(None, [str(OTHERS), os.environ.get("PYTHONPATH")])),
+            )
         elif importlib.util.find_spec(PACKAGE) is None:
             pytest.skip(f"pip install --target {OTHERS} comfyui-workflow-templates")
-    folder, name = tmp_path_factory.mktemp("templates"), request.param.replace(" ", "-").replace(",", "")
-    with Server(environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments) as server:
+    folder, name = (
+        tmp_path_factory.mktemp("templates"),
+        request.param.replace(" ", "-").replace(",", ""),
+    )
+    with Server(
+        environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments
+    ) as server:
         server.post("/settings", {"Comfy.TutorialCompleted": True})
         nodes2 = request.param == "newest page"
         names = FILES if "own" not in request.param else FILES[:1]
@@ -46,10 +60,13 @@ def test_list_of_templates_is_whole():
 
 
 def test_category_lists_them_in_order_with_title_and_description(played):
-    assert [name for name, _ in played.facts["category"]] == [f"{prompts.PREFIX}{each['name']}" for each in LISTED]
+    assert [name for name, _ in played.facts["category"]] == [
+        f"{prompts.PREFIX}{each['name']}" for each in LISTED
+    ]
     for (_, text), each in zip(played.facts["category"], LISTED, strict=True):
         assert each["title"] in text
-        assert played.facts["newest"] or each["description"] in text  # cards of the newest page show none at all
+        # cards of the newest page show none at all
+        assert played.facts["newest"] or each["description"] in text
 
 
 def test_search_for_the_packs_name_finds_all_of_them_the_quickstart_first(played):
@@ -65,7 +82,10 @@ def test_each_opens_where_note_first_group_and_loop_can_be_read(played):
         assert seen["scale"] >= 0.6, name
         for what in ("note", "group"):
             left, top, right, bottom = seen[what]
-            assert 40 < left < right < seen["sides"][0] and 0 < top < bottom < seen["sides"][1], (name, what)
+            assert 40 < left < right < seen["sides"][0] and 0 < top < bottom < seen["sides"][1], (
+                name,
+                what,
+            )
         left, top, *_ = seen["loop"]
         assert 0 < left < seen["sides"][0] and 0 < top < seen["sides"][1] / 2, name
         assert seen["tallest"] <= 800, name

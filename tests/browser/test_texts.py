@@ -1,4 +1,6 @@
-"""Names and help as a person reads them: in English and in Chinese, on the canvas and in the help panel."""
+"""Names and help as a person reads them: in English and in Chinese, on the canvas and in the help
+panel.
+"""
 
 from __future__ import annotations
 
@@ -19,24 +21,38 @@ def opened(play, comfyui, workflow):
 
 
 def texts(language):
-    return json.loads(locales.FOLDER.joinpath(language, "nodeDefs.json").read_text(encoding="utf-8"))
+    return json.loads(
+        locales.FOLDER.joinpath(language, "nodeDefs.json").read_text(encoding="utf-8")
+    )
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_canvas_shows_the_names_of_that_language(opened, language):
-    drawn = {type: node for type, node in opened.facts[language]["drawn"].items() if type.startswith("Distill3D_")}
+    drawn = {
+        type: node
+        for type, node in opened.facts[language]["drawn"].items()
+        if type.startswith("Distill3D_")
+    }
     assert len(drawn) == 9
     for type, node in drawn.items():
         names = texts(language)[type]
         assert node["title"] == names["display_name"]
         known = {entry["name"] for entry in names["inputs"].values()}
         # Beside them are what the page adds to seeds, and the viewer.
-        assert set(node["inputs"]) <= known and len(known - set(node["widgets"]) - set(node["inputs"])) <= 1, type
+        assert (
+            set(node["inputs"]) <= known
+            and len(known - set(node["widgets"]) - set(node["inputs"])) <= 1
+        ), type
         assert set(node["outputs"]) <= {entry["name"] for entry in names["outputs"].values()}
 
 
 WORDS = {
-    "en": {"groups": "Keep", "note": "## Quickstart", "panel": "Stop and keep", "card": "A prompt becomes"},
+    "en": {
+        "groups": "Keep",
+        "note": "## Quickstart",
+        "panel": "Stop and keep",
+        "card": "A prompt becomes",
+    },
     "zh": {
         "groups": "\u4fdd\u5b58",
         "note": "## \u5feb\u901f\u5165\u95e8",

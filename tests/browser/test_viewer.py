@@ -1,4 +1,6 @@
-"""The quickstart as a person sees it: the cloud grows in the node, is turned around, stopped, kept, and found again."""
+"""The quickstart as a person sees it: the cloud grows in the node, is turned around, stopped, kept,
+and found again.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,11 @@ def test_viewer_shows_the_cloud_and_changes_while_the_node_runs(played):
 def test_stop_and_keep_ends_the_node_and_the_graph_leaves_its_files(played):
     facts = played.facts
     assert facts["end"] == "execution_success"
-    assert "stopped and kept" in facts["kept"] and "1,500 Gaussians" in facts["kept"] and "loss" in facts["kept"]
+    assert (
+        "stopped and kept" in facts["kept"]
+        and "1,500 Gaussians" in facts["kept"]
+        and "loss" in facts["kept"]
+    )
     assert not facts["stop_enabled"]
     assert facts["stopping"] >= 1 and "Stopping" not in facts["kept"]
     assert {file.suffix for file in played.facts["made"]} >= {".ply", ".glb", ".webp"}
@@ -75,7 +81,9 @@ def test_viewer_stays_as_it_is_while_the_page_lists_the_inputs_of_its_node(playe
 
 def test_page_loads_little_and_the_renderer_only_when_it_is_needed(played):
     assert "distill3d.js" in played.facts["loaded"] and "gsplat.mjs" not in played.facts["loaded"]
-    ours = [file for file in prompts.ROOT.joinpath("web").iterdir() if file.suffix in (".js", ".mjs")]
+    ours = [
+        file for file in prompts.ROOT.joinpath("web").iterdir() if file.suffix in (".js", ".mjs")
+    ]
     assert sum(file.stat().st_size for file in ours) < 1.5e6
 
 
@@ -87,7 +95,10 @@ def test_run_uses_what_was_kept_and_all_steps_are_made_when_asked_for(played):
 
 
 def test_background_and_turntable_do_what_they_say(played):
-    assert played.pixels("reset")[8, 8].tolist() == [128] * 3 and played.pixels("white")[8, 8].tolist() == [255] * 3
+    assert (
+        played.pixels("reset")[8, 8].tolist() == [128] * 3
+        and played.pixels("white")[8, 8].tolist() == [255] * 3
+    )
     assert played.difference("white", "turned") > 0.5
 
 
@@ -95,14 +106,18 @@ def test_result_is_there_again_after_a_reload(played):
     facts = played.facts
     assert facts["restored_facts"] == facts["kept"]
     assert played.object_share("restored") > 0.05
-    assert played.pixels("restored")[8, 8].tolist() == [255] * 3  # the background is saved with the workflow
+    # the background is saved with the workflow
+    assert played.pixels("restored")[8, 8].tolist() == [255] * 3
 
 
 def test_widget_changes_neither_the_prompt_nor_the_saved_values(played):
     node = played.facts["node"]
     for values in played.facts["values"]:
         assert values == node["widgets_values"]
-    assert "viewer" not in played.facts["prompt"] and played.facts["prompt"]["steps"] == node["widgets_values"][0]
+    assert (
+        "viewer" not in played.facts["prompt"]
+        and played.facts["prompt"]["steps"] == node["widgets_values"][0]
+    )
 
 
 def test_console_is_free_of_errors_and_no_request_leaves_this_machine(played):

@@ -11,13 +11,22 @@ import pytest
 def played(request, play, workflow):
     workflow = copy.deepcopy(workflow)
     workflow["id"] = "00000000-0000-4000-8000-000000000003"  # with a history of its own
-    kept = {"LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize"}
+    kept = {
+        "LoadDiffusionPrior",
+        "ViewPrompts",
+        "OrbitCameras",
+        "InitGaussians",
+        "CDSLoss",
+        "Optimize",
+    }
     kept = {f"Distill3D_{name}" for name in kept} | {"PreviewImage"}
     workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
     ids = {node["id"] for node in workflow["nodes"]}
     workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= ids]
     server = request.getfixturevalue(request.param)
-    return play("whose.mjs", f"whose-{request.param}", server, workflow, nodes2=request.param == "newest")
+    return play(
+        "whose.mjs", f"whose-{request.param}", server, workflow, nodes2=request.param == "newest"
+    )
 
 
 def test_what_a_program_runs_is_not_shown_in_a_page_that_did_not_ask_for_it(played):
@@ -32,7 +41,8 @@ def test_template_opened_anew_does_not_show_what_was_made_of_other_words(played)
 
 def test_viewer_lives_in_a_graph_that_was_cleared_and_loaded_again(played):
     _, reloaded = played.facts["ids"]
-    assert not set(reloaded) <= set("0-")  # what the page made of the id of zeros that some pages leave
+    # what the page made of the id of zeros that some pages leave
+    assert not set(reloaded) <= set("0-")
     assert played.facts["cleared"] == ["execution_success", "step 4 of 4"]
     assert played.facts["reloaded"] == "step 4 of 4"
     assert played.facts["alive"] == ["execution_success", "step 5 of 5"]

@@ -1,4 +1,6 @@
-"""Every shipped workflow as a newcomer opens it: all nodes known, nothing in the way of anything, and Run runs it."""
+"""Every shipped workflow as a newcomer opens it: all nodes known, nothing in the way of anything,
+and Run runs it.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +19,26 @@ SMALL = {
 
 @pytest.fixture(scope="module", params=["classic canvas", "nodes 2.0"])
 def opened(request, play, comfyui):
-    """On the classic canvas by their cards in the template browser, and run; in Nodes 2.0 dropped on the canvas."""
+    """On the classic canvas by their cards in the template browser, and run; in Nodes 2.0 dropped
+    on the canvas.
+    """
     nodes2 = request.param == "nodes 2.0"
     files = [str(prompts.file_of(name)) for name in NAMES]
     name = "opened-nodes2" if nodes2 else "opened"
-    return play("layouts.mjs", name, comfyui, workflows=files, nodes2=nodes2, values=None if nodes2 else SMALL)
+    return play(
+        "layouts.mjs",
+        name,
+        comfyui,
+        workflows=files,
+        nodes2=nodes2,
+        values=None if nodes2 else SMALL,
+    )
 
 
 def overlap(a, b):
-    """Width and height of what two boxes (x, y, width, height) share; negative where they are apart."""
+    """Width and height of what two boxes (x, y, width, height) share; negative where they are
+    apart.
+    """
     return [min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i]) for i in (0, 1)]
 
 
@@ -35,7 +48,9 @@ def meet(a, b):
 
 def holds(group, node):
     shared = overlap(group["box"], node["box"])
-    return all(share >= side - TOLERANCE for share, side in zip(shared, node["box"][2:], strict=True))
+    return all(
+        share >= side - TOLERANCE for share, side in zip(shared, node["box"][2:], strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)

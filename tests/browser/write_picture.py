@@ -1,4 +1,5 @@
-"""Writes assets/comfyui.jpg: the quickstart in ComfyUI's page after a run. ``python tests/browser/write_picture.py``
+"""Writes assets/comfyui.jpg: the quickstart in ComfyUI's page after a run. ``python
+tests/browser/write_picture.py``
 
 In the environment of ``nox -s setup``, with node, npm and Chromium; some five minutes on two cores.
 Look at what it wrote.
@@ -28,8 +29,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, default=environment.ROOT / "assets" / "comfyui.jpg")
     parser.add_argument("--scale", type=float, default=0.56, help="pixels to a unit of the graph")
-    parser.add_argument("--corner", type=float, nargs=2, default=(-130, -190), help="graph units at the top left")
-    parser.add_argument("--classic", action="store_true", help="the classic renderer instead of Nodes 2.0")
+    parser.add_argument(
+        "--corner", type=float, nargs=2, default=(-130, -190), help="graph units at the top left"
+    )
+    parser.add_argument(
+        "--classic", action="store_true", help="the classic renderer instead of Nodes 2.0"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         base = Path(folder)
@@ -42,11 +47,15 @@ def main() -> None:
             }  # fmt: skip
             file = base / "settings.json"
             file.write_text(json.dumps(settings))
-            done = subprocess.run(["node", HERE / "picture.mjs", file], capture_output=True, text=True, timeout=1500)
+            done = subprocess.run(
+                ["node", HERE / "picture.mjs", file], capture_output=True, text=True, timeout=1500
+            )
         assert done.returncode == 0, done.stderr[-3000:]
         facts = json.loads(done.stdout.splitlines()[-1])["facts"]
         print(json.dumps(facts))
-        picture = Image.open(base / ("failure-page.png" if "failure" in facts else "picture-page.png")).convert("RGB")
+        picture = Image.open(
+            base / ("failure-page.png" if "failure" in facts else "picture-page.png")
+        ).convert("RGB")
         for quality in range(90, 30, -5):
             picture.save(options.output, quality=quality, optimize=True)
             if options.output.stat().st_size < LARGEST:

@@ -38,7 +38,9 @@ def quickstart_prompt(object_info: dict) -> dict:
 
 @pytest.fixture(scope="session")
 def quickstart(comfyui: Server, quickstart_prompt: dict) -> Run:
-    """The first run of that prompt; tests that queue it again ask for this one too, so that it stays the first."""
+    """The first run of that prompt; tests that queue it again ask for this one too, so that it
+    stays the first.
+    """
     run = comfyui.run(quickstart_prompt)
     assert run.status == "success", run.error
     return run

@@ -1,7 +1,8 @@
-"""An object from a prompt: starts ComfyUI, queues the workflow quickstart, fetches the files, measures them.
+"""An object from a prompt: starts ComfyUI, queues the workflow quickstart, fetches the files,
+measures them.
 
-``python tests/comfyui/make_object.py "a red mug" [--steps N] [--seed N] [--workflow FILE] [--output FOLDER]`` in the
-environment that harness/environment.py sets up; ``nox -s object`` does both.
+``python tests/comfyui/make_object.py "a red mug" [--steps N] [--seed N] [--workflow FILE] [--output
+FOLDER]`` in the environment that harness/environment.py sets up; ``nox -s object`` does both.
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from harness import environment, prompts
 from harness.environment import HOME, ROOT
 
 KINDS = {".ply": "object.ply", ".glb": "object.glb", ".webp": "turntable.webp"}
-WRITTEN = (*KINDS.values(), "turntable.png", "metrics.json", "comfyui.log", "partial.ply", "partial.safetensors")
+WRITTEN = (
+    *KINDS.values(),
+    "turntable.png",
+    "metrics.json",
+    "comfyui.log",
+    "partial.ply",
+    "partial.safetensors",
+)
 OPTIMIZE, PRESET = "Distill3D_Optimize", "Distill3D_QualityPreset"
 
 
@@ -66,11 +74,17 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="nox -s object --", description="Make a 3D object from a prompt.", allow_abbrev=False
     )
-    parser.add_argument("prompt", nargs="*", help='one caption of the toybox, in quotes: "a red mug"')
+    parser.add_argument(
+        "prompt", nargs="*", help='one caption of the toybox, in quotes: "a red mug"'
+    )
     parser.add_argument("--steps", type=int, help="optimization steps (default: the workflow's)")
     parser.add_argument("--seed", type=int, help="seed of the run (default: the workflow's)")
-    parser.add_argument("--workflow", type=Path, help="a variation of the workflow quickstart, as ComfyUI saves it")
-    parser.add_argument("--output", type=Path, help="folder for the files (default: output/ and the prompt)")
+    parser.add_argument(
+        "--workflow", type=Path, help="a variation of the workflow quickstart, as ComfyUI saves it"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder for the files (default: output/ and the prompt)"
+    )
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if len(arguments.prompt) != 1:
@@ -87,8 +101,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def load_captions():
-    """The toybox's captions, straight from their file: a wrong prompt is told before anything is installed."""
-    spec = importlib.util.spec_from_file_location("toybox_captions", ROOT / "kernels" / "toybox" / "captions.py")
+    """The toybox's captions, straight from their file: a wrong prompt is told before anything is
+    installed.
+    """
+    spec = importlib.util.spec_from_file_location(
+        "toybox_captions", ROOT / "kernels" / "toybox" / "captions.py"
+    )
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
@@ -114,11 +132,15 @@ def setup_seconds() -> float:
 
 
 def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> dict:
-    """Makes the object and returns its report: seconds per phase, steps, measures against the truth."""
+    """Makes the object and returns its report: seconds per phase, steps, measures against the
+    truth.
+    """
     from harness.server import PromptRefused, Server, ServerError
 
     clock = Clock(setup=setup)
-    server = Server(environment.tree(), HOME / "base", folder / "comfyui.log", cpu=not environment.has_cuda())
+    server = Server(
+        environment.tree(), HOME / "base", folder / "comfyui.log", cpu=not environment.has_cuda()
+    )
     try:
         with clock("server_start"), say("Starting ComfyUI"):
             server.start()
@@ -126,7 +148,9 @@ def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> 
         prompt = quickstart(server.object_info(), caption.text, arguments)
         run = follow(server, prompt, clock)
         for suffix, name in KINDS.items():
-            if run.status == "success" or any(file["filename"].endswith(suffix) for file in run.files):
+            if run.status == "success" or any(
+                file["filename"].endswith(suffix) for file in run.files
+            ):
                 folder.joinpath(name).write_bytes(server.fetch(run, suffix))
         if run.status != "success":
             reason = run.error.splitlines()[0] if run.error else run.status
@@ -155,12 +179,19 @@ def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> 
 def working_on(server) -> str:
     """The device, in ComfyUI's words without the allocator's."""
     name = server.get("/system_stats")["devices"][0]["name"]
-    return "the CPU: no GPU that PyTorch can use" if name == "cpu" else f"the GPU: {name.split(' : ')[0]}"
+    return (
+        "the CPU: no GPU that PyTorch can use"
+        if name == "cpu"
+        else f"the GPU: {name.split(' : ')[0]}"
+    )
 
 
 def quality(prompt: dict, run) -> str:
     """What Quality Preset chose; empty where the workflow has none."""
-    texts = [run.history.get("outputs", {}).get(id, {}).get("text", [""])[0] for id in prompts.of_type(prompt, PRESET)]
+    texts = [
+        run.history.get("outputs", {}).get(id, {}).get("text", [""])[0]
+        for id in prompts.of_type(prompt, PRESET)
+    ]
     return texts[0] if texts else ""
 
 
@@ -176,12 +207,16 @@ def quickstart(object_info: dict, text: str, arguments: argparse.Namespace) -> d
 
 
 def follow(server, prompt: dict, clock: Clock):
-    """Runs the prompt with a progress bar over the Optimize nodes' steps; books load, optimize and export."""
+    """Runs the prompt with a progress bar over the Optimize nodes' steps; books load, optimize and
+    export.
+    """
     from tqdm import tqdm
 
     optimizers = prompts.of_type(prompt, OPTIMIZE)
     terminal = sys.stderr.isatty()
-    bar = tqdm(desc="Optimizing", unit="step", dynamic_ncols=terminal, mininterval=0.5 if terminal else 5)
+    bar = tqdm(
+        desc="Optimizing", unit="step", dynamic_ncols=terminal, mininterval=0.5 if terminal else 5
+    )
     told: dict[str, tuple[int, int]] = {}  # of each Optimize its steps so far, and in all
     seen = 0
 
@@ -189,7 +224,11 @@ def follow(server, prompt: dict, clock: Clock):
         nonlocal seen
         for _, message in run.events[seen:]:
             data = message["data"]
-            if message["type"] == "progress" and data["node"] in optimizers and data["prompt_id"] == run.prompt_id:
+            if (
+                message["type"] == "progress"
+                and data["node"] in optimizers
+                and data["prompt_id"] == run.prompt_id
+            ):
                 told[data["node"]] = int(data["value"]), int(data["max"])
                 values, totals = zip(*told.values(), strict=True)
                 bar.total = sum(totals)
@@ -236,13 +275,17 @@ def contact_strip(animation: Path, strip: Path, count: int = 8) -> None:
 
 
 def measure(ply: Path, text: str) -> dict:
-    """The measures of the saved cloud against the toy that the caption names; None where one has no meaning."""
+    """The measures of the saved cloud against the toy that the caption names; None where one has no
+    meaning.
+    """
     from distill3d.kernels.evaluate.metrics import compare
     from distill3d.kernels.files.ply import load_ply
     from distill3d.kernels.toybox.captions import parse
 
     score = asdict(compare(load_ply(ply), parse(text)))
-    return {name: round(value, 4) if math.isfinite(value) else None for name, value in score.items()}
+    return {
+        name: round(value, 4) if math.isfinite(value) else None for name, value in score.items()
+    }
 
 
 class Clock:
@@ -260,7 +303,9 @@ class Clock:
 
     def report(self) -> dict[str, float]:
         total = self.seconds.get("setup", 0.0) + time.monotonic() - self.start
-        return {phase: round(value, 1) for phase, value in (self.seconds | {"total": total}).items()}
+        return {
+            phase: round(value, 1) for phase, value in (self.seconds | {"total": total}).items()
+        }
 
 
 @contextmanager
@@ -273,14 +318,19 @@ def say(text: str):
 
 def summary(report: dict, folder: Path) -> str:
     others = ("prompt", "quality", "steps", "seconds")
-    measures = {name: value for name, value in report.items() if name not in others and value is not None}
+    measures = {
+        name: value for name, value in report.items() if name not in others and value is not None
+    }
     lines = [
         "",
         *([f"Quality {report['quality']}."] if report["quality"] else []),
         f"{report['prompt']}: {report['steps']} steps, {report['seconds']['total']:.0f} s in all, "
         + ", ".join(f"{name} {value:g}" for name, value in measures.items()),
         *(f"  {shown(file)}" for file in sorted(folder.iterdir())),
-        "Open turntable.webp in a browser, object.glb in any 3D program, object.ply in a splat viewer.",
+        (
+            "Open turntable.webp in a browser, object.glb in any 3D program, object.ply in a splat"
+            " viewer."
+        ),
     ]
     return "\n".join(lines)
 

@@ -31,7 +31,9 @@ def examples() -> dict[str, list[str]]:
 
 @pytest.fixture
 def example(comfyui, quickstart_prompt, tmp_path):
-    """A function that runs one of them in a folder with a smaller quickstart, and returns what it printed."""
+    """A function that runs one of them in a folder with a smaller quickstart, and returns what it
+    printed.
+    """
 
     def run(language: str, place: int = 0, *arguments: str, steps: int = 4, seed: int = 0) -> str:
         code = examples()[language][place]
@@ -40,7 +42,9 @@ def example(comfyui, quickstart_prompt, tmp_path):
         file.write_text(code.replace(ADDRESS, comfyui.url), encoding="utf-8")
         place = tmp_path / "workflows" / "api" / "quickstart.json"
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(json.dumps(prompts.with_seed(prompts.with_steps(quickstart_prompt, steps), seed)))
+        place.write_text(
+            json.dumps(prompts.with_seed(prompts.with_steps(quickstart_prompt, steps), seed))
+        )
         program = [sys.executable] if language == "python" else ["bash", "-eu", "-o", "pipefail"]
         done = subprocess.run(
             [*program, str(file), *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=300,
@@ -66,7 +70,9 @@ def faces(folder) -> int:
 def test_quickstart_in_api_form_is_the_quickstart(object_info):
     file = prompts.WORKFLOWS / "api" / "quickstart.json"
     expected = prompts.api_form(prompts.read("quickstart"), object_info)
-    assert json.loads(file.read_text(encoding="utf-8")) == expected, "run python tests/comfyui/write_texts.py"
+    assert json.loads(file.read_text(encoding="utf-8")) == expected, (
+        "run python tests/comfyui/write_texts.py"
+    )
 
 
 def test_python_example_follows_the_run_and_fetches_the_mesh(example, comfyui, tmp_path):
@@ -106,8 +112,12 @@ def test_curl_example_stops_and_keeps(example, curl, comfyui, quickstart_prompt)
         if run.progress(optimize) and not told:
             told.append(example("sh", 1))
 
-    run = comfyui.run(prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 24), on_event=stop)
+    run = comfyui.run(
+        prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 24), on_event=stop
+    )
     assert run.status == "success", run.error
-    running, stopped = (json.loads(answer) for answer in re.findall(r"\{.*?\}(?=\{|$)", told[0].strip()))
+    running, stopped = (
+        json.loads(answer) for answer in re.findall(r"\{.*?\}(?=\{|$)", told[0].strip())
+    )
     assert running[optimize] == stopped and stopped["steps"] == STEPS
     assert [file for file in run.files if file["filename"].endswith(".glb")]

@@ -1,4 +1,6 @@
-"""The other published losses in a running ComfyUI: each runs, and VSD trains there without touching the prior."""
+"""The other published losses in a running ComfyUI: each runs, and VSD trains there without touching
+the prior.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ LOSSES = ("CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss")
 
 @pytest.fixture(scope="module")
 def branches(comfyui, object_info, quickstart_prompt):
-    """A function that gives a prompt of runs, {name: (loss, where it starts, Optimize's inputs)}, on a tiny prior."""
+    """A function that gives a prompt of runs, {name: (loss, where it starts, Optimize's inputs)},
+    on a tiny prior.
+    """
     folder = comfyui.base / "models" / "diffusers" / "tiny-baselines"
     if not folder.exists():
         write_tiny_prior(folder)
-    base = prompts.set_values(quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-baselines")
+    base = prompts.set_values(
+        quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-baselines"
+    )
     optimize = base[prompts.of_type(base, "Distill3D_Optimize")[0]]["inputs"]
     kept = ("LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians")
     shared = {id: base[id] for kind in kept for id in prompts.of_type(base, f"Distill3D_{kind}")}
@@ -27,18 +33,28 @@ def branches(comfyui, object_info, quickstart_prompt):
 
     def node(kind, **inputs):
         declared = object_info[f"Distill3D_{kind}"]["input"]["required"]
-        values = {name: spec[1].get("default") for name, spec in declared.items() if "default" in spec[1]}
+        values = {
+            name: spec[1].get("default") for name, spec in declared.items() if "default" in spec[1]
+        }
         return {"class_type": f"Distill3D_{kind}", "inputs": values | inputs}
 
     def build(**runs):
         prompt = dict(shared)
         for name, (loss, source, values) in runs.items():
-            links = {"loss": [f"{name} loss", 0], "gaussians": [source or start, 0], "densify": False, "views": 2}
+            links = {
+                "loss": [f"{name} loss", 0],
+                "gaussians": [source or start, 0],
+                "densify": False,
+                "views": 2,
+            }
             prompt[f"{name} loss"] = node(loss)
             inputs = optimize | links | {"steps": 2, "schedule_steps": 0} | values
             prompt[name] = {"class_type": "Distill3D_Optimize", "inputs": inputs}
             prompt[f"{name} saved"] = node(
-                "SaveGaussians", gaussians=[name, 0], filename_prefix=f"baselines/{name}", training=True
+                "SaveGaussians",
+                gaussians=[name, 0],
+                filename_prefix=f"baselines/{name}",
+                training=True,
             )
         return prompt
 
@@ -60,7 +76,8 @@ def test_every_loss_runs_and_moves_the_gaussians(comfyui, branches):
         clouds.append(np.stack([rows[name] for name in rows.dtype.names], -1))
         assert np.isfinite(clouds[-1]).all()
     different = {cloud.tobytes() for cloud in clouds}
-    assert len(different) >= 5  # without a negative prompt NFSD is CSD above its t_low, so these two may agree
+    # without a negative prompt NFSD is CSD above its t_low, so these two may agree
+    assert len(different) >= 5
 
 
 def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comfyui, branches):
@@ -70,7 +87,8 @@ def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comf
         "whole": ("VSDLoss", None, {"steps": 4}),
         "first": ("VSDLoss", None, half),
         "second": ("VSDLoss", "first", half),
-        "after": ("SDSLoss", None, {"preview_every": 1}),  # else ComfyUI would answer with what it has
+        # else ComfyUI would answer with what it has
+        "after": ("SDSLoss", None, {"preview_every": 1}),
     }
     results = {}
     for name in runs:  # one after the other on the one prior that ComfyUI keeps
@@ -81,7 +99,11 @@ def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comf
 
     trained = load_file(results["second"].with_suffix(".safetensors"))
     assert trained["loss/updates"] == 4
-    up = [value for key, value in trained.items() if key.startswith("loss/lora.") and ".lora_B." in key]
+    up = [
+        value
+        for key, value in trained.items()
+        if key.startswith("loss/lora.") and ".lora_B." in key
+    ]
     assert up and all(np.abs(value).max() > 0 for value in up)
 
 

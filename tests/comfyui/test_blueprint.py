@@ -1,4 +1,6 @@
-"""The subgraph blueprint: offered by the server, and running to its end from nothing but its defaults."""
+"""The subgraph blueprint: offered by the server, and running to its end from nothing but its
+defaults.
+"""
 
 from __future__ import annotations
 
@@ -50,19 +52,32 @@ def of_kind(prompt, kind):
 
 
 def test_server_offers_every_blueprint_as_it_is(comfyui):
-    listed = {id: entry for id, entry in comfyui.get("/global_subgraphs").items() if "distill3d" in str(entry["info"])}
-    assert {entry["name"] for entry in listed.values()} == {file.stem for file in prompts.BLUEPRINTS.iterdir()}
+    listed = {
+        id: entry
+        for id, entry in comfyui.get("/global_subgraphs").items()
+        if "distill3d" in str(entry["info"])
+    }
+    assert {entry["name"] for entry in listed.values()} == {
+        file.stem for file in prompts.BLUEPRINTS.iterdir()
+    }
     for id, entry in listed.items():
         assert entry["source"] == "custom_node"
-        assert json.loads(comfyui.get(f"/global_subgraphs/{id}")["data"]) == prompts.read_blueprint(entry["name"])
+        assert json.loads(comfyui.get(f"/global_subgraphs/{id}")["data"]) == prompts.read_blueprint(
+            entry["name"]
+        )
 
 
 def test_page_finds_what_it_needs_to_list_it(blueprint):
-    """One node, of the subgraph's type; description and other names where the node library looks for them."""
+    """One node, of the subgraph's type; description and other names where the node library looks
+    for them.
+    """
     (node,) = blueprint["nodes"]
     (subgraph,) = blueprint["definitions"]["subgraphs"]
     assert node["type"] == subgraph["id"] and node["title"] == subgraph["name"] == NAME
-    assert len(blueprint["extra"]["BlueprintDescription"]) > 100 and blueprint["extra"]["BlueprintSearchAliases"]
+    assert (
+        len(blueprint["extra"]["BlueprintDescription"]) > 100
+        and blueprint["extra"]["BlueprintSearchAliases"]
+    )
     for side in ("inputs", "outputs"):
         assert [(slot["name"], slot["type"]) for slot in node[side]] == [
             (slot["name"], slot["type"]) for slot in subgraph[side]
@@ -71,12 +86,17 @@ def test_page_finds_what_it_needs_to_list_it(blueprint):
 
 def test_widgets_of_the_subgraph_are_those_its_inputs_lead_to(blueprint):
     (node,), (subgraph,) = blueprint["nodes"], blueprint["definitions"]["subgraphs"]
-    shown = [tuple(pair) for pair in node["properties"]["proxyWidgets"] if not pair[1].startswith("$$")]
+    shown = [
+        tuple(pair) for pair in node["properties"]["proxyWidgets"] if not pair[1].startswith("$$")
+    ]
     inner = {part["id"]: part for part in subgraph["nodes"]}
     first = {slot["name"]: slot["linkIds"][0] for slot in subgraph["inputs"]}
     links = {link["id"]: link for link in subgraph["links"]}
     assert shown == [
-        (str(links[id]["target_id"]), inner[links[id]["target_id"]]["inputs"][links[id]["target_slot"]]["name"])
+        (
+            str(links[id]["target_id"]),
+            inner[links[id]["target_id"]]["inputs"][links[id]["target_slot"]]["name"],
+        )
         for id in first.values()
     ]
 
@@ -88,14 +108,18 @@ def test_every_link_is_known_at_both_of_its_ends(blueprint):
         origin, target = link["origin_id"], link["target_id"]
         source = subgraph["inputs"] if origin == -10 else nodes[origin]["outputs"]
         sink = subgraph["outputs"] if target == -20 else nodes[target]["inputs"]
-        assert link["id"] in (source[link["origin_slot"]].get("linkIds") or source[link["origin_slot"]]["links"])
+        assert link["id"] in (
+            source[link["origin_slot"]].get("linkIds") or source[link["origin_slot"]]["links"]
+        )
         slot = sink[link["target_slot"]]
         assert link["id"] in slot.get("linkIds", [slot.get("link")]), slot["name"]
 
 
 @pytest.mark.parametrize("where", ["blueprint", "quickstart"])
 def test_each_number_of_the_preset_goes_to_the_input_of_its_name(blueprint, object_info, where):
-    prompt = prompts.api_form(blueprint if where == "blueprint" else prompts.read(where), object_info)
+    prompt = prompts.api_form(
+        blueprint if where == "blueprint" else prompts.read(where), object_info
+    )
     (preset,) = prompts.of_type(prompt, PRESET)
     assert prompt[preset]["inputs"] == {"quality": "auto"}
     assert object_info[PRESET]["output_name"] == list(GOES_TO)
@@ -120,13 +144,18 @@ def test_standard_is_the_quickstart(blueprint, presets, object_info):
 
 
 @pytest.mark.parametrize(
-    ("quality", "files"), [("draft", [64, 256]), ("standard", [96, 512]), ("fine", [96, 1024]), ("high", [128, 1024])]
+    ("quality", "files"),
+    [("draft", [64, 256]), ("standard", [96, 512]), ("fine", [96, 1024]), ("high", [128, 1024])],
 )
 def test_presets_have_the_settings_that_were_measured(presets, quality, files):
     """The benchmark's sweep of the same names, and what the mesh gets."""
     sys.path.insert(0, str(BENCHMARKS))
     plan = importlib.import_module("quality_plan")
-    (config,) = (c for c in json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text()) if c["name"] == quality)
+    (config,) = (
+        c
+        for c in json.loads((BENCHMARKS / "sweeps/quickstart.json").read_text())
+        if c["name"] == quality
+    )
     measured = plan.build("cds", config["steps"], "auto", config["set"])
     loop, start = measured.settings, measured.init
     assert [json.loads(presets[quality][name]) for name in GOES_TO] == [
@@ -146,7 +175,8 @@ def test_it_runs_to_the_end_and_leaves_a_mesh_and_a_splat(comfyui, blueprint, ob
     of_kind(prompt, OPTIMIZE)["views"] = 2
     (preset,) = prompts.of_type(prompt, PRESET)
     of_kind(prompt, INIT)["count"] = [preset, list(GOES_TO).index("count")]
-    # Opaque from the start: three steps are too few for a surface. A coarse mesh, as elsewhere in the tests.
+    # Opaque from the start: three steps are too few for a surface. A coarse mesh, as elsewhere in
+    # the tests.
     prompt = prompts.set_values(prompt, INIT, opacity=0.9)
     of_kind(prompt, MESH)["resolution"] = 32
     run = comfyui.run(prompt)
@@ -155,5 +185,12 @@ def test_it_runs_to_the_end_and_leaves_a_mesh_and_a_splat(comfyui, blueprint, ob
     assert ":" in optimize and run.progress(optimize)[-1] == (3, 3)
     ply = plyfile.PlyData.read(io.BytesIO(comfyui.fetch(run, ".ply")))
     assert ply["vertex"].count == {"draft": 4000, "high": 20_000}[quality]
-    assert len(trimesh.load(io.BytesIO(comfyui.fetch(run, ".glb")), file_type="glb", force="mesh").faces) > 100
+    assert (
+        len(
+            trimesh.load(
+                io.BytesIO(comfyui.fetch(run, ".glb")), file_type="glb", force="mesh"
+            ).faces
+        )
+        > 100
+    )
     assert [file["filename"].endswith(".png") for file in run.files].count(True) == 8  # the preview

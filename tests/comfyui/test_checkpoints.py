@@ -1,4 +1,6 @@
-"""Checkpoint files as a prior, by Load Diffusion Prior: the layouts of each family with random weights."""
+"""Checkpoint files as a prior, by Load Diffusion Prior: the layouts of each family with random
+weights.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ FAMILIES = ["sd15", "sd20v", *(["sd20", "sdxl"] if os.environ.get("DISTILL3D_LAR
 
 
 def written(probing, info, family):  # noqa: F811
-    """A checkpoint of that family: a narrow U-Net with the text encoder and the VAE of its own size, as one file."""
+    """A checkpoint of that family: a narrow U-Net with the text encoder and the VAE of its own
+    size, as one file.
+    """
     folder = probing.base / "models" / "checkpoints"
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"random-{family}.safetensors"
@@ -37,7 +41,10 @@ def checkpoint(probing, info):  # noqa: F811
 
 
 def load_prior(name, precision="auto"):
-    return {"class_type": "Distill3D_LoadDiffusionPrior", "inputs": {"model": name, "precision": precision}}
+    return {
+        "class_type": "Distill3D_LoadDiffusionPrior",
+        "inputs": {"model": name, "precision": precision},
+    }
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,7 +58,9 @@ def test_file_answers_as_comfyuis_own_loader_and_network_do(probing, info, famil
     )
     prompt["direct"]["inputs"]["v"] = family == "sd20v"
     linked, direct = said(probing, prompt)
-    loaded, _ = said(probing, prompt | {"prior": load_prior(file.name, "fp32")} | {"direct": prompt["direct"]})
+    loaded, _ = said(
+        probing, prompt | {"prior": load_prior(file.name, "fp32")} | {"direct": prompt["direct"]}
+    )
     for name in ("noise", "embeddings", "latents", "images"):
         close(linked[name], direct[name])
         close(loaded[name], direct[name])
@@ -69,7 +78,9 @@ def test_a_run_with_a_checkpoint_goes_to_its_end(probing, info, checkpoint):  # 
         "start": node(info, "InitGaussians", count=200, scale=0.04, opacity=0.12),
         "loss": node(info, "VDMLoss"),
         "optimize": optimize(info, "start", image_size=64, steps=2),
-        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="checkpoint/saved"),
+        "save": node(
+            info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="checkpoint/saved"
+        ),
     }
     assert np.isfinite(columns(saved(probing, succeeded(probing.run(prompt))))).all()
 
@@ -84,7 +95,11 @@ def test_files_that_are_no_such_checkpoint_are_refused_with_the_reason(probing, 
     for name, (content, message) in files.items():
         save_file(content, checkpoint.with_name(f"{name}.safetensors"))
         run = probing.run({"prior": load_prior(f"{name}.safetensors"), "said": asked_of("prior")})
-        assert run.status == "error" and f"checkpoint '{name}.safetensors'" in run.error and message in run.error
+        assert (
+            run.status == "error"
+            and f"checkpoint '{name}.safetensors'" in run.error
+            and message in run.error
+        )
 
 
 def test_files_that_lack_weights_or_are_cut_short_are_refused_by_name(probing, info, checkpoint):  # noqa: F811
@@ -103,15 +118,30 @@ def test_files_that_lack_weights_or_are_cut_short_are_refused_by_name(probing, i
     (folder / "no-weights.safetensors").write_bytes(b"not found" * 50)
     (probing.base / "models" / "loras").mkdir(exist_ok=True)
     (probing.base / "models" / "loras" / "broken.safetensors").write_bytes(b"not found" * 50)
-    reasons = {f"without-{name}": (lost if name != "deep" else "download it again") for name, lost in without.items()}
+    reasons = {
+        f"without-{name}": (lost if name != "deep" else "download it again")
+        for name, lost in without.items()
+    }
     reasons |= {"cut": "cut short: download it again", "no-weights": "cut short: download it again"}
     for name, reason in reasons.items():
-        run = probing.run({"prior": load_prior(f"{name}.safetensors", "fp32"), "said": asked_of("prior")})
-        assert run.status == "error" and name in run.error and reason in run.error, (name, run.error)
+        run = probing.run(
+            {"prior": load_prior(f"{name}.safetensors", "fp32"), "said": asked_of("prior")}
+        )
+        assert run.status == "error" and name in run.error and reason in run.error, (
+            name,
+            run.error,
+        )
         (folder / f"{name}.safetensors").unlink()
-    old = {key.replace("transformer.text_model.", "transformer."): value for key, value in weights.items()}
+    old = {
+        key.replace("transformer.text_model.", "transformer."): value
+        for key, value in weights.items()
+    }
     save_file(old, folder / "old-names.safetensors")
-    succeeded(probing.run({"prior": load_prior("old-names.safetensors", "fp32"), "said": asked_of("prior")}))
+    succeeded(
+        probing.run(
+            {"prior": load_prior("old-names.safetensors", "fp32"), "said": asked_of("prior")}
+        )
+    )
     prompt = {"prior": load_prior(checkpoint.name, "fp32"), "said": asked_of("prior")}
     prompt["prior"]["inputs"]["lora"] = "broken.safetensors"
     run = probing.run(prompt)
@@ -127,12 +157,17 @@ def test_a_vae_from_another_familys_checkpoint_is_refused(probing, info, checkpo
     prompt["prior"]["inputs"]["vae"] = ["other", 2]
     run = probing.run(prompt)
     assert run.status == "error"
-    assert f"vae comes from {checkpoint.name}, which is Stable Diffusion 1.x or 2.x; model is SDXL" in run.error
+    assert (
+        f"vae comes from {checkpoint.name}, which is Stable Diffusion 1.x or 2.x; model is SDXL"
+        in run.error
+    )
 
 
 def test_pickled_checkpoints_are_not_offered(probing, checkpoint):  # noqa: F811
     checkpoint.with_name("pickled.ckpt").write_bytes(b"")
-    offered = json.dumps(probing.object_info()["Distill3D_LoadDiffusionPrior"]["input"]["required"]["model"])
+    offered = json.dumps(
+        probing.object_info()["Distill3D_LoadDiffusionPrior"]["input"]["required"]["model"]
+    )
     assert checkpoint.name in offered and "pickled" not in offered
     with pytest.raises(PromptRefused):
         probing.queue({"prior": load_prior("pickled.ckpt"), "said": asked_of("prior")})

@@ -1,4 +1,6 @@
-"""Control Prior: the same numbers as ComfyUI's own call with that ControlNet, and whole runs with either kind."""
+"""Control Prior: the same numbers as ComfyUI's own call with that ControlNet, and whole runs with
+either kind.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,14 @@ from harness import environment
 from harness.server import PromptRefused
 from test_four_ways import alive, freed
 from test_nodes import columns, node, optimize, saved, succeeded
-from test_prior_from_model import asked_of, close, info, parts, probing, probing_server  # noqa: F401 - fixtures
+from test_prior_from_model import (  # noqa: F401 - fixtures
+    asked_of,
+    close,
+    info,
+    parts,
+    probing,
+    probing_server,
+)
 from tiny_prior import write_tiny_prior
 
 SMALL = {"count": 300, "scale": 0.08, "opacity": 0.9}  # solid enough to be seen
@@ -27,7 +36,12 @@ def seen(info, family, **inputs):  # noqa: F811
         "net": {"class_type": "ProbeControlNet", "inputs": {"family": family, "file": ""}},
         "controlled": control_prior(info, control_net=["net", 0], **inputs),
     }
-    links = {"prior": ["controlled", 0], "model": ["source", 0], "clip": ["source", 1], "vae": ["source", 2]}
+    links = {
+        "prior": ["controlled", 0],
+        "model": ["source", 0],
+        "clip": ["source", 1],
+        "vae": ["source", 2],
+    }
     numbers = {
         name: inputs.get(key, default)
         for name, key, default in (
@@ -36,7 +50,10 @@ def seen(info, family, **inputs):  # noqa: F811
             ("end", "end_percent", 1.0),
         )
     }
-    prompt["said"] = {"class_type": "ProbeControlled", "inputs": {**links, "control_net": ["net", 0], **numbers}}
+    prompt["said"] = {
+        "class_type": "ProbeControlled",
+        "inputs": {**links, "control_net": ["net", 0], **numbers},
+    }
     return prompt
 
 
@@ -87,7 +104,9 @@ def test_start_and_end_hold_for_each_row_as_for_comfyuis_single_one(probing, inf
         close(np.array(inside["noise"])[:, row], expected)
 
 
-@pytest.mark.parametrize("version", [version for version in environment.SDISTS if version != environment.MAIN])
+@pytest.mark.parametrize(
+    "version", [version for version in environment.SDISTS if version != environment.MAIN]
+)
 def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
     with probing_server(tmp_path, version) as server:
         said = told(server, seen(server.object_info(), "sd15"))
@@ -103,7 +122,9 @@ def run_of(info, prior, loss="VDMLoss", **inputs):  # noqa: F811
         "start": node(info, "InitGaussians", **SMALL),
         "loss": node(info, loss),
         "optimize": optimize(info, "start", **links),
-        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="control/saved"),
+        "save": node(
+            info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="control/saved"
+        ),
     }
 
 
@@ -122,7 +143,10 @@ def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):  #
     other["controlled"] = control_prior(info, control_net=["net", 0], shape="normal")
     alone = succeeded(probing.run(prompt | run_of(info, "prior")))
     turned = succeeded(probing.run(other | run_of(info, "controlled")))
-    assert len({results[0], saved(probing, alone).read_bytes(), saved(probing, turned).read_bytes()}) == 3
+    assert (
+        len({results[0], saved(probing, alone).read_bytes(), saved(probing, turned).read_bytes()})
+        == 3
+    )
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
@@ -165,7 +189,9 @@ def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, f
     results = []
     for loss in ("VDMLoss", "VSDLoss"):
         for every in (1, 0):
-            run = succeeded(probing.run(prompt | run_of(info, "controlled", loss, preview_every=every)))
+            run = succeeded(
+                probing.run(prompt | run_of(info, "controlled", loss, preview_every=every))
+            )
             results.append(saved(probing, run).read_bytes())
             probing.free()
     assert results[0] == results[1] and results[2] == results[3]
@@ -177,14 +203,18 @@ def test_both_priors_hold_the_weights_once_and_give_them_back(probing, folders, 
     info, (prior, control) = probing.object_info(), folders  # noqa: F811
     net = {"net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}}
     ways = (
-        ({"prior": node(info, "LoadDiffusionPrior", model=prior)}, {"folder": control}, 3),  # reads, judges, control
-        (parts(info, family="sd15") | net, {"control_net": ["net", 0]}, 4),  # the MODEL, its CLIP, the encoder, control
+        # reads, judges, control
+        ({"prior": node(info, "LoadDiffusionPrior", model=prior)}, {"folder": control}, 3),
+        # the MODEL, its CLIP, the encoder, control
+        (parts(info, family="sd15") | net, {"control_net": ["net", 0]}, 4),
     )
     start = freed(probing)
     for loaded, inputs, most in ways:
         prompt = loaded | {"controlled": control_prior(info, **inputs)} | run_of(info, "controlled")
         prompt["alone"] = optimize(info, "start", image_size=64, steps=1)
-        prompt["save alone"] = node(info, "SaveGaussians", gaussians=["alone", 0], filename_prefix="control/alone")
+        prompt["save alone"] = node(
+            info, "SaveGaussians", gaussians=["alone", 0], filename_prefix="control/alone"
+        )
         succeeded(probing.run(prompt))
         assert 0 < alive(probing)[1] <= most
         left, models = freed(probing)
@@ -198,7 +228,10 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probin
     linked = {"control_net": ["net", 0]}
     other = {"net": {"class_type": "ProbeControlNet", "inputs": {"family": "sdxl", "file": ""}}}
     twice = seen(info, "sd15")
-    twice["first"], twice["controlled"] = twice["controlled"], control_prior(info, "first", **linked)
+    twice["first"], twice["controlled"] = (
+        twice["controlled"],
+        control_prior(info, "first", **linked),
+    )
     cases = [
         (parts(info, family="sd15"), {}, "control_net is not linked"),
         (parts(info, family="sd15") | net, linked | {"folder": folder}, "folder is 'tiny/depth', but prior"),
@@ -210,15 +243,22 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probin
         ({"prior": node(info, "LoadDiffusionPrior")}, {"folder": folder}, "its block_out_channels is [8, 16], but"),
     ]  # fmt: skip
     for prompt, inputs, message in cases:
-        run = probing.run(prompt | {"controlled": control_prior(info, **inputs)} | run_of(info, "controlled"))
-        assert run.status == "error" and run.error.startswith("Distill3D_ControlPrior"), (message, run.error)
+        run = probing.run(
+            prompt | {"controlled": control_prior(info, **inputs)} | run_of(info, "controlled")
+        )
+        assert run.status == "error" and run.error.startswith("Distill3D_ControlPrior"), (
+            message,
+            run.error,
+        )
         assert message in run.error, run.error
     run = probing.run(twice)
     assert run.status == "error" and "is told of the views already" in run.error
 
 
 def test_shares_in_the_wrong_order_are_refused_before_anything_runs(probing, info):  # noqa: F811
-    prompt = parts(info, family="sd15") | {"controlled": control_prior(info, start_percent=0.8, end_percent=0.2)}
+    prompt = parts(info, family="sd15") | {
+        "controlled": control_prior(info, start_percent=0.8, end_percent=0.2)
+    }
     prompt |= run_of(info, "controlled")
     with pytest.raises(PromptRefused, match=r"start is 0.8 and end 0.2"):
         probing.queue(prompt)

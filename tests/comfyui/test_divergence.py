@@ -1,4 +1,6 @@
-"""A prior whose answers are NaN: the run stops with a message that names the cure, and the last good cloud is kept."""
+"""A prior whose answers are NaN: the run stops with a message that names the cure, and the last
+good cloud is kept.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +12,16 @@ from safetensors.torch import load_file, save_file
 from tiny_prior import write_tiny_prior
 
 
-def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(comfyui, quickstart, quickstart_prompt):
+def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(
+    comfyui, quickstart, quickstart_prompt
+):
     prior = comfyui.base / "models" / "diffusers" / "broken"
     write_tiny_prior(prior)
     weights = prior / "unet" / "diffusion_pytorch_model.safetensors"
     broken = load_file(weights)
-    save_file(broken | {"conv_out.weight": torch.full_like(broken["conv_out.weight"], torch.nan)}, weights)
+    save_file(
+        broken | {"conv_out.weight": torch.full_like(broken["conv_out.weight"], torch.nan)}, weights
+    )
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     folder = comfyui.output / "distill3d" / "partial"
     before = set(folder.glob("*"))
@@ -24,7 +30,9 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(comfyui, quickstar
     run = comfyui.run(prompts.set_values(prompt, "Distill3D_Optimize", max_bad_steps=2))
 
     assert run.status == "error"
-    assert "NaN or infinite" in run.error and "Lower the guidance or the learning rates" in run.error
+    assert (
+        "NaN or infinite" in run.error and "Lower the guidance or the learning rates" in run.error
+    )
     assert run.progress(optimize)[-1][0] < 100
     left = {file.suffix: file for file in set(folder.glob("*")) - before}
     assert set(left) == {".ply", ".safetensors"}

@@ -9,7 +9,10 @@ from harness.server import free_port, link
 
 def test_half_installed_package_is_forgotten_and_a_whole_one_kept(tmp_path, monkeypatch):
     site = tmp_path / ".venv" / "lib" / "python3.11" / "site-packages"
-    for name, files in {"whole-1.0.dist-info": ("METADATA", "RECORD"), "half-1.0.dist-info": ("METADATA",)}.items():
+    for name, files in {
+        "whole-1.0.dist-info": ("METADATA", "RECORD"),
+        "half-1.0.dist-info": ("METADATA",),
+    }.items():
         site.joinpath(name).mkdir(parents=True)
         for file in files:
             site.joinpath(name, file).touch()
@@ -27,7 +30,8 @@ def test_unreachable_index_is_left_out(monkeypatch):
 
 def test_requirements_keep_pins_and_lose_the_heavy_ones(tmp_path):
     tmp_path.joinpath("requirements.txt").write_text(
-        "comfyui-frontend-package==1.47.12\ncomfyui-workflow-templates==0.11.27\ntorch\ntorchsde\n\n# x\nnumpy>=1.25 #y"
+        "comfyui-frontend-package==1.47.12\ncomfyui-workflow-templates==0.11.27\ntorch\ntorchsde\n\n#"
+        " x\nnumpy>=1.25 #y"
     )
     wanted = ["comfyui-frontend-package==1.47.12", "torchsde", "numpy>=1.25"]
     assert environment.comfyui_requirements(tmp_path) == wanted
@@ -52,16 +56,25 @@ def test_link_is_renewed_and_its_old_target_left_alone(tmp_path):
 def test_ci_runs_readmes_second_command():
     command = environment.ROOT.joinpath(".ci", "run").read_text().splitlines()[-1]
     assert command.endswith("nox -s tests")
-    assert command in environment.ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
+    assert (
+        command in environment.ROOT.joinpath("README.md").read_text(encoding="utf-8").splitlines()
+    )
 
 
 INFO = {
-    "Source": {"display_name": "Source", "input": {"required": {"seed": ["INT", {"control_after_generate": True}]}}},
+    "Source": {
+        "display_name": "Source",
+        "input": {"required": {"seed": ["INT", {"control_after_generate": True}]}},
+    },
     "Sink": {
         "display_name": "Sink",
         "input": {
             "required": {"cloud": ["CLOUD", {}], "mode": [["a", "b"], {}]},
-            "optional": {"scale": ["FLOAT", {}], "text": ["STRING", {"forceInput": True}], "note": ["STRING", {}]},
+            "optional": {
+                "scale": ["FLOAT", {}],
+                "text": ["STRING", {"forceInput": True}],
+                "note": ["STRING", {}],
+            },
         },
     },
 }
@@ -73,7 +86,10 @@ def graph(**changes: dict) -> dict:
         "sink": {
             "id": 2,
             "type": "Sink",
-            "inputs": [{"name": "cloud", "type": "CLOUD", "link": 5}, {"name": "text", "type": "STRING", "link": None}],
+            "inputs": [
+                {"name": "cloud", "type": "CLOUD", "link": 5},
+                {"name": "text", "type": "STRING", "link": None},
+            ],
             "widgets_values": ["b", 0.5, "hi"],
         },
         "note": {"id": 3, "type": "MarkdownNote", "widgets_values": ["hello"]},

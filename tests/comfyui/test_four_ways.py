@@ -1,6 +1,8 @@
-"""The embedded prior's weights loaded four ways: as a folder, as one file, as ComfyUI's parts, and these with a LoRA.
+"""The embedded prior's weights loaded four ways: as a folder, as one file, as ComfyUI's parts, and
+these with a LoRA.
 
-The same caption becomes the same object; with a LoRA trained here to turn red into blue, a blue one.
+The same caption becomes the same object; with a LoRA trained here to turn red into blue, a blue
+one.
 """
 
 from __future__ import annotations
@@ -35,13 +37,19 @@ def files(probing, info):  # noqa: F811
     models = probing.base / "models"
     models.joinpath("checkpoints").mkdir(exist_ok=True)
     link(TOYBOX, models / "diffusers" / "toybox")
-    succeeded(probing.run({"write": node(info, "ProbeToyboxFile", file=str(models / "checkpoints" / FILE))}))
+    succeeded(
+        probing.run(
+            {"write": node(info, "ProbeToyboxFile", file=str(models / "checkpoints" / FILE))}
+        )
+    )
     toybox_lora.write(toybox_lora.train(load_diffusers(TOYBOX)), models / "loras" / LORA)
     return models
 
 
 def from_file(model="file"):
-    """A Diffusion Prior from Model of what Load Checkpoint gives, the model perhaps by way of another node."""
+    """A Diffusion Prior from Model of what Load Checkpoint gives, the model perhaps by way of
+    another node.
+    """
     links = {"model": [model, 0], "clip": [model, 1], "vae": ["file", 2]}
     return {
         "file": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": FILE}},
@@ -55,7 +63,13 @@ def loaded(model, **inputs):
 
 
 def with_lora():
-    inputs = {"model": ["file", 0], "clip": ["file", 1], "lora_name": LORA, "strength_model": 1, "strength_clip": 1}
+    inputs = {
+        "model": ["file", 0],
+        "clip": ["file", 1],
+        "lora_name": LORA,
+        "strength_model": 1,
+        "strength_clip": 1,
+    }
     return from_file("lora") | {"lora": {"class_type": "LoraLoader", "inputs": inputs}}
 
 
@@ -77,13 +91,19 @@ def answers(probing, way):  # noqa: F811
 
 def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
     plain, blue = answers(probing, "folder"), answers(probing, "folder with LoRA")
-    assert not plain["in_turns"] and answers(probing, "folder in turns") == plain | {"in_turns": True}
-    for reference, others in ((plain, ("file", "parts")), (blue, ("parts with LoRA", "file with LoRA"))):
+    assert not plain["in_turns"] and answers(probing, "folder in turns") == plain | {
+        "in_turns": True
+    }
+    for reference, others in (
+        (plain, ("file", "parts")),
+        (blue, ("parts with LoRA", "file with LoRA")),
+    ):
         for way in others:
             ours = answers(probing, way)
             for name in ("latents", "images", "gradient"):
                 close(ours[name], reference[name], 1e-4)
-            for row in (0, 2):  # the text between them is weighted, which only ComfyUI's text encoders know
+            # the text between them is weighted, which only ComfyUI's text encoders know
+            for row in (0, 2):
                 close(ours["embeddings"][row], reference["embeddings"][row], 1e-4)
                 for mine, theirs in zip(ours["noise"], reference["noise"], strict=True):
                     close(mine[row], theirs[row], 1e-4)
@@ -91,8 +111,13 @@ def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
 
 
 def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):  # noqa: F811
-    clouds = {way: cloud_of(probing, info, way) for way in ("folder", "file", "parts", "parts with LoRA")}
-    iou = {way: compare(cloud, parse("a red cube"), views=6, size=SIZE).iou for way, cloud in clouds.items()}
+    clouds = {
+        way: cloud_of(probing, info, way) for way in ("folder", "file", "parts", "parts with LoRA")
+    }
+    iou = {
+        way: compare(cloud, parse("a red cube"), views=6, size=SIZE).iou
+        for way, cloud in clouds.items()
+    }
     seen = {way: rendered(cloud) for way, cloud in clouds.items()}
     for way in ("file", "parts"):
         assert psnr(seen[way], seen["folder"]) > 35, way
@@ -112,11 +137,19 @@ def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F81
         (128, name.replace("down_blocks_1", "down_blocks_9"), "not in it"),
     ):
         save_file(
-            {f"{key}.lora_down.weight": torch.zeros(2, width), f"{key}.lora_up.weight": torch.zeros(128, 2)}, other
+            {
+                f"{key}.lora_down.weight": torch.zeros(2, width),
+                f"{key}.lora_up.weight": torch.zeros(128, 2),
+            },
+            other,
         )
         for model in ("toybox", FILE):
             run = probing.run(loaded(model, lora="other.safetensors") | {"said": asked_of("prior")})
-            assert run.status == "error" and "lora 'other.safetensors' does not fit" in run.error and told in run.error
+            assert (
+                run.status == "error"
+                and "lora 'other.safetensors' does not fit" in run.error
+                and told in run.error
+            )
 
 
 def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, info, files):  # noqa: F811
@@ -153,16 +186,29 @@ def alive(probing):  # noqa: F811
 
 def distilled(info, way):  # noqa: F811
     """API form of the caption distilled into a grey ball."""
-    links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {"gaussians": ["start", 0]}
-    settings = {"steps": STEPS, "views": 2, "image_size": SIZE, "background": "gray", "densify": False, "seed": 3}
+    links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {
+        "gaussians": ["start", 0]
+    }
+    settings = {
+        "steps": STEPS,
+        "views": 2,
+        "image_size": SIZE,
+        "background": "gray",
+        "densify": False,
+        "seed": 3,
+    }
     return WAYS[way] | {
         # without view words: those of the embedded prior are written in its folder
-        "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False),
+        "prompts": node(
+            info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False
+        ),
         "cameras": node(info, "OrbitCameras"),
         "start": node(info, "InitGaussians", count=800, radius=0.4, scale=0.06, opacity=0.3),
         "loss": node(info, "SDSLoss", guidance=8, weighting="sigma/alpha", t_min=300),
         "optimize": node(info, "Optimize", **links, **settings, lr_colors=0.08, preview_every=0),
-        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"),
+        "save": node(
+            info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"
+        ),
     }
 
 
@@ -181,7 +227,9 @@ def psnr(a, b):
 
 
 def tint(seen):
-    """How far each channel stands out over the lowest, on average over the most coloured tenth of the pixels."""
+    """How far each channel stands out over the lowest, on average over the most coloured tenth of
+    the pixels.
+    """
     pixels = seen.reshape(-1, 3)
     colored = pixels[(pixels.amax(1) - pixels.amin(1)).topk(len(pixels) // 10).indices].mean(0)
     return (colored - colored.min()).tolist()

@@ -37,12 +37,20 @@ def columns(path, *names):
 
 
 def arrow():
-    """A blue box towards +Z of a red one, off the middle: which side is where can be seen from places and colours."""
+    """A blue box towards +Z of a red one, off the middle: which side is where can be seen from
+    places and colours.
+    """
     parts = []
     for at, color in (((0.1, 0.2, 0.0), (1.0, 0, 0)), ((0.1, 0.2, 0.3), (0, 0, 1.0))):
         box = trimesh.creation.box((0.2, 0.2, 0.2), trimesh.transformations.translation_matrix(at))
         vertices = torch.tensor(box.vertices).float()
-        parts.append(Mesh(vertices, torch.tensor(box.faces), torch.tensor(color).expand(len(vertices), 3).clone()))
+        parts.append(
+            Mesh(
+                vertices,
+                torch.tensor(box.faces),
+                torch.tensor(color).expand(len(vertices), 3).clone(),
+            )
+        )
     faces = torch.cat([parts[0].faces, parts[1].faces + len(parts[0].vertices)])
     return Mesh(torch.cat([p.vertices for p in parts]), faces, torch.cat([p.colors for p in parts]))
 
@@ -54,18 +62,25 @@ def files(comfyui):
     folder.mkdir(parents=True, exist_ok=True)
     save_mesh(arrow(), folder / "arrow.glb")
     save_mesh(arrow(), folder / "arrow.obj", up_axis="Z")
-    trimesh.PointCloud(np.random.default_rng(0).uniform(-3, 3, (500, 3))).export(folder / "points.ply")
+    trimesh.PointCloud(np.random.default_rng(0).uniform(-3, 3, (500, 3))).export(
+        folder / "points.ply"
+    )
     return {name: f"input/3d/{name}" for name in ("arrow.glb", "arrow.obj", "points.ply")}
 
 
 def middles(path):
     """Where the red and the blue half are, in the splat file's frame turned back to ours."""
-    places, colors = columns(path, "x", "y", "z") * [1, -1, -1], columns(path, "f_dc_0", "f_dc_1", "f_dc_2")
+    places, colors = (
+        columns(path, "x", "y", "z") * [1, -1, -1],
+        columns(path, "f_dc_0", "f_dc_1", "f_dc_2"),
+    )
     return [places[colors[:, channel] > 0].mean(0) for channel in (0, 2)]
 
 
 @pytest.mark.parametrize(("name", "up_axis"), [("arrow.glb", "Y"), ("arrow.obj", "Z")])
-def test_a_file_comes_out_the_right_way_up_in_its_colours_and_comes_out_again(comfyui, files, name, up_axis):
+def test_a_file_comes_out_the_right_way_up_in_its_colours_and_comes_out_again(
+    comfyui, files, name, up_axis
+):
     inputs = INPUTS | {"file": files[name], "up_axis": up_axis}
     prompt = {"start": {"class_type": MESH, "inputs": inputs}, "save": save("start", "file")}
     first = saved(comfyui, comfyui.run(prompt))
@@ -79,15 +94,20 @@ def test_a_file_comes_out_the_right_way_up_in_its_colours_and_comes_out_again(co
 
 def test_it_turns_and_fills_the_cube_when_asked(comfyui, files):
     inputs = INPUTS | {"file": files["arrow.glb"], "normalise": True, "turn": 90.0}
-    run = comfyui.run({"start": {"class_type": MESH, "inputs": inputs}, "save": save("start", "turned")})
+    run = comfyui.run(
+        {"start": {"class_type": MESH, "inputs": inputs}, "save": save("start", "turned")}
+    )
     red, blue = middles(saved(comfyui, run))
-    np.testing.assert_allclose(red, [-0.3, 0, 0], atol=0.01)  # 0.5 long, so twice as large, and +Z went to +X
+    # 0.5 long, so twice as large, and +Z went to +X
+    np.testing.assert_allclose(red, [-0.3, 0, 0], atol=0.01)
     np.testing.assert_allclose(blue, [0.3, 0, 0], atol=0.01)
 
 
 def test_a_point_cloud_gives_a_gaussian_a_point(comfyui, files):
     inputs = INPUTS | {"file": files["points.ply"], "normalise": True}
-    run = comfyui.run({"start": {"class_type": MESH, "inputs": inputs}, "save": save("start", "points")})
+    run = comfyui.run(
+        {"start": {"class_type": MESH, "inputs": inputs}, "save": save("start", "points")}
+    )
     places = columns(saved(comfyui, run), "x", "y", "z")
     assert len(places) == 500
     assert np.ptp(places, axis=0).max() == pytest.approx(1, abs=1e-3)
@@ -117,8 +137,20 @@ def test_files_are_listed_without_splats_and_read_again_when_they_change(comfyui
 
 def ball_to_mesh():
     ball = {"count": 300, "radius": 0.3, "seed": 0, "scale": 0.1, "opacity": 0.9}
-    export = {"gaussians": ["ball", 0], "filename_prefix": "shapes/ball", "resolution": 32, "faces": 0, "views": 16}
-    export |= {"alpha_min": 0.5, "smoothing": 5, "component_share": 0.02, "format": "glb", "texture_size": 64}
+    export = {
+        "gaussians": ["ball", 0],
+        "filename_prefix": "shapes/ball",
+        "resolution": 32,
+        "faces": 0,
+        "views": 16,
+    }
+    export |= {
+        "alpha_min": 0.5,
+        "smoothing": 5,
+        "component_share": 0.02,
+        "format": "glb",
+        "texture_size": 64,
+    }
     return {
         "ball": {"class_type": "Distill3D_InitGaussians", "inputs": ball},
         "mesh": {"class_type": "Distill3D_ExportMesh", "inputs": export},
@@ -153,9 +185,13 @@ def test_refused_before_anything_runs(comfyui, files, values, message):
 
 
 def test_a_file_and_a_mesh_at_once_are_refused(comfyui, files):
-    start = {"class_type": MESH, "inputs": INPUTS | {"file": files["arrow.glb"], "mesh": ["mesh", 1]}}
+    start = {
+        "class_type": MESH,
+        "inputs": INPUTS | {"file": files["arrow.glb"], "mesh": ["mesh", 1]},
+    }
     prompt = ball_to_mesh() | {"start": start, "save": save("start", "refused")}
-    answer = comfyui.post("/prompt", {"prompt": prompt})  # Export Mesh writes a file, and that much is accepted
+    # Export Mesh writes a file, and that much is accepted
+    answer = comfyui.post("/prompt", {"prompt": prompt})
     details = [error["details"] for error in answer["node_errors"]["start"]["errors"]]
     assert any("a mesh is linked too. Set file to '(the mesh input)'" in text for text in details)
     comfyui.interrupt(answer["prompt_id"])
@@ -185,14 +221,18 @@ class TestSplat:
         np.testing.assert_allclose(two, one, atol=2e-6, rtol=2e-6)
 
     def test_it_turns_and_fills_the_cube_when_asked(self, comfyui, prompt):
-        red, blue = middles(saved(comfyui, comfyui.run(prompt(normalise=True, turn=90.0)), "save back"))
+        red, blue = middles(
+            saved(comfyui, comfyui.run(prompt(normalise=True, turn=90.0)), "save back")
+        )
         np.testing.assert_allclose([red, blue], [[-0.3, 0, 0], [0.3, 0, 0]], atol=0.01)
 
     @pytest.mark.parametrize(
         ("format", "means", "log_scales"),
         [("ply", 1e-5, 1e-5), ("splat", 1e-5, 1e-5), ("spz", 2e-4, 0.035), ("spz 2", 2e-4, 0.035)],
     )
-    def test_core_reads_every_format_that_it_knows_and_feeds_it(self, comfyui, prompt, format, means, log_scales):
+    def test_core_reads_every_format_that_it_knows_and_feeds_it(
+        self, comfyui, prompt, format, means, log_scales
+    ):
         asked = prompt(splat=["core", 0])
         asked["other"] = save("start", "other")
         asked["other"]["inputs"]["format"] = format

@@ -6,7 +6,9 @@ import plyfile
 from harness import prompts
 
 
-def test_cancel_stops_between_steps_and_leaves_the_cloud_so_far(comfyui, quickstart, quickstart_prompt):
+def test_cancel_stops_between_steps_and_leaves_the_cloud_so_far(
+    comfyui, quickstart, quickstart_prompt
+):
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     folder = comfyui.output / "distill3d" / "partial"
     before = set(folder.glob("*"))
@@ -19,7 +21,8 @@ def test_cancel_stops_between_steps_and_leaves_the_cloud_so_far(comfyui, quickst
 
     asked: list[int] = []
     run = comfyui.run(
-        prompts.with_seed(prompts.with_steps(quickstart_prompt, 100_000), 7), on_event=cancel_after_two_steps
+        prompts.with_seed(prompts.with_steps(quickstart_prompt, 100_000), 7),
+        on_event=cancel_after_two_steps,
     )
 
     assert run.status == "interrupted"
@@ -33,7 +36,9 @@ def test_cancel_stops_between_steps_and_leaves_the_cloud_so_far(comfyui, quickst
     assert end["partial"] == f"output/distill3d/partial/{ply.name}"  # the page says so
 
 
-def test_server_works_on_after_a_cancel_and_after_freeing_its_memory(comfyui, quickstart, quickstart_prompt):
+def test_server_works_on_after_a_cancel_and_after_freeing_its_memory(
+    comfyui, quickstart, quickstart_prompt
+):
     comfyui.free()
     run = comfyui.run(prompts.with_seed(quickstart_prompt, 8))
     assert run.status == "success", run.error

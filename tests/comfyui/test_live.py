@@ -1,4 +1,6 @@
-"""What a page may ask of a running Optimize: pictures of its cloud, and to stop and keep it. All without a page."""
+"""What a page may ask of a running Optimize: pictures of its cloud, and to stop and keep it. All
+without a page.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def request(server, path: str, method: str = "GET", body: object = None) -> tupl
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     data = None if body is None else json.dumps(body).encode()
     try:
-        with opener.open(urllib.request.Request(server.url + path, data, method=method), timeout=60) as answer:
+        with opener.open(
+            urllib.request.Request(server.url + path, data, method=method), timeout=60
+        ) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
@@ -33,24 +37,35 @@ def events(run, name: str) -> list[dict]:
 
 def shown(server, run, node: str):
     """The cloud, and what is said about it, that a finished node left for its viewer."""
-    (record,) = (file for file in run.files if file["node"] == node and file["filename"].endswith(".d3d"))
+    (record,) = (
+        file for file in run.files if file["node"] == node and file["filename"].endswith(".d3d")
+    )
     return unpack(server.view(record))
 
 
-def test_a_run_that_nobody_watches_sends_no_pictures_and_leaves_one_for_later(comfyui, quickstart, quickstart_prompt):
+def test_a_run_that_nobody_watches_sends_no_pictures_and_leaves_one_for_later(
+    comfyui, quickstart, quickstart_prompt
+):
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     assert [event["node"] for event in events(quickstart, "start")] == [optimize]
     assert not events(quickstart, "frame")
     assert [event["node"] for event in events(quickstart, "end")] == [optimize]
     cloud, about = shown(comfyui, quickstart, optimize)
     steps = quickstart_prompt[optimize]["inputs"]["steps"]
-    assert (about["step"], about["steps"], about["stopped"], len(about["losses"])) == (steps, steps, False, steps)
+    assert (about["step"], about["steps"], about["stopped"], len(about["losses"])) == (
+        steps,
+        steps,
+        False,
+        steps,
+    )
     ply = plyfile.PlyData.read(io.BytesIO(comfyui.fetch(quickstart, ".ply")))["vertex"]
     assert len(cloud) == about["count"] == ply.count
     assert abs(cloud.means[:, 1].numpy() + ply["y"]).max() < 1e-3  # files are Y down
 
 
-def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(comfyui, quickstart, quickstart_prompt):
+def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(
+    comfyui, quickstart, quickstart_prompt
+):
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     seen: list[dict] = []
     stopped: list[bool] = []
@@ -58,7 +73,9 @@ def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(com
     def watch(run):
         if not run.progress(optimize) or stopped:
             return
-        status, body = request(comfyui, f"/distill3d/live/{optimize}?after={seen[-1]['step'] if seen else 0}")
+        status, body = request(
+            comfyui, f"/distill3d/live/{optimize}?after={seen[-1]['step'] if seen else 0}"
+        )
         assert status in (200, 204)
         if status == 200:
             cloud, about = unpack(body)
@@ -70,7 +87,9 @@ def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(com
             stopped.append(True)
 
     before = set((comfyui.output / "distill3d").glob("quickstart_*"))
-    run = comfyui.run(prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 11), on_event=watch)
+    run = comfyui.run(
+        prompts.with_seed(prompts.with_steps(quickstart_prompt, STEPS), 11), on_event=watch
+    )
     assert run.status == "success", run.error
 
     steps = [about["step"] for about in seen]
@@ -92,7 +111,10 @@ def test_pictures_come_when_asked_for_and_stop_and_keep_lets_the_graph_go_on(com
             request(comfyui, f"/distill3d/stop/{optimize}", "POST")
 
     inputs = prompt[optimize]["inputs"]
-    assert request(comfyui, f"/distill3d/anew/{optimize}", "POST", inputs | {"steps": STEPS + 1})[0] == 204
+    assert (
+        request(comfyui, f"/distill3d/anew/{optimize}", "POST", inputs | {"steps": STEPS + 1})[0]
+        == 204
+    )
     assert request(comfyui, "/distill3d/anew/none", "POST", inputs)[0] == 204
     assert not comfyui.run(prompt).progress(optimize)
     assert request(comfyui, f"/distill3d/anew/{optimize}", "POST", inputs)[0] == 204
@@ -109,7 +131,9 @@ def test_requests_about_nodes_that_do_not_run_find_nothing(comfyui, quickstart):
 
 
 @pytest.mark.parametrize("count", [1, 2500])
-def test_preview_gaussians_leaves_the_cloud_for_its_viewer_and_nothing_in_the_output(comfyui, quickstart, count):
+def test_preview_gaussians_leaves_the_cloud_for_its_viewer_and_nothing_in_the_output(
+    comfyui, quickstart, count
+):
     before = set(comfyui.output.rglob("*"))
     run = comfyui.run(
         {

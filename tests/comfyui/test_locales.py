@@ -1,4 +1,6 @@
-"""Translations and help: served by ComfyUI, as the nodes say it themselves, Chinese whole and of the same numbers."""
+"""Translations and help: served by ComfyUI, as the nodes say it themselves, Chinese whole and of
+the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def pairs(expected):
 
     def compare(where, a, b):
         if isinstance(a, dict):
-            assert isinstance(b, dict) and sorted(a) == sorted(b), f"locales/zh differs at {where}: {set(a) ^ set(b)}"
+            assert isinstance(b, dict) and sorted(a) == sorted(b), (
+                f"locales/zh differs at {where}: {set(a) ^ set(b)}"
+            )
             for key in a:
                 compare(f"{where}.{key}", a[key], b[key])
         else:
@@ -50,16 +54,22 @@ def test_english_is_what_the_nodes_say(expected, name):
 def test_help_pages_and_the_manual_are_what_the_nodes_say(object_info):
     pages = dict(help_pages.pages(object_info))
     for page, text in pages.items():
-        assert page.is_file() and page.read_text(encoding="utf-8") == text, f"{page.relative_to(ROOT)}: run {SCRIPT}"
+        assert page.is_file() and page.read_text(encoding="utf-8") == text, (
+            f"{page.relative_to(ROOT)}: run {SCRIPT}"
+        )
     known = {*help_pages.MANUAL.glob("*.md"), *help_pages.FOLDER.rglob("*.md")}
     assert known <= pages.keys(), f"of no node: {known - pages.keys()}; run {SCRIPT}"
 
 
 def test_papers_values_are_in_the_manual_and_tooltips_that_name_a_paper_have_them(object_info):
-    assert papers.PAGE.read_text(encoding="utf-8") == papers.page(object_info, help_pages.ENGLISH), f"run {SCRIPT}"
+    assert papers.PAGE.read_text(encoding="utf-8") == papers.page(
+        object_info, help_pages.ENGLISH
+    ), f"run {SCRIPT}"
     known, compared = papers.data(), 0
     for id, values in known["values"].items():
-        tooltips = {name: spec[1]["tooltip"] for _, name, spec in help_pages.inputs_of(object_info[id])}
+        tooltips = {
+            name: spec[1]["tooltip"] for _, name, spec in help_pages.inputs_of(object_info[id])
+        }
         for name, given in values.items():
             for short, value in given.items():
                 if known["papers"][short]["name"] in tooltips[name]:
@@ -70,7 +80,9 @@ def test_papers_values_are_in_the_manual_and_tooltips_that_name_a_paper_have_the
 
 
 def test_server_serves_help_pages_and_their_pictures(comfyui):
-    """Where the page asks for them: /extensions/<pack>/docs/<node id>/<locale>.md, and pictures beside the nodes."""
+    """Where the page asks for them: /extensions/<pack>/docs/<node id>/<locale>.md, and pictures
+    beside the nodes.
+    """
     for file in help_pages.FOLDER.rglob("*.*"):
         path = file.relative_to(help_pages.FOLDER).as_posix()
         with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(
@@ -98,18 +110,25 @@ def test_every_category_and_socket_has_a_name(object_info):
 
 def test_every_node_input_and_output_is_translated(pairs):
     assert len(pairs) > 700
-    untranslated = [where for where, _, text in pairs if not CHINESE.search(text) and text not in SAME_IN_CHINESE]
+    untranslated = [
+        where
+        for where, _, text in pairs
+        if not CHINESE.search(text) and text not in SAME_IN_CHINESE
+    ]
     assert not untranslated
     assert all(CHINESE.search(text) for text in read("zh", "main")["dataTypes"].values())
 
 
 def test_translations_name_the_same_numbers_and_inputs(pairs):
-    """So that a changed default, range or paper's value in a tooltip is not forgotten in the other language."""
+    """So that a changed default, range or paper's value in a tooltip is not forgotten in the other
+    language.
+    """
     facts = re.compile(r"\d[\d,.]*\d|\d|\b[a-z0-9]+(?:_[a-z0-9]+)+\b", re.ASCII)
     differing = {
         where: sorted(set(facts.findall(english)) ^ set(facts.findall(chinese)))
         for where, english, chinese in pairs
-        if where.endswith(("tooltip", "description")) and set(facts.findall(english)) != set(facts.findall(chinese))
+        if where.endswith(("tooltip", "description"))
+        and set(facts.findall(english)) != set(facts.findall(chinese))
     }
     assert not differing
 

@@ -1,4 +1,6 @@
-"""MVDream as a prior, from a folder and from a file: random weights in its own layout, inside a running ComfyUI."""
+"""MVDream as a prior, from a folder and from a file: random weights in its own layout, inside a
+running ComfyUI.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,11 @@ def models(probing):  # noqa: F811
 
 
 def part(weights, prefix):
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def heard(probing, name):  # noqa: F811
@@ -42,20 +48,28 @@ def heard(probing, name):  # noqa: F811
 
 
 def agrees(said, weights, config):
-    """Noise estimates of the network written down plainly, for the embeddings that the prior made itself."""
+    """Noise estimates of the network written down plainly, for the embeddings that the prior made
+    itself.
+    """
     total, finite = said["gradient"]
     assert finite and total > 0
     for noise, embedding in zip(said["noise"], said["embeddings"], strict=True):
         text = embedding.expand(8, -1, -1)
         with torch.no_grad():
-            expected = reference.unet(weights, config, said["z"], said["t"], text, said["camera"], 4)
+            expected = reference.unet(
+                weights, config, said["z"], said["t"], text, said["camera"], 4
+            )
         assert expected.std() > 0.05
         torch.testing.assert_close(noise, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_folder_answers_as_the_network_written_down_plainly(probing, models):  # noqa: F811
     folder = probing.base / "models" / "diffusers" / FOLDER_NAME
-    agrees(heard(probing, FOLDER_NAME), load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"), FOLDER)
+    agrees(
+        heard(probing, FOLDER_NAME),
+        load_file(folder / "unet" / "diffusion_pytorch_model.safetensors"),
+        FOLDER,
+    )
 
 
 def test_file_answers_as_the_networks_written_down_plainly(probing, models):  # noqa: F811
@@ -71,18 +85,27 @@ def run(info, name, loss, **inputs):  # noqa: F811
     return {
         "prior": load_prior(name, "fp32"),
         "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red mug, 3d asset"),
-        "cameras": node(info, "OrbitCameras", elevation_min=0.0, elevation_max=30.0, overhead_share=0.0),
+        "cameras": node(
+            info, "OrbitCameras", elevation_min=0.0, elevation_max=30.0, overhead_share=0.0
+        ),
         "start": node(info, "InitGaussians", count=200, scale=0.04, opacity=0.12),
         "loss": node(info, loss),
         "optimize": optimize(info, "start", image_size=16, steps=2, **inputs),
-        "save": node(info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="mvdream/saved"),
+        "save": node(
+            info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="mvdream/saved"
+        ),
     }
 
 
 @pytest.mark.parametrize(("name", "loss"), [(FOLDER_NAME, "CDSLoss"), (FILE_NAME, "VDMLoss")])
 def test_runs_go_to_their_end(probing, info, models, name, loss):  # noqa: F811
     prompt = run(info, name, loss, views=4)
-    links = {"prior": ["prior", 0], "prompts": ["prompts", 0], "gaussians": ["optimize", 0], "loss": ["loss", 0]}
+    links = {
+        "prior": ["prior", 0],
+        "prompts": ["prompts", 0],
+        "gaussians": ["optimize", 0],
+        "loss": ["loss", 0],
+    }
     prompt["inspect"] = node(info, "InspectGuidance", views=8, **links)
     prompt["shown"] = {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 0]}}
     assert np.isfinite(columns(saved(probing, succeeded(probing.run(prompt))))).all()
@@ -91,7 +114,10 @@ def test_runs_go_to_their_end(probing, info, models, name, loss):  # noqa: F811
 def test_views_that_make_no_groups_and_scene_cameras_are_refused(probing, info, models):  # noqa: F811
     refused = probing.run(run(info, FOLDER_NAME, "SDSLoss", views=6))
     assert refused.status == "error"
-    assert "views is 6; prior 'tiny-mvdream' judges 4 views of one object together: use 4, 8" in refused.error
+    assert (
+        "views is 6; prior 'tiny-mvdream' judges 4 views of one object together: use 4, 8"
+        in refused.error
+    )
     scene = run(info, FOLDER_NAME, "SDSLoss", views=4) | {"cameras": node(info, "SceneCameras")}
     refused = probing.run(scene)
     assert refused.status == "error" and "Use Orbit Cameras" in refused.error

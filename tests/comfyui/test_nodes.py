@@ -1,4 +1,6 @@
-"""The nodes in a running ComfyUI: what they declare, what they refuse, that they are pure, what they leave."""
+"""The nodes in a running ComfyUI: what they declare, what they refuse, that they are pure, what
+they leave.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,13 @@ from harness.server import PromptRefused
 from tiny_prior import write_tiny_prior
 
 PACK = "Distill3D_"
-OWN_TYPES = {"DISTILL3D_PRIOR", "DISTILL3D_PROMPTS", "DISTILL3D_CAMERAS", "DISTILL3D_GAUSSIANS", "DISTILL3D_LOSS"}
+OWN_TYPES = {
+    "DISTILL3D_PRIOR",
+    "DISTILL3D_PROMPTS",
+    "DISTILL3D_CAMERAS",
+    "DISTILL3D_GAUSSIANS",
+    "DISTILL3D_LOSS",
+}
 MESH_FILE = "FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D"
 SPLAT_FILE = "FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY"
 LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss")
@@ -24,7 +32,9 @@ fresh_seed = itertools.count(1000).__next__  # for runs that ComfyUI must not an
 
 @pytest.fixture(scope="module")
 def prior(comfyui):
-    """The name of a diffusers folder with a tiny random prior, for runs whose result does not matter."""
+    """The name of a diffusers folder with a tiny random prior, for runs whose result does not
+    matter.
+    """
     folder = comfyui.base / "models" / "diffusers" / "tiny" / "nested"
     if not folder.exists():
         write_tiny_prior(folder)
@@ -38,7 +48,9 @@ def pack(object_info):
 
 @pytest.fixture
 def graph(prior, object_info):
-    """A function that gives the API form of prior -> Optimize -> Save Gaussians, with values set by node id."""
+    """A function that gives the API form of prior -> Optimize -> Save Gaussians, with values set by
+    node id.
+    """
 
     def build(kind="VDMLoss", /, **values):
         nodes = {
@@ -48,7 +60,12 @@ def graph(prior, object_info):
             "start": node(object_info, "InitGaussians", count=300, scale=0.04, opacity=0.12),
             "loss": node(object_info, kind),
             "optimize": optimize(object_info, "start"),
-            "save": node(object_info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="nodes/saved"),
+            "save": node(
+                object_info,
+                "SaveGaussians",
+                gaussians=["optimize", 0],
+                filename_prefix="nodes/saved",
+            ),
         }
         for id, changes in values.items():
             nodes[id]["inputs"] |= changes
@@ -64,7 +81,9 @@ def node(object_info, kind, **inputs):
 
 
 def optimize(object_info, start, **inputs):
-    links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {"gaussians": [start, 0]}
+    links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {
+        "gaussians": [start, 0]
+    }
     small = {"steps": 3, "views": 2, "preview_every": 1, "seed": 5}
     return node(object_info, "Optimize", **(links | small | inputs))
 
@@ -120,24 +139,36 @@ class TestDeclarations:
         assert all(info["search_aliases"] for info in pack.values())
 
     def test_whole_number_steps_do_not_shift_values(self, pack):
-        """The page rounds an INT to min + k * step: with min 1 and step 1000 nobody could type 4000."""
+        """The page rounds an INT to min + k * step: with min 1 and step 1000 nobody could type
+        4000.
+        """
         for name, info in pack.items():
             for input, kind, options in declared_inputs(info):
                 if kind == "INT":
                     step = options.get("step", 1)
-                    assert options["min"] % step == 0 and options["default"] % step == 0, f"{name}.{input}"
+                    assert options["min"] % step == 0 and options["default"] % step == 0, (
+                        f"{name}.{input}"
+                    )
 
     def test_steps_of_fractions_show_the_default_as_it_is(self, pack):
-        """The page shows as many decimals as the step has: 1.97 with a step of 0.1 would look like 2.0."""
+        """The page shows as many decimals as the step has: 1.97 with a step of 0.1 would look like
+        2.0.
+        """
         for name, info in pack.items():
             for input, kind, options in declared_inputs(info):
                 if kind == "FLOAT":
                     decimals = max(0, -math.floor(math.log10(options["step"])))
-                    assert math.isclose(round(options["default"], decimals), options["default"]), f"{name}.{input}"
+                    assert math.isclose(round(options["default"], decimals), options["default"]), (
+                        f"{name}.{input}"
+                    )
 
     def test_newcomers_see_few_inputs(self, pack):
         for name, info in pack.items():
-            plain = [input for input, kind, options in declared_inputs(info) if not options.get("advanced")]
+            plain = [
+                input
+                for input, kind, options in declared_inputs(info)
+                if not options.get("advanced")
+            ]
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
@@ -160,15 +191,26 @@ class TestDefaults:
         prompt["cds"] = node(object_info, "CDSLoss", guidance_start=10, guidance_end=10)
         prompt["sds"] = node(object_info, "SDSLoss", guidance=10)
         prompt["two"] = node(object_info, "CombineLosses", loss_a=["loss", 0], loss_b=["cds", 0])
-        prompt["three"] = node(object_info, "CombineLosses", loss_a=["two", 0], loss_b=["sds", 0], weight_b=0.5)
+        prompt["three"] = node(
+            object_info, "CombineLosses", loss_a=["two", 0], loss_b=["sds", 0], weight_b=0.5
+        )
         prompt["optimize"]["inputs"]["loss"] = ["three", 0]
         succeeded(comfyui.run(prompt))
 
-    def test_perp_neg_guidance_by_view_and_cdss_own_options_run_and_change_the_result(self, comfyui, graph):
-        views = {"interpolate": True, "perp_neg": 1.0, "back_guidance": 0.5, "overhead_guidance": 0.8}
+    def test_perp_neg_guidance_by_view_and_cdss_own_options_run_and_change_the_result(
+        self, comfyui, graph
+    ):
+        views = {
+            "interpolate": True,
+            "perp_neg": 1.0,
+            "back_guidance": 0.5,
+            "overhead_guidance": 0.8,
+        }
         loss = {"noise_groups": 4, "shared_unconditional": True}
         clouds = [
-            columns(saved(comfyui, succeeded(comfyui.run(graph("CDSLoss", prompts=prompts, loss=loss)))))
+            columns(
+                saved(comfyui, succeeded(comfyui.run(graph("CDSLoss", prompts=prompts, loss=loss))))
+            )
             for prompts in ({"interpolate": True}, views)
         ]
         assert all(np.isfinite(cloud).all() for cloud in clouds)
@@ -185,15 +227,31 @@ class TestRefusals:
             ("prompts", {"prompt": " \n"}, "prompt is empty"),
             ("prior", {"model": "nope"}, "nope"),
             ("start", {"count": 0}, "count"),
-            ("cameras", {"elevation_min": 50.0}, "elevation_min 50 is above elevation_max 45. Swap"),
+            (
+                "cameras",
+                {"elevation_min": 50.0},
+                "elevation_min 50 is above elevation_max 45. Swap",
+            ),
             ("cameras", {"distance_min": 3.0}, "distance_min 3 is above distance_max"),
-            ("cameras", {"elevation_max": 91.0}, "elevation_max is 91.0; choose a value within -90.0..90.0"),
+            (
+                "cameras",
+                {"elevation_max": 91.0},
+                "elevation_max is 91.0; choose a value within -90.0..90.0",
+            ),
             ("loss", {"t_min": 900, "t_max_start": 500}, "t_min 900 is above t_max_start 500"),
-            ("loss", {"refine_t_min": 900}, "refine_t_min 900 does not lie between 0 and refine_t_max 800"),
+            (
+                "loss",
+                {"refine_t_min": 900},
+                "refine_t_min 900 does not lie between 0 and refine_t_max 800",
+            ),
             ("optimize", {"steps": 0}, "steps is 0"),
             ("optimize", {"steps": 10, "schedule_steps": 5}, "schedule_steps is 5, but 10 steps"),
             ("optimize", {"background": "plaid"}, "background"),
-            ("save", {"filename_prefix": "../../elsewhere"}, "leads out of ComfyUI's output folder"),
+            (
+                "save",
+                {"filename_prefix": "../../elsewhere"},
+                "leads out of ComfyUI's output folder",
+            ),
             ("save", {"filename_prefix": "folder/"}, "holds no file name"),
         ],
     )
@@ -212,7 +270,10 @@ class TestRefusals:
             ({"perturb": 0}, "perturb is 0; it must be at least 1 step"),
             ({"perturb": -2}, "perturb is -2; choose a value within -1..999"),
             ({"guidance_start": -0.5}, "guidance_start is -0.5; it must lie between 0 and 1000"),
-            ({"guidance_end": float("nan")}, "guidance_end is nan; choose a value within -1.0..1000.0"),
+            (
+                {"guidance_end": float("nan")},
+                "guidance_end is nan; choose a value within -1.0..1000.0",
+            ),
             ({"weight": float("nan")}, "weight is nan; choose a value within 0.0..1000000.0"),
             ({"pull": float("nan")}, "pull is nan; choose a value within 0.0..100.0"),
         ],
@@ -238,7 +299,10 @@ class TestRefusals:
             ({"scale": -1.0}, "scale"),
             ({"filename_prefix": "../../elsewhere"}, "leads out of ComfyUI's output folder"),
             ({"filename_prefix": "/tmp/elsewhere"}, "leads out of ComfyUI's output folder"),
-            ({"filename_prefix": "distill3d/%year%/../../../elsewhere"}, "leads out of ComfyUI's output folder"),
+            (
+                {"filename_prefix": "distill3d/%year%/../../../elsewhere"},
+                "leads out of ComfyUI's output folder",
+            ),
         ],
     )
     def test_of_meshes_that_cannot_be_written(self, comfyui, graph, object_info, values, message):
@@ -258,7 +322,12 @@ class TestRefusals:
         [
             ("prompts", {"prompt": "a red dragon"}, "ViewPrompts", "does not know 'dragon'"),
             ("optimize", {"image_size": 33}, "Optimize", "image_size 33 does not fit prior"),
-            ("optimize", {"max_gaussians": 100}, "Optimize", "max_gaussians is 100, but the cloud already holds 300"),
+            (
+                "optimize",
+                {"max_gaussians": 100},
+                "Optimize",
+                "max_gaussians is 100, but the cloud already holds 300",
+            ),
         ],
     )
     def test_of_what_only_the_prior_can_tell(self, comfyui, graph, id, values, node, message):
@@ -295,50 +364,76 @@ class TestRefusals:
         ],
     )
     def test_of_files_that_cannot_be_loaded(self, comfyui, graph, file, message):
-        prompt = graph() | {"start": {"class_type": PACK + "LoadGaussians", "inputs": {"file": file}}}
+        prompt = graph() | {
+            "start": {"class_type": PACK + "LoadGaussians", "inputs": {"file": file}}
+        }
         with pytest.raises(PromptRefused) as refused:
             comfyui.queue(prompt)
         assert message in str(refused.value)
 
     def test_of_no_file_and_of_two(self, comfyui, object_info):
         start = node(object_info, "InitGaussians", count=10)
-        save = node(object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/two")
+        save = node(
+            object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/two"
+        )
         view = {"class_type": PACK + "PreviewGaussians", "inputs": {"gaussians": ["load", 0]}}
 
         def refusal(**inputs):
             load = {"class_type": PACK + "LoadGaussians", "inputs": inputs}
-            answer = comfyui.post("/prompt", {"prompt": {"start": start, "save": save, "load": load, "view": view}})
+            answer = comfyui.post(
+                "/prompt", {"prompt": {"start": start, "save": save, "load": load, "view": view}}
+            )
             return str(answer["node_errors"]["load"])
 
         assert "There is no file: choose one" in refusal(file="(the model_3d input)")
-        assert "one is linked to model_3d too" in refusal(file="output/some.ply", model_3d=["save", 0])
+        assert "one is linked to model_3d too" in refusal(
+            file="output/some.ply", model_3d=["save", 0]
+        )
 
     def test_of_a_ply_without_gaussians(self, comfyui, graph):
         folder = comfyui.base / "input" / "3d"
         folder.mkdir(exist_ok=True)
-        header = "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty float z\n"
+        header = (
+            "ply\nformat ascii 1.0\nelement vertex 1\nproperty float x\nproperty float y\nproperty"
+            " float z\n"
+        )
         folder.joinpath("cloud.ply").write_text(header + "end_header\n0 0 0\n")
         run = comfyui.run(
-            graph() | {"start": {"class_type": PACK + "LoadGaussians", "inputs": {"file": "input/3d/cloud.ply"}}}
+            graph()
+            | {
+                "start": {
+                    "class_type": PACK + "LoadGaussians",
+                    "inputs": {"file": "input/3d/cloud.ply"},
+                }
+            }
         )
         assert run.status == "error"
         assert "cloud.ply holds no Gaussian splats" in run.error
 
 
 class TestPurity:
-    def test_same_inputs_give_the_same_bytes_and_leave_the_start_alone(self, comfyui, graph, object_info):
+    def test_same_inputs_give_the_same_bytes_and_leave_the_start_alone(
+        self, comfyui, graph, object_info
+    ):
         prompt = graph()
         # Another preview_every makes ComfyUI run it again, on the very same cached start.
         prompt["again"] = optimize(object_info, "start", preview_every=0)
-        prompt["save again"] = node(object_info, "SaveGaussians", gaussians=["again", 0], filename_prefix="nodes/again")
-        prompt["save start"] = node(object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/start")
+        prompt["save again"] = node(
+            object_info, "SaveGaussians", gaussians=["again", 0], filename_prefix="nodes/again"
+        )
+        prompt["save start"] = node(
+            object_info, "SaveGaussians", gaussians=["start", 0], filename_prefix="nodes/start"
+        )
         run = succeeded(comfyui.run(prompt))
         assert saved(comfyui, run).read_bytes() == saved(comfyui, run, "save again").read_bytes()
 
         del prompt["optimize"], prompt["save"], prompt["again"], prompt["save again"]
         comfyui.free()
         fresh = succeeded(comfyui.run(prompt))
-        assert saved(comfyui, run, "save start").read_bytes() == saved(comfyui, fresh, "save start").read_bytes()
+        assert (
+            saved(comfyui, run, "save start").read_bytes()
+            == saved(comfyui, fresh, "save start").read_bytes()
+        )
 
     def test_changing_the_second_of_two_runs_only_the_second(self, comfyui, graph, object_info):
         prompt = graph(optimize={"seed": fresh_seed()})
@@ -354,9 +449,12 @@ class TestPurity:
         second = [columns(saved(comfyui, run, "save second")) for run in (before, after)]
         assert not np.array_equal(*second)
 
-        prompt["second"]["inputs"]["lr_colors"] = defaults(object_info[PACK + "Optimize"])["lr_colors"]
+        prompt["second"]["inputs"]["lr_colors"] = defaults(object_info[PACK + "Optimize"])[
+            "lr_colors"
+        ]
         prompt["second"]["inputs"]["preview_every"] = 0
-        third = succeeded(comfyui.run(prompt))  # from the first's cached cloud, which two others have started from
+        # from the first's cached cloud, which two others have started from
+        third = succeeded(comfyui.run(prompt))
         assert third.started("optimize") is None
         assert np.array_equal(second[0], columns(saved(comfyui, third, "save second")))
 
@@ -375,14 +473,20 @@ class TestPurity:
         prompt = graph()
         prompt["second"] = optimize(object_info, "optimize", restart_schedule=True)
         prompt["save second"] = node(
-            object_info, "SaveGaussians", gaussians=["second", 0], filename_prefix="nodes/restart", training=True
+            object_info,
+            "SaveGaussians",
+            gaussians=["second", 0],
+            filename_prefix="nodes/restart",
+            training=True,
         )
         run = succeeded(comfyui.run(prompt))
         assert record(saved(comfyui, run, "save second").with_suffix(".safetensors"))["step"] == 3
 
 
 class TestEarlyEnd:
-    def test_cancelled_run_goes_on_from_its_partial_result_as_if_nothing_had_been(self, comfyui, graph):
+    def test_cancelled_run_goes_on_from_its_partial_result_as_if_nothing_had_been(
+        self, comfyui, graph
+    ):
         seed, steps = fresh_seed(), 25
         asked = []
 
@@ -401,7 +505,9 @@ class TestEarlyEnd:
 
         file = partial.relative_to(comfyui.output).as_posix()
         load = {"class_type": PACK + "LoadGaussians", "inputs": {"file": f"output/{file}"}}
-        rest = succeeded(comfyui.run(graph(optimize=values | {"steps": steps - done}) | {"start": load}))
+        rest = succeeded(
+            comfyui.run(graph(optimize=values | {"steps": steps - done}) | {"start": load})
+        )
         whole = succeeded(comfyui.run(graph(optimize=values | {"steps": steps})))
         assert saved(comfyui, rest).read_bytes() == saved(comfyui, whole).read_bytes()
 
@@ -410,7 +516,8 @@ class TestEarlyEnd:
         values = {"steps": 40, "autosave_every": 2, "seed": fresh_seed()}
         succeeded(
             comfyui.run(
-                graph(optimize=values), on_event=lambda run: seen.update(file.suffix for file in folder.glob("*"))
+                graph(optimize=values),
+                on_event=lambda run: seen.update(file.suffix for file in folder.glob("*")),
             )
         )
         assert {".ply", ".safetensors"} <= seen
@@ -422,12 +529,15 @@ class TestFiles:
         first = saved(comfyui, succeeded(comfyui.run(graph(optimize={"seed": fresh_seed()}))))
         file = f"output/{first.relative_to(comfyui.output).as_posix()}"
         listed = dict(
-            (name, options) for name, _, options in declared_inputs(comfyui.object_info()[PACK + "LoadGaussians"])
+            (name, options)
+            for name, _, options in declared_inputs(comfyui.object_info()[PACK + "LoadGaussians"])
         )
         assert file in listed["file"]["options"]
         prompt = {
             "load": {"class_type": PACK + "LoadGaussians", "inputs": {"file": file}},
-            "save": node(object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/loaded"),
+            "save": node(
+                object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/loaded"
+            ),
         }
         second = saved(comfyui, succeeded(comfyui.run(prompt)))
         assert np.allclose(columns(first), columns(second), atol=1e-6)
@@ -439,35 +549,56 @@ class TestFiles:
     ):
         prompt = graph(optimize={"steps": 2, "schedule_steps": 4, "seed": fresh_seed()})
         prompt["save"]["inputs"] |= {"format": format, "training": training}
-        prompt["load"] = node(object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["save", 0])
-        prompt["rest"] = optimize(object_info, "load", **prompt["optimize"]["inputs"] | {"gaussians": ["load", 0]})
+        prompt["load"] = node(
+            object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["save", 0]
+        )
+        prompt["rest"] = optimize(
+            object_info, "load", **prompt["optimize"]["inputs"] | {"gaussians": ["load", 0]}
+        )
         prompt["last"] = node(
-            object_info, "SaveGaussians", gaussians=["rest", 0], filename_prefix="nodes/linked", training=True
+            object_info,
+            "SaveGaussians",
+            gaussians=["rest", 0],
+            filename_prefix="nodes/linked",
+            training=True,
         )
         run = succeeded(comfyui.run(prompt))
         reached = record(saved(comfyui, run, "last").with_suffix(".safetensors"))["step"]
         assert reached == (4 if training else 2)  # a plain splat begins anew
         if training:
-            whole = succeeded(comfyui.run(graph(optimize=prompt["optimize"]["inputs"] | {"steps": 4})))
+            whole = succeeded(
+                comfyui.run(graph(optimize=prompt["optimize"]["inputs"] | {"steps": 4}))
+            )
             assert saved(comfyui, run, "last").read_bytes() == saved(comfyui, whole).read_bytes()
 
     def test_a_file_of_a_core_node_loads_through_a_link(self, comfyui, graph, object_info):
         skip_without(object_info, "SplatToFile3D")
         prompt = graph()
         prompt["file"] = node(object_info, "SplatToFile3D", splat=["save", 1], format="ply")
-        prompt["load"] = node(object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["file", 0])
-        prompt["again"] = node(object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/core")
+        prompt["load"] = node(
+            object_info, "LoadGaussians", file="(the model_3d input)", model_3d=["file", 0]
+        )
+        prompt["again"] = node(
+            object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/core"
+        )
         run = succeeded(comfyui.run(prompt))
-        assert np.allclose(columns(saved(comfyui, run)), columns(saved(comfyui, run, "again")), atol=1e-4)
+        assert np.allclose(
+            columns(saved(comfyui, run)), columns(saved(comfyui, run, "again")), atol=1e-4
+        )
 
     @pytest.mark.parametrize("format", ["compressed ply", "splat", "spz", "spz 2", "glb"])
     def test_every_format_loads_and_feeds_the_viewer(self, comfyui, graph, object_info, format):
         prompt = graph()
         prompt["other"] = node(
-            object_info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="nodes/other", format=format
+            object_info,
+            "SaveGaussians",
+            gaussians=["optimize", 0],
+            filename_prefix="nodes/other",
+            format=format,
         )
         prompt["view"] = {"class_type": "Preview3D", "inputs": {"model_file": ["other", 0]}}
-        if format in ("splat", "spz", "spz 2") and "File3DToSplat" in object_info:  # core reads no other of them
+        # core reads no other of them
+        if format in ("splat", "spz", "spz 2") and "File3DToSplat" in object_info:
             prompt["splat"] = node(object_info, "File3DToSplat", model_3d=["other", 0])
             prompt["count"] = node(object_info, "GetSplatCount", splat=["splat", 0])
         run = succeeded(comfyui.run(prompt))
@@ -475,12 +606,15 @@ class TestFiles:
         file = f"output/{other.relative_to(comfyui.output).as_posix()}"
         prompt = {
             "load": {"class_type": PACK + "LoadGaussians", "inputs": {"file": file}},
-            "save": node(object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/again"),
+            "save": node(
+                object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/again"
+            ),
         }
         again = saved(comfyui, succeeded(comfyui.run(prompt)))
         assert again.suffix == ".ply"
         one, two = columns(plain)[:, :3], columns(again)[:, :3]
-        assert np.abs(np.sort(one, 0) - np.sort(two, 0)).max() < 0.01  # compressed PLY has another order
+        # compressed PLY has another order
+        assert np.abs(np.sort(one, 0) - np.sort(two, 0)).max() < 0.01
 
     def test_an_older_prompt_without_the_format_writes_a_ply(self, comfyui, graph):
         prompt = graph()
@@ -492,8 +626,16 @@ class TestFiles:
         place = comfyui.base / "input" / "3d" / "changing.ply"
         place.parent.mkdir(exist_ok=True)
         prompt = {
-            "load": {"class_type": PACK + "LoadGaussians", "inputs": {"file": "input/3d/changing.ply"}},
-            "save": node(object_info, "SaveGaussians", gaussians=["load", 0], filename_prefix="nodes/changing"),
+            "load": {
+                "class_type": PACK + "LoadGaussians",
+                "inputs": {"file": "input/3d/changing.ply"},
+            },
+            "save": node(
+                object_info,
+                "SaveGaussians",
+                gaussians=["load", 0],
+                filename_prefix="nodes/changing",
+            ),
         }
         place.write_bytes(source.read_bytes())
         assert succeeded(comfyui.run(prompt)).started("load") is not None
@@ -509,11 +651,18 @@ class TestNative:
         skip_without(object_info, "SplatToFile3D")
         prompt = graph()
         prompt["file"] = node(object_info, "SplatToFile3D", splat=["save", 1], format="ply")
-        prompt["keep"] = node(object_info, "SaveGLB", mesh=["file", 0], filename_prefix="nodes/native")
-        prompt["picture"] = node(object_info, "RenderSplat", splat=["save", 1], width=64, height=64, frames=1)
+        prompt["keep"] = node(
+            object_info, "SaveGLB", mesh=["file", 0], filename_prefix="nodes/native"
+        )
+        prompt["picture"] = node(
+            object_info, "RenderSplat", splat=["save", 1], width=64, height=64, frames=1
+        )
         prompt["show"] = {"class_type": "PreviewImage", "inputs": {"images": ["picture", 0]}}
         run = succeeded(comfyui.run(prompt))
-        ours, native = (plyfile.PlyData.read(str(saved(comfyui, run, id)))["vertex"].data for id in ("save", "keep"))
+        ours, native = (
+            plyfile.PlyData.read(str(saved(comfyui, run, id)))["vertex"].data
+            for id in ("save", "keep")
+        )
         for name in ours.dtype.names:
             assert np.allclose(ours[name], native[name], atol=1e-4), name
 
@@ -529,7 +678,9 @@ class TestNative:
         prompt = graph(optimize={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
-        prompt["native"] = node(object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/mesh")
+        prompt["native"] = node(
+            object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/mesh"
+        )
         prompt["view"] = {"class_type": "Preview3D", "inputs": {"model_file": ["mesh", 0]}}
         run = succeeded(comfyui.run(prompt))
         assert saved(comfyui, run, "native").stat().st_size > 1000
@@ -538,28 +689,57 @@ class TestNative:
         pytest.importorskip("xatlas")
         prompt = graph(optimize={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
-        options = {"resolution": 32, "format": "obj", "texture_size": 128, "scale": 100.0, "up_axis": "Z"}
+        options = {
+            "resolution": 32,
+            "format": "obj",
+            "texture_size": 128,
+            "scale": 100.0,
+            "up_axis": "Z",
+        }
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], **options)
-        prompt["native"] = node(object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/texture")
+        prompt["native"] = node(
+            object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/texture"
+        )
         run = succeeded(comfyui.run(prompt))
-        ours, native = (trimesh.load(saved(comfyui, run, id), process=False, force="mesh") for id in ("mesh", "native"))
-        assert ours.visual.material.image.size == native.visual.material.baseColorTexture.size == (128, 128)
-        np.testing.assert_allclose(ours.vertices, 100 * native.vertices[:, [0, 2, 1]] * [1, -1, 1], atol=1e-3)
+        ours, native = (
+            trimesh.load(saved(comfyui, run, id), process=False, force="mesh")
+            for id in ("mesh", "native")
+        )
+        assert (
+            ours.visual.material.image.size
+            == native.visual.material.baseColorTexture.size
+            == (128, 128)
+        )
+        np.testing.assert_allclose(
+            ours.vertices, 100 * native.vertices[:, [0, 2, 1]] * [1, -1, 1], atol=1e-3
+        )
         np.testing.assert_allclose(ours.visual.uv, native.visual.uv, atol=1e-5)
 
     @pytest.mark.parametrize("format", ["glb", "stl"])
-    def test_a_normal_map_reaches_the_file_that_can_carry_it(self, comfyui, graph, object_info, format):
+    def test_a_normal_map_reaches_the_file_that_can_carry_it(
+        self, comfyui, graph, object_info, format
+    ):
         pytest.importorskip("xatlas")
         pytest.importorskip("fast_simplification")
         prompt = {"start": graph()["start"]}
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
-        options = {"resolution": 32, "faces": 500, "texture_size": 128, "normal_map": True, "format": format}
+        options = {
+            "resolution": 32,
+            "faces": 500,
+            "texture_size": 128,
+            "normal_map": True,
+            "format": format,
+        }
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["start", 0], **options)
-        mesh = trimesh.load(saved(comfyui, succeeded(comfyui.run(prompt)), "mesh"), process=False, force="mesh")
+        mesh = trimesh.load(
+            saved(comfyui, succeeded(comfyui.run(prompt)), "mesh"), process=False, force="mesh"
+        )
         assert 400 < len(mesh.faces) < 800
         if format == "glb":
             picture = np.asarray(mesh.visual.material.normalTexture.convert("RGB"))
-            assert picture.shape == (128, 128, 3) and picture.mean((0, 1)) == pytest.approx([128, 128, 250], abs=6)
+            assert picture.shape == (128, 128, 3) and picture.mean((0, 1)) == pytest.approx(
+                [128, 128, 250], abs=6
+            )
             assert picture[..., :2].std() > 1
 
     def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
@@ -573,9 +753,15 @@ class TestNative:
 
     def test_views_masks_and_depth_are_pictures(self, comfyui, graph, object_info):
         prompt = graph()
-        prompt["render"] = node(object_info, "RenderViews", gaussians=["optimize", 0], views=3, size=48, start=90.0)
+        prompt["render"] = node(
+            object_info, "RenderViews", gaussians=["optimize", 0], views=3, size=48, start=90.0
+        )
         prompt["mask"] = {"class_type": "MaskToImage", "inputs": {"mask": ["render", 1]}}
-        for id, link in (("images", ["render", 0]), ("masks", ["mask", 0]), ("depth", ["render", 2])):
+        for id, link in (
+            ("images", ["render", 0]),
+            ("masks", ["mask", 0]),
+            ("depth", ["render", 2]),
+        ):
             prompt[id] = {"class_type": "PreviewImage", "inputs": {"images": link}}
         run = succeeded(comfyui.run(prompt))
         for id in ("images", "masks", "depth"):
@@ -591,7 +777,9 @@ def test_optimize_says_how_far_it_is(comfyui, graph):
 def test_every_node_occurs_in_a_workflow(pack):
     files = [*WORKFLOWS.glob("*.json"), *BLUEPRINTS.glob("*.json")]
     graphs = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    graphs += [part for graph in graphs for part in graph.get("definitions", {}).get("subgraphs", [])]
+    graphs += [
+        part for graph in graphs for part in graph.get("definitions", {}).get("subgraphs", [])
+    ]
     shown = {node["type"] for graph in graphs for node in graph["nodes"]}
     assert set(pack) - WITH_SPLAT <= shown  # in a ComfyUI without SPLAT a workflow would miss those
 

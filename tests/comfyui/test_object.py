@@ -25,7 +25,12 @@ def start(*arguments: str, **options) -> subprocess.Popen:
         # A shell's background jobs ignore Ctrl-C and hand that on; these tests send it.
         options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
     return subprocess.Popen(
-        command, env=child_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options
+        command,
+        env=child_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **options,
     )
 
 
@@ -62,7 +67,8 @@ def test_bad_prompt_is_told_at_once(arguments, told):
 def test_object_leaves_its_files_and_measures(tmp_path):
     workflow = prompts.read("quickstart")
     (ball,) = (node for node in workflow["nodes"] if node["type"] == "Distill3D_InitGaussians")
-    ball["widgets_values"][-2:] = [0.04, 0.5]  # scale and opacity: three steps must leave a surface to mesh
+    # scale and opacity: three steps must leave a surface to mesh
+    ball["widgets_values"][-2:] = [0.04, 0.5]
     workflow_file = tmp_path / "workflow.json"
     workflow_file.write_text(json.dumps(workflow))
     options = {"--steps": 3, "--seed": 5, "--workflow": workflow_file, "--output": tmp_path}
@@ -71,7 +77,10 @@ def test_object_leaves_its_files_and_measures(tmp_path):
     assert process.returncode == 0, output
     assert plyfile.PlyData.read(str(tmp_path / "object.ply"))["vertex"].count > 100
     assert len(trimesh.load(tmp_path / "object.glb", force="mesh").faces) > 100
-    animation, strip = Image.open(tmp_path / "turntable.webp"), Image.open(tmp_path / "turntable.png")
+    animation, strip = (
+        Image.open(tmp_path / "turntable.webp"),
+        Image.open(tmp_path / "turntable.png"),
+    )
     assert animation.n_frames > 8
     assert strip.size == (8 * animation.width, animation.height)
     report = json.loads(tmp_path.joinpath("metrics.json").read_text())
@@ -86,7 +95,9 @@ def test_object_leaves_its_files_and_measures(tmp_path):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for another process")
 def test_ctrl_c_stops_the_server_and_keeps_the_cloud_so_far(tmp_path):
-    process = start("a red mug", "--steps", "100000", "--output", str(tmp_path), start_new_session=True)
+    process = start(
+        "a red mug", "--steps", "100000", "--output", str(tmp_path), start_new_session=True
+    )
     seen = ""
     while not re.search(r"[1-9]\d*/100000", seen):  # the first steps are done
         piece = process.stdout.read(1)

@@ -1,4 +1,6 @@
-"""ComfyUI's MODEL, CLIP and VAE as a prior: the same numbers as ComfyUI's own networks, and whole runs with it."""
+"""ComfyUI's MODEL, CLIP and VAE as a prior: the same numbers as ComfyUI's own networks, and whole
+runs with it.
+"""
 
 from __future__ import annotations
 
@@ -75,13 +77,17 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
     assert prior["apart"]["gradient"] < 1e-4
     total, finite = prior["gradient"]
     assert finite and total > 0
-    size, channels = {"sd15": (512, 4), "sd20": (512, 4)}.get(family, (1024, 16 if family in ("sd3", "flux") else 4))
+    size, channels = {"sd15": (512, 4), "sd20": (512, 4)}.get(
+        family, (1024, 16 if family in ("sd3", "flux") else 4)
+    )
     assert prior["size"] == [size, 8, channels]
     first, again, other = map(np.array, prior["samples"])
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize("version", [version for version in environment.SDISTS if version != environment.MAIN])
+@pytest.mark.parametrize(
+    "version", [version for version in environment.SDISTS if version != environment.MAIN]
+)
 def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
     with probing_server(tmp_path, version) as server:
         prior, direct = said(server, looked(parts(server.object_info(), family="sd15")))
@@ -111,7 +117,8 @@ def test_what_other_nodes_did_to_the_model_counts(probing, info):
         close(patched[name], direct[name])
         assert np.abs(np.array(patched[name]) - np.array(plain[name])).max() > 0.01
     assert patched["latents"] == plain["latents"]
-    again = said(probing, looked(parts(info, family="sd15")))[0]  # without it the model is as it was
+    # without it the model is as it was
+    again = said(probing, looked(parts(info, family="sd15")))[0]
     close(again["noise"], plain["noise"])
 
 
@@ -119,9 +126,13 @@ def test_what_other_nodes_did_to_the_model_counts(probing, info):
 def test_a_denoisers_file_by_comfyuis_loader_answers_the_same(probing, info, family):
     prompt = parts(info, family=family)
     plain = said(probing, looked(prompt))[0]
-    save = node(info, "ModelSave", model=["source", 0], filename_prefix=f"diffusion_models/{family}")
+    save = node(
+        info, "ModelSave", model=["source", 0], filename_prefix=f"diffusion_models/{family}"
+    )
     succeeded(probing.run({"source": prompt["source"], "save": save}))
-    prompt["file"] = node(info, "UNETLoader", unet_name=f"{family}_00001_.safetensors", weight_dtype="default")
+    prompt["file"] = node(
+        info, "UNETLoader", unet_name=f"{family}_00001_.safetensors", weight_dtype="default"
+    )
     prompt["prior"]["inputs"]["model"] = ["file", 0]
     loaded, direct = said(probing, looked(prompt))
     for name in ("noise", "latents", "embeddings"):
@@ -148,12 +159,15 @@ def test_patches_tell_prompts_from_negative_ones_as_in_comfyuis_samplers(probing
         close(said["alone"], said["direct"])
         close(said["some"], np.array(said["direct"])[:, :1])
     change = np.abs(np.array(patched["direct"]) - np.array(plain["direct"])).max((1, 2, 3, 4))
-    assert change[0] > 2 * change[1] > 0.01  # the prompt's half and the other's are changed, and not alike
+    # the prompt's half and the other's are changed, and not alike
+    assert change[0] > 2 * change[1] > 0.01
 
 
 def test_v_prediction_and_its_schedule_come_from_the_models_sampling(probing, info):
     prompt = parts(info, family="sd20")
-    prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction", zsnr=True)
+    prompt["v"] = node(
+        info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction", zsnr=True
+    )
     prompt["prior"]["inputs"]["model"] = ["v", 0]
     prompt = looked(prompt)
     prompt["direct"]["inputs"]["v"] = True
@@ -165,12 +179,15 @@ def test_v_prediction_and_its_schedule_come_from_the_models_sampling(probing, in
 
 
 @pytest.mark.parametrize(
-    ("family", "node_type", "shift"), [("sd3", "ModelSamplingSD3", 6.0), ("flux", "ModelSamplingFlux", 0.7)]
+    ("family", "node_type", "shift"),
+    [("sd3", "ModelSamplingSD3", 6.0), ("flux", "ModelSamplingFlux", 0.7)],
 )
 def test_a_flows_times_are_those_of_its_shift(probing, info, family, node_type, shift):
     prompt = parts(info, family=family)
     inputs = (
-        {"shift": shift} if family == "sd3" else {"max_shift": shift, "base_shift": shift, "width": 512, "height": 512}
+        {"shift": shift}
+        if family == "sd3"
+        else {"max_shift": shift, "base_shift": shift, "width": 512, "height": 512}
     )
     prompt["shifted"] = node(info, node_type, model=["source", 0], **inputs)
     prompt["prior"]["inputs"]["model"] = ["shifted", 0]
@@ -198,10 +215,14 @@ def test_flux_is_told_the_guidance_that_the_node_says(probing, info):
         ({}, "lcm", "model is sampled by ModelSamplingDiscreteDistilled and LCM"),
     ],
 )
-def test_parts_that_make_no_prior_are_refused_with_the_reason(probing, info, source, sampling, message):
+def test_parts_that_make_no_prior_are_refused_with_the_reason(
+    probing, info, source, sampling, message
+):
     prompt = parts(info, family="sd15", **source)
     if sampling:
-        prompt["other"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling=sampling)
+        prompt["other"] = node(
+            info, "ModelSamplingDiscrete", model=["source", 0], sampling=sampling
+        )
         prompt["prior"]["inputs"]["model"] = ["other", 0]
     run = probing.run(prompt | {"said": asked_of("prior")})
     assert run.status == "error"
@@ -260,9 +281,13 @@ LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SD
 
 
 def run_of(info, losses, steps, **inputs):
-    """API form of one Optimize per loss on the probe's model, saved under the loss's name, and the start."""
+    """API form of one Optimize per loss on the probe's model, saved under the loss's name, and the
+    start.
+    """
     prompt = parts(info, **inputs) | {
-        "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a (red:1.2) mug", perp_neg=1.0),
+        "prompts": node(
+            info, "ViewPrompts", prior=["prior", 0], prompt="a (red:1.2) mug", perp_neg=1.0
+        ),
         "cameras": node(info, "OrbitCameras"),
         "start": node(info, "InitGaussians", count=300, scale=0.04, opacity=0.12),
     }
@@ -271,7 +296,9 @@ def run_of(info, losses, steps, **inputs):
         links = {"loss": [f"{loss} settings", 0], "image_size": 64, "steps": steps}
         prompt[loss] = optimize(info, "start", **links)
     for id in ("start", *losses):
-        prompt[f"save {id}"] = node(info, "SaveGaussians", gaussians=[id, 0], filename_prefix=f"model/{id}")
+        prompt[f"save {id}"] = node(
+            info, "SaveGaussians", gaussians=[id, 0], filename_prefix=f"model/{id}"
+        )
     return prompt
 
 
@@ -279,7 +306,8 @@ def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
     prompt = run_of(info, LOSSES, 2, family="sd15")
     first = succeeded(probing.run(prompt))
     for loss in LOSSES:
-        prompt[loss]["inputs"]["preview_every"] = 0  # otherwise the same, so that ComfyUI runs it again
+        # otherwise the same, so that ComfyUI runs it again
+        prompt[loss]["inputs"]["preview_every"] = 0
     again = succeeded(probing.run(prompt))
     start = columns(saved(probing, first, "save start"))
     for loss in LOSSES:
@@ -293,7 +321,9 @@ def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
 def test_every_loss_runs_with_the_other_families(probing, info, family):
     prompt = run_of(info, LOSSES, 1, family=family)
     if family == "sd20":
-        prompt["v"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction")
+        prompt["v"] = node(
+            info, "ModelSamplingDiscrete", model=["source", 0], sampling="v_prediction"
+        )
         prompt["prior"]["inputs"]["model"] = ["v", 0]
     run = succeeded(probing.run(prompt))
     start = columns(saved(probing, run, "save start"))
@@ -324,7 +354,9 @@ def test_long_texts_are_refused_not_cut(probing, info):
 
 
 def lora():
-    """A LoRA of rank 2 on one projection of the U-Net and one of the text encoder, in ComfyUI's and kohya's names."""
+    """A LoRA of rank 2 on one projection of the U-Net and one of the text encoder, in ComfyUI's and
+    kohya's names.
+    """
     generator = torch.Generator().manual_seed(8)
     unet, text = (
         "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_v",
@@ -332,7 +364,9 @@ def lora():
     )
     shapes = {unet: (320, 768), text: (768, 64)}
     return {
-        f"{name}.lora_{way}.weight": torch.randn((shape[0], 2) if way == "up" else (2, shape[1]), generator=generator)
+        f"{name}.lora_{way}.weight": torch.randn(
+            (shape[0], 2) if way == "up" else (2, shape[1]), generator=generator
+        )
         / 4
         for name, shape in shapes.items()
         for way in ("up", "down")

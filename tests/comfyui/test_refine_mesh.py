@@ -15,19 +15,30 @@ from distill3d.kernels.run.checkpoint import load_mesh_training
 
 @pytest.fixture(scope="module")
 def graph(comfyui, object_info, quickstart_prompt):
-    """A function that gives the quick start on a tiny prior, and refinements by name: (mesh's node, inputs)."""
+    """A function that gives the quick start on a tiny prior, and refinements by name: (mesh's node,
+    inputs).
+    """
     folder = comfyui.base / "models" / "diffusers" / "tiny-refine"
     if not folder.exists():
         write_tiny_prior(folder)
-    base = prompts.set_values(quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-refine")
+    base = prompts.set_values(
+        quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-refine"
+    )
     solid = {"count": 300, "opacity": 0.9, "scale": 0.1}
     base = prompts.set_values(base, "Distill3D_InitGaussians", **solid)
     still = {"steps": 1, "views": 2, "lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
     base = prompts.set_values(base, "Distill3D_Optimize", **still)
     base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32, texture_size=0)
     (export,) = prompts.of_type(base, "Distill3D_ExportMesh")
-    kinds = {"prior": "LoadDiffusionPrior", "prompts": "ViewPrompts", "cameras": "OrbitCameras", "loss": "CDSLoss"}
-    links = {name: [prompts.of_type(base, f"Distill3D_{kind}")[0], 0] for name, kind in kinds.items()}
+    kinds = {
+        "prior": "LoadDiffusionPrior",
+        "prompts": "ViewPrompts",
+        "cameras": "OrbitCameras",
+        "loss": "CDSLoss",
+    }
+    links = {
+        name: [prompts.of_type(base, f"Distill3D_{kind}")[0], 0] for name, kind in kinds.items()
+    }
     declared = object_info["Distill3D_RefineMesh"]["input"]["required"]
     values = {name: spec[1]["default"] for name, spec in declared.items() if "default" in spec[1]}
 
@@ -36,7 +47,10 @@ def graph(comfyui, object_info, quickstart_prompt):
         for name, (source, inputs) in refinements.items():
             small = {"steps": 2, "views": 2, "filename_prefix": f"refine/{name}"}
             mesh = {"mesh": [source or export, 1]}
-            prompt[name] = {"class_type": "Distill3D_RefineMesh", "inputs": values | links | small | mesh | inputs}
+            prompt[name] = {
+                "class_type": "Distill3D_RefineMesh",
+                "inputs": values | links | small | mesh | inputs,
+            }
             prompt[f"{name} seen"] = {"class_type": "PreviewImage", "inputs": {"images": [name, 2]}}
         return prompt, export
 
@@ -45,7 +59,8 @@ def graph(comfyui, object_info, quickstart_prompt):
 
 def test_geometry_and_texture_are_refined_in_turn_and_what_is_frozen_stays(comfyui, graph):
     prompt, export = graph(
-        shape=("", {"lr_vertices": 0.02, "lr_colors": 0.0}), paint=("shape", {"lr_vertices": 0.0, "lr_colors": 0.2})
+        shape=("", {"lr_vertices": 0.02, "lr_colors": 0.0}),
+        paint=("shape", {"lr_vertices": 0.0, "lr_colors": 0.2}),
     )
     run = comfyui.run(prompt)
     assert run.status == "success", run.error
@@ -72,7 +87,9 @@ def test_a_texture_learns_and_stays_a_texture(comfyui, graph):
 
     def picture(id):
         (file,) = (f for f in run.files if f["node"] == id and f["filename"].endswith(".glb"))
-        (mesh,) = trimesh.load(comfyui.output / file["subfolder"] / file["filename"]).geometry.values()
+        (mesh,) = trimesh.load(
+            comfyui.output / file["subfolder"] / file["filename"]
+        ).geometry.values()
         return np.asarray(mesh.visual.material.baseColorTexture.convert("RGB"), float) / 255
 
     before, after = picture(export), picture("paint")
@@ -83,7 +100,9 @@ def test_a_texture_learns_and_stays_a_texture(comfyui, graph):
 def test_two_nodes_with_one_schedule_are_one_node_and_a_restart_is_not(comfyui, graph):
     whole, half = {"steps": 4, "schedule_steps": 4}, {"steps": 2, "schedule_steps": 4}
     again = half | {"restart_schedule": True}
-    prompt, _ = graph(one=("", whole), first=("", half), second=("first", half), anew=("first", again))
+    prompt, _ = graph(
+        one=("", whole), first=("", half), second=("first", half), anew=("first", again)
+    )
     run = comfyui.run(prompt)
     assert run.status == "success", run.error
     one, second, anew = (

@@ -46,7 +46,9 @@ def report(run, prompt):
 
 
 def needed(prompt, kind, /, **changes):
-    """The prompt without what the pictures of that kind of node do not need; ``changes`` to that node's inputs."""
+    """The prompt without what the pictures of that kind of node do not need; ``changes`` to that
+    node's inputs.
+    """
     (id,) = prompts.of_type(prompt, kind)
     prompt[id]["inputs"] |= changes
     keep = {
@@ -55,7 +57,9 @@ def needed(prompt, kind, /, **changes):
     }  # fmt: skip
     todo = list(keep)
     while todo:
-        links = [value[0] for value in prompt[todo.pop()]["inputs"].values() if isinstance(value, list)]
+        links = [
+            value[0] for value in prompt[todo.pop()]["inputs"].values() if isinstance(value, list)
+        ]
         todo += [link for link in links if link not in keep]
         keep.update(links)
     return {name: node for name, node in prompt.items() if name in keep}
@@ -67,7 +71,14 @@ def test_a_toy_is_measured_against_the_truth_and_by_the_judge(comfyui, prompt):
     assert run.status == "success", run.error
     text = report(run, prompt)
     assert text.startswith("a red mug: 3 views, 4000 Gaussians")
-    for word in ("IoU", "PSNR", "saturation", "judge: shows the right object", "R-precision", "Janus"):
+    for word in (
+        "IoU",
+        "PSNR",
+        "saturation",
+        "judge: shows the right object",
+        "R-precision",
+        "Janus",
+    ):
         assert word in text
     assert "CLIP" not in text and "distractors" not in text
     pictures = shown(comfyui, run, prompt, SCORE)
@@ -75,19 +86,32 @@ def test_a_toy_is_measured_against_the_truth_and_by_the_judge(comfyui, prompt):
 
 
 def test_any_other_prompt_is_measured_by_clip(comfyui, prompt, clip):
-    values = {"prompt": "a wooden dragon", "clip": clip, "distractors": "a cat\n\na dog", "views": 4}
+    values = {
+        "prompt": "a wooden dragon",
+        "clip": clip,
+        "distractors": "a cat\n\na dog",
+        "views": 4,
+    }
     prompt = prompts.set_values(prompt, SCORE, **values)
     run = comfyui.run(prompt)
     assert run.status == "success", run.error
     text = report(run, prompt)
-    assert "CLIP score" in text and "CLIP: the own prompt" in text and "back view" in text and "IoU" not in text
+    assert (
+        "CLIP score" in text
+        and "CLIP: the own prompt" in text
+        and "back view" in text
+        and "IoU" not in text
+    )
     assert [picture.size for picture in shown(comfyui, run, prompt, SCORE)] == [(256, 256)] * 4
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"prompt": "a wooden dragon"}, "For other prompts put a CLIP model into models/clip_vision"),
+        (
+            {"prompt": "a wooden dragon"},
+            "For other prompts put a CLIP model into models/clip_vision",
+        ),
         ({"clip": "elsewhere"}, "'elsewhere' is not a CLIP folder below models/clip_vision"),
         ({"prompt": " ", "clip": "tiny/clip"}, "prompt is empty; write what the object should be"),
     ],
@@ -159,7 +183,10 @@ def test_other_losses_are_looked_into_too(comfyui, prompt, object_info, loss):
     if loss == "SDSLoss":
         del node["inputs"]["cameras"]
     else:  # the cameras of a scene are as good as those of an object
-        prompt["scene"] = {"class_type": PACK + "SceneCameras", "inputs": defaults(object_info[PACK + "SceneCameras"])}
+        prompt["scene"] = {
+            "class_type": PACK + "SceneCameras",
+            "inputs": defaults(object_info[PACK + "SceneCameras"]),
+        }
         node["inputs"]["cameras"] = ["scene", 0]
     run = comfyui.run(prompt)
     assert run.status == "success", run.error

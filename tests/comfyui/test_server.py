@@ -1,4 +1,6 @@
-"""The pack in a running ComfyUI: what the server lists, sends while it works, and hands out afterwards."""
+"""The pack in a running ComfyUI: what the server lists, sends while it works, and hands out
+afterwards.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,13 @@ def test_pack_loads_without_a_warning(comfyui):
 
 
 def test_server_serves_every_script_of_the_pack(comfyui):
-    listed = {path for path in comfyui.get("/extensions") if path.startswith("/extensions/distill3d/")}
-    ours = {f"/extensions/distill3d/{file.relative_to(ROOT / 'web').as_posix()}" for file in ROOT.glob("web/**/*.js")}
+    listed = {
+        path for path in comfyui.get("/extensions") if path.startswith("/extensions/distill3d/")
+    }
+    ours = {
+        f"/extensions/distill3d/{file.relative_to(ROOT / 'web').as_posix()}"
+        for file in ROOT.glob("web/**/*.js")
+    }
     assert listed == ours
 
 
@@ -43,21 +50,28 @@ def test_every_template_has_a_thumbnail_where_the_page_looks_for_it(comfyui):
         with opener.open(f"{comfyui.url}/api/workflow_templates/distill3d/{name}.jpg") as answer:
             content = answer.read()
         picture = Image.open(io.BytesIO(content))
-        assert picture.format == "JPEG" and picture.size == (512, 512), name  # it is shown as a square
+        # it is shown as a square
+        assert picture.format == "JPEG" and picture.size == (512, 512), name
         assert len(content) < 60_000, name
 
 
 def test_notes_explain_every_template():
-    """Beside the first node, readable without scrolling far, naming only nodes and inputs that are there."""
+    """Beside the first node, readable without scrolling far, naming only nodes and inputs that are
+    there.
+    """
     for file in prompts.WORKFLOWS.glob("*.json"):
         workflow = json.loads(file.read_text(encoding="utf-8"))
         notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
         assert notes, file.name
         left = min(node["pos"][0] for node in workflow["nodes"])
-        assert any(node["pos"][0] == left and node["widgets_values"][0].startswith("## ") for node in notes), file.name
+        assert any(
+            node["pos"][0] == left and node["widgets_values"][0].startswith("## ") for node in notes
+        ), file.name
         for node in notes:
             lines = sum(1 + len(line) // 52 for line in node["widgets_values"][0].splitlines())
-            assert node["size"][1] >= 15 * lines, f"{file.name}: note {node['id']} has {lines} lines"
+            assert node["size"][1] >= 15 * lines, (
+                f"{file.name}: note {node['id']} has {lines} lines"
+            )
 
 
 def test_progress_counts_every_step(quickstart, quickstart_prompt):
@@ -81,7 +95,18 @@ def test_previews_arrive_as_pictures_while_the_optimizer_runs(quickstart, quicks
 def test_saved_gaussians_come_back_as_a_splat_ply(comfyui, quickstart):
     ply = plyfile.PlyData.read(io.BytesIO(comfyui.fetch(quickstart, ".ply")))
     fields = {field.name for field in ply["vertex"].properties}
-    assert {"x", "y", "z", "f_dc_0", "f_dc_1", "f_dc_2", "opacity", "scale_0", "rot_0", "rot_3"} <= fields
+    assert {
+        "x",
+        "y",
+        "z",
+        "f_dc_0",
+        "f_dc_1",
+        "f_dc_2",
+        "opacity",
+        "scale_0",
+        "rot_0",
+        "rot_3",
+    } <= fields
     assert ply["vertex"].count > 100
     assert np.isfinite(ply["vertex"]["x"]).all()
 
@@ -103,9 +128,13 @@ def test_turntable_comes_back_as_an_animation(comfyui, quickstart, quickstart_pr
 
 
 def test_prompt_queued_twice_is_answered_from_the_cache(comfyui, quickstart, quickstart_prompt):
-    first = comfyui.run(quickstart_prompt)  # ComfyUI may have dropped earlier results since: it keeps the last prompt's
+    # ComfyUI may have dropped earlier results since: it keeps the last prompt's
+    first = comfyui.run(quickstart_prompt)
     second = comfyui.run(quickstart_prompt)
     cached = next(m["data"]["nodes"] for _, m in second.events if m["type"] == "execution_cached")
     assert set(prompts.of_type(quickstart_prompt, "Distill3D_Optimize")) <= set(cached)
-    (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")  # no output node: cached, it says nothing
-    assert sorted(map(str, second.files)) == sorted(str(file) for file in first.files if file["node"] != optimize)
+    # no output node: cached, it says nothing
+    (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
+    assert sorted(map(str, second.files)) == sorted(
+        str(file) for file in first.files if file["node"] != optimize
+    )

@@ -28,7 +28,14 @@ def model(comfyui):
 @pytest.fixture
 def prompt(model):
     def build(**inputs):
-        values = {"model": model, "prompt": "a mug", "count": 500, "seed": 3, "turn": 0.0, "steps": 2}
+        values = {
+            "model": model,
+            "prompt": "a mug",
+            "count": 500,
+            "seed": 3,
+            "turn": 0.0,
+            "steps": 2,
+        }
         start = values | {"guidance": 15.0, "opacity": 0.5} | inputs
         save = {"gaussians": ["start", 0], "filename_prefix": "shap-e/start", "training": False}
         return {
@@ -82,7 +89,10 @@ def test_cancel_ends_it_between_two_calls(comfyui, prompt):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"model": "no-shap-e"}, "'no-shap-e' is no Shap-E folder below ComfyUI's models/diffusers"),
+        (
+            {"model": "no-shap-e"},
+            "'no-shap-e' is no Shap-E folder below ComfyUI's models/diffusers",
+        ),
         ({"model": "(no Shap-E folder yet)"}, "is no Shap-E folder"),
         ({"model": "../shapes"}, "is no Shap-E folder"),
         ({"prompt": "  "}, "The prompt is empty"),

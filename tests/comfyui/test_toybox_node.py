@@ -17,7 +17,13 @@ CAMERAS = {"views": 3, "size": 48, "elevation": 20.0, "start": 30.0, "distance":
 
 
 def prompt(text):
-    seen = {"prior": ["prior", 0], "prompt": text, "negative": "", "view_dependent": True, "interpolate": False}
+    seen = {
+        "prior": ["prior", 0],
+        "prompt": text,
+        "negative": "",
+        "view_dependent": True,
+        "interpolate": False,
+    }
     seen |= {"perp_neg": 0.0, "side_guidance": 1.0, "back_guidance": 1.0, "overhead_guidance": 1.0}
     values = CAMERAS | {"prompts": ["prompts", 0], "background": "white"}
     return {
@@ -35,7 +41,9 @@ def prompt(text):
 
 def pictures(comfyui, run, id):
     found = [comfyui.view(file) for file in run.files if file["node"] == id]
-    return np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found]) / 255
+    return (
+        np.stack([np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in found]) / 255
+    )
 
 
 def test_pictures_and_masks_are_the_exact_ones(comfyui):

@@ -29,7 +29,11 @@ def test_bad_value_is_refused_before_anything_runs(comfyui, quickstart_prompt, n
 @pytest.mark.parametrize(
     ("node", "values", "message"),
     [
-        ("Distill3D_Optimize", {"steps": "abc"}, "steps is 'abc'; give a whole number within 1..1000000"),
+        (
+            "Distill3D_Optimize",
+            {"steps": "abc"},
+            "steps is 'abc'; give a whole number within 1..1000000",
+        ),
         (
             "Distill3D_OrbitCameras",
             {"elevation_min": "low"},
@@ -44,20 +48,29 @@ def test_value_of_a_wrong_kind_is_named(comfyui, quickstart_prompt, node, values
 
 
 def test_word_outside_the_vocabulary_ends_the_run_with_its_name(comfyui, quickstart_prompt):
-    run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt="a red dragon"))
+    run = comfyui.run(
+        prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt="a red dragon")
+    )
     assert run.status == "error"
     assert "dragon" in run.error
 
 
 @pytest.mark.parametrize("text", ["red", "a red and blue mug", "a red mug on a table"])
-def test_known_words_that_are_no_sentence_of_the_embedded_prior_end_the_run(comfyui, quickstart_prompt, text):
+def test_known_words_that_are_no_sentence_of_the_embedded_prior_end_the_run(
+    comfyui, quickstart_prompt, text
+):
     run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", prompt=text))
     assert run.status == "error"
-    assert run.error.startswith(f"Distill3D_ViewPrompts: prompt {text!r} is no sentence") and "a red mug" in run.error
+    assert (
+        run.error.startswith(f"Distill3D_ViewPrompts: prompt {text!r} is no sentence")
+        and "a red mug" in run.error
+    )
 
 
 def test_refused_negative_prompt_is_named_so(comfyui, quickstart_prompt):
-    run = comfyui.run(prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", negative="an ugly mug"))
+    run = comfyui.run(
+        prompts.set_values(quickstart_prompt, "Distill3D_ViewPrompts", negative="an ugly mug")
+    )
     assert run.status == "error"
     assert run.error.startswith("Distill3D_ViewPrompts: negative 'an ugly mug'")
 
@@ -66,7 +79,9 @@ def test_grey_is_gray(comfyui, quickstart_prompt):
     prompt = prompts.reduced(quickstart_prompt, steps=1)
     clouds = []
     for color in ("grey", "gray"):
-        run = comfyui.run(prompts.set_values(prompt, "Distill3D_ViewPrompts", prompt=f"a {color} mug"))
+        run = comfyui.run(
+            prompts.set_values(prompt, "Distill3D_ViewPrompts", prompt=f"a {color} mug")
+        )
         assert run.status == "success", run.error
         clouds.append(comfyui.fetch(run, ".ply"))
     assert clouds[0] == clouds[1]

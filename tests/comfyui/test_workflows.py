@@ -1,4 +1,6 @@
-"""Every shipped workflow: valid to ComfyUI's own tool, and running to its end on the embedded prior."""
+"""Every shipped workflow: valid to ComfyUI's own tool, and running to its end on the embedded
+prior.
+"""
 
 from __future__ import annotations
 
@@ -32,19 +34,35 @@ def test_workflow_runs_to_its_end(comfyui, object_info, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, name):
-    """Every choice is among those of a server whose folders are empty, and no loss wants a package of its own."""
+    """Every choice is among those of a server whose folders are empty, and no loss wants a package
+    of its own.
+    """
     for node in prompts.api_form(prompts.read(name), object_info).values():
         inputs = object_info[node["class_type"]]["input"]
         for input, spec in (inputs.get("required", {}) | inputs.get("optional", {})).items():
-            options = spec[0] if isinstance(spec[0], list) else spec[1].get("options", []) if spec[0] == "COMBO" else []
+            options = (
+                spec[0]
+                if isinstance(spec[0], list)
+                else spec[1].get("options", [])
+                if spec[0] == "COMBO"
+                else []
+            )
             value = node["inputs"].get(input)
-            assert not options or isinstance(value, list) or value in options, (node["class_type"], input, value)
+            assert not options or isinstance(value, list) or value in options, (
+                node["class_type"],
+                input,
+                value,
+            )
         assert node["class_type"] != "Distill3D_VSDLoss"
 
 
 def told_values(name):
     """(node, input, value) of every row of the table for Stable Diffusion in a workflow's notes."""
-    notes = [node["widgets_values"][0] for node in prompts.read(name)["nodes"] if node["type"] == "MarkdownNote"]
+    notes = [
+        node["widgets_values"][0]
+        for node in prompts.read(name)["nodes"]
+        if node["type"] == "MarkdownNote"
+    ]
     rows = re.findall(r"(?m)^\| ([^|`]+) \| (`[^|]+`) \| ([^|]+) \|$", "\n".join(notes))
     for node, inputs, values in rows:
         for input, value in zip(inputs.split(", "), values.split(", "), strict=True):
@@ -52,11 +70,15 @@ def told_values(name):
 
 
 def with_told_values(name, object_info):
-    """{title: inputs} of the workflow, muted nodes too, after everything that its note says has been set."""
+    """{title: inputs} of the workflow, muted nodes too, after everything that its note says has
+    been set.
+    """
     workflow = prompts.read(name)
     for node in workflow["nodes"]:
         node["mode"] = 0
-    nodes = {node["_meta"]["title"]: node for node in prompts.api_form(workflow, object_info).values()}
+    nodes = {
+        node["_meta"]["title"]: node for node in prompts.api_form(workflow, object_info).values()
+    }
     for node, input, text in told_values(name):
         meant = [title for title in nodes if title.startswith(node)]
         assert meant, f"no node is called {node}"
@@ -74,7 +96,9 @@ def with_told_values(name, object_info):
 def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
     nodes = with_told_values("consistent3d", object_info)
     declared = object_info["Distill3D_CDSLoss"]["input"]
-    defaults = {k: spec[1]["default"] for k, spec in (declared["required"] | declared["optional"]).items()}
+    defaults = {
+        k: spec[1]["default"] for k, spec in (declared["required"] | declared["optional"]).items()
+    }
     for stage, preset in (("coarse", "coarse"), ("geometry", "refine"), ("texture", "texture")):
         assert nodes[f"CDS Loss: {stage}"] == defaults | {"preset": preset, "weight": 0.1}
     loops = {title: inputs for title, inputs in nodes.items() if title.startswith("Optimize")}
@@ -87,11 +111,26 @@ def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
 def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
     nodes = with_told_values("dreammapping", object_info)
     loss, loop = nodes["VDM Loss"], nodes["Optimize N Steps"]
-    assert (loss["guidance"], loss["weight"], loss["weighting"], loss["refine_from"]) == (7.5, 0.1, "sigma/alpha", 1)
-    assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [20, 980, 500, 0.3]
+    assert (loss["guidance"], loss["weight"], loss["weighting"], loss["refine_from"]) == (
+        7.5,
+        0.1,
+        "sigma/alpha",
+        1,
+    )
+    assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [
+        20,
+        980,
+        500,
+        0.3,
+    ]
     rates = [loop[f"lr_{name}"] for name in ("means", "scales", "quats", "opacities", "colors")]
     assert rates == [0.00056, 0.005, 0.001, 0.05, 0.005] and loop["final_means"] == 0.01
-    assert (loop["steps"], loop["views"], loop["densify"], loop["lambda_opacity"]) == (3000, 4, True, 0)
+    assert (loop["steps"], loop["views"], loop["densify"], loop["lambda_opacity"]) == (
+        3000,
+        4,
+        True,
+        0,
+    )
 
 
 def test_resume_is_the_quickstart_in_two_halves(object_info):
@@ -101,19 +140,26 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
     def values(prompt, kind):
         apart = ("steps", "schedule_steps")
         found = [prompt[id]["inputs"] for id in prompts.of_type(prompt, f"Distill3D_{kind}")]
-        return [{k: v for k, v in each.items() if k not in apart and not isinstance(v, list)} for each in found]
+        return [
+            {k: v for k, v in each.items() if k not in apart and not isinstance(v, list)}
+            for each in found
+        ]
 
     for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss"):
         assert values(halves, kind) == values(whole, kind)
     assert values(halves, "Optimize") == 2 * values(whole, "Optimize")
     (steps,) = (whole[id]["inputs"]["steps"] for id in prompts.of_type(whole, "Distill3D_Optimize"))
     loops = [halves[id]["inputs"] for id in prompts.of_type(halves, "Distill3D_Optimize")]
-    assert sum(loop["steps"] for loop in loops) == steps and {loop["schedule_steps"] for loop in loops} == {steps}
+    assert sum(loop["steps"] for loop in loops) == steps and {
+        loop["schedule_steps"] for loop in loops
+    } == {steps}
 
 
 @pytest.mark.parametrize(("workflow", "kind"), [("quickstart", "cds"), ("dreammapping", "vdm")])
 def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kind):
-    """The benchmark's, field by field: config "standard" of sweeps/quickstart.json; VDM's of short runs."""
+    """The benchmark's, field by field: config "standard" of sweeps/quickstart.json; VDM's of short
+    runs.
+    """
     sys.path.insert(0, str(BENCHMARKS))
     plan = importlib.import_module("quality_plan")
     if workflow == "quickstart":
@@ -124,7 +170,9 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         few = {"init.count": 4000, "init.scale": 0.03, "settings.lambda_opacity": 3000.0}
         measured = plan.build("vdm", 150, "auto", few)
     read = prompts.read(workflow)
-    prompt = prompts.api_form(prompts.without_preset(read) if workflow == "quickstart" else read, object_info)
+    prompt = prompts.api_form(
+        prompts.without_preset(read) if workflow == "quickstart" else read, object_info
+    )
 
     def inputs(kind):
         (id,) = prompts.of_type(prompt, f"Distill3D_{kind}")
@@ -136,18 +184,36 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         assert {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
 
     loss, loop, start = inputs(f"{kind.upper()}Loss"), inputs("Optimize"), inputs("InitGaussians")
-    same({name: value for name, value in loss.items() if value != -1}, asdict(measured.loss), 9, ("degradation",))
-    same(loop, asdict(measured.settings), 18, apart=("densify", "image_size", "preview_every", "max_gaussians"))
+    same(
+        {name: value for name, value in loss.items() if value != -1},
+        asdict(measured.loss),
+        9,
+        ("degradation",),
+    )
+    same(
+        loop,
+        asdict(measured.settings),
+        18,
+        apart=("densify", "image_size", "preview_every", "max_gaussians"),
+    )
     same(start, asdict(measured.init), 3)
     same(inputs("OrbitCameras"), asdict(measured.cameras), 8)
     same(inputs("ViewPrompts"), asdict(measured.prompts), 7)
-    assert loss.get("preset", "coarse") == "coarse" and loop["steps"] == measured.steps and loop["densify"] is False
-    assert start["opacity"] == pytest.approx(1 / (1 + math.exp(-measured.init.opacity_logit)), abs=1e-4)
+    assert (
+        loss.get("preset", "coarse") == "coarse"
+        and loop["steps"] == measured.steps
+        and loop["densify"] is False
+    )
+    assert start["opacity"] == pytest.approx(
+        1 / (1 + math.exp(-measured.init.opacity_logit)), abs=1e-4
+    )
 
 
 def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
     prompt = prompts.reduced(prompts.api_form(prompts.read("consistent3d"), object_info), steps=3)
-    optimized = {prompt[id]["_meta"]["title"]: id for id in prompts.of_type(prompt, "Distill3D_Optimize")}
+    optimized = {
+        prompt[id]["_meta"]["title"]: id for id in prompts.of_type(prompt, "Distill3D_Optimize")
+    }
     stages = [
         next(id for title, id in optimized.items() if title.startswith(f"Optimize: {stage}"))
         for stage in ("coarse", "geometry", "texture")
@@ -166,7 +232,19 @@ def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
         return np.stack([ply["vertex"][name] for name in names], -1)
 
     colors = ("f_dc_0", "f_dc_1", "f_dc_2")
-    geometry = ("x", "y", "z", "opacity", "scale_0", "scale_1", "scale_2", "rot_0", "rot_1", "rot_2", "rot_3")
+    geometry = (
+        "x",
+        "y",
+        "z",
+        "opacity",
+        "scale_0",
+        "scale_1",
+        "scale_2",
+        "rot_0",
+        "rot_1",
+        "rot_2",
+        "rot_3",
+    )
     coarse, refined, painted = stages
     assert np.array_equal(columns(coarse, *colors), columns(refined, *colors))
     assert np.array_equal(columns(refined, *geometry), columns(painted, *geometry))
@@ -187,10 +265,13 @@ def test_compare_losses_has_the_settings_that_were_measured(object_info):
     for loss in ("sds", "cds", "vdm"):
         wanted = asdict(plan.build(loss, 400, "auto", changes).loss)
         given = inputs(f"Distill3D_{loss.upper()}Loss")
-        shared = {name: value for name, value in given.items() if name in wanted and name != "degradation"}
+        shared = {
+            name: value for name, value in given.items() if name in wanted and name != "degradation"
+        }
         assert len(shared) > 8
         for name, value in shared.items():
-            if value not in (-1, "from preset"):  # those are the coarse preset's, which are the defaults
+            # those are the coarse preset's, which are the defaults
+            if value not in (-1, "from preset"):
                 assert value == wanted[name], (loss, name)
     start, loop = inputs("Distill3D_InitGaussians"), inputs("Distill3D_Optimize")
     assert (start["count"], start["scale"]) == (plan.Init().count, plan.Init().scale)
@@ -208,7 +289,9 @@ def test_baseline_losses_has_the_settings_that_were_measured(object_info):
         (id,) = prompts.of_type(prompt, f"Distill3D_{loss.upper()}Loss")
         wanted, given = asdict(plan.LOSSES[loss]), prompt[id]["inputs"]
         shared = given.keys() & wanted.keys()
-        assert len(shared) > 8 and {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
+        assert len(shared) > 8 and {name: given[name] for name in shared} == {
+            name: wanted[name] for name in shared
+        }
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -220,7 +303,11 @@ def test_conversion_agrees_with_comfy_cli(comfy_cli, object_info, tmp_path, name
         "print(json.dumps(convert(json.load(open('workflow.json')), json.load(open('info.json')))))"
     )
     done = subprocess.run(
-        [comfy_cli / "python", "-c", script], cwd=tmp_path, env=child_environment(), capture_output=True, text=True
+        [comfy_cli / "python", "-c", script],
+        cwd=tmp_path,
+        env=child_environment(),
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     theirs = json.loads(done.stdout)
@@ -235,7 +322,15 @@ def test_workflow_is_valid_to_comfy_cli(comfy_cli, object_info, tmp_path, name):
     prompt = prompts.api_form(prompts.read(name), object_info)
     tmp_path.joinpath("info.json").write_text(json.dumps(object_info))
     tmp_path.joinpath("prompt.json").write_text(json.dumps(prompt))
-    command = ["--skip-prompt", "workflow", "validate", "--workflow", "prompt.json", "--input", "info.json"]
+    command = [
+        "--skip-prompt",
+        "workflow",
+        "validate",
+        "--workflow",
+        "prompt.json",
+        "--input",
+        "info.json",
+    ]
     done = subprocess.run(
         [comfy_cli / "comfy", *command],
         cwd=tmp_path, env=child_environment(), capture_output=True, text=True,

@@ -1,4 +1,6 @@
-"""MVDream with random weights in its two forms on disk: a diffusers folder as published, and one whole checkpoint."""
+"""MVDream with random weights in its two forms on disk: a diffusers folder as published, and one
+whole checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,14 @@ FOLDER = {
     "channel_mult": [1, 2, 2], "num_head_channels": 16, "transformer_depth": 1, "context_dim": TEXT,
     "use_checkpoint": False, "camera_dim": 16,
 }  # fmt: skip
-# A file says nothing of its heads: those of Stable Diffusion 2.x have 64 channels, in 1.x there are 8.
+# A file says nothing of its heads: those of Stable Diffusion 2.x have 64 channels, in 1.x there are
+# 8.
 FILES: dict[str, dict[str, Any]] = {
     "sd2": FOLDER | {"model_channels": 64, "num_head_channels": 64, "linear": True},
-    "sd1": {k: v for k, v in FOLDER.items() if k != "num_head_channels"} | {"num_heads": 8, "linear": False},
+    "sd1": (
+        {k: v for k, v in FOLDER.items() if k != "num_head_channels"}
+        | {"num_heads": 8, "linear": False}
+    ),
 }
 
 
@@ -145,14 +151,18 @@ def vae_weights(seed: int = 1) -> dict[str, Tensor]:
     weights.coder_middle("decoder.mid", 64)
     for level, into, out in ((1, 64, 64), (0, 64, 32)):
         for block in range(2):
-            weights.coder_block(f"decoder.up.{level}.block.{block}", into if block == 0 else out, out)
+            weights.coder_block(
+                f"decoder.up.{level}.block.{block}", into if block == 0 else out, out
+            )
     weights.layer("decoder.up.1.upsample.conv", 64, 64, 3, 3)
     weights.norm("decoder.norm_out", 32)
     weights.layer("decoder.conv_out", 3, 32, 3, 3)
     return dict(weights)
 
 
-def openclip_weights(vocabulary: int, blocks: int = 3, width: int = TEXT, seed: int = 2) -> dict[str, Tensor]:
+def openclip_weights(
+    vocabulary: int, blocks: int = 3, width: int = TEXT, seed: int = 2
+) -> dict[str, Tensor]:
     """OpenCLIP's text transformer, the pooled text's projection included."""
     weights = _Weights(seed)
     weights.add("token_embedding.weight", vocabulary, width)
@@ -175,7 +185,10 @@ def openclip_weights(vocabulary: int, blocks: int = 3, width: int = TEXT, seed: 
 def clip_weights(vocabulary: int, seed: int = 3) -> dict[str, Tensor]:
     """transformers' CLIP text encoder, as Stable Diffusion 1's files hold it."""
     encoder = _text_encoder(vocabulary, "quick_gelu", seed)
-    weights = {"text_model." + name.removeprefix("text_model."): v for name, v in encoder.state_dict().items()}
+    weights = {
+        "text_model." + name.removeprefix("text_model."): v
+        for name, v in encoder.state_dict().items()
+    }
     return weights | {"text_model.embeddings.position_ids": torch.arange(TOKENS)[None]}
 
 
@@ -193,7 +206,9 @@ def _text_encoder(vocabulary: int, act: str, seed: int) -> Any:
 
 
 def write_tiny_mvdream(folder: Path, **changes: Any) -> dict[str, Tensor]:
-    """Write an MVDreamPipeline folder; changes: of its U-Net's config.json. Returns the U-Net's weights."""
+    """Write an MVDreamPipeline folder; changes: of its U-Net's config.json. Returns the U-Net's
+    weights.
+    """
     from diffusers import AutoencoderKL, DDIMScheduler
 
     vocabulary = write_tokenizer(folder / "tokenizer")
@@ -214,13 +229,19 @@ def write_tiny_mvdream(folder: Path, **changes: Any) -> dict[str, Tensor]:
     (folder / "unet").mkdir()
     save_file(weights, folder / "unet" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     (folder / "unet" / "config.json").write_text(json.dumps(FOLDER | changes), encoding="utf-8")
-    index = {"_class_name": "MVDreamPipeline", "unet": ["mv_unet", "MultiViewUNetModel"], "image_encoder": [None, None]}
+    index = {
+        "_class_name": "MVDreamPipeline",
+        "unet": ["mv_unet", "MultiViewUNetModel"],
+        "image_encoder": [None, None],
+    }
     (folder / "model_index.json").write_text(json.dumps(index), encoding="utf-8")
     return weights
 
 
 def write_checkpoint(file: Path, kind: str, vocabulary: int) -> dict[str, Tensor]:
-    """Write one of `FILES` as a whole checkpoint, as the codebase saves it. Returns all its weights."""
+    """Write one of `FILES` as a whole checkpoint, as the codebase saves it. Returns all its
+    weights.
+    """
     config = FILES[kind]
     text = openclip_weights(vocabulary) if kind == "sd2" else clip_weights(vocabulary)
     parts = {
@@ -228,7 +249,11 @@ def write_checkpoint(file: Path, kind: str, vocabulary: int) -> dict[str, Tensor
         "first_stage_model.": vae_weights(),
         "cond_stage_model.model." if kind == "sd2" else "cond_stage_model.transformer.": text,
     }
-    weights = {prefix + name: value for prefix, part in parts.items() for name, value in part.items()}
-    weights["alphas_cumprod"] = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0)
+    weights = {
+        prefix + name: value for prefix, part in parts.items() for name, value in part.items()
+    }
+    weights["alphas_cumprod"] = torch.cumprod(
+        1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2, 0
+    )
     save_file(weights, file)
     return weights

@@ -1,4 +1,6 @@
-"""A diffusers pipeline folder with random weights: it does all that Stable Diffusion's does, in no time."""
+"""A diffusers pipeline folder with random weights: it does all that Stable Diffusion's does, in no
+time.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ WORDS = ("a", "red", "blue", "mug", "chair", "front", "side", "back", "overhead"
 
 
 def write_tiny_prior(folder: Path, width: int = 32) -> None:
-    """Write a whole pipeline and its distill3d.json into ``folder``; width: of a token's embedding."""
+    """Write a whole pipeline and its distill3d.json into ``folder``; width: of a token's
+    embedding.
+    """
     from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -35,9 +39,9 @@ def write_tiny_prior(folder: Path, width: int = 32) -> None:
         attention_head_dim=2,
         norm_num_groups=4,
     ).save_pretrained(folder / "unet")
-    DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear").save_pretrained(
-        folder / "scheduler"
-    )
+    DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    ).save_pretrained(folder / "scheduler")
     vocab = write_tokenizer(folder / "tokenizer")
     CLIPTextModel(
         CLIPTextConfig(
@@ -53,13 +57,21 @@ def write_tiny_prior(folder: Path, width: int = 32) -> None:
         )
     ).save_pretrained(folder / "text_encoder")
     _write_json(folder / "model_index.json", {"_class_name": "StableDiffusionPipeline"})
-    _write_json(folder / "distill3d.json", {"vocabulary": WORDS, "background": [0.25, 0.75], "image_size": IMAGE_SIZE})
+    _write_json(
+        folder / "distill3d.json",
+        {"vocabulary": WORDS, "background": [0.25, 0.75], "image_size": IMAGE_SIZE},
+    )
 
 
 def write_tokenizer(folder: Path) -> dict[str, int]:
     """CLIP's byte-pair tokenizer without a single merge: every letter is a token."""
     letters = string.ascii_lowercase + string.digits + string.punctuation
-    symbols = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    symbols = [
+        *letters,
+        *(letter + "</w>" for letter in letters),
+        "<|startoftext|>",
+        "<|endoftext|>",
+    ]
     vocab = {symbol: index for index, symbol in enumerate(symbols)}
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>"}
     special |= {"pad_token": "<|endoftext|>", "unk_token": "<|endoftext|>"}
@@ -67,7 +79,8 @@ def write_tokenizer(folder: Path) -> dict[str, int]:
     _write_json(folder / "vocab.json", vocab)
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     _write_json(
-        folder / "tokenizer_config.json", {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, **special}
+        folder / "tokenizer_config.json",
+        {"tokenizer_class": "CLIPTokenizer", "model_max_length": TOKENS, **special},
     )
     _write_json(folder / "special_tokens_map.json", special)
     return vocab

@@ -13,7 +13,9 @@ WIDTH = 16
 
 
 def write_tiny_shap_e(folder: Path) -> None:
-    """Write a whole pipeline, weights as safetensors, into ``folder``; its meshes are blobs of random colours."""
+    """Write a whole pipeline, weights as safetensors, into ``folder``; its meshes are blobs of
+    random colours.
+    """
     from diffusers import HeunDiscreteScheduler, PriorTransformer
     from diffusers.pipelines.shap_e.renderer import ShapERenderer
     from transformers import CLIPTextConfig, CLIPTextModelWithProjection
@@ -49,7 +51,9 @@ def write_tiny_shap_e(folder: Path) -> None:
             encoder_hid_proj_type=None,
             added_emb_type=None,
         ).save_pretrained(folder / "prior")
-        renderer = ShapERenderer(param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=WIDTH, d_hidden=8)
+        renderer = ShapERenderer(
+            param_shapes=((8, 93), (8, 8), (8, 8), (8, 8)), d_latent=WIDTH, d_hidden=8
+        )
         fill_cubes(renderer.mesh_decoder)
         renderer.save_pretrained(folder / "shap_e_renderer")
     HeunDiscreteScheduler(
@@ -71,11 +75,15 @@ def write_tiny_shap_e(folder: Path) -> None:
 
 
 def fill_cubes(decoder: torch.nn.Module) -> None:
-    """Marching cubes' table, which comes with Shap-E's weights: here a fan over the edges that the surface cuts.
+    """Marching cubes' table, which comes with Shap-E's weights: here a fan over the edges that the
+    surface cuts.
 
     Its vertices are where they should be, its triangles are crude.
     """
-    corner = {place: place[0] + 2 * place[1] + 4 * place[2] for place in itertools.product((0, 1), repeat=3)}
+    corner = {
+        place: place[0] + 2 * place[1] + 4 * place[2]
+        for place in itertools.product((0, 1), repeat=3)
+    }
     edges = []  # in the decoder's order: those along x, along y, along z
     for axis in range(3):
         for second, first in itertools.product((0, 1), repeat=2):

@@ -1,8 +1,8 @@
-"""Writes what follows from other files: locales/en, the tables in web/docs and its copies, docs/nodes,
-the papers' values in docs/method/papers.md, workflows/api.
+"""Writes what follows from other files: locales/en, the tables in web/docs and its copies,
+docs/nodes, the papers' values in docs/method/papers.md, workflows/api.
 
-``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the environment that
-harness/environment.py sets up.
+``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the
+environment that harness/environment.py sets up.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""A real ComfyUI server on a GPU, with what the cases need: files of every kind, graphs, and a look at its memory."""
+"""A real ComfyUI server on a GPU, with what the cases need: files of every kind, graphs, and a look
+at its memory.
+"""
 
 from __future__ import annotations
 
@@ -25,14 +27,21 @@ class Failed(AssertionError):
 
 
 class Bed:
-    """A server with the pack and the tests' probe pack, started with ``flags``; use as a context manager."""
+    """A server with the pack and the tests' probe pack, started with ``flags``; use as a context
+    manager.
+    """
 
-    def __init__(self, tree: Path, base: Path, flags: tuple[str, ...], shared: bool = False) -> None:
-        """shared: others use the device meanwhile, so that what is in use there tells nothing of this server."""
+    def __init__(
+        self, tree: Path, base: Path, flags: tuple[str, ...], shared: bool = False
+    ) -> None:
+        """shared: others use the device meanwhile, so that what is in use there tells nothing of
+        this server.
+        """
         self.shared, self.fast = shared, "--cpu" not in flags
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
-        (HOME / "cache").mkdir(parents=True, exist_ok=True)  # where the server's environment has its caches
+        # where the server's environment has its caches
+        (HOME / "cache").mkdir(parents=True, exist_ok=True)
         self.server = Server(tree, base, base / "server.log", cpu=False, arguments=flags)
         self.base, self.info = base, dict[str, Any]()
 
@@ -56,7 +65,9 @@ class Bed:
         return prompts.api_form(prompts.read(name), self.info)
 
     def plain_quickstart(self) -> dict[str, Any]:
-        """The quickstart with the numbers in its nodes, whatever Quality Preset makes of the machine."""
+        """The quickstart with the numbers in its nodes, whatever Quality Preset makes of the
+        machine.
+        """
         return prompts.api_form(prompts.without_preset(prompts.read("quickstart")), self.info)
 
     def run(self, prompt: dict[str, Any], seconds: float = 400, **how: Any) -> Run:
@@ -96,13 +107,17 @@ class Bed:
             best = found if best is None or found["reserved"] < best["reserved"] else best
             if not self.server.get("/queue")["queue_running"] and found == best and _ > 6:
                 break
-        return {name: round(value, 1) for name, value in (best or {}).items()} | {"rss": round(self.resident(), 1)}
+        return {name: round(value, 1) for name, value in (best or {}).items()} | {
+            "rss": round(self.resident(), 1)
+        }
 
     def log(self) -> str:
         return self.server.log.read_text(encoding="utf-8", errors="replace")
 
     def toybox_file(self) -> str:
-        """The embedded prior as a checkpoint, made at the first call; and a LoRA that turns red into blue."""
+        """The embedded prior as a checkpoint, made at the first call; and a LoRA that turns red
+        into blue.
+        """
         checkpoints = self.base / "models" / "checkpoints"
         if not (checkpoints / FILE).is_file():
             checkpoints.mkdir(parents=True, exist_ok=True)
@@ -136,7 +151,9 @@ def versions(server: Server) -> dict[str, str]:
 def _commit() -> str:
     import subprocess
 
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    )
     dirty = subprocess.run(["git", "diff", "--quiet", "HEAD"], cwd=ROOT).returncode
     return (done.stdout.strip() or "unknown") + ("-dirty" if dirty else "")
 

@@ -1,4 +1,6 @@
-"""What the server has to do on a GPU: each case a function of the bed that returns its figures, or raises."""
+"""What the server has to do on a GPU: each case a function of the bed that returns its figures, or
+raises.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,17 @@ from bed import Bed, Failed, prompts
 
 OPTIMIZE = "Distill3D_Optimize"
 STEPS = 200
-LOSSES = ("SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss")
+LOSSES = (
+    "SDSLoss",
+    "CDSLoss",
+    "VDMLoss",
+    "CSDLoss",
+    "NFSDLoss",
+    "ISMLoss",
+    "SDILoss",
+    "SCTDLoss",
+    "VSDLoss",
+)
 KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
 HELD = 50  # MiB that may stay with torch after everything has been freed
 WARM = 8.0  # seconds of a quickstart that is not the server's first, with graphs
@@ -21,9 +33,15 @@ Case = Callable[[Bed], dict[str, Any]]
 
 
 def optimizing(bed: Bed, way: dict[str, Any], steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
-    """The quickstart's run with another prior, its cloud saved; no view words, which only the folder has."""
+    """The quickstart's run with another prior, its cloud saved; no view words, which only the
+    folder has.
+    """
     prompt = bed.plain_quickstart()
-    base = {id: node for id, node in prompt.items() if node["class_type"] in {f"Distill3D_{k}" for k in KEPT}}
+    base = {
+        id: node
+        for id, node in prompt.items()
+        if node["class_type"] in {f"Distill3D_{k}" for k in KEPT}
+    }
     (old,) = prompts.of_type(prompt, "Distill3D_LoadDiffusionPrior")
     for node in base.values():
         for name, value in node["inputs"].items():
@@ -45,11 +63,19 @@ def model(bed: Bed, lora: bool = False) -> dict[str, Any]:
     source = "lora" if lora else "file"
     links = {"model": [source, 0], "clip": [source, 1], "vae": ["file", 2]}
     way = {
-        "file": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": bed.toybox_file()}},
+        "file": {
+            "class_type": "CheckpointLoaderSimple",
+            "inputs": {"ckpt_name": bed.toybox_file()},
+        },
         "prior": {"class_type": "Distill3D_DiffusionPriorFromModel", "inputs": links},
     }
     if lora:
-        inputs = {"model": ["file", 0], "clip": ["file", 1], "strength_model": 1.0, "strength_clip": 1.0}
+        inputs = {
+            "model": ["file", 0],
+            "clip": ["file", 1],
+            "strength_model": 1.0,
+            "strength_clip": 1.0,
+        }
         way["lora"] = {"class_type": "LoraLoader", "inputs": inputs | {"lora_name": bed.lora()}}
     return way
 
@@ -62,7 +88,11 @@ def seeded(prompt: dict[str, Any]) -> dict[str, Any]:
 def per_step(run: Any, prompt: dict[str, Any]) -> float:
     """Milliseconds of a step, over the second half of the last Optimize."""
     (node,) = prompts.of_type(prompt, OPTIMIZE)[-1:]
-    told = [(s, m["data"]) for s, m in run.events if m["type"] == "progress" and m["data"]["node"] == node]
+    told = [
+        (s, m["data"])
+        for s, m in run.events
+        if m["type"] == "progress" and m["data"]["node"] == node
+    ]
     steps = [(int(data["value"]), s) for s, data in told]
     first = next(pair for pair in steps if pair[0] >= steps[-1][0] // 2)
     return round(1e3 * (steps[-1][1] - first[1]) / (steps[-1][0] - first[0]), 1)
@@ -87,12 +117,18 @@ def twenty(bed: Bed) -> dict[str, Any]:
     grown = max(held[10:]) - max(held[:10]), 0 if bed.shared else max(used[10:]) - max(used[:10])
     if max(grown) > HELD or max(rss[10:]) > max(rss[:10]) + 4 * HELD:
         raise Failed(f"memory grows: reserved {held}, used {used}, rss {rss}")
-    return {"median_s": sorted(taken)[10], "max_s": max(taken), "reserved": held, "used": used, "rss": rss}
+    return {
+        "median_s": sorted(taken)[10],
+        "max_s": max(taken),
+        "reserved": held,
+        "used": used,
+        "rss": rss,
+    }
 
 
 def models(bed: Bed) -> dict[str, Any]:
-    """The same weights as a folder, a checkpoint and a MODEL: milliseconds of a step, in runs too short for graphs and
-    in longer ones."""
+    """The same weights as a folder, a checkpoint and a MODEL: milliseconds of a step, in runs too
+    short for graphs and in longer ones."""
     ways = {"folder": folder(bed), "checkpoint": folder(bed, model=bed.toybox_file())}
     ways |= {"model": model(bed), "model_lora": model(bed, lora=True)}
     found: dict[str, Any] = {}
@@ -104,7 +140,9 @@ def models(bed: Bed) -> dict[str, Any]:
             run, seconds = bed.timed(seeded(prompt))
             found[f"{name}_{kind}"] = {"ms": per_step(run, prompt), "s": seconds}
     for kind in ("plain", "long"):
-        found[f"model_{kind}_over_folder_plain"] = round(found[f"model_{kind}"]["ms"] / found["folder_plain"]["ms"], 2)
+        found[f"model_{kind}_over_folder_plain"] = round(
+            found[f"model_{kind}"]["ms"] / found["folder_plain"]["ms"], 2
+        )
     if found["model_plain_over_folder_plain"] > 2.5:
         raise Failed(f"a MODEL's steps take more than 2.5 times the folder's plain ones: {found}")
     return found
@@ -132,7 +170,9 @@ def cancel(bed: Bed) -> dict[str, Any]:
 
 
 def free(bed: Bed) -> dict[str, Any]:
-    """After /free torch holds no more than before the run, nor the device, in a server that has run each once."""
+    """After /free torch holds no more than before the run, nor the device, in a server that has run
+    each once.
+    """
     bed.run(seeded(bed.workflow("quickstart")))
     bed.run(seeded(optimizing(bed, model(bed), 20)))
     before = bed.freed()
@@ -145,7 +185,9 @@ def free(bed: Bed) -> dict[str, Any]:
         bed.run(seeded(prompt))
         during, after = round(bed.reserved(), 1), bed.freed()
         held[name] = {"kept_until_free": during, **after}
-        grown = {key: after[key] - before[key] for key in ("reserved", "used")[: 1 if bed.shared else 2]}
+        grown = {
+            key: after[key] - before[key] for key in ("reserved", "used")[: 1 if bed.shared else 2]
+        }
         if max(grown.values()) > HELD:
             raise Failed(f"{name} leaves {grown} MiB")
     return {"before": before, "after": held}
@@ -161,7 +203,9 @@ def frames(bed: Bed) -> dict[str, Any]:
         progress = run.progress(node)
         if not progress or asked:
             return
-        with urllib.request.urlopen(f"{bed.server.url}/distill3d/live/{node}?after={len(seen)}", timeout=30) as answer:
+        with urllib.request.urlopen(
+            f"{bed.server.url}/distill3d/live/{node}?after={len(seen)}", timeout=30
+        ) as answer:
             seen.append(len(answer.read()))
         if progress[-1][0] >= 150 and len([size for size in seen if size]) >= 3:
             asked.append(time.monotonic())
@@ -216,7 +260,10 @@ def priors(bed: Bed) -> dict[str, Any]:
         "fp32": (folder(bed, precision="fp32"), {}),
         "bf16": (folder(bed, precision="bf16"), {}),
     }
-    return {name: bed.timed(seeded(optimizing(bed, way, 40, **more)))[1] for name, (way, more) in ways.items()}
+    return {
+        name: bed.timed(seeded(optimizing(bed, way, 40, **more)))[1]
+        for name, (way, more) in ways.items()
+    }
 
 
 def resume(bed: Bed) -> dict[str, Any]:
@@ -228,7 +275,8 @@ def refine_mesh(bed: Bed) -> dict[str, Any]:
     """A mesh of the quickstart's cloud, refined by the prior."""
     prompt = bed.plain_quickstart()
     ids = {
-        kind: prompts.of_type(prompt, f"Distill3D_{kind}")[0] for kind in (*KEPT, "LoadDiffusionPrior", "ExportMesh")
+        kind: prompts.of_type(prompt, f"Distill3D_{kind}")[0]
+        for kind in (*KEPT, "LoadDiffusionPrior", "ExportMesh")
     }
     links = {
         "prior": [ids["LoadDiffusionPrior"], 0],
@@ -261,19 +309,43 @@ def model_runs(bed: Bed) -> dict[str, Any]:
 
 
 def sampler(bed: Bed) -> dict[str, Any]:
-    """A MODEL sampled by core's KSampler, four large pictures at once, right after a run of ours, and ours after it."""
+    """A MODEL sampled by core's KSampler, four large pictures at once, right after a run of ours,
+    and ours after it.
+    """
     bed.run(seeded(bed.workflow("quickstart")))
     prompt = {
-        "source": {"class_type": "ProbeModel", "inputs": {"family": "sd15", "channels": 4, "latent_channels": 4}},
-        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 1024, "height": 1024, "batch_size": 4}},
+        "source": {
+            "class_type": "ProbeModel",
+            "inputs": {"family": "sd15", "channels": 4, "latent_channels": 4},
+        },
+        "latent": {
+            "class_type": "EmptyLatentImage",
+            "inputs": {"width": 1024, "height": 1024, "batch_size": 4},
+        },
     }
     prompt["source"]["inputs"] |= {"whole": False, "colors": ""}
     for name in ("positive", "negative"):
-        prompt[name] = {"class_type": "CLIPTextEncode", "inputs": {"clip": ["source", 1], "text": name}}
+        prompt[name] = {
+            "class_type": "CLIPTextEncode",
+            "inputs": {"clip": ["source", 1], "text": name},
+        }
     links = {"model": ["source", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
-    values = {"seed": 1, "steps": 4, "cfg": 5.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
-    prompt["sample"] = {"class_type": "KSampler", "inputs": links | values | {"latent_image": ["latent", 0]}}
-    prompt["decode"] = {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["source", 2]}}
+    values = {
+        "seed": 1,
+        "steps": 4,
+        "cfg": 5.0,
+        "sampler_name": "euler",
+        "scheduler": "normal",
+        "denoise": 1.0,
+    }
+    prompt["sample"] = {
+        "class_type": "KSampler",
+        "inputs": links | values | {"latent_image": ["latent", 0]},
+    }
+    prompt["decode"] = {
+        "class_type": "VAEDecode",
+        "inputs": {"samples": ["sample", 0], "vae": ["source", 2]},
+    }
     prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}}
     _, seconds = bed.timed(seeded(prompt))
     _, ours = bed.timed(seeded(bed.workflow("quickstart")))
@@ -284,7 +356,11 @@ def graphs(bed: Bed) -> dict[str, Any]:
     """The log says that graphs were recorded, or why not; and none failed."""
     log = bed.log()
     told = [line for line in log.splitlines() if "CUDA graphs" in line]
-    wrong = [line for line in told if any(w in line for w in ("cannot be recorded", "Not enough memory", "are off"))]
+    wrong = [
+        line
+        for line in told
+        if any(w in line for w in ("cannot be recorded", "Not enough memory", "are off"))
+    ]
     recorded = any("in CUDA graphs" in line or "CUDA graphs work under" in line for line in told)
     if wrong or "uncaptured free" in log or not recorded:
         raise Failed(f"{wrong or told[-3:] or 'nothing told'}")

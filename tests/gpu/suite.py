@@ -1,12 +1,13 @@
 """Runs the pack in a real ComfyUI server on this machine's GPU, and writes what came of it.
 
-    python tests/gpu/suite.py COMFYUI --base DIR [--mode short|flags|whole] [--only CASE,...] [--report FILE]
-        [--shared] [-- FLAGS]
+    python tests/gpu/suite.py COMFYUI --base DIR [--mode short|flags|whole] [--only CASE,...]
+        [--report FILE] [--shared] [-- FLAGS]
 
-COMFYUI: a ComfyUI tree (main.py), in whose environment this is started (ComfyUI's requirements, the pack's, psutil,
-aiohttp). DIR: where models, outputs and the log go. FLAGS: for ComfyUI's command line, none by default. Nothing
-is downloaded. The short mode takes less than five minutes. With a report, cases that it already has as passed at this
-commit, device and flags are left out: a whole run may be spread over several calls. Ends with 1 if a case failed.
+COMFYUI: a ComfyUI tree (main.py), in whose environment this is started (ComfyUI's requirements, the
+pack's, psutil, aiohttp). DIR: where models, outputs and the log go. FLAGS: for ComfyUI's command
+line, none by default. Nothing is downloaded. The short mode takes less than five minutes. With a
+report, cases that it already has as passed at this commit, device and flags are left out: a whole
+run may be spread over several calls. Ends with 1 if a case failed.
 """
 
 from __future__ import annotations
@@ -31,13 +32,17 @@ def main() -> int:
     own, flags = sys.argv[1:], list[str]()
     if "--" in own:
         own, flags = own[: own.index("--")], own[own.index("--") + 1 :]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("comfyui", type=Path)
     parser.add_argument("--base", type=Path, required=True)
     parser.add_argument("--mode", choices=tuple(MODES), default="short")
     parser.add_argument("--only", default="", help="names of cases, with commas between")
     parser.add_argument("--report", type=Path)
-    parser.add_argument("--shared", action="store_true", help="other programs use the GPU meanwhile")
+    parser.add_argument(
+        "--shared", action="store_true", help="other programs use the GPU meanwhile"
+    )
     options = parser.parse_args(own)
     if not (options.comfyui / "main.py").is_file():
         parser.error(f"{options.comfyui} is no ComfyUI tree: it has no main.py.")
@@ -48,7 +53,9 @@ def main() -> int:
     return run(place, wanted, options.report)
 
 
-def run(place: tuple[Path, Path, tuple[str, ...], bool], wanted: list[str], report: Path | None) -> int:
+def run(
+    place: tuple[Path, Path, tuple[str, ...], bool], wanted: list[str], report: Path | None
+) -> int:
     """1 if a case failed, else 0; a server that dies is followed by another for the cases left."""
     failed = 0
     while wanted:
@@ -61,7 +68,11 @@ def run(place: tuple[Path, Path, tuple[str, ...], bool], wanted: list[str], repo
                     continue
                 row = one(bed, name)
                 failed += not row["ok"]
-                print(f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row['seconds']} s {told(row['figures'])}", flush=True)
+                print(
+                    f"{'ok  ' if row['ok'] else 'FAIL'} {name} {row['seconds']} s"
+                    f" {told(row['figures'])}",
+                    flush=True,
+                )
                 if report:
                     _write(report, about, name, row)
                 if row.get("died"):
@@ -80,7 +91,10 @@ def one(bed: Bed, name: str) -> dict[str, Any]:
     except (Failed, PromptRefused, ServerError) as error:
         row["figures"] = {"problem": str(error)[-1500:]}
     except Exception as error:
-        row["figures"] = {"problem": f"{type(error).__name__}: {error}", "where": traceback.format_exc()[-600:]}
+        row["figures"] = {
+            "problem": f"{type(error).__name__}: {error}",
+            "where": traceback.format_exc()[-600:],
+        }
     row["seconds"] = round(time.monotonic() - start, 1)
     try:
         bed.server.get("/queue", timeout=10)
@@ -100,7 +114,11 @@ def _passed(report: Path | None, about: dict[str, str], name: str) -> bool:
 
 def _write(report: Path, about: dict[str, str], name: str, row: dict[str, Any]) -> None:
     """Replaces the row of that case with the same flags; appears whole or not at all."""
-    same = [r for r in _rows(report) if not (r["case"] == name and r["server"]["flags"] == about["flags"])]
+    same = [
+        r
+        for r in _rows(report)
+        if not (r["case"] == name and r["server"]["flags"] == about["flags"])
+    ]
     part = report.with_suffix(".part")
     rows = [*same, {"case": name, "server": about, **row}]
     part.write_text("[\n" + ",\n".join(json.dumps(r) for r in rows) + "\n]\n")

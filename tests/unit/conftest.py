@@ -1,4 +1,6 @@
-"""How the unit tests run: on one thread, Triton's kernels in its interpreter where there is no GPU."""
+"""How the unit tests run: on one thread, Triton's kernels in its interpreter where there is no
+GPU.
+"""
 
 import importlib.util
 import os
@@ -6,7 +8,8 @@ from contextlib import contextmanager
 
 import pytest
 
-# Both are read at imports. More threads only wait for each other over small tensors, most of all on a busy machine.
+# Both are read at imports. More threads only wait for each other over small tensors, most of all on
+# a busy machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if importlib.util.find_spec("triton") and not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -14,7 +17,8 @@ if importlib.util.find_spec("triton") and not os.path.exists("/dev/nvidiactl"):
 
 @pytest.fixture
 def full_disk():
-    """``with full_disk(bytes)``: no file can grow beyond so many bytes; writes fail part way, as on a full disk.
+    """``with full_disk(bytes)``: no file can grow beyond so many bytes; writes fail part way, as on
+    a full disk.
 
     A context, not the whole test: pytest's own output may be such a file.
     """

@@ -1,5 +1,6 @@
-"""Run by test_graphs.py in a process with the allocator to be tested: runs of the embedded prior without CUDA graphs
-and with them make the same pictures to rounding, and torch holds no more of the device afterwards than before."""
+"""Run by test_graphs.py in a process with the allocator to be tested: runs of the embedded prior
+without CUDA graphs and with them make the same pictures to rounding, and torch holds no more of the
+device afterwards than before."""
 
 import gc
 import json
@@ -54,7 +55,8 @@ def main() -> None:
         replays.clear()
     difference = [float((picture - pictures[0]).square().mean().sqrt()) for picture in pictures[1:]]
     print(json.dumps({"seconds": seconds, "kept": kept, "rms difference": difference}))
-    # Half precision rounds otherwise in fused layers, and 200 steps make more of it; colours lie in 0..1.
+    # Half precision rounds otherwise in fused layers, and 200 steps make more of it; colours lie in
+    # 0..1.
     assert max(difference) < 0.03, difference
     assert kept[2] <= kept[1] + 2**20 and kept[1] <= kept[0] + 50 * 2**20, kept
 

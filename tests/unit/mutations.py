@@ -9,7 +9,24 @@ import struct
 KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word", "float")
 HUGE = (0, 1, 255, 257, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 400_000_000, 10**17, 10**30)
 ODD = (float("nan"), float("inf"), float("-inf"), 3e38, -1.0, 0.0, -0.0, 1e-45, 1e9)
-ANYTHING = (None, True, -1, 0, 7, 1.5, 1e308, 10**400, "", "POSITION", [], [[]], {}, {"POSITION": {}}, [0, -1], *HUGE)
+ANYTHING = (
+    None,
+    True,
+    -1,
+    0,
+    7,
+    1.5,
+    1e308,
+    10**400,
+    "",
+    "POSITION",
+    [],
+    [[]],
+    {},
+    {"POSITION": {}},
+    [0, -1],
+    *HUGE,
+)
 
 
 def mutated(content, header, rng):
@@ -39,7 +56,9 @@ def mutated(content, header, rng):
             numbers = list(re.finditer(rb"\d+", bytes(data[:header])))
             if numbers:
                 found = rng.choice(numbers)
-                data[found.start() : found.end()] = rng.choice((b"", b"-")) + str(rng.choice(HUGE)).encode()
+                data[found.start() : found.end()] = (
+                    rng.choice((b"", b"-")) + str(rng.choice(HUGE)).encode()
+                )
     return bytes(data)
 
 
@@ -84,7 +103,9 @@ def mutated_tree(tree, rng):
             del holder[key]
         elif kind < 0.4:
             other, name = rng.choice(places)
-            holder[key] = json.loads(json.dumps(other[name] if name in other or isinstance(other, list) else None))
+            holder[key] = json.loads(
+                json.dumps(other[name] if name in other or isinstance(other, list) else None)
+            )
         elif kind < 0.5 and isinstance(holder, list):
             holder[key:key] = holder[key : key + 1] * rng.randint(1, 3)
         elif isinstance(holder[key], (int, float)) and kind < 0.8:

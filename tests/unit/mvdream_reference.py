@@ -1,4 +1,6 @@
-"""MVDream written down once more, plainly and by its own names: views one by one, their tokens put side by side."""
+"""MVDream written down once more, plainly and by its own names: views one by one, their tokens put
+side by side.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,25 @@ from torch.nn import functional as F
 Weights = dict[str, Tensor]
 
 
-def unet(w: Weights, config: dict[str, Any], z: Tensor, t: Tensor, text: Tensor, camera: Tensor, views: int) -> Tensor:
-    """z [V,C,h,w], t [V], text [V,L,D], camera [V,16], of V / ``views`` objects that know nothing of each other."""
+def unet(
+    w: Weights,
+    config: dict[str, Any],
+    z: Tensor,
+    t: Tensor,
+    text: Tensor,
+    camera: Tensor,
+    views: int,
+) -> Tensor:
+    """z [V,C,h,w], t [V], text [V,L,D], camera [V,16], of V / ``views`` objects that know nothing
+    of each other.
+    """
     groups = [slice(first, first + views) for first in range(0, len(z), views)]
     return torch.cat([_one(w, config, z[g], t[g], text[g], camera[g]) for g in groups])
 
 
-def _one(w: Weights, config: dict[str, Any], z: Tensor, t: Tensor, text: Tensor, camera: Tensor) -> Tensor:
+def _one(
+    w: Weights, config: dict[str, Any], z: Tensor, t: Tensor, text: Tensor, camera: Tensor
+) -> Tensor:
     base = len(w["input_blocks.0.0.weight"])
     frequencies = torch.tensor([10000 ** (-k / (base // 2)) for k in range(base // 2)])
     angles = t[:, None].float() * frequencies
@@ -34,7 +48,11 @@ def _one(w: Weights, config: dict[str, Any], z: Tensor, t: Tensor, text: Tensor,
             if f"{own}.in_layers.2.weight" in w:
                 x = _residual(w, own, x, emb)
             elif f"{own}.proj_in.weight" in w:
-                heads = config["num_heads"] if "num_heads" in config else x.shape[1] // config["num_head_channels"]
+                heads = (
+                    config["num_heads"]
+                    if "num_heads" in config
+                    else x.shape[1] // config["num_head_channels"]
+                )
                 x = _transformer(w, own, x, text, heads)
             elif f"{own}.op.weight" in w:
                 x = _conv(w, f"{own}.op", x, stride=2)
@@ -72,7 +90,9 @@ def encoder(w: Weights, pictures: Tensor) -> Tensor:
         level += 1
     x = _coder_block(w, "encoder.mid.block_1", x)
     y = _norm(w, "encoder.mid.attn_1.norm", x, 1e-6)
-    q, k, v = (_conv(w, f"encoder.mid.attn_1.{name}", y).flatten(2).transpose(1, 2) for name in "qkv")
+    q, k, v = (
+        _conv(w, f"encoder.mid.attn_1.{name}", y).flatten(2).transpose(1, 2) for name in "qkv"
+    )
     y = _attend(q, k, v, 1).transpose(1, 2).reshape(x.shape)
     x = _coder_block(w, "encoder.mid.block_2", x + _conv(w, "encoder.mid.attn_1.proj_out", y))
     x = _conv(w, "encoder.conv_out", F.silu(_norm(w, "encoder.norm_out", x, 1e-6)))
@@ -80,7 +100,9 @@ def encoder(w: Weights, pictures: Tensor) -> Tensor:
 
 
 def openclip(w: Weights, tokens: Tensor, head: int) -> Tensor:
-    """What OpenCLIP's text transformer [L,D] makes of tokens [L] before its last block, under its last norm."""
+    """What OpenCLIP's text transformer [L,D] makes of tokens [L] before its last block, under its
+    last norm.
+    """
     x, blocks = w["token_embedding.weight"][tokens] + w["positional_embedding"][: len(tokens)], 0
     while f"transformer.resblocks.{blocks}.ln_1.weight" in w:
         blocks += 1
@@ -91,7 +113,11 @@ def openclip(w: Weights, tokens: Tensor, head: int) -> Tensor:
         joined = y @ w[f"{own}.attn.in_proj_weight"].T + w[f"{own}.attn.in_proj_bias"]
         q, k, v = (part[None] for part in joined.chunk(3, -1))
         x = x + _linear(w, f"{own}.attn.out_proj", _attend(q, k, v, x.shape[1] // head, unseen)[0])
-        x = x + _linear(w, f"{own}.mlp.c_proj", F.gelu(_linear(w, f"{own}.mlp.c_fc", _layer_norm(w, f"{own}.ln_2", x))))
+        x = x + _linear(
+            w,
+            f"{own}.mlp.c_proj",
+            F.gelu(_linear(w, f"{own}.mlp.c_fc", _layer_norm(w, f"{own}.ln_2", x))),
+        )
     return _layer_norm(w, "ln_final", x)
 
 
@@ -101,20 +127,32 @@ def _transformer(w: Weights, name: str, x: Tensor, text: Tensor, heads: int) -> 
     tokens = _linear(w, f"{name}.proj_in", tokens)
     block = f"{name}.transformer_blocks.0"
     y = _layer_norm(w, f"{block}.norm1", tokens)
-    everything = torch.cat([y[view] for view in range(views)])[None]  # the tokens of one view after those of another
+    # the tokens of one view after those of another
+    everything = torch.cat([y[view] for view in range(views)])[None]
     mixed = _attention(w, f"{block}.attn1", everything, everything, heads)[0]
     tokens = tokens + torch.stack(mixed.chunk(views))
     y = _layer_norm(w, f"{block}.norm2", tokens)
     tokens = tokens + torch.cat(
-        [_attention(w, f"{block}.attn2", y[v : v + 1], text[v : v + 1], heads) for v in range(views)]
+        [
+            _attention(w, f"{block}.attn2", y[v : v + 1], text[v : v + 1], heads)
+            for v in range(views)
+        ]
     )
-    value, gate = _linear(w, f"{block}.ff.net.0.proj", _layer_norm(w, f"{block}.norm3", tokens)).chunk(2, -1)
+    value, gate = _linear(
+        w, f"{block}.ff.net.0.proj", _layer_norm(w, f"{block}.norm3", tokens)
+    ).chunk(2, -1)
     tokens = tokens + _linear(w, f"{block}.ff.net.2", value * F.gelu(gate))
-    return x + _linear(w, f"{name}.proj_out", tokens).transpose(1, 2).reshape(views, width, height, across)
+    return x + _linear(w, f"{name}.proj_out", tokens).transpose(1, 2).reshape(
+        views, width, height, across
+    )
 
 
 def _attention(w: Weights, name: str, asking: Tensor, read: Tensor, heads: int) -> Tensor:
-    q, k, v = _linear(w, f"{name}.to_q", asking), _linear(w, f"{name}.to_k", read), _linear(w, f"{name}.to_v", read)
+    q, k, v = (
+        _linear(w, f"{name}.to_q", asking),
+        _linear(w, f"{name}.to_k", read),
+        _linear(w, f"{name}.to_v", read),
+    )
     return _linear(w, f"{name}.to_out.0", _attend(q, k, v, heads))
 
 
@@ -130,7 +168,9 @@ def _residual(w: Weights, name: str, x: Tensor, emb: Tensor) -> Tensor:
     y = _conv(w, f"{name}.in_layers.2", F.silu(_norm(w, f"{name}.in_layers.0", x)))
     y = y + _linear(w, f"{name}.emb_layers.1", F.silu(emb))[:, :, None, None]
     y = _conv(w, f"{name}.out_layers.3", F.silu(_norm(w, f"{name}.out_layers.0", y)))
-    return y + (_conv(w, f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in w else x)
+    return y + (
+        _conv(w, f"{name}.skip_connection", x) if f"{name}.skip_connection.weight" in w else x
+    )
 
 
 def _coder_block(w: Weights, name: str, x: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.rasterizers.rasterize import render
 
-# What a scene changes: the number of Gaussians, log scale and its spread, opacity logit, SH degree, picture and options
-# of render().
-# All scales are anisotropic: a round Gaussian has no gradient with respect to its quaternion.
+# What a scene changes: the number of Gaussians, log scale and its spread, opacity logit, SH degree,
+# picture and options of render(). All scales are anisotropic: a round Gaussian has no gradient with
+# respect to its quaternion.
 DEFAULTS = {
     "count": 120,
     "scale": -2.8,
@@ -53,7 +53,9 @@ def cameras_of(width, height, count=3, **_):
     viewmats[:, :3, :3] = rotation
     viewmats[:, :3, 3] = -(rotation @ (2 * back)[..., None])[..., 0]
     focal = 1.3 * max(width, height)
-    k = torch.tensor([[focal, 0, 0.5 * width + 0.3], [0, 1.1 * focal, 0.5 * height - 0.2], [0, 0, 1]])
+    k = torch.tensor(
+        [[focal, 0, 0.5 * width + 0.3], [0, 1.1 * focal, 0.5 * height - 0.2], [0, 0, 1]]
+    )
     return Cameras(viewmats, k.repeat(count, 1, 1), width, height, azimuths, zeros, 2 * ones)
 
 
@@ -85,4 +87,6 @@ def assert_near(name, value, truth, tolerance):
     assert value.shape == truth.shape
     error = (value.detach().cpu().double() - truth.detach()).abs().max().item()
     size = truth.detach().abs().max().item()
-    assert error <= tolerance * max(size, 1e-3), f"{name}: off by {error:.2e}, the largest value is {size:.2e}"
+    assert error <= tolerance * max(size, 1e-3), (
+        f"{name}: off by {error:.2e}, the largest value is {size:.2e}"
+    )

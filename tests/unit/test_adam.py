@@ -10,7 +10,13 @@ import torch
 from distill3d.kernels.gaussians.cloud import SH_C0
 from distill3d.kernels.run.adam import BETA1, BETA2, EPS, adam, all_finite
 from distill3d.kernels.run.learning_rates import LearningRates, sh_shares
-from distill3d.kernels.run.penalties import Regularizers, binarity, out_of_bounds, penalties, total_variation
+from distill3d.kernels.run.penalties import (
+    Regularizers,
+    binarity,
+    out_of_bounds,
+    penalties,
+    total_variation,
+)
 
 YES, NO = torch.tensor(True), torch.tensor(False)
 
@@ -34,7 +40,9 @@ def test_adam_is_torchs_adam(dtype, tolerance):
         for name, value in mirror.items():
             value.grad = gradients[name].clone()
         reference.step()
-        params, first, second, updates = adam(params, gradients, first, second, updates, {"a": 0.1, "b": 0.02}, YES)
+        params, first, second, updates = adam(
+            params, gradients, first, second, updates, {"a": 0.1, "b": 0.02}, YES
+        )
     assert int(updates) == 30
     for name, value in mirror.items():
         assert torch.allclose(params[name], value, rtol=0, atol=tolerance)
@@ -58,7 +66,9 @@ def test_a_rejected_step_returns_everything_as_it_was():
     assert torch.equal(state[3], after[3])
 
 
-@pytest.mark.parametrize(("bad", "expected"), [(0.0, True), (math.nan, False), (-math.inf, False), (1e25, False)])
+@pytest.mark.parametrize(
+    ("bad", "expected"), [(0.0, True), (math.nan, False), (-math.inf, False), (1e25, False)]
+)
 def test_finite_means_finite_squares_too(bad, expected):
     tensors = [torch.ones(3), torch.tensor([[1.0, bad]]), torch.tensor(2.0)]
     assert bool(all_finite(tensors)) == expected
@@ -74,7 +84,9 @@ def test_rates_decay_exponentially_to_their_share():
 
 def test_view_dependent_colour_learns_slower():
     shares = sh_shares(torch.zeros(7, 9, 3))
-    assert shares.shape == (9, 1) and shares[0] == 1 and torch.allclose(shares[1:], torch.tensor(0.05))
+    assert (
+        shares.shape == (9, 1) and shares[0] == 1 and torch.allclose(shares[1:], torch.tensor(0.05))
+    )
 
 
 def test_total_variation_of_a_ramp_is_its_slope():
@@ -93,7 +105,8 @@ def test_only_what_is_out_of_bounds_is_pulled_back():
     assert math.isclose(penalty.item(), 16.0, rel_tol=1e-6)  # (5 - 1)^2
     (gradient,) = torch.autograd.grad(penalty, means)
     assert torch.equal(gradient[:2], torch.zeros(2, 3))
-    assert torch.allclose(gradient[2], torch.tensor([0.0, 0.6, 0.8]) * 8)  # 2 (5 - 1), along the radius
+    # 2 (5 - 1), along the radius
+    assert torch.allclose(gradient[2], torch.tensor([0.0, 0.6, 0.8]) * 8)
 
 
 def test_penalties_are_weighted_and_absent_at_weight_zero():

@@ -1,4 +1,6 @@
-"""Refining: the anchor's penalties, what they hold a run to, and the ceiling that a strength puts on every loss."""
+"""Refining: the anchor's penalties, what they hold a run to, and the ceiling that a strength puts
+on every loss.
+"""
 
 from dataclasses import fields, replace
 
@@ -45,23 +47,31 @@ def red_ball(count=60):
 def grey_prior():
     """Wants a picture that is grey everywhere: nothing red, and nothing to be seen."""
     image = torch.full((1, 3, SIZE, SIZE), 0.5)
-    prior = GaussianMixturePrior({"nothing": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))})
+    prior = GaussianMixturePrior(
+        {"nothing": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))}
+    )
     prior.background = 0.5
     return prior
 
 
 def refined(anchor=None, start=None, steps=30, **settings):
     prior = grey_prior()
-    settings = OptimizeSettings(densify=None, views=2, preview_every=0, background="white", **settings)
+    settings = OptimizeSettings(
+        densify=None, views=2, preview_every=0, background="white", **settings
+    )
     prompts = view_prompts(prior, "nothing", view_dependent=False)
     loss = SDS(guidance=1.0, weight=3.0)
-    return optimize(start or red_ball(), loss, prior, prompts, OrbitSampler(), steps, settings, anchor=anchor)
+    return optimize(
+        start or red_ball(), loss, prior, prompts, OrbitSampler(), steps, settings, anchor=anchor
+    )
 
 
 def difference(a, b):
     cameras = turntable(4, SIZE)
     one, two = (render(cloud, cameras, 1.0) for cloud in (a, b))
-    return float((one.color - two.color).square().mean()), float((one.alpha - two.alpha).square().mean())
+    return float((one.color - two.color).square().mean()), float(
+        (one.alpha - two.alpha).square().mean()
+    )
 
 
 def test_penalties_are_the_mean_squares_of_renders_from_the_same_cameras_on_the_same_backgrounds():
@@ -70,8 +80,12 @@ def test_penalties_are_the_mean_squares_of_renders_from_the_same_cameras_on_the_
     seen = render(other, cameras, backgrounds)
     expected = render(kept, cameras, backgrounds)
     found = Anchor(kept, color=3.0, alpha=5.0).penalties(seen, cameras, backgrounds)
-    torch.testing.assert_close(found["anchor_color"], 3 * (seen.color - expected.color).square().mean())
-    torch.testing.assert_close(found["anchor_alpha"], 5 * (seen.alpha - expected.alpha).square().mean())
+    torch.testing.assert_close(
+        found["anchor_color"], 3 * (seen.color - expected.color).square().mean()
+    )
+    torch.testing.assert_close(
+        found["anchor_alpha"], 5 * (seen.alpha - expected.alpha).square().mean()
+    )
     assert set(Anchor(kept, alpha=1.0).penalties(seen, cameras, backgrounds)) == {"anchor_alpha"}
     assert Anchor(kept).penalties(seen, cameras, backgrounds) == {}
 
@@ -108,7 +122,16 @@ def test_a_strength_puts_a_ceiling_on_every_losss_timesteps(loss, strength):
     top, softened = ceiling(strength), gentle(loss, strength)
     softened.check()
     changed = {f.name for f in fields(loss) if getattr(loss, f.name) != getattr(softened, f.name)}
-    bounds = {"t_min", "t_max", "t_max_start", "t_max_end", "t_start", "t_end", "refine_t_min", "refine_t_max"}
+    bounds = {
+        "t_min",
+        "t_max",
+        "t_max_start",
+        "t_max_end",
+        "t_start",
+        "t_end",
+        "refine_t_min",
+        "refine_t_max",
+    }
     assert changed <= bounds | {"gap", "margin", "segments"}
     generator = torch.Generator().manual_seed(2)
     for progress in (0.0, 0.5, 1.0):
@@ -122,7 +145,10 @@ def test_a_strength_puts_a_ceiling_on_every_losss_timesteps(loss, strength):
 def test_full_strength_changes_no_loss_and_a_sum_is_softened_in_every_part():
     assert all(gentle(loss, 1.0) is loss for loss in LOSSES)
     both = gentle(Combined([SDS(), VDM()], [1.0, 2.0]), 0.2)
-    assert list(both.losses) == [gentle(SDS(), 0.2), gentle(VDM(), 0.2)] and both.weights == [1.0, 2.0]
+    assert list(both.losses) == [gentle(SDS(), 0.2), gentle(VDM(), 0.2)] and both.weights == [
+        1.0,
+        2.0,
+    ]
     assert (ceiling(0.0), ceiling(1.0)) == (LOWEST, HIGHEST)
 
 

@@ -1,4 +1,6 @@
-"""What every loss at a random timestep owes: it converges, resumes, scales with the guidance per view, refuses."""
+"""What every loss at a random timestep owes: it converges, resumes, scales with the guidance per
+view, refuses.
+"""
 
 from dataclasses import replace
 
@@ -30,7 +32,9 @@ def normal(seed, *shape):
 
 
 class GaussianLearner:
-    """A learner that can be exact: the noise estimate of N(mean, variance) renders, mean and variance its weights."""
+    """A learner that can be exact: the noise estimate of N(mean, variance) renders, mean and
+    variance its weights.
+    """
 
     def __init__(self, prior):
         self.prior = prior
@@ -68,7 +72,9 @@ def gaussian_prior(variance=0.25, mean=2.0, other=2.0, other_variance=0.25):
         means = torch.full((1, *SHAPE), value).double()
         return Mixture(means, torch.full((1, 1, 1, 1), spread).double(), torch.ones(1))
 
-    return AdaptableMixture({"a": around(mean, variance), "": around(other, other_variance)}, SCHEDULE)
+    return AdaptableMixture(
+        {"a": around(mean, variance), "": around(other, other_variance)}, SCHEDULE
+    )
 
 
 def views(prior, count=1, step=0, steps=100, factor=1.0):
@@ -99,7 +105,8 @@ def descend(loss, prior, lr, sign=1, steps=150):
     ids=lambda value: getattr(value, "name", ""),
 )
 def test_descending_reaches_the_datas_mean_and_the_opposite_sign_moves_away(loss, lr):
-    prior = gaussian_prior(other_variance=4.0 if loss.name == "CSD" else 0.25)  # CSD: away from the wide null text
+    # CSD: away from the wide null text
+    prior = gaussian_prior(other_variance=4.0 if loss.name == "CSD" else 0.25)
     start = 0.5 * normal(4, 1, *SHAPE).mean()
     assert abs(descend(loss, prior, lr).mean() - 2) < 0.1
     assert abs(descend(loss, prior, lr, sign=-1).mean() - 2) > abs(start - 2) + 1
@@ -107,7 +114,9 @@ def test_descending_reaches_the_datas_mean_and_the_opposite_sign_moves_away(loss
 
 def gradient(loss, prior, factor=1.0):
     latents = normal(1, 2, *SHAPE).requires_grad_()
-    value, logs = loss.start(prior, SHAPE, seeded())(latents, views(prior, 2, 10, factor=factor), seeded(1))
+    value, logs = loss.start(prior, SHAPE, seeded())(
+        latents, views(prior, 2, 10, factor=factor), seeded(1)
+    )
     assert all(log.shape == () and not log.requires_grad for log in logs.values())
     return torch.autograd.grad(value, latents)[0]
 
@@ -138,7 +147,8 @@ def test_a_resumed_run_continues_bit_for_bit(kind):
     state, drawn = run.state(), generator.get_state()
     kept = {key: value.clone() for key, value in state.items()}
     expected = advance(run, prior, generator, 3, 6)
-    assert all(torch.equal(state[key], kept[key]) for key in state)  # a saved state is not changed by going on
+    # a saved state is not changed by going on
+    assert all(torch.equal(state[key], kept[key]) for key in state)
 
     generator.set_state(drawn)
     resumed = loss.start(prior, SHAPE, generator, state)
@@ -171,7 +181,10 @@ def test_evaluations_per_step_and_view_are_those_that_the_settings_tell(kind, ea
         (SDI(stride=0), "SDI Loss: stride is 0"),
         (SDI(inversion_guidance=float("nan")), "inversion_guidance is nan"),
         (SCTD(segments=0), "SCTD Loss: segments is 0"),
-        (SCTD(gap=20), "gap 20 leaves no step between two margins of 10. Raise gap above 20, or lower margin"),
+        (
+            SCTD(gap=20),
+            "gap 20 leaves no step between two margins of 10. Raise gap above 20, or lower margin",
+        ),
         (SCTD(segments=12), "gap 80 does not fit into a segment of 80 steps .12 between t_min 20"),
         (VSD(lora_rank=0), "VSD Loss: lora_rank is 0"),
         (VSD(lora_lr=2.0), "VSD Loss: lora_lr is 2"),
@@ -196,6 +209,7 @@ def test_weight_weighting_and_clip_are_applied():
     plain = CSD(t_min=400, t_max_start=400, t_max_end=400, weighting="one")
     t, base = torch.tensor([400]), gradient(plain, prior)
     torch.testing.assert_close(
-        gradient(replace(plain, weighting="1-abar", weight=3.0), prior), 3 * SCHEDULE.sigma(t) ** 2 * base
+        gradient(replace(plain, weighting="1-abar", weight=3.0), prior),
+        3 * SCHEDULE.sigma(t) ** 2 * base,
     )
     assert (2 * gradient(replace(plain, clip=0.1), prior)).abs().max() <= 0.1 + 1e-12

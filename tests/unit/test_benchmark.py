@@ -1,4 +1,6 @@
-"""The benchmark's statistics, its verdicts on the papers' claims, and its committed settings; no object is made."""
+"""The benchmark's statistics, its verdicts on the papers' claims, and its committed settings; no
+object is made.
+"""
 
 import importlib
 import json
@@ -36,15 +38,33 @@ def committed(name):
 
 
 def row(value, loss="sds", caption="a", seed=0, config="default", **more):
-    return {"config": config, "loss": loss, "caption": caption, "seed": seed, "steps": 100, "iou": value} | more
+    return {
+        "config": config,
+        "loss": loss,
+        "caption": caption,
+        "seed": seed,
+        "steps": 100,
+        "iou": value,
+    } | more
 
 
 def test_a_paired_difference_rests_on_the_captions_both_have():
     paired = script("quality_statistics").paired
-    first = [row(0.5, caption="a"), row(0.7, caption="a", seed=1), row(0.9, caption="b"), row(0.1, caption="c")]
-    second = [row(0.4, caption="a"), row(0.4, caption="a", seed=1), row(0.5, caption="b"), row(0.9, caption="d")]
+    first = [
+        row(0.5, caption="a"),
+        row(0.7, caption="a", seed=1),
+        row(0.9, caption="b"),
+        row(0.1, caption="c"),
+    ]
+    second = [
+        row(0.4, caption="a"),
+        row(0.4, caption="a", seed=1),
+        row(0.5, caption="b"),
+        row(0.9, caption="d"),
+    ]
     difference, error, captions = paired(first, second, "iou")
-    assert (difference, captions) == (pytest.approx((0.2 + 0.4) / 2), 2)  # a's two seeds count as one
+    # a's two seeds count as one
+    assert (difference, captions) == (pytest.approx((0.2 + 0.4) / 2), 2)
     assert error == pytest.approx(0.1)  # of 0.2 and 0.4
     assert paired(first, [row(0.5, caption="d")], "iou") is None
     assert paired(first, second, "psnr") is None
@@ -61,10 +81,19 @@ def test_spread_over_prompts_and_over_seeds_are_told_apart():
 
 
 def test_summary_compares_every_loss_with_sds_of_its_config_or_the_only_one():
-    rows = [row(0.4), row(0.6, "vdm"), row(0.7, "vdm", config="other"), row(0.1, "cds", caption="z")]
+    rows = [
+        row(0.4),
+        row(0.6, "vdm"),
+        row(0.7, "vdm", config="other"),
+        row(0.1, "cds", caption="z"),
+    ]
     by_group = {(e["config"], e["loss"]): e for e in script("quality_statistics").summary(rows)}
     assert by_group["default", "vdm"]["against_sds"]["iou"] == pytest.approx(0.2)
-    assert by_group["other", "vdm"]["against_sds"] == {"iou": pytest.approx(0.3), "iou_error": None, "captions": 1}
+    assert by_group["other", "vdm"]["against_sds"] == {
+        "iou": pytest.approx(0.3),
+        "iou_error": None,
+        "captions": 1,
+    }
     assert by_group["default", "cds"]["against_sds"] == {}
     script("quality_statistics").table(list(by_group.values()))
 
@@ -93,13 +122,20 @@ def rows_of(values, **more):
 def test_claims_are_judged_on_the_rows_of_their_experiment():
     claims = script("claims")
     rows = rows_of([0.5, 0.6, 0.7] * 2, config="800 steps") + rows_of(
-        [0.6, 0.71, 0.8] * 2, loss="cds", config="without pull", consistency=0.9, consistency_fresh=0.2
+        [0.6, 0.71, 0.8] * 2,
+        loss="cds",
+        config="without pull",
+        consistency=0.9,
+        consistency_fresh=0.2,
     )
     lines = claims.claims_table({"losses": {"rows": rows}}).splitlines()
     found = {line.split(" | ")[1]: line for line in lines[2:]}
-    assert found["CDS gives better geometry than SDS"].endswith("| +0.103 +- 0.0021 | 6 | **holds** |")
+    assert found["CDS gives better geometry than SDS"].endswith(
+        "| +0.103 +- 0.0021 | 6 | **holds** |"
+    )
     assert "| 0.9 | 0.2 | +0.7" in found["its fixed noise is why: CDS against CDS with fresh noise"]
-    assert found["CDS gives better texture than SDS"].endswith("not measured |")  # no PSNR in these rows
+    # no PSNR in these rows
+    assert found["CDS gives better texture than SDS"].endswith("not measured |")
     assert found["VDM is faster than VSD with a LoRA"].endswith("not measured |")
 
 
@@ -129,7 +165,9 @@ def test_every_experiment_has_its_sweep_and_every_claim_its_runs():
 
 
 def captions(prompts, seed):
-    return script("quality_plan").captions_of(SimpleNamespace(captions=None, prompts=prompts, caption_seed=seed))
+    return script("quality_plan").captions_of(
+        SimpleNamespace(captions=None, prompts=prompts, caption_seed=seed)
+    )
 
 
 def test_settings_are_chosen_on_captions_that_none_is_measured_on():
@@ -139,7 +177,9 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
     for seed in (0, 1, 3, 11):
         measured = captions(60, seed)
         assert len(set(measured)) == 60 and not {caption.text for caption in measured} & known
-        assert all(held_out(caption) for caption in measured) and captions(32, seed) == measured[:32]
+        assert (
+            all(held_out(caption) for caption in measured) and captions(32, seed) == measured[:32]
+        )
     for name in ("tuning", "psi", "views"):
         rows = committed(f"quality_{name}.json")
         assert {row["caption"] for row in rows} <= known
@@ -155,8 +195,8 @@ def test_settings_are_chosen_on_captions_that_none_is_measured_on():
 
 
 def test_committed_rows_were_made_with_the_present_settings_and_weights():
-    """A default that changes leaves figures behind that nobody can make again: make them anew, or keep the old value
-    in the sweep's file."""
+    """A default that changes leaves figures behind that nobody can make again: make them anew, or
+    keep the old value in the sweep's file."""
     claims, plan = script("claims"), script("quality_plan")
     weights = plan.weights_of(SimpleNamespace(prior=BENCHMARKS.parents[1] / "models" / "toybox"))
     for name, arguments in (claims.EXPERIMENTS | {"quickstart": "--steps 200"}).items():
@@ -166,9 +206,13 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
         for config in json.loads((BENCHMARKS / "sweeps" / f"{name}.json").read_text()):
             for loss in config["losses"]:
                 setup = plan.build(loss, config.get("steps", steps), "auto", config["set"])
-                known[config["name"], loss] = plan.Task("", loss, None, 0, setup, weights).fingerprint
+                known[config["name"], loss] = plan.Task(
+                    "", loss, None, 0, setup, weights
+                ).fingerprint
         rows = committed(f"quality_{name}.json")
-        assert rows and all(known[row["config"], row["loss"]] == row["fingerprint"] for row in rows), name
+        assert rows and all(
+            known[row["config"], row["loss"]] == row["fingerprint"] for row in rows
+        ), name
 
 
 def test_rows_that_were_measured_otherwise_are_not_taken_for_the_same(tmp_path):
@@ -187,7 +231,11 @@ def test_rows_that_were_measured_otherwise_are_not_taken_for_the_same(tmp_path):
 
 def test_a_shrunk_result_has_the_same_rows_but_for_digits_and_curves(tmp_path):
     files, file = script("results_files"), tmp_path / "rows.json"
-    rows = [row(1 / 3, caption=c, seed=s, fingerprint="f", steps_to_iou80=None) for c in "ab" for s in (0, 1)]
+    rows = [
+        row(1 / 3, caption=c, seed=s, fingerprint="f", steps_to_iou80=None)
+        for c in "ab"
+        for s in (0, 1)
+    ]
     rows.append(row(0.5, "vdm", fingerprint="g", diverged=7, curve={"step": [1]}))
     file.write_text(json.dumps({"rows": rows, "machine": "here", "summary": []}))
     files.main([str(file)])
@@ -203,9 +251,10 @@ def test_a_shrunk_result_has_the_same_rows_but_for_digits_and_curves(tmp_path):
 
 def test_an_interrupted_benchmark_ends(tmp_path):
     """Its list of tasks is larger than a pipe takes, so most of it still waits in the queue."""
-    tmp_path.joinpath("slow.py").write_text("import time\n\n\ndef Slow(options, device):\n    time.sleep(600)\n")
-    tmp_path.joinpath("run.py").write_text(
-        """
+    tmp_path.joinpath("slow.py").write_text(
+        "import time\n\n\ndef Slow(options, device):\n    time.sleep(600)\n"
+    )
+    tmp_path.joinpath("run.py").write_text("""
 import argparse, os, signal, sys, threading
 sys.path += sys.argv[1:]
 import quality, quality_plan, slow
@@ -218,10 +267,11 @@ if __name__ == "__main__":
     threading.Timer(6, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
     for _ in quality.outcomes(options, tasks, float("inf")):
         pass
-"""
-    )
+""")
     command = [sys.executable, str(tmp_path / "run.py"), str(BENCHMARKS), str(tmp_path)]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=BENCHMARKS.parents[1])
+    ended = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=BENCHMARKS.parents[1]
+    )
     assert "KeyboardInterrupt" in ended.stderr and ended.returncode != 0
 
 
@@ -270,7 +320,8 @@ def test_guidance_of_a_fixed_noise_agrees_with_itself_and_of_a_fresh_one_does_no
     cds, sds = CDS(guidance_start=1, guidance_end=1), SDS(guidance=1)
     state = cds.start(prior, shape, torch.Generator().manual_seed(1)).state()
     fixed, fresh, random = (
-        agreement(loss, prior, latents, views, known, 3) for loss, known in ((cds, state), (cds, None), (sds, {}))
+        agreement(loss, prior, latents, views, known, 3)
+        for loss, known in ((cds, state), (cds, None), (sds, {}))
     )
     assert fixed > 0.95 and abs(fresh) < 0.3 and abs(random) < 0.3
 
@@ -283,8 +334,13 @@ def test_every_configuration_of_the_mesh_refinement_can_be_built_and_names_its_o
     first = plans["second"]
     assert first.geometry.settings.lr_colors == 0 and first.texture.settings.lr_vertices == 0
     assert plans["second, 200 + 100 steps"].geometry.steps == 200
-    tasks = [plan.Task(name, script("quality_plan").parse("a red mug"), 0, p, "w") for name, p in plans.items()]
-    assert len(plan.distillations(tasks)) == 1 and len({task.fingerprint for task in tasks}) == len(tasks)
+    tasks = [
+        plan.Task(name, script("quality_plan").parse("a red mug"), 0, p, "w")
+        for name, p in plans.items()
+    ]
+    assert len(plan.distillations(tasks)) == 1 and len({task.fingerprint for task in tasks}) == len(
+        tasks
+    )
     with pytest.raises(ValueError, match="begin it with distil"):
         plan.build("second", 400, 60, 60, "auto", {"mesh.size": 3})
     with pytest.raises(ValueError, match="loss 'nope' is not one of"):
@@ -295,11 +351,18 @@ def test_stages_are_compared_with_the_start_object_by_object():
     refine = script("refine_mesh")
     rows = []
     for caption, before, after in (("a", 2.0, 1.5), ("b", 4.0, 3.7)):
-        stages = {"start": {"chamfer": before}, "geometry": {"chamfer": after}, "texture": {"chamfer": after}}
+        stages = {
+            "start": {"chamfer": before},
+            "geometry": {"chamfer": after},
+            "texture": {"chamfer": after},
+        }
         seconds = {f"seconds_{stage}": 1.0 for stage in stages}
         rows.append({"config": "x", "caption": caption, "seed": 0, **stages, **seconds})
     (entry,) = refine.summary(rows)
-    assert entry["chamfer"] == 3.0 and entry["chamfer_geometry"] == [pytest.approx(-0.4), pytest.approx(0.1)]
+    assert entry["chamfer"] == 3.0 and entry["chamfer_geometry"] == [
+        pytest.approx(-0.4),
+        pytest.approx(0.1),
+    ]
     assert entry["psnr"] is None and "chamfer" in refine.table([entry])
 
 
@@ -309,4 +372,6 @@ def test_distances_of_the_true_mesh_vanish_and_a_larger_one_lies_outside():
     right = run.distances(mesh.Mesh(vertices, faces, torch.zeros_like(vertices)), "sphere")
     assert right["chamfer"] < 0.5 and abs(right["bias"]) < 0.1 and right["normals"] > 0.99
     larger = run.distances(mesh.Mesh(vertices * 1.1, faces, torch.zeros_like(vertices)), "sphere")
-    assert larger["bias"] == pytest.approx(5, abs=0.3) and larger["chamfer"] == pytest.approx(5, abs=0.5)
+    assert larger["bias"] == pytest.approx(5, abs=0.3) and larger["chamfer"] == pytest.approx(
+        5, abs=0.5
+    )

@@ -32,13 +32,19 @@ def generator(seed=0):
 )
 def test_the_camera_stands_where_the_angles_say(azimuth, elevation, position):
     cameras = orbit(azimuth, elevation, 2.0)
-    torch.testing.assert_close(cameras.positions[0], torch.tensor(position, dtype=torch.float32), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        cameras.positions[0], torch.tensor(position, dtype=torch.float32), atol=1e-6, rtol=0
+    )
 
 
 def test_the_target_lands_in_the_middle_at_the_distance():
     target = torch.tensor([0.1, -0.2, 0.3])
     cameras = orbit(
-        torch.tensor([0.0, 33.0, -120.0]), torch.tensor([0.0, 70.0, -5.0]), 2.5, size=(64, 48), target=target
+        torch.tensor([0.0, 33.0, -120.0]),
+        torch.tensor([0.0, 70.0, -5.0]),
+        2.5,
+        size=(64, 48),
+        target=target,
     )
     pixel, depth = project(cameras, target.tolist())
     torch.testing.assert_close(pixel, torch.tensor([32.0, 24.0]).expand(3, 2), atol=1e-4, rtol=0)
@@ -53,7 +59,8 @@ def test_one_angle_and_many_targets_give_many_cameras():
 
 
 def test_a_known_point_lands_on_its_pixel():
-    # fov 90 at 100 px: focal length 50 px. From the front, +X is right and +Y is up; 1.5 away from the plane z = 0.5.
+    # fov 90 at 100 px: focal length 50 px. From the front, +X is right and +Y is up; 1.5 away from
+    # the plane z = 0.5.
     cameras = orbit(0, 0, 2.0, fov_y=90, size=100)
     pixel, depth = project(cameras, (0.3, 0.6, 0.5))
     torch.testing.assert_close(pixel[0], torch.tensor([50 + 50 * 0.3 / 1.5, 50 - 50 * 0.6 / 1.5]))
@@ -75,12 +82,16 @@ def test_straight_above_the_front_is_at_the_bottom():
 
 
 def test_view_matrices_are_rigid_and_right_handed_everywhere():
-    azimuths, elevations = torch.meshgrid(torch.arange(-360.0, 361, 45), torch.arange(-90.0, 91, 15), indexing="ij")
+    azimuths, elevations = torch.meshgrid(
+        torch.arange(-360.0, 361, 45), torch.arange(-90.0, 91, 15), indexing="ij"
+    )
     cameras = orbit(azimuths.double().flatten(), elevations.double().flatten(), 2.0)
     rotation = cameras.viewmats[:, :3, :3]
     eye = torch.eye(3, dtype=torch.float64).expand_as(rotation)
     torch.testing.assert_close(rotation @ rotation.transpose(1, 2), eye)
-    torch.testing.assert_close(torch.linalg.det(rotation), torch.ones(len(cameras), dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.linalg.det(rotation), torch.ones(len(cameras), dtype=torch.float64)
+    )
     assert (rotation[:, 1, 1] <= 1e-12).all()  # world up never points down in the picture
     assert cameras.viewmats.dtype == torch.float64
     assert ((cameras.azimuths >= -180) & (cameras.azimuths < 180)).all()
@@ -90,7 +101,9 @@ def test_resize_keeps_the_picture():
     cameras = orbit(torch.tensor([10.0, 20.0]), 5.0, 2.0, size=(100, 80))
     larger = cameras.resize((200, 160))
     assert (larger.width, larger.height) == (200, 160)
-    torch.testing.assert_close(project(larger, (0.2, 0.1, 0))[0], 2 * project(cameras, (0.2, 0.1, 0))[0])
+    torch.testing.assert_close(
+        project(larger, (0.2, 0.1, 0))[0], 2 * project(cameras, (0.2, 0.1, 0))[0]
+    )
 
 
 def test_indexing_gives_batches():
@@ -122,7 +135,8 @@ def test_sampled_azimuths_fall_one_in_each_sector():
     sampler = OrbitSampler(target_jitter=0)
     for seed in range(20):
         azimuths = sampler.sample(8, 32, generator(seed)).azimuths
-        # There is one phase for which every sector of 45 degrees holds one view, so no sorted gap reaches 90.
+        # There is one phase for which every sector of 45 degrees holds one view, so no sorted gap
+        # reaches 90.
         ordered = torch.sort(azimuths % 360).values
         gaps = torch.diff(ordered, append=ordered[:1] + 360)
         assert gaps.max() < 90
@@ -131,7 +145,9 @@ def test_sampled_azimuths_fall_one_in_each_sector():
 
 
 def test_samples_stay_in_their_ranges_and_overhead_views_have_their_share():
-    cameras = OrbitSampler(fov_y_min=30, fov_y_max=50, overhead_share=0.25).sample(4000, 64, generator())
+    cameras = OrbitSampler(fov_y_min=30, fov_y_max=50, overhead_share=0.25).sample(
+        4000, 64, generator()
+    )
     above = cameras.elevations >= 60
     assert 0.22 < above.float().mean() < 0.28
     assert (cameras.elevations[above] <= 85).all()

@@ -1,4 +1,6 @@
-"""What a prior with CUDA graphs promises without a CUDA device; its numbers are for a machine that has one."""
+"""What a prior with CUDA graphs promises without a CUDA device; its numbers are for a machine that
+has one.
+"""
 
 from types import SimpleNamespace
 
@@ -40,7 +42,9 @@ def accelerated(watched, **parts):
 def test_watchers_of_the_network_see_every_accelerated_call():
     seen = []
     watched = torch.nn.Conv2d(1, 1, 1)
-    watched.register_forward_hook(lambda module, given, output: seen.append((len(given[0]), output.sample.shape)))
+    watched.register_forward_hook(
+        lambda module, given, output: seen.append((len(given[0]), output.sample.shape))
+    )
     fast = accelerated(watched, denoiser=lambda z, steps, text: z)
     fast.output(torch.zeros(3, 1, 2, 2), torch.zeros(3), torch.zeros(3, 4, 5))
     assert seen == [(3, torch.Size([3, 1, 2, 2]))]
@@ -50,13 +54,16 @@ def test_networks_whose_fused_kernels_fail_go_on_with_plain_layers_and_say_so(mo
     monkeypatch.setattr(captured, "GraphedGradient", lambda function: function)
     monkeypatch.setattr(captured, "Graphed", lambda call, name, attention_first: call)
     fast = accelerated(Net(1, 1, 1), encoder=Broken(), denoiser=Broken())
-    fast.vae = SimpleNamespace(encode=lambda x: SimpleNamespace(latent_dist=SimpleNamespace(parameters=2 * x)))
+    fast.vae = SimpleNamespace(
+        encode=lambda x: SimpleNamespace(latent_dist=SimpleNamespace(parameters=2 * x))
+    )
     z = torch.ones(1, 1, 2, 2)
     for _ in range(2):
         assert torch.equal(fast.moments(z), 2 * z)
         assert torch.equal(fast.output(z, torch.zeros(1), torch.zeros(1, 4, 5)), fast.watched(z)[0])
     assert [r.message for r in caplog.records] == [
-        f"Prior 'toy': the fused kernels of its {part} fail (no kernel image); going on with plain layers."
+        f"Prior 'toy': the fused kernels of its {part} fail (no kernel image); going on with plain"
+        " layers."
         for part in ("encoder", "U-Net")
     ]
 
@@ -66,7 +73,10 @@ def test_want_of_memory_is_not_taken_for_a_broken_kernel():
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     fast = accelerated(torch.nn.Conv2d(1, 1, 1), encoder=full, denoiser=full)
-    for call in (lambda: fast.moments(torch.ones(1, 1, 2, 2)), lambda: fast.output(*torch.ones(3, 1, 1, 2, 2))):
+    for call in (
+        lambda: fast.moments(torch.ones(1, 1, 2, 2)),
+        lambda: fast.output(*torch.ones(3, 1, 1, 2, 2)),
+    ):
         with pytest.raises(torch.cuda.OutOfMemoryError):
             call()
     assert fast.fused_encoder and fast.fused_unet

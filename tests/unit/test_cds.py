@@ -27,7 +27,9 @@ def gaussian_prior(variance=0.25, mean=2.0, other=None, **options):
         means = torch.full((1, *SHAPE), value).double()
         return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
 
-    return GaussianMixturePrior({"a": around(mean), "": around(mean if other is None else other)}, SCHEDULE, **options)
+    return GaussianMixturePrior(
+        {"a": around(mean), "": around(mean if other is None else other)}, SCHEDULE, **options
+    )
 
 
 def views(prior, count=1, step=0, steps=3000):
@@ -53,14 +55,18 @@ def test_direction_is_the_closed_form_for_gaussian_data():
 
 def test_direction_is_the_difference_of_denoised_latents():
     means = normal(3, 3, *SHAPE)
-    mixture = Mixture(means, torch.tensor([0.2, 0.5, 0.9])[:, None, None, None].double(), torch.ones(3))
+    mixture = Mixture(
+        means, torch.tensor([0.2, 0.5, 0.9])[:, None, None, None].double(), torch.ones(3)
+    )
     prior = GaussianMixturePrior({"a": mixture}, SCHEDULE)
     guidance, rows = 7.5, views(prior, 2)
     latents, noise, direction = pair(prior, 600, 400, guidance=guidance)
     t, t_next = torch.full((2,), 600), torch.full((2,), 400)
 
     def denoised(z, step):
-        e = guided(*prior.predict(SCHEDULE.alpha(step) * z, step, [rows.text, rows.negative]), guidance)
+        e = guided(
+            *prior.predict(SCHEDULE.alpha(step) * z, step, [rows.text, rows.negative]), guidance
+        )
         return z - SCHEDULE.ratio(step) * e, e
 
     z = latents + SCHEDULE.ratio(t) * noise
@@ -115,7 +121,9 @@ def test_stopping_at_a_high_level_leaves_the_fixed_noise_in_the_result():
     settings = CDS(t_start=300, t_end=300, perturb=1, guidance_start=1, guidance_end=1)
     reached, run = descend(1, settings, 300, 1.0)
     sigma = SCHEDULE.ratio(torch.tensor([400]))
-    torch.testing.assert_close(reached, 2 - sigma * run.state()["noise"].double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        reached, 2 - sigma * run.state()["noise"].double(), atol=1e-4, rtol=0
+    )
 
 
 @pytest.mark.parametrize(
@@ -123,7 +131,11 @@ def test_stopping_at_a_high_level_leaves_the_fixed_noise_in_the_result():
     [
         (CDS.coarse(), 3000, {0: 700, 30: 640, 120: 580, 300: 510, 750: 400, 1500: 275, 3000: 100}),
         (CDS.refine(), 3000, {0: 300, 30: 272, 120: 244, 300: 211, 750: 160, 1500: 102, 3000: 20}),
-        (CDS.texture(), 5000, {0: 500, 50: 452, 200: 404, 500: 348, 1250: 260, 2500: 160, 5000: 20}),
+        (
+            CDS.texture(),
+            5000,
+            {0: 500, 50: 452, 200: 404, 500: 348, 1250: 260, 2500: 160, 5000: 20},
+        ),
     ],
 )
 def test_lower_level_follows_the_official_schedule(settings, steps, levels):
@@ -143,7 +155,9 @@ def test_lower_level_comes_down_no_further_than_its_floor():
         (CDS.texture(), {0: 51, 0.5: 51, 1: 51}, (20, 980, 100), "1-abar"),
     ],
 )
-def test_stages_have_the_official_guidance_clip_window_and_weighting(settings, guidance, window, weighting):
+def test_stages_have_the_official_guidance_clip_window_and_weighting(
+    settings, guidance, window, weighting
+):
     for progress, s in guidance.items():  # s = w + 1
         assert annealed(settings.guidance_start, settings.guidance_end, progress) == s
         assert annealed(settings.clip_start, settings.clip_end, progress) == 2 + 6 * progress
@@ -182,9 +196,14 @@ def test_gradient_is_the_mean_over_views_and_clamped_by_the_annealed_clip():
 
 
 def test_guidance_anneals_linearly():
-    annealing, halfway = CDS(guidance_start=30, guidance_end=10), CDS(guidance_start=20, guidance_end=20)
+    annealing, halfway = (
+        CDS(guidance_start=30, guidance_end=10),
+        CDS(guidance_start=20, guidance_end=20),
+    )
     prior = gaussian_prior(other=-1.0)
-    torch.testing.assert_close(gradient_of(annealing, prior, 1500)[0], gradient_of(halfway, prior, 1500)[0])
+    torch.testing.assert_close(
+        gradient_of(annealing, prior, 1500)[0], gradient_of(halfway, prior, 1500)[0]
+    )
 
 
 def test_weighting_and_weight_scale_the_gradient():
@@ -197,7 +216,10 @@ def test_weighting_and_weight_scale_the_gradient():
 
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
 def test_every_prediction_gives_the_same_gradient(prediction):
-    results = [gradient_of(CDS(), gaussian_prior(other=-1.0, prediction=p))[0] for p in ("epsilon", prediction)]
+    results = [
+        gradient_of(CDS(), gaussian_prior(other=-1.0, prediction=p))[0]
+        for p in ("epsilon", prediction)
+    ]
     torch.testing.assert_close(*results)
 
 
@@ -215,7 +237,9 @@ def test_a_resumed_run_continues_bit_for_bit():
 def test_a_state_of_another_latent_size_is_refused():
     prior = gaussian_prior()
     state = CDS().start(prior, (1, 8, 8), seeded()).state()
-    with pytest.raises(ValueError, match=r"'noise' is of shape \(1, 8, 8\), expected \(1, 16, 16\)"):
+    with pytest.raises(
+        ValueError, match=r"'noise' is of shape \(1, 8, 8\), expected \(1, 16, 16\)"
+    ):
         CDS().start(prior, SHAPE, seeded(), state)
     with pytest.raises(ValueError, match="'noise' is missing"):
         CDS().start(prior, SHAPE, seeded(), {})
@@ -224,7 +248,10 @@ def test_a_state_of_another_latent_size_is_refused():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"t_start": 300, "t_end": 700}, "CDS Loss: t_end 700 is above t_start 300; the schedule anneals downward"),
+        (
+            {"t_start": 300, "t_end": 700},
+            "CDS Loss: t_end 700 is above t_start 300; the schedule anneals downward",
+        ),
         ({"t_end": -1}, "t_end is -1; timesteps begin at 0"),
         ({"gap": 0}, "gap is 0; it must be at least 1"),
         ({"perturb": 0}, "perturb is 0"),
@@ -244,7 +271,9 @@ def test_bad_settings_are_named_with_their_cure(changes, message):
 
 def turned(prior, azimuths, step=0, steps=3000):
     rows = views(prior, len(azimuths), step, steps)
-    return Views(rows.text, rows.negative, orbit(torch.tensor(azimuths), 15.0, 2.0, size=16), step, steps)
+    return Views(
+        rows.text, rows.negative, orbit(torch.tensor(azimuths), 15.0, 2.0, size=16), step, steps
+    )
 
 
 def test_sectors_are_centred_at_the_front_and_close_behind_it():
@@ -289,17 +318,29 @@ def test_sharing_the_unconditional_estimate_leaves_its_change_out_and_saves_a_qu
     prior, guidance, t = gaussian_prior(0.25, 2.0, -1.0), 7.5, 500
     rows, latents, noise = views(prior, 2), normal(1, 2, *SHAPE), normal(2, *SHAPE)
     counts, network = [], prior._network
-    monkeypatch.setattr(prior, "_network", lambda z, *rest: counts.append(len(z)) or network(z, *rest))
+    monkeypatch.setattr(
+        prior, "_network", lambda z, *rest: counts.append(len(z)) or network(z, *rest)
+    )
     errors = []
     for gap in (100, 10, 1):
         levels = torch.full((2,), t), torch.full((2,), t - gap)
         counts.clear()
         exact, shared = (
-            cds(prior, latents, *levels, noise, rows.text, rows.negative, guidance, shared_unconditional=share)
+            cds(
+                prior,
+                latents,
+                *levels,
+                noise,
+                rows.text,
+                rows.negative,
+                guidance,
+                shared_unconditional=share,
+            )
             for share in (False, True)
         )
         assert counts == [4, 4, 4, 2]
-        # e(z, sigma) = sigma (z - mu) / (v + sigma^2) for Gaussian data, at both ends of the guided Euler step
+        # e(z, sigma) = sigma (z - mu) / (v + sigma^2) for Gaussian data, at both ends of the guided
+        # Euler step
         sigma, sigma_next = (SCHEDULE.ratio(level) for level in levels)
         z = latents + sigma * noise
         e_c, e_u = (sigma * (z - mean) / (0.25 + sigma**2) for mean in (2.0, -1.0))

@@ -1,4 +1,6 @@
-"""The viewer's messages: what arrives is the cloud, up to the quantisation, thinned where it is large."""
+"""The viewer's messages: what arrives is the cloud, up to the quantisation, thinned where it is
+large.
+"""
 
 from __future__ import annotations
 
@@ -82,7 +84,10 @@ def test_a_camera_is_told_to_look_at_the_object_and_not_at_strays_haze_or_the_sk
         Gaussians(**sent.tensors() | {"opacity_logits": torch.where(sky, -6.0, 2.0)}),
     ):
         centre, radius = focus(there)
-        assert torch.allclose(centre, torch.tensor([1.0, 2.0, 3.0]), atol=0.05) and 0.03 < radius < 0.15
+        assert (
+            torch.allclose(centre, torch.tensor([1.0, 2.0, 3.0]), atol=0.05)
+            and 0.03 < radius < 0.15
+        )
     assert focus(Gaussians(**sent.tensors() | {"opacity_logits": torch.full((400,), -9.0)}))[1] > 1
 
 

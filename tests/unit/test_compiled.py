@@ -1,4 +1,6 @@
-"""The cache of compiled kernels when one folder is imported under several names, as ComfyUI and the tests do."""
+"""The cache of compiled kernels when one folder is imported under several names, as ComfyUI and the
+tests do.
+"""
 
 import os
 import shutil
@@ -24,10 +26,16 @@ print(entries[0], firsts[1], sum(kernels.bin_share.stats.cache_hits.values()))
 
 @pytest.mark.skipif(not available("numba"), reason="needs numba")
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege there")
-def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_under_its_own(tmp_path):
+def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_under_its_own(
+    tmp_path,
+):
     for name in ("first", "second"):
         tmp_path.joinpath(name).symlink_to(Path(kernels.__file__).parent, target_is_directory=True)
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
     seen = []
     for name in ("first", "second", "first"):
         command = [sys.executable, "-c", SCRIPT, name]
@@ -40,8 +48,14 @@ def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_
 @pytest.mark.skipif(not available("numba"), reason="needs numba")
 @pytest.mark.parametrize("file", ["numba/lanes.py", "projection.py"])
 def test_code_is_compiled_anew_when_a_file_beside_or_above_its_own_changes(tmp_path, file):
-    folder = shutil.copytree(Path(kernels.__file__).parent, tmp_path / "copied", ignore=lambda *_: ["__pycache__"])
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    folder = shutil.copytree(
+        Path(kernels.__file__).parent, tmp_path / "copied", ignore=lambda *_: ["__pycache__"]
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "NUMBA_CACHE_DIR": str(tmp_path / "cache"),
+    }
     hits = []
     for _ in range(3):
         command = [sys.executable, "-c", SCRIPT, "copied"]
@@ -50,5 +64,7 @@ def test_code_is_compiled_anew_when_a_file_beside_or_above_its_own_changes(tmp_p
         hits.append(done.stdout.split()[-1])
         if len(hits) == 2:
             other = folder / "rasterizers" / file
-            other.write_text(other.read_text(encoding="utf-8") + "\nANOTHER = 1\n", encoding="utf-8")
+            other.write_text(
+                other.read_text(encoding="utf-8") + "\nANOTHER = 1\n", encoding="utf-8"
+            )
     assert hits == ["0", "1", "0"]

@@ -1,4 +1,6 @@
-"""A ControlNet with random weights beside the embedded prior: what is predicted is what diffusers itself gives."""
+"""A ControlNet with random weights beside the embedded prior: what is predicted is what diffusers
+itself gives.
+"""
 
 import json
 import shutil
@@ -51,12 +53,16 @@ def plain():
 
 @pytest.fixture(scope="module")
 def folder(plain, tmp_path_factory):
-    """A ControlNet of the toybox's U-Net as diffusers saves it, its zero convolutions filled with random numbers."""
+    """A ControlNet of the toybox's U-Net as diffusers saves it, its zero convolutions filled with
+    random numbers.
+    """
     from diffusers import ControlNetModel
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        control = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(8, 16, 32))
+        control = ControlNetModel.from_unet(
+            plain.unet, conditioning_embedding_out_channels=(8, 16, 32)
+        )
         for zero in (*control.controlnet_down_blocks, control.controlnet_mid_block):
             torch.nn.init.normal_(zero.weight, std=0.05)
         torch.nn.init.normal_(control.controlnet_cond_embedding.conv_out.weight, std=1.0)
@@ -75,7 +81,9 @@ def controlled(plain, control, **sight):
 
 
 def solid():
-    return random_ball(300, radius=0.4, scale=0.08, opacity_logit=2.0, generator=torch.Generator().manual_seed(0))
+    return random_ball(
+        300, radius=0.4, scale=0.08, opacity_logit=2.0, generator=torch.Generator().manual_seed(0)
+    )
 
 
 def asked(prior, rows=2):
@@ -90,7 +98,12 @@ def test_prediction_is_diffusers_own_with_the_networks_features(plain, control):
     for found, text in zip(prior.predict(z_t, t, texts), texts, strict=True):
         with torch.no_grad():
             down, middle = control(
-                z_t, t, text.embeddings, controlnet_cond=text.hint, conditioning_scale=0.7, return_dict=False
+                z_t,
+                t,
+                text.embeddings,
+                controlnet_cond=text.hint,
+                conditioning_scale=0.7,
+                return_dict=False,
             )
             direct = plain.unet(
                 z_t,
@@ -113,7 +126,9 @@ def test_the_hint_matters_and_the_first_prior_stays_as_it_was(plain, control):
     assert (one[0] - before[0]).abs().max() > 0.01 and (one[0] - other[0]).abs().max() > 0.001
     for now, then in zip(plain.predict(z_t, t, texts), before, strict=True):
         assert torch.equal(now, then)
-    assert not isinstance(plain, SeeingPrior) and isinstance(prior, SeeingPrior) and needs_depth(prior)
+    assert (
+        not isinstance(plain, SeeingPrior) and isinstance(prior, SeeingPrior) and needs_depth(prior)
+    )
     assert prior.unet is plain.unet and prior.vae is plain.vae
 
 
@@ -125,7 +140,8 @@ def test_strength_0_is_the_prior_without(plain, control):
 
 
 @pytest.mark.parametrize(
-    ("start", "end", "counts"), [(0.0, 0.5, [False, True]), (0.5, 1.0, [True, False]), (0.2, 0.3, [False, False])]
+    ("start", "end", "counts"),
+    [(0.0, 0.5, [False, True]), (0.5, 1.0, [True, False]), (0.2, 0.3, [False, False])],
 )
 def test_start_and_end_are_shares_of_the_schedule_row_by_row(plain, control, start, end, counts):
     z_t, t, texts = asked(plain)  # steps 40 and 900 of 999: shares 0.96 and 0.10 from pure noise
@@ -139,7 +155,9 @@ def test_start_and_end_are_shares_of_the_schedule_row_by_row(plain, control, sta
 def test_a_view_that_shows_nothing_solid_is_judged_without(plain, control, background):
     prior = controlled(plain, control)
     z_t, t, texts = asked(prior)
-    empty = torch.stack([texts[0].hint[0], torch.tensor(background).view(3, 1, 1).expand(3, SIZE, SIZE)])
+    empty = torch.stack(
+        [texts[0].hint[0], torch.tensor(background).view(3, 1, 1).expand(3, SIZE, SIZE)]
+    )
     found = prior.predict(z_t, t, [text.seen(None, empty) for text in texts])[0]
     torch.testing.assert_close(found[:1], prior.predict(z_t, t, texts)[0][:1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1:], plain.predict(z_t, t, texts)[0][1:], rtol=1e-5, atol=1e-5)
@@ -158,9 +176,13 @@ def test_a_view_judged_without_is_safe_from_what_the_network_makes_of_it(plain, 
     assert found.isfinite().all()
 
 
-def test_the_networks_are_called_once_for_all_texts_and_in_parts_if_asked(plain, control, monkeypatch):
+def test_the_networks_are_called_once_for_all_texts_and_in_parts_if_asked(
+    plain, control, monkeypatch
+):
     prior, sizes, forward = controlled(plain, control), [], control.forward
-    monkeypatch.setattr(control, "forward", lambda z, *a, **k: sizes.append(len(z)) or forward(z, *a, **k))
+    monkeypatch.setattr(
+        control, "forward", lambda z, *a, **k: sizes.append(len(z)) or forward(z, *a, **k)
+    )
     z_t, t, texts = asked(prior)
     together = prior.predict(z_t, t, texts)
     with prior.running(pictures_at_once=1):
@@ -186,13 +208,21 @@ def test_of_the_fused_networks_only_the_encoder_is_used(plain, control):
 
 @pytest.mark.parametrize("shape", ["depth", "normal"])
 def test_what_it_is_told_of_a_view_is_the_hint_picture_of_its_render(plain, control, shape):
-    prior, cameras = controlled(plain, control, shape=shape), orbit(torch.tensor([0.0, 90.0]), 15.0, 2.0, 40.0, SIZE)
+    prior, cameras = (
+        controlled(plain, control, shape=shape),
+        orbit(torch.tensor([0.0, 90.0]), 15.0, 2.0, 40.0, SIZE),
+    )
     rendering = render(solid(), cameras, 0.5)
     text, null = (prior.embed([words] * 2) for words in ("a red mug", ""))
     seen = told(prior, (text, null), cameras, rendering.alpha, rendering.depth)
     assert all(each.camera is None for each in seen)
-    assert all(torch.equal(each.hint, hint(shape, cameras, rendering.alpha, rendering.depth)) for each in seen)
-    with pytest.raises(ValueError, match=f"is shown the renders' {shape}, but they came without depth"):
+    assert all(
+        torch.equal(each.hint, hint(shape, cameras, rendering.alpha, rendering.depth))
+        for each in seen
+    )
+    with pytest.raises(
+        ValueError, match=f"is shown the renders' {shape}, but they came without depth"
+    ):
         told(prior, (text,), cameras, rendering.alpha, None)
     with pytest.raises(ValueError, match="the texts come without"):
         prior.predict(normal(1, 2, 4, 16, 16), torch.tensor([40, 900]), [text])
@@ -226,7 +256,8 @@ def test_every_loss_shows_every_text_the_shape_of_its_view(plain, control, loss)
     assert torch.equal(result.means, again.means) and not torch.equal(result.means, cloud.means)
     assert all(torch.isfinite(value).all() for value in result.tensors().values())
     shown = torch.cat(spy.hints)
-    assert len(shown) == sum(spy.rows) >= 4 and len(shown.unique(dim=0)) == 2  # two views, each its own
+    # two views, each its own
+    assert len(shown) == sum(spy.rows) >= 4 and len(shown.unique(dim=0)) == 2
     assert ((shown > 0).any() & (shown <= 1).all()).item()
 
 
@@ -235,11 +266,17 @@ def test_a_mesh_is_shown_too(plain, control):
     prior.control = spy = Spy(control)
     box = trimesh.creation.box((0.6, 0.6, 0.6))
     mesh = Mesh(
-        torch.tensor(box.vertices, dtype=torch.float32), torch.tensor(box.faces).long(), torch.full((8, 3), 0.5)
+        torch.tensor(box.vertices, dtype=torch.float32),
+        torch.tensor(box.faces).long(),
+        torch.full((8, 3), 0.5),
     )
     settings = RefineSettings(views=2, image_size=SIZE)
-    refined = refine_mesh(mesh, SDS(), prior, view_prompts(prior, "a red mug"), OrbitSampler(), 1, settings)
-    assert torch.isfinite(refined.vertices).all() and not torch.equal(refined.vertices, mesh.vertices)
+    refined = refine_mesh(
+        mesh, SDS(), prior, view_prompts(prior, "a red mug"), OrbitSampler(), 1, settings
+    )
+    assert torch.isfinite(refined.vertices).all() and not torch.equal(
+        refined.vertices, mesh.vertices
+    )
     assert len(torch.cat(spy.hints).unique(dim=0)) == 2
 
 
@@ -257,7 +294,10 @@ def test_half_precision_is_the_priors(folder):
     assert control.dtype == torch.bfloat16
     prior = controlled(half, control)
     z_t, t, texts = asked(prior)
-    assert all(noise.dtype == torch.float32 and noise.isfinite().all() for noise in prior.predict(z_t, t, texts))
+    assert all(
+        noise.dtype == torch.float32 and noise.isfinite().all()
+        for noise in prior.predict(z_t, t, texts)
+    )
 
 
 def test_moving_takes_the_control_network_along(plain, folder):
@@ -269,22 +309,38 @@ def test_moving_takes_the_control_network_along(plain, folder):
 
 
 def edit(path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8")
+    path.write_text(
+        json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cross_attention_dim": 768}, r"its cross_attention_dim is 768, but that of prior 'toybox' is 128"),
+        (
+            {"cross_attention_dim": 768},
+            r"its cross_attention_dim is 768, but that of prior 'toybox' is 128",
+        ),
         ({"in_channels": 9}, r"its in_channels is 9, but that of prior 'toybox' is 4"),
-        ({"block_out_channels": [320, 640]}, r"its block_out_channels is \[320, 640\], but .* is \[64, 128, 192\]"),
+        (
+            {"block_out_channels": [320, 640]},
+            r"its block_out_channels is \[320, 640\], but .* is \[64, 128, 192\]",
+        ),
         ({"layers_per_block": 1}, r"its layers_per_block is 1, but .* is 2"),
-        ({"conditioning_channels": 6}, r"takes 6 channels in a hint, but hints are RGB pictures and have 3"),
-        ({"conditioning_embedding_out_channels": [1, 2, 3, 4]}, r"takes 8 pixels .*, but prior 'toybox' has 4"),
+        (
+            {"conditioning_channels": 6},
+            r"takes 6 channels in a hint, but hints are RGB pictures and have 3",
+        ),
+        (
+            {"conditioning_embedding_out_channels": [1, 2, 3, 4]},
+            r"takes 8 pixels .*, but prior 'toybox' has 4",
+        ),
         ({"_class_name": "T2IAdapter"}, r"holds a T2IAdapter; a ControlNetModel"),
     ],
 )
-def test_a_network_of_another_kind_is_refused_before_its_weights_are_read(plain, folder, tmp_path, changes, message):
+def test_a_network_of_another_kind_is_refused_before_its_weights_are_read(
+    plain, folder, tmp_path, changes, message
+):
     copy = shutil.copytree(folder, tmp_path / "other")
     edit(copy / "config.json", **changes)
     (copy / "diffusion_pytorch_model.safetensors").write_bytes(b"never read")
@@ -295,7 +351,10 @@ def test_a_network_of_another_kind_is_refused_before_its_weights_are_read(plain,
 def test_missing_files_are_named(plain, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "other")
     (copy / "diffusion_pytorch_model.safetensors").rename(copy / "diffusion_pytorch_model.bin")
-    with pytest.raises(ValueError, match=r"control network folder .*other lacks .*diffusion_pytorch_model.safetensors"):
+    with pytest.raises(
+        ValueError,
+        match=r"control network folder .*other lacks .*diffusion_pytorch_model.safetensors",
+    ):
         load_control(copy, plain)
     with pytest.raises(ValueError, match=r"control network folder .*nowhere does not exist"):
         load_control(tmp_path / "nowhere", plain)

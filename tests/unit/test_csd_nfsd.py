@@ -28,13 +28,17 @@ def gaussian_prior():
         return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
 
     schedule = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
-    return GaussianMixturePrior({"a": around(2.0, 0.25), "": around(-1.0, 0.5), "bad": around(0.5, 1.0)}, schedule)
+    return GaussianMixturePrior(
+        {"a": around(2.0, 0.25), "": around(-1.0, 0.5), "bad": around(0.5, 1.0)}, schedule
+    )
 
 
 def gradient(loss, negative=""):
     prior, latents = gaussian_prior(), normal(1, 2, *SHAPE).requires_grad_()
     run = loss.start(prior, SHAPE, seeded())
-    value, _ = run(latents, Views(prior.embed(["a"] * 2), prior.embed([negative] * 2), None, 0, 100), seeded(1))
+    value, _ = run(
+        latents, Views(prior.embed(["a"] * 2), prior.embed([negative] * 2), None, 0, 100), seeded(1)
+    )
     return 2 * torch.autograd.grad(value, latents)[0]
 
 
@@ -90,4 +94,6 @@ def test_nfsd_uses_the_null_text_even_beside_a_negative_prompt():
 
 
 def test_nfsd_without_a_negative_prompt_is_csd_above_its_step():
-    torch.testing.assert_close(gradient(NFSD(guidance=6.5, **FIXED)), gradient(CSD(guidance=7.5, **FIXED)))
+    torch.testing.assert_close(
+        gradient(NFSD(guidance=6.5, **FIXED)), gradient(CSD(guidance=7.5, **FIXED))
+    )

@@ -6,7 +6,13 @@ import torch
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.gaussians.densify import Densify, densify_and_prune, fresh_statistics, gather, reset_opacities
+from distill3d.kernels.gaussians.densify import (
+    Densify,
+    densify_and_prune,
+    fresh_statistics,
+    gather,
+    reset_opacities,
+)
 from distill3d.kernels.rasterizers.rasterize import render
 
 SMALL, LARGE = math.log(0.01), math.log(0.05)  # below and above the default split_scale
@@ -26,7 +32,10 @@ def cloud_of(count=10, log_scale=SMALL, seed=0):
 def moments_of(cloud):
     """Moments whose values name their row: m = row + 1, v = 100 (row + 1)."""
     rows = torch.arange(1.0, len(cloud) + 1)
-    spread = {key: rows.view(-1, *[1] * (value.dim() - 1)).expand_as(value) for key, value in cloud.tensors().items()}
+    spread = {
+        key: rows.view(-1, *[1] * (value.dim() - 1)).expand_as(value)
+        for key, value in cloud.tensors().items()
+    }
     return {key: (value.clone(), 100 * value) for key, value in spread.items()}
 
 
@@ -44,10 +53,14 @@ KEEP_ALL = Densify(grow_share=1.0, count_min=1)
 def test_without_gradients_nothing_changes():
     cloud = cloud_of()
     moments = moments_of(cloud)
-    after, carried = densify_and_prune(KEEP_ALL, cloud, fresh_statistics(cloud), moments, generator())
+    after, carried = densify_and_prune(
+        KEEP_ALL, cloud, fresh_statistics(cloud), moments, generator()
+    )
     for key, value in cloud.tensors().items():
         assert torch.equal(getattr(after, key), value)
-        assert torch.equal(carried[key][0], moments[key][0]) and torch.equal(carried[key][1], moments[key][1])
+        assert torch.equal(carried[key][0], moments[key][0]) and torch.equal(
+            carried[key][1], moments[key][1]
+        )
 
 
 def test_rows_are_survivors_then_clones_then_first_and_second_parts():
@@ -56,7 +69,9 @@ def test_rows_are_survivors_then_clones_then_first_and_second_parts():
     cloud.opacity_logits[2] = -9.0  # to be pruned
     before = {key: value.clone() for key, value in cloud.tensors().items()}
     moments = moments_of(cloud)
-    after, carried = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0, 1, 1, 0, 1, 1]), moments, generator())
+    after, carried = densify_and_prune(
+        KEEP_ALL, cloud, statistics_of([1.0, 1, 1, 0, 1, 1]), moments, generator()
+    )
 
     source = [0, 3, 5, 0, 5, 1, 4, 1, 4]
     assert len(after) == len(source)
@@ -94,7 +109,10 @@ def test_the_parts_of_a_split_follow_the_shape_of_the_gaussian():
     count = 4000
     cloud = cloud_of(count, LARGE)
     cloud = replace(cloud, log_scales=torch.tensor([0.2, 0.05, 0.01]).log().expand(count, 3))
-    cloud = replace(cloud, quats=torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)]).expand(count, 4))  # x to y
+    # x to y
+    cloud = replace(
+        cloud, quats=torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)]).expand(count, 4)
+    )
     after, _ = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * count), {}, generator())
     offsets = after.means - cloud.means.repeat(2, 1)
     assert len(after) == 2 * count
@@ -116,7 +134,9 @@ def test_the_parts_of_a_split_follow_the_shape_of_the_gaussian():
 def test_faint_huge_stray_and_broken_gaussians_go(key, value):
     cloud = cloud_of(5)
     getattr(cloud, key)[3] = value
-    after, carried = densify_and_prune(KEEP_ALL, cloud, fresh_statistics(cloud), moments_of(cloud), generator())
+    after, carried = densify_and_prune(
+        KEEP_ALL, cloud, fresh_statistics(cloud), moments_of(cloud), generator()
+    )
     assert torch.equal(after.sh, cloud.sh[[0, 1, 2, 4]])
     assert carried["means"][0][:, 0].tolist() == [1, 2, 3, 5]
 
@@ -124,7 +144,9 @@ def test_faint_huge_stray_and_broken_gaussians_go(key, value):
 def test_removal_stops_at_the_least_count_and_keeps_the_most_opaque():
     cloud = cloud_of(50)
     cloud = replace(cloud, opacity_logits=torch.linspace(-9, -6, 50))
-    after, _ = densify_and_prune(Densify(count_min=10), cloud, fresh_statistics(cloud), {}, generator())
+    after, _ = densify_and_prune(
+        Densify(count_min=10), cloud, fresh_statistics(cloud), {}, generator()
+    )
     assert torch.equal(after.opacity_logits, cloud.opacity_logits[40:])
 
 
@@ -139,7 +161,9 @@ def test_growth_takes_the_largest_gradients_and_keeps_to_its_share():
     cloud = cloud_of(100)
     gradients = torch.rand(100, generator=generator(3))
     statistics = {"gradient": gradients * 7, "views": torch.full((100,), 7.0)}
-    after, _ = densify_and_prune(replace(KEEP_ALL, grow_share=0.1), cloud, statistics, {}, generator())
+    after, _ = densify_and_prune(
+        replace(KEEP_ALL, grow_share=0.1), cloud, statistics, {}, generator()
+    )
     expected = torch.sort(torch.topk(gradients, 10).indices).values
     assert torch.equal(after.sh[100:], cloud.sh[expected])
 
@@ -147,7 +171,9 @@ def test_growth_takes_the_largest_gradients_and_keeps_to_its_share():
 def test_the_threshold_is_on_the_mean_per_view():
     cloud = cloud_of(3)
     statistics = {"gradient": torch.tensor([4.0, 4.0, 0.0]), "views": torch.tensor([2.0, 8.0, 0.0])}
-    after, _ = densify_and_prune(replace(KEEP_ALL, gradient_threshold=1.0), cloud, statistics, {}, generator())
+    after, _ = densify_and_prune(
+        replace(KEEP_ALL, gradient_threshold=1.0), cloud, statistics, {}, generator()
+    )
     assert torch.equal(after.sh, cloud.sh[[0, 1, 2, 0]])
 
 
@@ -156,16 +182,21 @@ def test_the_threshold_is_on_the_mean_per_view():
 def test_the_cap_is_never_exceeded(log_scale, cap):
     cloud = cloud_of(10, log_scale)
     strategy = replace(KEEP_ALL, count_max=40)
-    after, _ = densify_and_prune(strategy, cloud, statistics_of([1.0] * 10), {}, generator(), count_max=cap)
+    after, _ = densify_and_prune(
+        strategy, cloud, statistics_of([1.0] * 10), {}, generator(), count_max=cap
+    )
     assert len(after) == min(cap, 20)
-    after, _ = densify_and_prune(replace(strategy, count_max=cap), cloud, statistics_of([1.0] * 10), {}, generator())
+    after, _ = densify_and_prune(
+        replace(strategy, count_max=cap), cloud, statistics_of([1.0] * 10), {}, generator()
+    )
     assert len(after) == min(cap, 20)
 
 
 def test_the_same_generator_gives_the_same_cloud():
     cloud = cloud_of(10, LARGE)
     one, two, other = (
-        densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * 10), {}, generator(seed))[0] for seed in (1, 1, 2)
+        densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * 10), {}, generator(seed))[0]
+        for seed in (1, 1, 2)
     )
     assert torch.equal(one.means, two.means)
     assert not torch.equal(one.means, other.means)
@@ -212,7 +243,9 @@ def test_a_reset_lowers_opacities_and_forgets_only_their_moments():
     cloud = cloud_of(3)
     cloud.opacity_logits[1] = -8.0
     after, moments = reset_opacities(Densify(), cloud, moments_of(cloud))
-    assert after.opacities.tolist() == pytest.approx([0.01, torch.sigmoid(torch.tensor(-8.0)).item(), 0.01])
+    assert after.opacities.tolist() == pytest.approx(
+        [0.01, torch.sigmoid(torch.tensor(-8.0)).item(), 0.01]
+    )
     assert not moments["opacity_logits"][0].any() and not moments["opacity_logits"][1].any()
     assert moments["means"][0].any()
     assert torch.equal(after.means, cloud.means)
@@ -232,7 +265,10 @@ def test_rounds_take_place_in_the_middle_of_the_schedule():
         ({"prune_opacity": math.nan}, "prune_opacity is nan"),
         ({"start": 0.7}, "start 0.7 is above stop 0.6. Swap"),
         ({"count_max": 10}, "count_min 100 is above count_max 10"),
-        ({"reset_every": 9, "prune_opacity": 0.02}, "reset_opacity 0.01 is not above prune_opacity 0.02"),
+        (
+            {"reset_every": 9, "prune_opacity": 0.02},
+            "reset_opacity 0.01 is not above prune_opacity 0.02",
+        ),
     ],
 )
 def test_bad_settings_are_named(settings, message):

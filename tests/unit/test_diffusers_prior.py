@@ -1,4 +1,6 @@
-"""A diffusers folder as a prior: a tiny pipeline of random weights is saved, loaded and held against its parts."""
+"""A diffusers folder as a prior: a tiny pipeline of random weights is saved, loaded and held
+against its parts.
+"""
 
 import importlib.util
 import json
@@ -33,8 +35,15 @@ def tokenizer():
 
 @pytest.fixture(scope="session")
 def pipeline_folder(tmp_path_factory):
-    """A StableDiffusionPipeline of a few thousand weights: latents 3x8x8 of 16-pixel images, shifted and scaled."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    """A StableDiffusionPipeline of a few thousand weights: latents 3x8x8 of 16-pixel images,
+    shifted and scaled.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng():
@@ -74,7 +83,11 @@ def pipeline_folder(tmp_path_factory):
             )
         )
     scheduler = DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        steps_offset=1,
     )
     pipeline = StableDiffusionPipeline(
         vae, text, tokenizer(), unet, scheduler, None, None, requires_safety_checker=False
@@ -105,16 +118,25 @@ def normal(seed, *shape):
 
 
 def test_geometry_and_schedule_come_from_the_configs(prior):
-    assert (prior.name, prior.image_size, prior.latent_channels, prior.downscale) == ("tiny", 16, 3, 2)
+    assert (prior.name, prior.image_size, prior.latent_channels, prior.downscale) == (
+        "tiny",
+        16,
+        3,
+        2,
+    )
     assert prior.vocabulary is None and prior.background is None
     assert prior.dtype == torch.float32 and prior.device.type == "cpu"
-    torch.testing.assert_close(prior.schedule.alpha(torch.tensor([500])).item(), 0.526, atol=5e-4, rtol=0)
+    torch.testing.assert_close(
+        prior.schedule.alpha(torch.tensor([500])).item(), 0.526, atol=5e-4, rtol=0
+    )
 
 
 def test_prediction_is_the_unets_own_output_for_each_conditioning(prior):
     z_t, t = normal(1, 2, 3, 8, 8), torch.tensor([40, 900])
     conditionings = [prior.embed(["a red mug", "a blue mug"]), prior.embed(["", ""])]
-    for noise, conditioning in zip(prior.predict(z_t, t, conditionings), conditionings, strict=True):
+    for noise, conditioning in zip(
+        prior.predict(z_t, t, conditionings), conditionings, strict=True
+    ):
         with torch.no_grad():
             direct = prior.unet(z_t, t, encoder_hidden_states=conditioning.embeddings).sample
         torch.testing.assert_close(noise, direct)
@@ -139,14 +161,18 @@ def test_perp_neg_is_the_combination_of_single_predictions_in_one_call(prior, mo
     text, negative = prompts.at(torch.tensor([30.0, 180]), torch.zeros(2)), prompts.negative_rows(2)
     z_t, t = normal(1, 2, 3, 8, 8), torch.tensor([40, 900])
     (front, front_weights), (side, side_weights) = text.against.branches
-    own, e_front, e_side, null = prior.predict(z_t, t, [replace(text, against=None), front, side, negative])
+    own, e_front, e_side, null = prior.predict(
+        z_t, t, [replace(text, against=None), front, side, negative]
+    )
     expected = own
     for other, weights in ((e_front, front_weights), (e_side, side_weights)):
         x, y = other - null, own - null
         away = x - (x * y).sum((1, 2, 3), keepdim=True) / (y * y).sum((1, 2, 3), keepdim=True) * y
         expected = expected + torch.tensor(weights)[:, None, None, None] * away
     counts, forward = [], prior.unet.forward
-    monkeypatch.setattr(prior.unet, "forward", lambda z, *a, **k: counts.append(len(z)) or forward(z, *a, **k))
+    monkeypatch.setattr(
+        prior.unet, "forward", lambda z, *a, **k: counts.append(len(z)) or forward(z, *a, **k)
+    )
     found = prior.predict(z_t, t, [text, negative])
     torch.testing.assert_close(found[0], expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(found[1], null, rtol=1e-4, atol=1e-5)
@@ -171,7 +197,9 @@ def test_encoding_is_the_scaled_posterior_and_differentiable(prior):
 
     samples = [prior.encode(images, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4)]
     assert torch.equal(samples[0], samples[1]) and not torch.equal(samples[0], samples[2])
-    torch.testing.assert_close((samples[0] - latents) / 0.5, posterior.std * normal(3, *latents.shape))
+    torch.testing.assert_close(
+        (samples[0] - latents) / 0.5, posterior.std * normal(3, *latents.shape)
+    )
 
 
 def test_decoding_undoes_the_scaling_and_gives_images(prior):
@@ -183,7 +211,9 @@ def test_decoding_undoes_the_scaling_and_gives_images(prior):
 
 
 def test_embeddings_are_the_text_encoders_and_cached_by_text(prior, monkeypatch):
-    ids = prior.tokenizer("a red mug, side view", padding="max_length", max_length=32, return_tensors="pt").input_ids
+    ids = prior.tokenizer(
+        "a red mug, side view", padding="max_length", max_length=32, return_tensors="pt"
+    ).input_ids
     assert len(ids.unique()) > 10  # a tokenizer read wrongly gives one id for everything
     with torch.no_grad():
         expected = prior.text_encoder(ids)[0]
@@ -194,7 +224,9 @@ def test_embeddings_are_the_text_encoders_and_cached_by_text(prior, monkeypatch)
 
 
 def test_a_text_too_long_for_the_encoder_is_refused_not_cut(prior):
-    with pytest.raises(ValueError, match=r"has \d+ tokens; prior 'tiny' reads 32, view words included. Shorten it"):
+    with pytest.raises(
+        ValueError, match=r"has \d+ tokens; prior 'tiny' reads 32, view words included. Shorten it"
+    ):
         prior.embed(["a very long text, " * 10])
 
 
@@ -204,7 +236,9 @@ def test_losses_run_under_comfyuis_inference_mode(pipeline_folder, loss):
         prior = load_diffusers(pipeline_folder).offload()
         prompts = view_prompts(prior, "a mug")
         with torch.inference_mode(False), torch.enable_grad():
-            images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
+            images = torch.rand(
+                2, 3, 16, 16, generator=torch.Generator().manual_seed(2)
+            ).requires_grad_()
             angles = torch.tensor([0.0, 90.0])
             views = Views(prompts.at(angles, angles * 0), prompts.negative_rows(2), None, 0, 10)
             generator = torch.Generator().manual_seed(0)
@@ -212,7 +246,9 @@ def test_losses_run_under_comfyuis_inference_mode(pipeline_folder, loss):
             value, _ = run(prior.encode(images), views, generator)
             value.backward()
     assert torch.isfinite(images.grad).all() and images.grad.abs().sum() > 0
-    weights = [p for module in (prior.unet, prior.vae, prior.text_encoder) for p in module.parameters()]
+    weights = [
+        p for module in (prior.unet, prior.vae, prior.text_encoder) for p in module.parameters()
+    ]
     assert all(w.grad is None and not w.requires_grad and not w.is_inference() for w in weights)
 
 
@@ -231,14 +267,23 @@ def test_half_precision_keeps_latents_and_noise_in_float32(pipeline_folder, prio
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(2)).requires_grad_()
     latents, exact = half.encode(images), prior.encode(images)
     (noise,) = half.predict(latents.detach(), torch.tensor([5, 700]), [half.embed(["a mug"] * 2)])
-    (exact_noise,) = prior.predict(exact.detach(), torch.tensor([5, 700]), [prior.embed(["a mug"] * 2)])
+    (exact_noise,) = prior.predict(
+        exact.detach(), torch.tensor([5, 700]), [prior.embed(["a mug"] * 2)]
+    )
     assert latents.dtype == noise.dtype == torch.float32
     torch.testing.assert_close(latents, exact, atol=0.02, rtol=0.05)
     torch.testing.assert_close(noise, exact_noise, atol=0.05, rtol=0.05)
 
 
 def test_card_tells_what_the_prior_was_trained_on(copy):
-    edit(copy / "distill3d.json", vocabulary=WORDS, background=[0.25, 0.75], image_size=32, distance=2.0, fov_y=40)
+    edit(
+        copy / "distill3d.json",
+        vocabulary=WORDS,
+        background=[0.25, 0.75],
+        image_size=32,
+        distance=2.0,
+        fov_y=40,
+    )
     prior = load_diffusers(copy)
     assert (prior.image_size, prior.background, prior.background_range) == (32, 0.5, (0.25, 0.75))
     assert (prior.distance, prior.fov_y) == (2.0, 40)
@@ -249,7 +294,9 @@ def test_card_tells_what_the_prior_was_trained_on(copy):
 
 def test_sizes_must_suit_the_unet(prior):
     prior.check_size(32)
-    with pytest.raises(ValueError, match="image_size 18 does not fit prior 'tiny': it must be a multiple of 4"):
+    with pytest.raises(
+        ValueError, match="image_size 18 does not fit prior 'tiny': it must be a multiple of 4"
+    ):
         prior.check_size(18)
 
 
@@ -266,7 +313,10 @@ def test_missing_folder_and_files_are_named(copy, tmp_path):
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(
-        ValueError, match=r"copy lacks vae/config.json, tokenizer/tokenizer_config.json, unet/diff.*safetensors"
+        ValueError,
+        match=(
+            r"copy lacks vae/config.json, tokenizer/tokenizer_config.json, unet/diff.*safetensors"
+        ),
     ):
         load_diffusers(copy)
 
@@ -274,14 +324,20 @@ def test_missing_folder_and_files_are_named(copy, tmp_path):
 @pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
 def test_weights_that_are_cut_short_or_lacking_are_named(copy, part):
     file = copy / part / f"{folder.WEIGHTS[part]}.safetensors"
-    whole, weights = file.read_bytes(), {name: value.clone() for name, value in load_file(file).items()}
+    whole, weights = (
+        file.read_bytes(),
+        {name: value.clone() for name, value in load_file(file).items()},
+    )
     file.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ValueError, match=rf"its {part} cannot be read .*Download it again"):
         load_diffusers(copy)
     lost = next(name for name in weights if name.endswith("weight"))
-    save_file({name: value for name, value in weights.items() if name != lost}, file, {"format": "pt"})
+    save_file(
+        {name: value for name, value in weights.items() if name != lost}, file, {"format": "pt"}
+    )
     with pytest.raises(
-        ValueError, match=rf"its {part} (lacks 1 of its weights, .*{lost}|cannot be read .*lacks weights)"
+        ValueError,
+        match=rf"its {part} (lacks 1 of its weights, .*{lost}|cannot be read .*lacks weights)",
     ):
         load_diffusers(copy)
 
@@ -290,9 +346,13 @@ def test_weights_that_are_cut_short_or_lacking_are_named(copy, part):
 def test_no_weight_is_left_to_chance_without_accelerate_either(copy, monkeypatch, with_accelerate):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: with_accelerate or None)
     file = copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors"
-    weights = {name: value.clone() for name, value in load_file(file).items() if name != "conv_in.weight"}
+    weights = {
+        name: value.clone() for name, value in load_file(file).items() if name != "conv_in.weight"
+    }
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"its unet (lacks 1 of its weights, conv_in.weight|cannot be read)"):
+    with pytest.raises(
+        ValueError, match=r"its unet (lacks 1 of its weights, conv_in.weight|cannot be read)"
+    ):
         load_diffusers(copy)
 
 
@@ -307,7 +367,9 @@ def test_variant_files_are_found(copy, prior):
 def test_models_of_other_kinds_are_refused_by_name(copy):
     scheduler, unet = copy / "scheduler" / "scheduler_config.json", copy / "unet" / "config.json"
     edit(scheduler, prediction_type="sample")
-    with pytest.raises(ValueError, match="DDIMScheduler with prediction 'sample'; only epsilon and v_prediction"):
+    with pytest.raises(
+        ValueError, match="DDIMScheduler with prediction 'sample'; only epsilon and v_prediction"
+    ):
         load_diffusers(copy)
     edit(scheduler, prediction_type="epsilon", _class_name="FlowMatchEulerDiscreteScheduler")
     with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
@@ -320,7 +382,9 @@ def test_models_of_other_kinds_are_refused_by_name(copy):
     with pytest.raises(ValueError, match="takes 9 channels per latent, but its vae makes 3"):
         load_diffusers(copy)
     edit(unet, in_channels=3, cross_attention_dim=1024)
-    with pytest.raises(ValueError, match="takes 1024 values per token, but its text_encoder makes 16"):
+    with pytest.raises(
+        ValueError, match="takes 1024 values per token, but its text_encoder makes 16"
+    ):
         load_diffusers(copy)
     edit(unet, cross_attention_dim=16)
     scheduler.write_text("{", encoding="utf-8")
@@ -338,7 +402,9 @@ def test_models_of_other_kinds_are_refused_by_name(copy):
         ("scheduler", {"_class_name": "LCMScheduler"}, "LCMScheduler.*none distilled"),
     ],
 )
-def test_other_kinds_of_networks_are_refused_before_their_weights_are_read(copy, part, change, message):
+def test_other_kinds_of_networks_are_refused_before_their_weights_are_read(
+    copy, part, change, message
+):
     edit(copy / part / folder.CONFIGS[part], **change)
     (copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=message):
@@ -347,7 +413,9 @@ def test_other_kinds_of_networks_are_refused_before_their_weights_are_read(copy,
 
 def test_a_config_that_is_no_table_is_refused_by_name(copy):
     (copy / "unet" / "config.json").write_text("[1]")
-    with pytest.raises(ValueError, match=r"unet.config.json holds a list where names with values belong"):
+    with pytest.raises(
+        ValueError, match=r"unet.config.json holds a list where names with values belong"
+    ):
         load_diffusers(copy)
 
 

@@ -1,4 +1,6 @@
-"""README and docs/: short, the quick start word for word, links that lead somewhere, tables as the rows say."""
+"""README and docs/: short, the quick start word for word, links that lead somewhere, tables as the
+rows say.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def read(page: Path) -> str:
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as GitHub and the manual's builder make them."""
     found = re.findall(
-        r"^#+ (.+)$", CODE.sub(lambda m: m[0].strip("`") if "\n" not in m[0] else "", read(page)), re.MULTILINE
+        r"^#+ (.+)$",
+        CODE.sub(lambda m: m[0].strip("`") if "\n" not in m[0] else "", read(page)),
+        re.MULTILINE,
     )
     return {re.sub(r"[\s]+", "-", re.sub(r"[^\w\s-]", "", text.lower().strip())) for text in found}
 
@@ -65,12 +69,18 @@ def test_links_lead_somewhere(page):
         path, _, anchor = target.partition("#")
         file = (page.parent / path).resolve() if path else page
         assert file.is_file(), f"{target} is not there"
-        assert not anchor or anchor in anchors(file), f"{target}: no such heading; there are {sorted(anchors(file))}"
+        assert not anchor or anchor in anchors(file), (
+            f"{target}: no such heading; there are {sorted(anchors(file))}"
+        )
 
 
 def test_every_page_is_in_the_manuals_navigation():
     listed = set(re.findall(r"[\w/-]+\.md", read(ROOT / "mkdocs.yml")))
-    there = {page.relative_to(ROOT / "docs").as_posix() for page in PAGES if ROOT / "docs" in page.parents}
+    there = {
+        page.relative_to(ROOT / "docs").as_posix()
+        for page in PAGES
+        if ROOT / "docs" in page.parents
+    }
     assert listed == {page for page in there if not re.match(r"nodes/(?!index)", page)}
 
 
@@ -78,7 +88,9 @@ def test_tables_are_what_the_committed_rows_say(tables):
     used = set()
     for page in PAGES:
         text = read(page)
-        assert tables.filled(text) == text, f"{page.relative_to(ROOT)}: run python tests/benchmarks/tables.py"
+        assert tables.filled(text) == text, (
+            f"{page.relative_to(ROOT)}: run python tests/benchmarks/tables.py"
+        )
         used |= {found[2] for found in tables.BLOCK.finditer(text)}
     assert used == set(tables.TABLES)
 

@@ -1,4 +1,6 @@
-"""The rearranged encoder and U-Net against diffusers' own, on random weights, in double precision."""
+"""The rearranged encoder and U-Net against diffusers' own, on random weights, in double
+precision.
+"""
 
 import sys
 
@@ -14,7 +16,9 @@ from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 
 
 def lively(net):
-    """Random biases and scales too: diffusers starts them at 0 and 1, where mistakes do not show."""
+    """Random biases and scales too: diffusers starts them at 0 and 1, where mistakes do not
+    show.
+    """
     for value in net.parameters():
         value.data += 0.1 * torch.randn_like(value)
     return net.eval().requires_grad_(False).double()
@@ -26,7 +30,9 @@ def autoencoder(**options):
     torch.manual_seed(0)
     levels = 3
     blocks = ("DownEncoderBlock2D",) * levels, ("UpDecoderBlock2D",) * levels
-    return lively(AutoencoderKL(3, 3, *blocks, (8, 8, 16), 2, latent_channels=2, norm_num_groups=4, **options))
+    return lively(
+        AutoencoderKL(3, 3, *blocks, (8, 8, 16), 2, latent_channels=2, norm_num_groups=4, **options)
+    )
 
 
 def network(**options):
@@ -45,7 +51,10 @@ def network(**options):
     return lively(UNet2DConditionModel(**{**usual, **options}))
 
 
-OPTIONS = {"as Stable Diffusion's": {}, "bare": {"mid_block_add_attention": False, "use_quant_conv": False}}
+OPTIONS = {
+    "as Stable Diffusion's": {},
+    "bare": {"mid_block_add_attention": False, "use_quant_conv": False},
+}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
@@ -84,7 +93,11 @@ def test_the_unet_answers_as_before_with_every_block_exchanged(linear):
     fast = fast_unet(unet)
     kinds = {type(module).__name__ for module in fast.modules()}
     assert not kinds & {"ResnetBlock2D", "Transformer2DModel", "GroupNorm"}
-    z, t, text = torch.randn(3, 4, 8, 8).double(), torch.tensor([1, 500, 999]), torch.randn(3, 7, 12).double()
+    z, t, text = (
+        torch.randn(3, 4, 8, 8).double(),
+        torch.tensor([1, 500, 999]),
+        torch.randn(3, 7, 12).double(),
+    )
     with torch.no_grad():
         expected = unet(z, t, encoder_hidden_states=text).sample
         for _ in range(2):  # it works in place on its own numbers only
@@ -122,11 +135,15 @@ def test_a_few_pictures_at_a_time_give_the_numbers_and_gradients_of_all_at_once(
     prior.unet.register_forward_hook(lambda module, given, output: sizes.append(len(given[0])))
     for at_once in (0, 2):
         prior.pictures_at_once = at_once
-        pictures = torch.rand(3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        pictures = torch.rand(
+            3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+        )
         latents = prior.encode(pictures.requires_grad_(), torch.Generator().manual_seed(2))
         (slope,) = torch.autograd.grad(latents.square().sum(), pictures)
         texts = [prior_text(3, seed) for seed in (3, 4)]
-        rows.append((latents, slope, *prior.predict(latents.detach(), torch.tensor([1, 500, 900]), texts)))
+        rows.append(
+            (latents, slope, *prior.predict(latents.detach(), torch.tensor([1, 500, 900]), texts))
+        )
     torch.testing.assert_close(rows[0], rows[1])
     assert sizes == [6, 4, 2]
 
@@ -139,8 +156,11 @@ def prior_text(count, seed):
 
 def test_settings_of_a_run_end_with_it():
     nets = network(in_channels=2, out_channels=2), autoencoder(), torch.nn.Linear(1, 1)
-    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
-    with prior.running(accelerate=True, pictures_at_once=2):  # on the CPU there is nothing to accelerate with
+    prior = DiffusersPrior(
+        "tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16}
+    )
+    # on the CPU there is nothing to accelerate with
+    with prior.running(accelerate=True, pictures_at_once=2):
         assert prior.pictures_at_once == 2
     assert prior.pictures_at_once == 0
 
@@ -148,7 +168,9 @@ def test_settings_of_a_run_end_with_it():
 @pytest.mark.parametrize("size", [1.0, 1e-7, 1e-12])
 def test_an_encoder_in_float16_loses_no_small_gradients(size):
     nets = network(in_channels=2, out_channels=2), autoencoder().half(), torch.nn.Linear(1, 1)
-    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
+    prior = DiffusersPrior(
+        "tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16}
+    )
     pictures = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)).requires_grad_()
     upstream = size * torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(2))
     (slope,) = torch.autograd.grad(prior.encode(pictures), pictures, upstream)
@@ -160,7 +182,9 @@ def test_an_encoder_in_float16_loses_no_small_gradients(size):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_stays_so_through_an_encoder_in_float16(value):
     nets = network(in_channels=2, out_channels=2), autoencoder().half(), torch.nn.Linear(1, 1)
-    prior = DiffusersPrior("tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16})
+    prior = DiffusersPrior(
+        "tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16}
+    )
     pictures = torch.rand(1, 3, 16, 16).requires_grad_()
     latents = prior.encode(pictures)
     upstream = torch.zeros_like(latents)
@@ -178,7 +202,9 @@ def device_to_ask(monkeypatch):
     ops.triton_works.cache_clear()
 
 
-def test_without_triton_the_layers_are_torchs_and_the_log_says_why(device_to_ask, monkeypatch, caplog):
+def test_without_triton_the_layers_are_torchs_and_the_log_says_why(
+    device_to_ask, monkeypatch, caplog
+):
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "distill3d.kernels.fast.triton_kernels", raising=False)
     monkeypatch.delattr(fast, "triton_kernels", raising=False)

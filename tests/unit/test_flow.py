@@ -1,4 +1,6 @@
-"""Rectified flow in the common form: its times as a schedule, its network's scores, and the losses over flow time."""
+"""Rectified flow in the common form: its times as a schedule, its network's scores, and the losses
+over flow time.
+"""
 
 import pytest
 import torch
@@ -43,14 +45,16 @@ def test_a_flows_times_come_back_from_the_schedule(shift):
     z, r = flow_input(alpha * clean + sigma * noise, alpha, sigma)
     expected = times(shift).float()
     torch.testing.assert_close(r.flatten()[:-5], expected[:-5], rtol=1e-5, atol=1e-6)
-    assert r.flatten()[-1] > 0.998  # where a flow has no clean latent left, the schedule keeps a little
+    # where a flow has no clean latent left, the schedule keeps a little
+    assert r.flatten()[-1] > 0.998
     r = expected[:-5, None, None, None]
     torch.testing.assert_close(z[:-5], (1 - r) * clean[:-5] + r * noise[:-5], rtol=1e-5, atol=1e-5)
 
 
 def test_shift_moves_every_step_towards_the_noise_and_leaves_the_ends():
     plain, shifted = (NoiseSchedule.flow(shift).ratio(STEPS).flatten() for shift in (1.0, 3.0))
-    torch.testing.assert_close(shifted[:-5], 3 * plain[:-5], rtol=1e-4, atol=1e-6)  # r / (1 - r) is what shift scales
+    # r / (1 - r) is what shift scales
+    torch.testing.assert_close(shifted[:-5], 3 * plain[:-5], rtol=1e-4, atol=1e-6)
     assert torch.all(torch.diff(shifted) >= 0) and torch.isfinite(shifted).all()
 
 
@@ -73,7 +77,9 @@ def test_the_score_over_flow_time_is_the_mixtures_own():
     means, variances = flow.means.double(), flow.variances.double()
     spread = (1 - r[:, None]) ** 2 * variances + r[:, None] ** 2
     offset = x[:, None] - (1 - r[:, None]) * means
-    log_p = torch.logsumexp(weights.log() - 0.5 * (offset**2 / spread + spread.log()).flatten(2).sum(2), 1)
+    log_p = torch.logsumexp(
+        weights.log() - 0.5 * (offset**2 / spread + spread.log()).flatten(2).sum(2), 1
+    )
     (score,) = torch.autograd.grad(log_p.sum(), x)
     alpha, sigma = flow.schedule.alpha(t), flow.schedule.sigma(t)
     z_t = (x.detach() * (alpha + sigma)).float()
@@ -92,4 +98,6 @@ def test_every_loss_has_the_same_gradient_over_flow_time_whatever_the_network_pu
         value, _ = loss.start(model, (3, 4, 4), generator)(latents, views, generator)
         gradients.append(torch.autograd.grad(value, latents)[0])
     assert gradients[0].abs().sum() > 0
-    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max()))
+    torch.testing.assert_close(
+        gradients[1], gradients[0], rtol=1e-3, atol=1e-4 * float(gradients[0].abs().max())
+    )

@@ -1,4 +1,6 @@
-"""Every format against itself: what comes back, what a picture shows, what is refused, and that no half file stays."""
+"""Every format against itself: what comes back, what a picture shows, what is refused, and that no
+half file stays.
+"""
 
 from __future__ import annotations
 
@@ -22,25 +24,70 @@ from distill3d.kernels.rasterizers.rasterize import render
 
 # By format, how far each property may come back from where it was; None where it is not kept.
 TOLERANCES = {
-    "ply": {"means": 1e-6, "log_scales": 1e-6, "quats": 1e-6, "opacities": 1e-6, "dc": 1e-6, "rest": 1e-6},
-    "glb": {"means": 1e-6, "log_scales": 1e-5, "quats": 1e-6, "opacities": 1e-6, "dc": 1e-6, "rest": 1e-6},
-    "compressed ply": {"means": 6e-4, "log_scales": 2e-3, "quats": 2e-3, "opacities": 3e-3, "dc": 1e-2, "rest": 0.02},
-    "spz": {"means": 1.3e-4, "log_scales": 0.032, "quats": 3e-3, "opacities": 3e-3, "dc": 0.014, "rest": 4e-3},
-    "spz 2": {"means": 1.3e-4, "log_scales": 0.032, "quats": 0.09, "opacities": 3e-3, "dc": 0.014, "rest": 4e-3},
-    "splat": {"means": 1e-6, "log_scales": 1e-5, "quats": 8e-3, "opacities": 3e-3, "dc": 0.014, "rest": None},
+    "ply": {
+        "means": 1e-6,
+        "log_scales": 1e-6,
+        "quats": 1e-6,
+        "opacities": 1e-6,
+        "dc": 1e-6,
+        "rest": 1e-6,
+    },
+    "glb": {
+        "means": 1e-6,
+        "log_scales": 1e-5,
+        "quats": 1e-6,
+        "opacities": 1e-6,
+        "dc": 1e-6,
+        "rest": 1e-6,
+    },
+    "compressed ply": {
+        "means": 6e-4,
+        "log_scales": 2e-3,
+        "quats": 2e-3,
+        "opacities": 3e-3,
+        "dc": 1e-2,
+        "rest": 0.02,
+    },
+    "spz": {
+        "means": 1.3e-4,
+        "log_scales": 0.032,
+        "quats": 3e-3,
+        "opacities": 3e-3,
+        "dc": 0.014,
+        "rest": 4e-3,
+    },
+    "spz 2": {
+        "means": 1.3e-4,
+        "log_scales": 0.032,
+        "quats": 0.09,
+        "opacities": 3e-3,
+        "dc": 0.014,
+        "rest": 4e-3,
+    },
+    "splat": {
+        "means": 1e-6,
+        "log_scales": 1e-5,
+        "quats": 8e-3,
+        "opacities": 3e-3,
+        "dc": 0.014,
+        "rest": None,
+    },
 }
 PSNR = {"ply": 80, "glb": 80, "compressed ply": 40, "spz": 38, "spz 2": 36, "splat": 40}
 
 
 def object_cloud(count=60, degree=3, seed=0):
-    """An object without any symmetry: long thin Gaussians of all colours, more of them high, left and in front."""
+    """An object without any symmetry: long thin Gaussians of all colours, more of them high, left
+    and in front.
+    """
     g = torch.Generator().manual_seed(seed)
     means = torch.rand(count, 3, generator=g) ** torch.tensor([2.0, 0.5, 0.7]) - 0.5
     sh = 0.12 * torch.randn(count, (degree + 1) ** 2, 3, generator=g)
     sh[:, 0] = (torch.rand(count, 3, generator=g) * 0.8 - 0.4) / 0.28209
     return Gaussians(
         means=means,
-        log_scales=torch.tensor([0.1, 0.03, 0.015]).log() + 0.3 * torch.randn(count, 3, generator=g),
+        log_scales=torch.tensor([0.1, 0.03, 0.015]).log()
+        + 0.3 * torch.randn(count, 3, generator=g),
         quats=torch.nn.functional.normalize(torch.randn(count, 4, generator=g), dim=-1),
         opacity_logits=2 * torch.randn(count, generator=g) + 1,
         sh=sh,
@@ -56,7 +103,10 @@ def in_order(cloud, other):
 def errors(cloud, other):
     normalized = [torch.nn.functional.normalize(c.quats, dim=-1) for c in (cloud, other)]
     signs = (normalized[0] * normalized[1]).sum(-1, keepdim=True).sign()
-    found = {key: (getattr(cloud, key) - getattr(other, key)).abs() for key in ("means", "log_scales", "opacities")}
+    found = {
+        key: (getattr(cloud, key) - getattr(other, key)).abs()
+        for key in ("means", "log_scales", "opacities")
+    }
     found["quats"] = (normalized[0] - signs * normalized[1]).abs()
     found["dc"] = (cloud.sh[:, 0] - other.sh[:, 0]).abs()
     if cloud.sh.shape == other.sh.shape and cloud.sh_degree:
@@ -106,7 +156,9 @@ def test_threads_and_stretches_give_the_same_cloud(tmp_path, format, monkeypatch
 @pytest.mark.filterwarnings("error")  # numpy's about 0 / 0, which casts to whole numbers hide
 @pytest.mark.parametrize("format", FORMATS)
 def test_extremes_stay_finite(tmp_path, format):
-    cloud = object_cloud(count=3, degree=0).map(lambda value: value[:1].repeat(3, *[1] * (value.dim() - 1)))
+    cloud = object_cloud(count=3, degree=0).map(
+        lambda value: value[:1].repeat(3, *[1] * (value.dim() - 1))
+    )
     cloud.opacity_logits[:] = torch.tensor([-200.0, 200.0, 0.0])
     cloud.log_scales[0] = -60
     back = load_gaussians(saved(cloud, format, tmp_path)).check()
@@ -150,7 +202,9 @@ def test_the_content_decides_not_the_name(tmp_path, format):
 
 def test_other_files_are_named(tmp_path):
     (tmp_path / "a.ply").write_bytes(b"\x89PNG\r\n")
-    with pytest.raises(ValueError, match=r"a\.ply is no splat file .* choose one of \.ply, \.splat, \.spz, \.glb"):
+    with pytest.raises(
+        ValueError, match=r"a\.ply is no splat file .* choose one of \.ply, \.splat, \.spz, \.glb"
+    ):
         load_gaussians(tmp_path / "a.ply")
 
 
@@ -159,10 +213,14 @@ def test_splat_bytes_are_as_the_viewer_reads_them(tmp_path):
     data = saved(cloud, "splat", tmp_path).read_bytes()
     assert len(data) == 160
     for i in range(5):
-        x, y, z, *scales, red, green, blue, alpha, w, i_, j, k = struct.unpack_from("<6f8B", data, 32 * i)
+        x, y, z, *scales, red, green, blue, alpha, w, i_, j, k = struct.unpack_from(
+            "<6f8B", data, 32 * i
+        )
         assert (x, -y, -z) == pytest.approx(cloud.means[i].tolist())
         assert scales == pytest.approx(cloud.scales[i].tolist())
-        assert np.array([red, green, blue]) / 255 == pytest.approx(cloud.colors[i].numpy(), abs=0.003)
+        assert np.array([red, green, blue]) / 255 == pytest.approx(
+            cloud.colors[i].numpy(), abs=0.003
+        )
         assert alpha / 255 == pytest.approx(float(cloud.opacities[i]), abs=0.003)
         # Half a turn about X before q: (w, x, y, z) becomes (-x, w, -z, y).
         expected = cloud.quats[i, [1, 0, 3, 2]] * torch.tensor([-1, 1, -1, 1])
@@ -183,7 +241,11 @@ def test_far_positions_get_fewer_fractional_bits_in_spz(tmp_path):
 def spz_bytes(version, rotation, positions, sh=b"", degree=0, bits=12):
     """One Gaussian by hand: opacity 0.2, red, scale 1, 1, e."""
     head = struct.pack("<IIIBBBB", 0x5053474E, version, 1, degree, bits, 0, 0)
-    color = [255, round((-0.5 / 0.28209479) * 0.15 * 255 + 127.5), round((-0.5 / 0.28209479) * 0.15 * 255 + 127.5)]
+    color = [
+        255,
+        round((-0.5 / 0.28209479) * 0.15 * 255 + 127.5),
+        round((-0.5 / 0.28209479) * 0.15 * 255 + 127.5),
+    ]
     return gzip.compress(head + positions + bytes([51, *color, 160, 160, 176]) + rotation + sh)
 
 
@@ -197,7 +259,10 @@ def test_older_spz_versions_are_read(tmp_path):
         assert cloud.means[0].tolist() == [0.25, 0.5, -1.5]
         assert cloud.log_scales[0].tolist() == [0, 0, 1]
         assert float(cloud.opacities[0]) == pytest.approx(0.2, abs=1e-6)
-        assert cloud.colors[0, 1:].tolist() == pytest.approx([0, 0], abs=0.005) and cloud.colors[0, 0] > 0.9
+        assert (
+            cloud.colors[0, 1:].tolist() == pytest.approx([0, 0], abs=0.005)
+            and cloud.colors[0, 0] > 0.9
+        )
         assert cloud.quats[0].abs().tolist() == pytest.approx([1, 0, 0, 0], abs=0.01)
 
 
@@ -208,7 +273,10 @@ def test_older_spz_versions_are_read(tmp_path):
         (spz_bytes(5, bytes(4), bytes(9)), "is SPZ version 5; versions 1 to 4 can be read"),
         (spz_bytes(3, bytes(4), bytes(9), degree=9), "SH degree is 9"),
         (spz_bytes(3, bytes(4), bytes(9), bits=40), "40 fractional bits"),
-        (spz_bytes(3, bytes(3), bytes(9)), "is cut off: 4 more bytes of quats were announced, 3 came"),
+        (
+            spz_bytes(3, bytes(3), bytes(9)),
+            "is cut off: 4 more bytes of quats were announced, 3 came",
+        ),
         (spz_bytes(3, bytes(4), bytes(9))[:-1], "is cut off"),
         (spz_bytes(3, bytes(4), bytes(9))[:-8] + bytes(8), "is a damaged SPZ"),  # the checksum
         (b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 9, 32), "9 streams"),
@@ -224,7 +292,9 @@ def test_damaged_spz_files_say_what_is_wrong(tmp_path, data, message):
 def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     head = struct.pack("<IIIBBBB", 0x5053474E, 3, 400_000_000, 0, 12, 0, 0)
     (tmp_path / "a.spz").write_bytes(gzip.compress(head + bytes(10_000_000)))
-    with pytest.raises(ValueError, match=r"announces 400000000 Gaussians .* but is only \d+ bytes long"):
+    with pytest.raises(
+        ValueError, match=r"announces 400000000 Gaussians .* but is only \d+ bytes long"
+    ):
         load_gaussians(tmp_path / "a.spz")
 
 
@@ -251,12 +321,15 @@ def test_either_inflater_reads_an_spz_and_names_what_is_wrong(tmp_path, monkeypa
 def with_axes(content, code, flags=2):
     """An SPZ whose extension names the axes of that code, after one that nobody knows."""
     raw = gzip.decompress(content)
-    assert raw[14] == 2 and raw[-12:] == struct.pack("<III", 0xADBE0003, 4, 6)  # ours say: right, down, front
+    # ours say: right, down, front
+    assert raw[14] == 2 and raw[-12:] == struct.pack("<III", 0xADBE0003, 4, 6)
     records = struct.pack("<II3s", 0x12340001, 3, b"abc") + struct.pack("<III", 0xADBE0003, 4, code)
     return gzip.compress(raw[:14] + bytes([flags]) + raw[15:-12] + records)
 
 
-@pytest.mark.parametrize(("code", "axes"), list(enumerate("LDB RDB LUB RUB LDF RDF LUF RUF".split(), 1)))
+@pytest.mark.parametrize(
+    ("code", "axes"), list(enumerate("LDB RDB LUB RUB LDF RDF LUF RUF".split(), 1))
+)
 def test_an_spz_is_read_by_the_axes_it_names(tmp_path, code, axes):
     cloud = object_cloud(degree=3)
     path = saved(cloud, "spz", tmp_path)
@@ -267,7 +340,9 @@ def test_an_spz_is_read_by_the_axes_it_names(tmp_path, code, axes):
     torch.testing.assert_close(back.means, cloud.means * flips, atol=2e-4, rtol=0)
     turned = flips[:, None] * covariance(cloud) * flips
     torch.testing.assert_close(covariance(back), turned, atol=4e-3, rtol=0.02)
-    seen = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    seen = torch.nn.functional.normalize(
+        torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     before = torch.einsum("dk,nkc->dnc", sh_basis(seen, 3), cloud.sh)
     after = torch.einsum("dk,nkc->dnc", sh_basis(seen * flips, 3), back.sh)
     torch.testing.assert_close(after, before, atol=0.04, rtol=0)
@@ -281,13 +356,18 @@ def test_an_spz_that_names_no_axes_is_y_down_and_one_with_z_up_is_refused(tmp_pa
     torch.testing.assert_close(load_gaussians(path).means, cloud.means, atol=2e-4, rtol=0)
     for code in (0, 9, 1 << 31):
         path.write_bytes(with_axes(content, code))
-        with pytest.raises(ValueError, match=rf"object\.spz has axes of kind {code}, .* Export it with the axes RUB"):
+        with pytest.raises(
+            ValueError,
+            match=rf"object\.spz has axes of kind {code}, .* Export it with the axes RUB",
+        ):
             load_gaussians(path)
 
 
 def test_version_4_without_zstandard_names_the_cure(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zstandard", None)
-    (tmp_path / "a.spz").write_bytes(b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 5, 32) + bytes(12))
+    (tmp_path / "a.spz").write_bytes(
+        b"NGSP" + struct.pack("<IIBBBBI", 4, 1, 0, 12, 0, 5, 32) + bytes(12)
+    )
     with pytest.raises(ValueError, match="pip install zstandard"):
         load_gaussians(tmp_path / "a.spz")
 
@@ -337,9 +417,13 @@ def test_glb_scales_of_the_drafts_are_logarithms(tmp_path):
     cloud = object_cloud(degree=0)
     path = saved(cloud, "glb", tmp_path)
     tree, binary = glb_parts(path)
-    view = tree["bufferViews"][tree["meshes"][0]["primitives"][0]["attributes"]["KHR_gaussian_splatting:SCALE"]]
+    view = tree["bufferViews"][
+        tree["meshes"][0]["primitives"][0]["attributes"]["KHR_gaussian_splatting:SCALE"]
+    ]
     logs = cloud.log_scales.numpy().astype("<f4").tobytes()
-    write_glb(path, tree, binary[: view["byteOffset"]] + logs + binary[view["byteOffset"] + len(logs) :])
+    write_glb(
+        path, tree, binary[: view["byteOffset"]] + logs + binary[view["byteOffset"] + len(logs) :]
+    )
     torch.testing.assert_close(load_gaussians(path).log_scales, cloud.log_scales)
 
 
@@ -350,16 +434,21 @@ def test_glb_nodes_place_their_gaussians(tmp_path):
     turn = [0.0, 0.6, 0.0, 0.8]  # about Y
     tree["nodes"] = [
         {"mesh": 0, "rotation": turn, "scale": [2, 2, 2]},
-        {"children": [0], "matrix": [1, 0, 0, 0, 0, 0, 1, 0, 0, -1, 0, 0, 3, 4, 5, 1]},  # Y to Z, then a shift
+        # Y to Z, then a shift
+        {"children": [0], "matrix": [1, 0, 0, 0, 0, 0, 1, 0, 0, -1, 0, 0, 3, 4, 5, 1]},
     ]
     write_glb(path, tree, binary)
     back = load_gaussians(path)
     c, s = 0.8**2 - 0.6**2, 2 * 0.6 * 0.8
     about_y = torch.tensor([[c, 0, s], [0, 1, 0], [-s, 0, c]])
     total = torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]]) @ about_y
-    torch.testing.assert_close(back.means, 2 * cloud.means @ total.T + torch.tensor([3.0, 4, 5]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        back.means, 2 * cloud.means @ total.T + torch.tensor([3.0, 4, 5]), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(back.scales, 2 * cloud.scales)
-    seen = torch.nn.functional.normalize(torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    seen = torch.nn.functional.normalize(
+        torch.randn(20, 3, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     before = torch.einsum("dk,nkc->dnc", sh_basis(seen, 3), cloud.sh)
     after = torch.einsum("dk,nkc->dnc", sh_basis(seen @ total.T, 3), back.sh)
     torch.testing.assert_close(after, before, atol=1e-5, rtol=1e-5)
@@ -412,7 +501,10 @@ def glb_change(change):
         (lambda t, p, e: t["nodes"][0].update(scale=[1, 2, 1]), "stretches, shears or mirrors"),
         (lambda t, p, e: t["nodes"][0].update(children=[0]), "nodes form a ring"),
         (lambda t, p, e: t.update(nodes=[{"mesh": 0}, {"mesh": 0}]), "several places"),
-        (lambda t, p, e: e.update(colorSpace="lin_rec709_display"), "colorSpace 'lin_rec709_display' is not read"),
+        (
+            lambda t, p, e: e.update(colorSpace="lin_rec709_display"),
+            "colorSpace 'lin_rec709_display' is not read",
+        ),
         (lambda t, p, e: e.update(extensions={"SPZ": {}}), "compressed"),
         (lambda t, p, e: p["attributes"].pop("POSITION"), "'POSITION' is 'None'"),
         (lambda t, p, e: t["accessors"][3].update(count=10**15), "1000000000000000 rows"),

@@ -1,4 +1,6 @@
-"""Damaged splat files of every format: a valid cloud or a clear ValueError, in little time and memory."""
+"""Damaged splat files of every format: a valid cloud or a clear ValueError, in little time and
+memory.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from distill3d.kernels.rasterizers.rasterize import available
 
 NUMBA = pytest.mark.skipif(not available("numba"), reason="needs numba")
 MUTATIONS = 2000
-MEMORY_LIMIT = 8 << 20  # bytes, for files of some thousand bytes; what their headers may announce is beyond any memory
+# bytes, for files of some thousand bytes; what their headers may announce is beyond any memory
+MEMORY_LIMIT = 8 << 20
 SECONDS_LIMIT = 2.0  # for one file
 
 
@@ -38,7 +41,12 @@ def small_cloud(degree):
 def header_length(format, content):
     if format in ("ply", "compressed ply"):
         return content.index(b"end_header") + 11
-    return {"splat": 32, "spz": 16, "spz 2": 16, "glb": 20 + int.from_bytes(content[12:16], "little")}[format]
+    return {
+        "splat": 32,
+        "spz": 16,
+        "spz 2": 16,
+        "glb": 20 + int.from_bytes(content[12:16], "little"),
+    }[format]
 
 
 def version_4(content):
@@ -52,8 +60,12 @@ def version_4(content):
         planes.append(raw[at : at + size])
         at += size
     packed = [zstandard.ZstdCompressor().compress(plane) for plane in planes]
-    head = raw[:4] + struct.pack("<I", 4) + raw[8:15] + bytes([len(planes)]) + struct.pack("<I12x", 32)
-    table = b"".join(struct.pack("<QQ", len(a), len(b)) for a, b in zip(packed, planes, strict=True))
+    head = (
+        raw[:4] + struct.pack("<I", 4) + raw[8:15] + bytes([len(planes)]) + struct.pack("<I12x", 32)
+    )
+    table = b"".join(
+        struct.pack("<QQ", len(a), len(b)) for a, b in zip(packed, planes, strict=True)
+    )
     return head + table + b"".join(packed)
 
 
@@ -75,7 +87,9 @@ def check(path, seen):
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=NUMBA)])
 @pytest.mark.parametrize("format", [*FORMATS, "spz 4"])
-def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, monkeypatch, format, compiled):
+def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(
+    tmp_path, monkeypatch, format, compiled
+):
     if compiled:
         if format in ("ply", "glb"):
             pytest.skip("nothing of it is compiled")
@@ -89,7 +103,8 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, monkeypat
         content = path.read_bytes()
         originals.append(version_4(content) if format == "spz 4" else content)
     path.write_bytes(originals[-1])
-    load_gaussians(path)  # imports, tables and compiling, which time and memory below should not count
+    # imports, tables and compiling, which time and memory below should not count
+    load_gaussians(path)
     loaded, seen = 0, set()
     tracemalloc.start()
     try:
@@ -97,7 +112,8 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, monkeypat
             original = rng.choice(originals)
             if format == "glb" and rng.random() < 0.5:
                 path.write_bytes(mutated_glb(original, rng))
-            elif format in ("spz", "spz 2") and rng.random() < 0.7:  # else nearly all would fail the checksum
+            # else nearly all would fail the checksum
+            elif format in ("spz", "spz 2") and rng.random() < 0.7:
                 raw = gzip.decompress(original)
                 path.write_bytes(gzip.compress(mutated(raw, 16, rng), 1))
             else:
@@ -122,16 +138,20 @@ def test_a_file_cut_off_anywhere_says_so(tmp_path, format):
     for length in range(len(content)):
         path.write_bytes(content[:length])
         if format == "splat" and length and length % 32 == 0:
-            assert check(path, set())  # a whole number of Gaussians, and nothing says that there were more
+            # a whole number of Gaussians, and nothing says that there were more
+            assert check(path, set())
         else:
             assert not check(path, set()), length
 
 
-@pytest.mark.parametrize(("count", "limit"), [(1, 1), (200_000, 32), (3_000_000, 1), ((1 << 32) - 1, 1)])
+@pytest.mark.parametrize(
+    ("count", "limit"), [(1, 1), (200_000, 32), (3_000_000, 1), ((1 << 32) - 1, 1)]
+)
 def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, count, limit):
     path = tmp_path / "bomb.spz"
     header = struct.pack("<IIIBBBB", 0x5053474E, 3, count, 0, 12, 0, 0)
-    path.write_bytes(gzip.compress(header + bytes(60_000_000), 1))  # some hundred kB that unpack to 60 MB
+    # some hundred kB that unpack to 60 MB
+    path.write_bytes(gzip.compress(header + bytes(60_000_000), 1))
     tracemalloc.start()
     try:
         check(path, set())
@@ -141,9 +161,13 @@ def test_gzip_bombs_take_no_more_memory_than_announced_and_allowed(tmp_path, cou
     assert peak < limit << 20
 
 
-@pytest.mark.parametrize("json", [b"[" * 500_000, b'{"a":' * 200_000, b'{"nodes":[' + b"{}," * 500_000 + b"{}]}"])
+@pytest.mark.parametrize(
+    "json", [b"[" * 500_000, b'{"a":' * 200_000, b'{"nodes":[' + b"{}," * 500_000 + b"{}]}"]
+)
 def test_json_bombs_are_refused_soon(tmp_path, json):
     json += b" " * (-len(json) % 4)
     path = tmp_path / "bomb.glb"
-    path.write_bytes(struct.pack("<4sIIII", b"glTF", 2, 20 + len(json), len(json), 0x4E4F534A) + json)
+    path.write_bytes(
+        struct.pack("<4sIIII", b"glTF", 2, 20 + len(json), len(json), 0x4E4F534A) + json
+    )
     assert not check(path, set())

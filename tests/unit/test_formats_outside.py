@@ -30,7 +30,8 @@ def cloud_of(degree, count=300):
     g = torch.Generator().manual_seed(degree)
     return Gaussians(
         means=torch.rand(count, 3, generator=g) ** torch.tensor([2.0, 0.5, 0.7]) - 0.5,
-        log_scales=torch.tensor([0.1, 0.03, 0.015]).log() + 0.3 * torch.randn(count, 3, generator=g),
+        log_scales=torch.tensor([0.1, 0.03, 0.015]).log()
+        + 0.3 * torch.randn(count, 3, generator=g),
         quats=torch.nn.functional.normalize(torch.randn(count, 4, generator=g), dim=-1),
         opacity_logits=2 * torch.randn(count, generator=g),
         sh=0.2 * torch.randn(count, (degree + 1) ** 2, 3, generator=g).clamp(-3, 3),
@@ -46,8 +47,15 @@ def assert_theirs_is(cloud, data, limits):
     quats, expected = pick(data.quats), torch.nn.functional.normalize(cloud.quats, dim=-1)
     quats = torch.nn.functional.normalize(quats, dim=-1)
     quats = quats * (quats * expected).sum(-1, keepdim=True).sign()
-    pairs = [(pick(data.means), cloud.means), (pick(data.scales), cloud.log_scales), (quats, expected)]
-    pairs += [(pick(data.opacities).flatten().sigmoid(), cloud.opacities), (pick(data.sh0), cloud.sh[:, 0])]
+    pairs = [
+        (pick(data.means), cloud.means),
+        (pick(data.scales), cloud.log_scales),
+        (quats, expected),
+    ]
+    pairs += [
+        (pick(data.opacities).flatten().sigmoid(), cloud.opacities),
+        (pick(data.sh0), cloud.sh[:, 0]),
+    ]
     if cloud.sh_degree:
         pairs.append((pick(data.shN).reshape(len(cloud), -1, 3), cloud.sh[:, 1:]))
     for (theirs, ours), limit in zip(pairs, limits, strict=False):
@@ -56,7 +64,8 @@ def assert_theirs_is(cloud, data, limits):
 
 @pytest.mark.parametrize("degree", SH_DEGREES)
 @pytest.mark.parametrize(
-    ("format", "limits"), [("ply", EXACT), ("compressed ply", COMPRESSED), ("spz", SPZ), ("spz 2", SPZ_2)]
+    ("format", "limits"),
+    [("ply", EXACT), ("compressed ply", COMPRESSED), ("spz", SPZ), ("spz 2", SPZ_2)],
 )
 def test_gsply_reads_ours(tmp_path, gsply, format, limits, degree):
     cloud, path = cloud_of(degree), tmp_path / f"a.{FORMATS[format].extension}"
@@ -69,7 +78,9 @@ def as_gsply(gsply, cloud):
     values = [cloud.means, cloud.log_scales, cloud.quats, cloud.opacity_logits, cloud.sh[:, 0]]
     means, scales, quats, opacities, sh0 = (value.contiguous().numpy() for value in values)
     rest = cloud.sh[:, 1:].contiguous().numpy()
-    return gsply.GSData(means=means, scales=scales, quats=quats, opacities=opacities, sh0=sh0, shN=rest)
+    return gsply.GSData(
+        means=means, scales=scales, quats=quats, opacities=opacities, sh0=sh0, shN=rest
+    )
 
 
 def write_spz(version):

@@ -24,7 +24,9 @@ def test_a_glb_holds_the_mesh_upright_and_facing_outward(tmp_path):
     torch.testing.assert_close(torch.tensor(mesh.vertices, dtype=torch.float32), vertices)
     assert (mesh.faces == faces.numpy()).all()
     assert mesh.is_watertight and mesh.volume > 0
-    torch.testing.assert_close(torch.tensor(mesh.vertex_normals, dtype=torch.float32), vertices, atol=0.05, rtol=0)
+    torch.testing.assert_close(
+        torch.tensor(mesh.vertex_normals, dtype=torch.float32), vertices, atol=0.05, rtol=0
+    )
 
 
 def test_colours_are_linear_in_the_file_and_keep_their_precision(tmp_path):

@@ -1,4 +1,6 @@
-"""CUDA graphs: the same numbers under every allocator, nothing left behind; and what happens where they cannot be."""
+"""CUDA graphs: the same numbers under every allocator, nothing left behind; and what happens where
+they cannot be.
+"""
 
 import gc
 import os
@@ -16,12 +18,18 @@ from distill3d.kernels.fast import graph_trial, graphs
 from distill3d.kernels.fast.graphs import Graphed, GraphedGradient, tuned
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-ALLOCATORS = {"native": "", "expandable": "expandable_segments:True", "asynchronous": "backend:cudaMallocAsync"}
+ALLOCATORS = {
+    "native": "",
+    "expandable": "expandable_segments:True",
+    "asynchronous": "backend:cudaMallocAsync",
+}
 
 
 @pytest.fixture
 def trial(monkeypatch):
-    """A process that has not asked yet whether it may record graphs, and has an asynchronous allocator."""
+    """A process that has not asked yet whether it may record graphs, and has an asynchronous
+    allocator.
+    """
     fresh = graph_trial.Trial()
     for name in ("begin", "allowed", "forbid", "state"):
         monkeypatch.setattr(graph_trial, name, getattr(fresh, name))
@@ -43,13 +51,17 @@ def test_torchs_own_allocator_needs_no_trial(trial, monkeypatch):
 
 
 def test_another_allocators_graphs_wait_for_a_trial_in_a_process_of_its_own(trial, monkeypatch):
-    monkeypatch.setattr(graph_trial, "PROGRAM", "import sys; sys.stdin.read(); import time; time.sleep(0.3)")
+    monkeypatch.setattr(
+        graph_trial, "PROGRAM", "import sys; sys.stdin.read(); import time; time.sleep(0.3)"
+    )
     assert not trial.allowed()  # while it goes on
     assert settled(trial)
 
 
 def test_a_trial_that_fails_forbids_graphs_and_the_log_says_why(trial, monkeypatch, caplog):
-    monkeypatch.setattr(graph_trial, "PROGRAM", "raise SystemExit('RuntimeError: a graph gives wrong numbers')")
+    monkeypatch.setattr(
+        graph_trial, "PROGRAM", "raise SystemExit('RuntimeError: a graph gives wrong numbers')"
+    )
     assert not settled(trial) and not trial.allowed()
     (record,) = caplog.records
     assert "ended with 1: RuntimeError: a graph gives wrong numbers" in record.message
@@ -71,7 +83,9 @@ def test_graphs_are_off_under_an_allocator_that_is_not_torchs(trial, monkeypatch
 
 
 def test_a_trial_that_wants_memory_is_tried_again_in_a_later_run(trial, monkeypatch, caplog):
-    monkeypatch.setattr(graph_trial, "PROGRAM", "raise SystemExit('torch.OutOfMemoryError: CUDA out of memory.')")
+    monkeypatch.setattr(
+        graph_trial, "PROGRAM", "raise SystemExit('torch.OutOfMemoryError: CUDA out of memory.')"
+    )
     assert not settled(trial) and trial.answer is None and "Not enough memory" in caplog.text
     assert not trial.allowed() and trial.process is None  # not at once
     monkeypatch.setattr(graph_trial, "PROGRAM", "")
@@ -79,7 +93,9 @@ def test_a_trial_that_wants_memory_is_tried_again_in_a_later_run(trial, monkeypa
 
 
 def test_the_real_trial_fails_where_there_is_another_allocator(trial, monkeypatch):
-    """Its program finds the pack and runs: here it has no GPU, or torch's own allocator, and says so."""
+    """Its program finds the pack and runs: here it has no GPU, or torch's own allocator, and says
+    so.
+    """
     monkeypatch.delenv("PYTORCH_CUDA_ALLOC_CONF", raising=False)
     assert not settled(trial)
     assert trial.process.returncode == 1
@@ -135,7 +151,10 @@ def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, 
     ("error", "said"),
     [
         (torch.cuda.OutOfMemoryError("CUDA out of memory"), "pictures_at_once needs less"),
-        (RuntimeError("operation not permitted when stream is capturing"), "not permitted when stream is capturing"),
+        (
+            RuntimeError("operation not permitted when stream is capturing"),
+            "not permitted when stream is capturing",
+        ),
     ],
 )
 def test_an_encoder_of_which_no_graph_can_be_made_runs_without_and_does_not_try_again(
@@ -174,7 +193,11 @@ def test_replayed_answers_are_the_networks_whatever_the_batch():
     graphed = Graphed(net, "network")
     for scale in (1.0, 2.0, 3.0):
         for rows in (3, 5):
-            given = [torch.rand(rows, 2, 8, 8).cuda(), scale * torch.arange(rows).cuda(), torch.rand(rows, 4, 5).cuda()]
+            given = [
+                torch.rand(rows, 2, 8, 8).cuda(),
+                scale * torch.arange(rows).cuda(),
+                torch.rand(rows, 4, 5).cuda(),
+            ]
             torch.testing.assert_close(graphed(*given), net(*given))
     assert len(graphed.graphs) == 2
 
@@ -188,7 +211,9 @@ def test_a_replayed_gradient_is_the_functions():
         upstream = torch.rand(2, 2, 6, 6, device="cuda")
         values = [function(pictures) for function in (graphed, lambda x: layer(x).square())]
         torch.testing.assert_close(*values)
-        torch.testing.assert_close(*(torch.autograd.grad(value, pictures, upstream)[0] for value in values))
+        torch.testing.assert_close(
+            *(torch.autograd.grad(value, pictures, upstream)[0] for value in values)
+        )
     assert len(graphed.graphs) == 1
 
 
@@ -210,7 +235,9 @@ def test_a_kernel_started_by_address_does_what_it_does_started_as_usual():
     rows = torch.randn(33, 64, device="cuda")
     expected, found = triton_kernels.geglu(rows), rows.new_empty(33, 32)
     columns = triton_kernels._columns(32)
-    launch_by_address(triton_kernels._geglu, (2, 1), rows, found, 33, 32, triton_kernels.ROWS, columns)
+    launch_by_address(
+        triton_kernels._geglu, (2, 1), rows, found, 33, 32, triton_kernels.ROWS, columns
+    )
     assert torch.equal(found, expected)
 
 
@@ -218,7 +245,9 @@ def test_a_kernel_started_by_address_does_what_it_does_started_as_usual():
 def test_what_waits_for_the_device_is_found_before_a_recording(caplog):
     graphed = Graphed(lambda x: x * float(x.sum()), "network")
     for _ in range(3):
-        assert torch.equal(graphed(torch.ones(2, device="cuda")), torch.full((2,), 2.0, device="cuda"))
+        assert torch.equal(
+            graphed(torch.ones(2, device="cuda")), torch.full((2,), 2.0, device="cuda")
+        )
     assert not graphed.graphs and "it runs without" in caplog.text
 
 
@@ -228,6 +257,8 @@ def test_a_run_with_graphs_is_the_run_without_under_every_allocator_and_leaves_n
     """Two hundred steps of the embedded prior each way, in a process that is alive at its end."""
     variables = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": ALLOCATORS[allocator]}
     program = Path(__file__).with_name("graphs_under.py")
-    done = subprocess.run([sys.executable, program], env=variables, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, program], env=variables, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "uncaptured free" not in done.stderr

@@ -18,12 +18,16 @@ def camera(size=SIZE):
 def rays(cameras):
     """Directions [H,W,3] of the pixels' centres with z 1, camera space."""
     focal, centre = cameras.intrinsics[0, 0, 0], cameras.intrinsics[0, :2, 2]
-    v, u = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
+    v, u = torch.meshgrid(
+        torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij"
+    )
     return torch.stack([(u - centre[0]) / focal, (v - centre[1]) / focal, torch.ones_like(u)], -1)
 
 
 def sphere():
-    """Camera, alpha, depth and normals (x right, y up, z to the camera) of a sphere at the orbit's centre."""
+    """Camera, alpha, depth and normals (x right, y up, z to the camera) of a sphere at the orbit's
+    centre.
+    """
     cameras = camera()
     direction, centre = rays(cameras), torch.tensor([0.0, 0.0, DISTANCE])
     a, b, c = direction.square().sum(-1), (direction * centre).sum(-1), DISTANCE**2 - RADIUS**2
@@ -34,7 +38,9 @@ def sphere():
 
 
 def plane(towards):
-    """Camera, alpha and depth of a plane through the orbit's centre; towards: its normal, x right, y up, z out."""
+    """Camera, alpha and depth of a plane through the orbit's centre; towards: its normal, x right,
+    y up, z out.
+    """
     cameras = camera()
     normal = torch.tensor(towards) * torch.tensor([1.0, -1.0, -1.0])
     z = normal[2] * DISTANCE / (rays(cameras) * normal).sum(-1)
@@ -43,10 +49,16 @@ def plane(towards):
 
 def tilted(degrees, axis):
     angle = math.radians(degrees)
-    return [math.sin(angle), 0.0, math.cos(angle)] if axis == "x" else [0.0, math.sin(angle), math.cos(angle)]
+    return (
+        [math.sin(angle), 0.0, math.cos(angle)]
+        if axis == "x"
+        else [0.0, math.sin(angle), math.cos(angle)]
+    )
 
 
-@pytest.mark.parametrize("towards", [[0.0, 0.0, 1.0], tilted(40, "x"), tilted(-40, "x"), tilted(60, "y")])
+@pytest.mark.parametrize(
+    "towards", [[0.0, 0.0, 1.0], tilted(40, "x"), tilted(-40, "x"), tilted(60, "y")]
+)
 def test_a_planes_normal_is_its_own_everywhere(towards):
     found = normals(*plane(towards))
     torch.testing.assert_close(found, torch.tensor(towards).expand_as(found), atol=1e-3, rtol=0)
@@ -58,7 +70,9 @@ def test_a_spheres_normals_point_out_of_it():
     inner = (alpha > 0) & (outward[..., 2:] > 0.4)
     angle = torch.rad2deg((found * outward).sum(-1, keepdim=True).clamp(-1, 1).acos())[inner]
     assert inner.sum() > 1000 and angle.mean() < 0.3 and angle.max() < 8
-    assert torch.equal(found[alpha[..., 0] == 0], torch.tensor([0.0, 0, 1]).expand(int((alpha == 0).sum()), 3))
+    assert torch.equal(
+        found[alpha[..., 0] == 0], torch.tensor([0.0, 0, 1]).expand(int((alpha == 0).sum()), 3)
+    )
 
 
 def test_normal_colours_are_red_left_green_up_and_blue_towards_the_camera():
@@ -69,7 +83,9 @@ def test_normal_colours_are_red_left_green_up_and_blue_towards_the_camera():
     assert picture.shape == (3, SIZE, SIZE) and picture.min() >= 0 and picture.max() <= 1
     assert picture[0, half, left] > 0.8 and picture[0, half, right] < 0.2
     assert picture[1, left, half] > 0.8 and picture[1, right, half] < 0.2
-    torch.testing.assert_close(picture[:, half, half], torch.tensor([0.5, 0.5, 1.0]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        picture[:, half, half], torch.tensor([0.5, 0.5, 1.0]), atol=0.03, rtol=0
+    )
     torch.testing.assert_close(picture[:, 0, 0], torch.tensor([0.5, 0.5, 1.0]))  # the background
 
 

@@ -1,4 +1,6 @@
-"""Gaussians from mesh files and point clouds: places, axes, colours, and that they look like the mesh."""
+"""Gaussians from mesh files and point clouds: places, axes, colours, and that they look like the
+mesh.
+"""
 
 from dataclasses import replace
 
@@ -35,10 +37,14 @@ def toy(caption, resolution=96):
 
 
 def marked():
-    """A grey ball at the origin with a red, a green and a blue one towards +X, +Y and +Z, farther and farther out."""
+    """A grey ball at the origin with a red, a green and a blue one towards +X, +Y and +Z, farther
+    and farther out.
+    """
     ball = trimesh.creation.icosphere(2, 0.1)
     parts = []
-    for axis, (at, color) in enumerate([(0.2, RED), (0.3, GREEN), (0.4, BLUE), (0.0, torch.full((3,), 0.5))]):
+    for axis, (at, color) in enumerate(
+        [(0.2, RED), (0.3, GREEN), (0.4, BLUE), (0.0, torch.full((3,), 0.5))]
+    ):
         places = torch.tensor(ball.vertices).float()
         places[:, axis % 3] += at
         parts.append(Mesh(places, torch.tensor(ball.faces), color.expand(len(places), 3).clone()))
@@ -54,7 +60,9 @@ def middle(cloud, color):
 
 
 def squares(size=8):
-    """A square from (-1,-1,0) to (1,1,0) that shows a texture of random texels the right way up, and the texture."""
+    """A square from (-1,-1,0) to (1,1,0) that shows a texture of random texels the right way up,
+    and the texture.
+    """
     texture = torch.rand(size, size, 3, generator=torch.Generator().manual_seed(0))
     texture = (texture * 255).round() / 255
     vertices = torch.tensor([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
@@ -91,7 +99,9 @@ class TestColours:
         _, texture = squares(4)
         uvs = torch.tensor([[0.1, 0.1], [1.1, 0.1], [0.1, -0.9], [1.0, 1.0], [0.0, 0.0]])
         first, last = texture[0, 0], texture[3, 3]
-        torch.testing.assert_close(texels(texture, uvs), torch.stack([first, first, first, last, first]))
+        torch.testing.assert_close(
+            texels(texture, uvs), torch.stack([first, first, first, last, first])
+        )
 
     def test_objects_of_a_file_keep_their_own_textures_and_places(self, tmp_path):
         scene = trimesh.Scene()
@@ -100,17 +110,22 @@ class TestColours:
             picture = Image.new("RGB", (2, 2), color)
             material = trimesh.visual.material.PBRMaterial(baseColorTexture=picture)
             box.visual = trimesh.visual.TextureVisuals(np.full((8, 2), 0.5), material=material)
-            scene.add_geometry(box, transform=trimesh.transformations.translation_matrix((place, 0, 0)))
+            scene.add_geometry(
+                box, transform=trimesh.transformations.translation_matrix((place, 0, 0))
+            )
         scene.export(tmp_path / "a.glb")
         cloud = from_shape(load_shape(tmp_path / "a.glb"), 1000, size=None)
         left = cloud.means[:, 0] < 0
         assert abs(int(left.sum()) - 500) <= 1  # evenly over both
-        torch.testing.assert_close(cloud.colors, torch.where(left[:, None], RED, BLUE), atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            cloud.colors, torch.where(left[:, None], RED, BLUE), atol=1e-5, rtol=0
+        )
 
     def test_the_factor_of_a_gltf_material_tints_its_texture_in_linear_light(self, tmp_path):
         box = trimesh.creation.box()
         material = trimesh.visual.material.PBRMaterial(
-            baseColorTexture=Image.new("RGB", (2, 2), (255, 255, 255)), baseColorFactor=[128, 0, 255, 255]
+            baseColorTexture=Image.new("RGB", (2, 2), (255, 255, 255)),
+            baseColorFactor=[128, 0, 255, 255],
         )
         box.visual = trimesh.visual.TextureVisuals(np.full((8, 2), 0.5), material=material)
         box.export(tmp_path / "a.glb")
@@ -119,16 +134,22 @@ class TestColours:
 
 
 class TestPlaces:
-    @pytest.mark.parametrize(("format", "up_axis"), [("glb", "Y"), ("obj", "Z"), ("ply", "Y"), ("ply", "Z")])
+    @pytest.mark.parametrize(
+        ("format", "up_axis"), [("glb", "Y"), ("obj", "Z"), ("ply", "Y"), ("ply", "Z")]
+    )
     def test_up_and_front_survive_a_file_of_either_axis(self, tmp_path, format, up_axis):
         save_mesh(marked(), tmp_path / f"a.{format}", up_axis=up_axis)
         cloud = from_shape(load_shape(tmp_path / f"a.{format}"), 4000, size=None, up_axis=up_axis)
-        for color, place in zip((RED, GREEN, BLUE), torch.diag(torch.tensor([0.2, 0.3, 0.4])), strict=True):
+        for color, place in zip(
+            (RED, GREEN, BLUE), torch.diag(torch.tensor([0.2, 0.3, 0.4])), strict=True
+        ):
             torch.testing.assert_close(middle(cloud, color), place, atol=0.01, rtol=0)
 
     def test_a_turn_is_one_of_azimuth(self):
         cloud = from_shape([marked()], 4000, size=None, turn=90.0)
-        torch.testing.assert_close(middle(cloud, BLUE), torch.tensor([0.4, 0, 0]), atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            middle(cloud, BLUE), torch.tensor([0.4, 0, 0]), atol=0.01, rtol=0
+        )
         front = upright(torch.tensor([0.0, 0, 2]), "Y", 30)
         torch.testing.assert_close(front, orbit(30.0, 0.0, 2.0).positions[0], atol=1e-5, rtol=0)
 
@@ -143,25 +164,40 @@ class TestPlaces:
 
     def test_the_seed_decides(self):
         one, same, other = (
-            from_shape([marked()], 100, torch.Generator().manual_seed(seed)).means for seed in (1, 1, 2)
+            from_shape([marked()], 100, torch.Generator().manual_seed(seed)).means
+            for seed in (1, 1, 2)
         )
         assert torch.equal(one, same) and not torch.equal(one, other)
 
 
-@pytest.mark.parametrize("caption", ["a red mug with white dots", "a yellow duck", "a green car with white stripes"])
+@pytest.mark.parametrize(
+    "caption", ["a red mug with white dots", "a yellow duck", "a green car with white stripes"]
+)
 def test_the_gaussians_look_like_the_exported_mesh(tmp_path, caption):
     save_mesh(toy(caption), tmp_path / "a.glb")
-    cameras = orbit(torch.tensor([20.0, 110.0, 200.0, 290.0]), torch.tensor([10.0, 40.0, -10.0, 20.0]), 2.0, 40.0, 256)
+    cameras = orbit(
+        torch.tensor([20.0, 110.0, 200.0, 290.0]),
+        torch.tensor([10.0, 40.0, -10.0, 20.0]),
+        2.0,
+        40.0,
+        256,
+    )
     with torch.no_grad():
         shown = render_mesh(toy(caption), cameras, 0.5)
         seen, turned = (
-            render(from_shape(load_shape(tmp_path / "a.glb"), 12_000, None, None, "Y", turn, 0.0), cameras, 0.5)
+            render(
+                from_shape(load_shape(tmp_path / "a.glb"), 12_000, None, None, "Y", turn, 0.0),
+                cameras,
+                0.5,
+            )
             for turn in (0, 180)
         )
-    # What is missing is mostly the rasterizer's third of a pixel and the Gaussians' own width at silhouettes.
+    # What is missing is mostly the rasterizer's third of a pixel and the Gaussians' own width at
+    # silhouettes.
     assert iou(seen.alpha, shown.alpha) > 0.94
     assert psnr(seen.color, shown.color) > 21
-    assert psnr(seen.color, shown.color) > psnr(turned.color, shown.color) + 6  # that it faces the right way is seen
+    # that it faces the right way is seen
+    assert psnr(seen.color, shown.color) > psnr(turned.color, shown.color) + 6
 
 
 class TestPointClouds:
@@ -171,7 +207,9 @@ class TestPointClouds:
         lines += [f"property uchar {name}" for name in ("red", "green", "blue")] + ["end_header"]
         bytes_ = (colors * 255).round().int()
         rows = zip(points.tolist(), normals.tolist(), bytes_.tolist(), strict=True)
-        path.write_text("\n".join(lines + [" ".join(map(str, [*p, *n, *c])) for p, n, c in rows]) + "\n")
+        path.write_text(
+            "\n".join(lines + [" ".join(map(str, [*p, *n, *c])) for p, n, c in rows]) + "\n"
+        )
 
     def points(self, count=300):
         generator = torch.Generator().manual_seed(0)
@@ -190,7 +228,9 @@ class TestPointClouds:
         torch.testing.assert_close(thinnest, normals, atol=1e-3, rtol=0)
         turned = from_shape(shape, 1000, size=None, up_axis="Z")
         torch.testing.assert_close(turned.means, upright(points, "Z"), atol=1e-5, rtol=0)
-        torch.testing.assert_close(rotations(turned.quats)[:, :, 2], upright(normals, "Z"), atol=1e-3, rtol=0)
+        torch.testing.assert_close(
+            rotations(turned.quats)[:, :, 2], upright(normals, "Z"), atol=1e-3, rtol=0
+        )
 
     def test_of_too_many_points_so_many_are_drawn_and_normals_of_zero_are_none(self, tmp_path):
         points, colors, normals = self.points()
@@ -203,7 +243,9 @@ class TestPointClouds:
 
     def test_a_gltf_of_points_is_one_too(self, tmp_path):
         points, _, _ = self.points(20)
-        trimesh.Scene(trimesh.PointCloud(points.numpy(), np.tile([0, 0, 255, 255], (20, 1)))).export(tmp_path / "a.glb")
+        trimesh.Scene(
+            trimesh.PointCloud(points.numpy(), np.tile([0, 0, 255, 255], (20, 1)))
+        ).export(tmp_path / "a.glb")
         shape = load_shape(tmp_path / "a.glb")
         assert isinstance(shape, Points)
         torch.testing.assert_close(shape.points, points)

@@ -43,7 +43,9 @@ def test_the_ball_has_the_asked_scale_opacity_and_grey():
 
 
 def test_the_seed_decides():
-    assert torch.equal(random_ball(10, generator=generator(1)).means, random_ball(10, generator=generator(1)).means)
+    assert torch.equal(
+        random_ball(10, generator=generator(1)).means, random_ball(10, generator=generator(1)).means
+    )
     assert not torch.equal(random_ball(10, generator=generator(1)).means, random_ball(10).means)
 
 
@@ -85,9 +87,15 @@ def test_a_mesh_is_covered_evenly_in_its_colours():
 def test_a_mesh_is_brought_to_size_around_the_origin():
     box = trimesh.creation.box((2, 8, 4))
     vertices = torch.tensor(box.vertices, dtype=torch.float32) + 7
-    cloud = from_mesh(Mesh(vertices, torch.tensor(box.faces), torch.zeros(8, 3)), 5000, generator(), size=1.0)
-    torch.testing.assert_close(cloud.means.amax(0), torch.tensor([0.125, 0.5, 0.25]), atol=5e-3, rtol=0)
-    torch.testing.assert_close(cloud.means.amin(0), -torch.tensor([0.125, 0.5, 0.25]), atol=5e-3, rtol=0)
+    cloud = from_mesh(
+        Mesh(vertices, torch.tensor(box.faces), torch.zeros(8, 3)), 5000, generator(), size=1.0
+    )
+    torch.testing.assert_close(
+        cloud.means.amax(0), torch.tensor([0.125, 0.5, 0.25]), atol=5e-3, rtol=0
+    )
+    torch.testing.assert_close(
+        cloud.means.amin(0), -torch.tensor([0.125, 0.5, 0.25]), atol=5e-3, rtol=0
+    )
 
 
 def test_a_glb_comes_back_with_its_srgb_colours(tmp_path):
@@ -103,7 +111,9 @@ def test_the_objects_of_a_scene_are_read_in_place(tmp_path):
     box = trimesh.creation.box((1, 1, 1))
     box.visual.face_colors = [0, 0, 255, 255]
     scene.add_geometry(box, transform=trimesh.transformations.translation_matrix((5, 0, 0)))
-    scene.add_geometry(trimesh.creation.box((1, 1, 1)), transform=trimesh.transformations.scale_matrix(-2))
+    scene.add_geometry(
+        trimesh.creation.box((1, 1, 1)), transform=trimesh.transformations.scale_matrix(-2)
+    )
     scene.export(tmp_path / "a.glb")
     mesh = load_mesh(tmp_path / "a.glb")
     assert mesh.vertices.amax(0).tolist() == pytest.approx([5.5, 1, 1])
@@ -156,7 +166,10 @@ def flat(value):
         (lambda: random_ball(sh_degree=4), "sh_degree is 4"),
         (lambda: from_points(torch.zeros(0, 3)), "count is 0"),
         (lambda: from_points(torch.zeros(5, 2)), r"points have shape \(5, 2\)"),
-        (lambda: from_points(torch.zeros(5, 3), torch.zeros(4, 3)), r"colors have shape \(4, 3\), expected \(5, 3\)"),
+        (
+            lambda: from_points(torch.zeros(5, 3), torch.zeros(4, 3)),
+            r"colors have shape \(4, 3\), expected \(5, 3\)",
+        ),
         (lambda: from_points(torch.full((5, 3), math.nan)), "points hold values that are NaN"),
         (lambda: from_mesh(flat(0.0)), "has no area"),
         (lambda: from_mesh(flat(math.nan)), "NaN or infinite"),

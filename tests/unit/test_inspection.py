@@ -26,7 +26,9 @@ SMALL = VDM(guidance=3.0, degradation=Degradation(widths=(8, 16)), refine_from=0
 
 def prior(bright=0.9, other=0.4):
     def around(value):
-        return Mixture(torch.full((1, *SHAPE), value), torch.full((1, 1, 1, 1), 0.01), torch.ones(1))
+        return Mixture(
+            torch.full((1, *SHAPE), value), torch.full((1, 1, 1, 1), 0.01), torch.ones(1)
+        )
 
     return GaussianMixturePrior({"a ball": around(bright), "": around(other)})
 
@@ -45,24 +47,40 @@ def cloud(training=None):
 
 def look(loss, timestep=500, progress=0.0, training=None, **changes):
     model = prior(**changes)
-    return inspect(cloud(training), CAMERAS, model, view_prompts(model, "a ball"), loss, timestep, progress, seed=3)
+    return inspect(
+        cloud(training),
+        CAMERAS,
+        model,
+        view_prompts(model, "a ball"),
+        loss,
+        timestep,
+        progress,
+        seed=3,
+    )
 
 
 def test_a_recorded_prior_is_of_the_same_type_and_answers_alike():
     model = prior()
     twin, questions = recorded(model)
-    z, t, rows = torch.rand(2, *SHAPE), torch.tensor([100, 900]), [model.embed(["a ball"] * 2), model.embed([""] * 2)]
+    z, t, rows = (
+        torch.rand(2, *SHAPE),
+        torch.tensor([100, 900]),
+        [model.embed(["a ball"] * 2), model.embed([""] * 2)],
+    )
     answers = twin.predict(z, t, rows)
     assert type(twin) is type(model) and "predict" not in vars(model)
     assert all(torch.equal(a, b) for a, b in zip(answers, model.predict(z, t, rows), strict=True))
     (question,) = questions
     assert torch.equal(question.z_t, z) and torch.equal(question.answer(rows[1]), answers[1])
-    assert question.answer(model.embed([""] * 2)) is None  # equal rows of another conditioning are another question
+    # equal rows of another conditioning are another question
+    assert question.answer(model.embed([""] * 2)) is None
 
 
 @pytest.mark.parametrize("t", [1, 150, 640, 980])
 @pytest.mark.parametrize("progress", [0.0, 0.7])
-@pytest.mark.parametrize("loss", [SDS(), SMALL, CDS(), CDS.texture(), Combined((CDS(), SMALL), (0.5, 1.0))])
+@pytest.mark.parametrize(
+    "loss", [SDS(), SMALL, CDS(), CDS.texture(), Combined((CDS(), SMALL), (0.5, 1.0))]
+)
 def test_every_loss_meets_the_timestep_it_is_given(loss, t, progress):
     assert look(loss, t, progress).t.tolist() == [t, t]
 
@@ -88,18 +106,24 @@ def test_pictures_are_what_the_priors_estimates_mean():
     found, model = look(SDS(guidance=4.0)), prior()
     z0, t = found.render, found.t
     alpha, sigma = model.schedule.alpha(t), model.schedule.sigma(t)
-    torch.randint(500, 501, (2,), generator=(draw := torch.Generator().manual_seed(3)))  # the loss's t
+    # the loss's t
+    torch.randint(500, 501, (2,), generator=(draw := torch.Generator().manual_seed(3)))
     z_t = alpha * z0 + sigma * torch.randn(2, *SHAPE, generator=draw)
     torch.testing.assert_close(found.noised, z_t.clamp(0, 1))
     e_c, e_u = (model.noise(z_t, alpha, sigma, model.embed([text] * 2)) for text in ("a ball", ""))
     x0_c, x0_u = (clean_from_noise(z_t, e, alpha, sigma) for e in (e_c, e_u))
     torch.testing.assert_close(found.x0_text, x0_c.clamp(0, 1), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(found.x0_guided, (x0_u + 4 * (x0_c - x0_u)).clamp(0, 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        found.x0_guided, (x0_u + 4 * (x0_c - x0_u)).clamp(0, 1), rtol=1e-4, atol=1e-4
+    )
     assert found.guidance == 4 and found.degraded is None
 
 
 def test_the_gradient_shows_where_a_step_leads():
-    brighter, darker = look(SDS(guidance=1.0), 300), look(SDS(guidance=1.0), 300, bright=0.1, other=0.1)
+    brighter, darker = (
+        look(SDS(guidance=1.0), 300),
+        look(SDS(guidance=1.0), 300, bright=0.1, other=0.1),
+    )
     assert (brighter.gradient > 0).all() and (darker.gradient < 0).all()
     assert 0.9 < brighter.gradient.max() <= 1
 
@@ -115,7 +139,9 @@ def test_guidance_is_the_losss_own_where_it_is():
 def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():
     model = prior()
     prompts = view_prompts(model, "a ball")
-    views = Views(prompts.at(CAMERAS.azimuths, CAMERAS.elevations), prompts.negative_rows(2), CAMERAS, 0, 10)
+    views = Views(
+        prompts.at(CAMERAS.azimuths, CAMERAS.elevations), prompts.negative_rows(2), CAMERAS, 0, 10
+    )
     run = SMALL.start(model, SHAPE, torch.Generator().manual_seed(0))
     for seed in range(30):
         run(torch.full((2, *SHAPE), 0.2), views, torch.Generator().manual_seed(seed))
@@ -124,10 +150,13 @@ def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():
     training = SimpleNamespace(loss_name="VDM", latent_shape=SHAPE, loss=state)
     learned, fresh = look(SMALL, training=training), look(SMALL)
     assert learned.continued and not fresh.continued
-    assert torch.equal(fresh.degraded, fresh.x0_text)  # M_psi begins as the identity: it had not learned when asked
+    # M_psi begins as the identity: it had not learned when asked
+    assert torch.equal(fresh.degraded, fresh.x0_text)
     assert (learned.degraded - 0.2).abs().mean() < 0.5 * (learned.x0_text - 0.2).abs().mean()
     assert all(torch.equal(value, kept[key]) for key, value in state.items())
-    assert not look(SMALL, training=SimpleNamespace(loss_name="SDS", latent_shape=SHAPE, loss={})).continued
+    assert not look(
+        SMALL, training=SimpleNamespace(loss_name="SDS", latent_shape=SHAPE, loss={})
+    ).continued
 
 
 def test_the_second_part_of_vdm_asks_no_map():

@@ -34,7 +34,9 @@ def gaussian_prior(variance=0.25, mean=2.0, other=2.0, other_variance=None):
 def gradient(loss, prior, latents, step=0, seed=1):
     latents = latents.detach().requires_grad_()
     rows = [prior.embed([text] * len(latents)) for text in ("a", "")]
-    value, logs = loss.start(prior, SHAPE, seeded())(latents, Views(*rows, None, step, 100), seeded(seed))
+    value, logs = loss.start(prior, SHAPE, seeded())(
+        latents, Views(*rows, None, step, 100), seeded(seed)
+    )
     return len(latents) * torch.autograd.grad(value, latents)[0], logs
 
 
@@ -70,7 +72,12 @@ def test_inversion_visits_the_strides_and_stops_short_at_the_end():
 
 def test_ism_is_the_closed_form_for_gaussian_data():
     v, mu = 0.25, 2.0
-    prior, s, t, z_s = gaussian_prior(v, mu), torch.tensor([220, 620]), torch.tensor([300, 700]), normal(4, 2, *SHAPE)
+    prior, s, t, z_s = (
+        gaussian_prior(v, mu),
+        torch.tensor([220, 620]),
+        torch.tensor([300, 700]),
+        normal(4, 2, *SHAPE),
+    )
     text = prior.embed(["a", "a"])
     low, high = SCHEDULE.ratio(s), SCHEDULE.ratio(t)
     expected = v * (high - low) * (z_s - mu) / ((v + low**2) * (v + high**2))
@@ -99,7 +106,9 @@ def test_ism_below_its_gap_begins_at_the_render():
 
 def test_ism_inverts_the_render_with_the_null_text():
     prior, z0 = gaussian_prior(other=-1.0), normal(6, 2, *SHAPE)
-    direction, _ = gradient(ISM(t_min=480, t_max_start=480, t_max_end=480, weighting="one"), prior, z0)
+    direction, _ = gradient(
+        ISM(t_min=480, t_max_start=480, t_max_end=480, weighting="one"), prior, z0
+    )
     s, t = torch.tensor([400, 400]), torch.tensor([480, 480])
     text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
     z_s = inverted(SCHEDULE, z0, s, 200, 2, lambda z, at: estimates(prior, z, at, [null])[0])
@@ -123,16 +132,22 @@ def test_sdi_is_the_render_less_the_guided_clean_estimate():
     z_t = SCHEDULE.alpha(t) * z0 + SCHEDULE.sigma(t) * kappa
     noise = guided(*prior.predict(z_t, t, [text, null]), 8.5)
     x0 = clean_from_noise(z_t, noise, SCHEDULE.alpha(t), SCHEDULE.sigma(t))
-    torch.testing.assert_close(SCHEDULE.ratio(t) * sdi(prior, z0, kappa, t, text, null, 8.5), z0 - x0)
+    torch.testing.assert_close(
+        SCHEDULE.ratio(t) * sdi(prior, z0, kappa, t, text, null, 8.5), z0 - x0
+    )
 
 
 def test_sdi_uses_at_its_step_the_noise_found_a_part_of_a_stride_above():
     prior, z0, t = gaussian_prior(other=-1.0), normal(7, 2, *SHAPE), torch.tensor([500, 500])
-    direction, _ = gradient(SDI(eta=0.0, t_max_start=500, t_max_end=500, weighting="one"), prior, z0)
+    direction, _ = gradient(
+        SDI(eta=0.0, t_max_start=500, t_max_end=500, weighting="one"), prior, z0
+    )
     to = t + torch.randint(0, 100, (2,), generator=seeded(1))
     assert (to > t).all()
     text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
-    z = inverted(SCHEDULE, z0, to, 100, 6, lambda z, at: guided(*estimates(prior, z, at, [text, null]), -6.5))
+    z = inverted(
+        SCHEDULE, z0, to, 100, 6, lambda z, at: guided(*estimates(prior, z, at, [text, null]), -6.5)
+    )
     kappa = (z - z0) / SCHEDULE.ratio(to)
     torch.testing.assert_close(direction, sdi(prior, z0, kappa, t, text, null, 8.5))
 
@@ -143,16 +158,24 @@ def test_sdi_asks_nothing_of_a_render_that_is_the_priors_mean():
 
 
 def test_sdi_inverts_away_from_the_prompt():
-    """Guidance towards the prompt would put the way there into kappa, and leave none for the way back."""
+    """Guidance towards the prompt would put the way there into kappa, and leave none for the way
+    back.
+    """
     prior, z0 = gaussian_prior(other=-1.0), torch.full((2, *SHAPE), -1.0).double()
     fixed = {"eta": 0.0, "t_max_start": 500, "t_max_end": 500}
-    away, none, towards = (gradient(SDI(inversion_guidance=s, **fixed), prior, z0)[0].mean() for s in (-6.5, 0.0, 8.5))
+    away, none, towards = (
+        gradient(SDI(inversion_guidance=s, **fixed), prior, z0)[0].mean() for s in (-6.5, 0.0, 8.5)
+    )
     assert away < none < towards and none < 0
 
 
 def test_sdi_anneals_its_step_without_chance_unless_told_to_draw():
     prior, z0 = gaussian_prior(), normal(9, 2, *SHAPE)
-    assert [int(gradient(SDI(), prior, z0, step)[1]["t"]) for step in (0, 50, 100)] == [980, 615, 250]
+    assert [int(gradient(SDI(), prior, z0, step)[1]["t"]) for step in (0, 50, 100)] == [
+        980,
+        615,
+        250,
+    ]
     drawn = SDI(t_random=True).drawn(200, 0.0, seeded(), torch.device("cpu"))
     assert drawn.min() < 100 and drawn.max() > 900
 

@@ -7,11 +7,15 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LINT = "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None))"
+LINT = (
+    "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(cache_dir=None))"
+)
 
 
 def test_no_room_imports_one_that_stands_above_it_or_beside_it():
-    done = subprocess.run([sys.executable, "-P", "-c", LINT], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", LINT], cwd=ROOT, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -1,4 +1,6 @@
-"""When a running node packs a picture for a page: on request alone, and within its share of the run's time."""
+"""When a running node packs a picture for a page: on request alone, and within its share of the
+run's time.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ import torch
 
 @pytest.fixture
 def live(monkeypatch):
-    """The module, in a ComfyUI of which nothing is there but what it asks for; what it sends is in ``live.sent``."""
+    """The module, in a ComfyUI of which nothing is there but what it asks for; what it sends is in
+    ``live.sent``.
+    """
     sent: list[tuple[str, dict]] = []
     server, utils = ModuleType("server"), ModuleType("comfy_execution.utils")
-    server.PromptServer = SimpleNamespace(instance=SimpleNamespace(send_sync=lambda *event: sent.append(event)))
+    server.PromptServer = SimpleNamespace(
+        instance=SimpleNamespace(send_sync=lambda *event: sent.append(event))
+    )
     utils.get_executing_context = lambda: SimpleNamespace(node_id="7", prompt_id="p")
     monkeypatch.setitem(sys.modules, "server", server)
     monkeypatch.setitem(sys.modules, "comfy_execution", ModuleType("comfy_execution"))
@@ -29,12 +35,16 @@ def live(monkeypatch):
 
 
 def progress(step: int, seconds: float, loss: float = 1.0):
-    return SimpleNamespace(step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), look=lambda: "cloud")
+    return SimpleNamespace(
+        step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), look=lambda: "cloud"
+    )
 
 
 def test_nothing_is_packed_until_a_page_asks_and_then_once_per_request(live, monkeypatch):
     packed = []
-    monkeypatch.setattr(live, "pack", lambda cloud, limit, **about: packed.append(about) or b"%d" % about["step"])
+    monkeypatch.setattr(
+        live, "pack", lambda cloud, limit, **about: packed.append(about) or b"%d" % about["step"]
+    )
     with live.Live(100, "graph") as run:
         run.step(progress(1, 10.0))
         assert not packed and not run.watched
@@ -53,7 +63,9 @@ def test_nothing_is_packed_until_a_page_asks_and_then_once_per_request(live, mon
 
 
 @pytest.mark.parametrize("since", [0.0, 3600.0])
-def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_step(live, monkeypatch, since):
+def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_step(
+    live, monkeypatch, since
+):
     cost, clock, packed = 0.004, [0.0], []
 
     def slow(cloud, limit, **about):
@@ -74,12 +86,15 @@ def test_pictures_take_no_more_than_their_share_even_when_asked_for_at_every_ste
 
 def test_on_a_cpu_there_is_a_pause_between_pictures(live, monkeypatch):
     packed = []
-    monkeypatch.setattr(live, "pack", lambda cloud, limit, **about: packed.append(about["step"]) or b"")
+    monkeypatch.setattr(
+        live, "pack", lambda cloud, limit, **about: packed.append(about["step"]) or b""
+    )
     run = live.Live(100)
     for step in range(1, 101):
         run.ask(0)
         run.step(progress(step, 0.3 * step))
-    assert packed == list(range(1, 101, 7))  # 2.1 s: the first step whose end is two seconds or more after the last
+    # 2.1 s: the first step whose end is two seconds or more after the last
+    assert packed == list(range(1, 101, 7))
 
 
 def test_a_picture_that_fails_does_not_end_the_run(live, monkeypatch):
@@ -109,4 +124,6 @@ def test_the_curve_has_every_loss_of_a_short_run_and_means_of_a_long_one(live):
         losses.add(torch.tensor(float(i)))
     assert len(losses.waiting) < losses.BATCH  # read in between, or a long run would pile them up
     curve = losses.curve()
-    assert len(curve) == live.POINTS and curve[-1] == pytest.approx(10 * live.POINTS - 5.5, rel=1e-3)
+    assert len(curve) == live.POINTS and curve[-1] == pytest.approx(
+        10 * live.POINTS - 5.5, rel=1e-3
+    )

@@ -1,4 +1,6 @@
-"""LoRA files in a prior's weights: the low-rank product in the right layers, and files that do not fit."""
+"""LoRA files in a prior's weights: the low-rank product in the right layers, and files that do not
+fit.
+"""
 
 import pytest
 import torch
@@ -35,7 +37,9 @@ def weight(prior, part, name):
 
 
 def kohya(prior):
-    """Names of kohya's scripts: a linear layer, a convolution and a layer of the text encoder; alpha half the rank."""
+    """Names of kohya's scripts: a linear layer, a convolution and a layer of the text encoder;
+    alpha half the rank.
+    """
     flat = LAYER.replace(".", "_")
     return {
         f"lora_unet_{flat}_to_v.lora_down.weight": normal(1, 2, 32),
@@ -51,11 +55,19 @@ def kohya(prior):
 def test_the_low_rank_product_is_added_to_each_layer(prior, tmp_path):
     save_file(kohya(prior), tmp_path / "a.safetensors")
     conv = "down_blocks.0.resnets.0.conv1"
-    before = [weight(prior, *at).clone() for at in (("unet", f"{LAYER}.to_v"), ("unet", conv), ("text_encoder", TEXT))]
+    before = [
+        weight(prior, *at).clone()
+        for at in (("unet", f"{LAYER}.to_v"), ("unet", conv), ("text_encoder", TEXT))
+    ]
     fuse(prior, tmp_path / "a.safetensors", strength=0.5)
-    after = [weight(prior, *at) for at in (("unet", f"{LAYER}.to_v"), ("unet", conv), ("text_encoder", TEXT))]
+    after = [
+        weight(prior, *at)
+        for at in (("unet", f"{LAYER}.to_v"), ("unet", conv), ("text_encoder", TEXT))
+    ]
     product = torch.einsum("or,rihw->oihw", normal(4, 8, 2), normal(3, 2, 8, 3, 3))
-    torch.testing.assert_close(after[0] - before[0], 0.5 * 0.5 * normal(2, 16, 2) @ normal(1, 2, 32))
+    torch.testing.assert_close(
+        after[0] - before[0], 0.5 * 0.5 * normal(2, 16, 2) @ normal(1, 2, 32)
+    )
     torch.testing.assert_close(after[1] - before[1], 0.5 * product)
     torch.testing.assert_close(after[2] - before[2], 0.5 * normal(6, 32, 2) @ normal(5, 2, 32))
     assert not any(value.requires_grad for value in after)
@@ -71,9 +83,16 @@ def test_the_low_rank_product_is_added_to_each_layer(prior, tmp_path):
 )
 def test_the_names_of_diffusers_and_peft_are_read(prior, tmp_path, start, down, up):
     names = [start.format(f"{LAYER}.to_q"), start.format(f"{LAYER}.to_out.0")]
-    state = {f"{name}.{end}": normal(7, *shape) for name in names for end, shape in ((down, (2, 16)), (up, (16, 2)))}
+    state = {
+        f"{name}.{end}": normal(7, *shape)
+        for name in names
+        for end, shape in ((down, (2, 16)), (up, (16, 2)))
+    }
     save_file(state, tmp_path / "a.safetensors")
-    before = {name: weight(prior, "unet", f"{LAYER}.{name}").clone() for name in ("to_q", "to_k", "to_out.0")}
+    before = {
+        name: weight(prior, "unet", f"{LAYER}.{name}").clone()
+        for name in ("to_q", "to_k", "to_out.0")
+    }
     fuse(prior, tmp_path / "a.safetensors")
     delta = {name: weight(prior, "unet", f"{LAYER}.{name}") - old for name, old in before.items()}
     expected = normal(7, 16, 2) @ normal(7, 2, 16)
@@ -85,7 +104,8 @@ def test_the_names_of_diffusers_and_peft_are_read(prior, tmp_path, start, down, 
 def test_the_old_attention_processors_names_are_read(prior, tmp_path):
     name = f"unet.{LAYER}.processor.to_out_lora"
     save_file(
-        {f"{name}.down.weight": normal(1, 2, 16), f"{name}.up.weight": normal(2, 16, 2)}, tmp_path / "a.safetensors"
+        {f"{name}.down.weight": normal(1, 2, 16), f"{name}.up.weight": normal(2, 16, 2)},
+        tmp_path / "a.safetensors",
     )
     before = weight(prior, "unet", f"{LAYER}.to_out.0").clone()
     fuse(prior, tmp_path / "a.safetensors")

@@ -1,4 +1,6 @@
-"""What a loss's settings and its three texts (prompt, negative, none) do inside a run, by closed forms."""
+"""What a loss's settings and its three texts (prompt, negative, none) do inside a run, by closed
+forms.
+"""
 
 import pytest
 import torch
@@ -31,7 +33,11 @@ def normal(seed, *shape):
 
 def gaussian_prior(means=MEANS):
     def around(value):
-        return Mixture(torch.full((1, *SHAPE), value).double(), torch.tensor(VARIANCE).view(1, 1, 1, 1), torch.ones(1))
+        return Mixture(
+            torch.full((1, *SHAPE), value).double(),
+            torch.tensor(VARIANCE).view(1, 1, 1, 1),
+            torch.ones(1),
+        )
 
     return GaussianMixturePrior({text: around(value) for text, value in means.items()}, SCHEDULE)
 
@@ -66,18 +72,32 @@ def test_cds_runs_with_the_pull_and_the_sharing_it_is_told(pull, shared):
     found, _, run = gradient(settings, prior, latents, rows)
     steps, noise = (torch.full((2,), 800), torch.full((2,), 700)), run.state()["noise"].double()
     torch.testing.assert_close(
-        found, cds(prior, latents, *steps, noise, rows.text, rows.negative, settings.guidance_start, shared, pull)
+        found,
+        cds(
+            prior,
+            latents,
+            *steps,
+            noise,
+            rows.text,
+            rows.negative,
+            settings.guidance_start,
+            shared,
+            pull,
+        ),
     )
 
 
 @pytest.mark.parametrize(
-    ("step", "steps", "done"), [(0, 100, 0), (25, 100, 0.25), (100, 100, 1), (130, 100, 1), (3, 0, 1)]
+    ("step", "steps", "done"),
+    [(0, 100, 0), (25, 100, 0.25), (100, 100, 1), (130, 100, 1), (3, 0, 1)],
 )
 def test_progress_ends_with_the_schedule(step, steps, done):
     assert views(gaussian_prior(), 1, step, steps).progress == done
 
 
-@pytest.mark.parametrize("loss", [CDS(), SDS(), VDM(refine_from=1, degradation=Degradation("linear")), VDM()])
+@pytest.mark.parametrize(
+    "loss", [CDS(), SDS(), VDM(refine_from=1, degradation=Degradation("linear")), VDM()]
+)
 def test_past_the_schedule_a_loss_stays_as_it_was_at_the_end(loss):
     """Guidance, clamp and timesteps anneal no further."""
     prior, latents = gaussian_prior(), normal(5, 2, *SHAPE)
@@ -89,7 +109,11 @@ def test_past_the_schedule_a_loss_stays_as_it_was_at_the_end(loss):
 def test_guidance_is_the_papers_by_default():
     """In the standard form: a paper's w is w + 1."""
     stages = [CDS.coarse(), CDS.refine(), CDS.texture()]
-    assert [(stage.guidance_start, stage.guidance_end) for stage in stages] == [(101, 51), (101, 31), (51, 51)]
+    assert [(stage.guidance_start, stage.guidance_end) for stage in stages] == [
+        (101, 51),
+        (101, 31),
+        (51, 51),
+    ]
     assert SDS().guidance == 100 + 1  # DreamFusion
     assert (SDI().guidance, SDI().inversion_guidance) == (7.5 + 1, -7.5 + 1)  # threestudio
     for loss in (ISM(), NFSD(), SCTD(), VSD()):
@@ -99,12 +123,18 @@ def test_guidance_is_the_papers_by_default():
 def test_dca_weighs_the_distribution_less_at_high_noise_by_default():
     """From plain VDM, 1, downward: see the derivation."""
     settings = VDM()
-    assert settings.eta_clean == 1 and 0 <= settings.eta_noisy < settings.eta_clean and settings.dca != "constant"
+    assert (
+        settings.eta_clean == 1
+        and 0 <= settings.eta_noisy < settings.eta_clean
+        and settings.dca != "constant"
+    )
 
 
 def test_cds_weighs_what_is_clamped_already():
     prior = gaussian_prior()
-    found, _, _ = gradient(CDS(clip_start=0.01, clip_end=0.01, weight=5.0), prior, normal(5, 2, *SHAPE), views(prior))
+    found, _, _ = gradient(
+        CDS(clip_start=0.01, clip_end=0.01, weight=5.0), prior, normal(5, 2, *SHAPE), views(prior)
+    )
     assert found.abs().max().item() == pytest.approx(0.05)
 
 
@@ -137,11 +167,15 @@ def test_vdm_clamps_what_the_prior_imagines_on_both_sides(clip):
     torch.randint(400, 401, (1,), generator=generator)
     alpha, sigma = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     z_t = alpha * latents + sigma * torch.randn(2, *SHAPE, generator=generator)
-    clean = [clean_from_noise(z_t, noise_of(text, z_t / alpha, t), alpha, sigma) for text in ("a", "ugly")]
+    clean = [
+        clean_from_noise(z_t, noise_of(text, z_t / alpha, t), alpha, sigma)
+        for text in ("a", "ugly")
+    ]
     if clip:
         assert all((x0.abs() > clip).any() for x0 in clean) and clean[1].min() < -clip
         clean = [x0.clamp(-clip, clip) for x0 in clean]
-    torch.testing.assert_close(found, clean[1] - clean[0])  # M_psi is the identity: the classifier part alone
+    # M_psi is the identity: the classifier part alone
+    torch.testing.assert_close(found, clean[1] - clean[0])
 
 
 def test_the_second_part_of_vdm_is_clamped_too():
@@ -153,18 +187,30 @@ def test_the_second_part_of_vdm_is_clamped_too():
 
 def test_ism_inverts_by_the_null_text_and_guides_away_from_the_negative_prompt():
     prior, latents, guidance = gaussian_prior(), normal(5, 2, *SHAPE), 3.0
-    settings = ISM(guidance=guidance, t_min=400, t_max_start=400, t_max_end=400, gap=100, stride=1000, weighting="one")
+    settings = ISM(
+        guidance=guidance,
+        t_min=400,
+        t_max_start=400,
+        t_max_end=400,
+        gap=100,
+        stride=1000,
+        weighting="one",
+    )
     found, _, _ = gradient(settings, prior, latents, views(prior))
     zero, s, t = (torch.full((2,), step) for step in (0, 300, 400))
     z_s = moved(latents, noise_of("", latents, zero), zero, s)
     e_s = noise_of("", z_s, s)
     z_t = moved(z_s, e_s, s, t)
-    torch.testing.assert_close(found, guided(noise_of("a", z_t, t), noise_of("ugly", z_t, t), guidance) - e_s)
+    torch.testing.assert_close(
+        found, guided(noise_of("a", z_t, t), noise_of("ugly", z_t, t), guidance) - e_s
+    )
 
 
 def test_sctd_follows_the_null_text_between_its_guided_steps():
     prior, latents, guidance = gaussian_prior(), normal(5, 2, *SHAPE), 3.0
-    settings = SCTD(guidance=guidance, t_min=200, t_max_start=600, t_max_end=600, segments=2, weighting="one")
+    settings = SCTD(
+        guidance=guidance, t_min=200, t_max_start=600, t_max_end=600, segments=2, weighting="one"
+    )
     found, _, run = gradient(settings, prior, latents, views(prior))
     generator = seeded(1)
     t = settings.drawn(2, 0.0, generator, torch.device("cpu"))

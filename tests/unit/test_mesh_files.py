@@ -13,15 +13,20 @@ from distill3d.kernels.files.atomic import write_together
 from distill3d.kernels.files.export import FORMATS, check_placing, save_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 
-# Two strips of a texture 8 high: the front (+Z) shows the upper, orange one, everything else the lower, blue one.
+# Two strips of a texture 8 high: the front (+Z) shows the upper, orange one, everything else the
+# lower, blue one.
 ORANGE, BLUE = torch.tensor([1.0, 0.5, 0.0]), torch.tensor([0.0, 0.25, 1.0])
 
 
 def box():
-    """A box 0.2 x 0.4 x 0.6 around (0, 0.5, 0), every face with corners of its own, the front one orange."""
+    """A box 0.2 x 0.4 x 0.6 around (0, 0.5, 0), every face with corners of its own, the front one
+    orange.
+    """
     solid = trimesh.creation.box((0.2, 0.4, 0.6))
     normals = solid.face_normals
-    vertices = torch.tensor(solid.triangles.reshape(-1, 3), dtype=torch.float32) + torch.tensor([0, 0.5, 0])
+    vertices = torch.tensor(solid.triangles.reshape(-1, 3), dtype=torch.float32) + torch.tensor(
+        [0, 0.5, 0]
+    )
     front = torch.tensor(np.repeat(normals[:, 2] > 0.5, 3))
     return Mesh(vertices, torch.arange(36).view(12, 3), torch.where(front[:, None], ORANGE, BLUE))
 
@@ -59,7 +64,9 @@ def test_every_format_holds_the_closed_mesh_the_right_way_up(tmp_path, format, m
     assert solid.is_watertight and solid.volume == pytest.approx(0.2 * 0.4 * 0.6)
 
 
-@pytest.mark.parametrize(("format", "make"), [("glb", textured), ("obj", textured), ("obj", box), ("ply", box)])
+@pytest.mark.parametrize(
+    ("format", "make"), [("glb", textured), ("obj", textured), ("obj", box), ("ply", box)]
+)
 def test_the_front_has_its_colour(tmp_path, format, make):
     save_mesh(make(), tmp_path / f"a.{format}")
     solid = load(tmp_path / f"a.{format}")
@@ -81,7 +88,11 @@ def test_a_textured_glb_is_one_file_with_the_picture_inside(tmp_path):
 
 def test_an_obj_brings_its_material_and_picture(tmp_path):
     files = save_mesh(textured(), tmp_path / "my mug_1_.obj")
-    assert [file.name for file in files] == ["my mug_1_.obj", "my_mug_1_texture.png", "my_mug_1_.mtl"]
+    assert [file.name for file in files] == [
+        "my mug_1_.obj",
+        "my_mug_1_texture.png",
+        "my_mug_1_.mtl",
+    ]
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
     assert "map_Kd my_mug_1_texture.png" in files[2].read_text()
 
@@ -100,7 +111,9 @@ def test_scale_and_z_up(tmp_path, format):
 def test_normals_turn_with_the_mesh(tmp_path):
     save_mesh(box(), tmp_path / "a.ply", up_axis="Z")
     solid = load(tmp_path / "a.ply")
-    np.testing.assert_allclose(solid.vertex_normals[solid.faces[:, 0]], solid.face_normals, atol=1e-5)
+    np.testing.assert_allclose(
+        solid.vertex_normals[solid.faces[:, 0]], solid.face_normals, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

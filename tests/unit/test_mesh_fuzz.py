@@ -1,4 +1,6 @@
-"""Damaged meshes and point clouds of every kind: valid Gaussians or a clear ValueError, in little time and memory."""
+"""Damaged meshes and point clouds of every kind: valid Gaussians or a clear ValueError, in little
+time and memory.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def write(kind, folder):
         path.write_bytes(trimesh.exchange.ply.export_ply(solid, encoding="ascii"))
     elif kind == "ply points":
         colors = np.full((12, 4), 200, np.uint8)
-        path.write_bytes(trimesh.exchange.ply.export_ply(trimesh.PointCloud(solid.vertices, colors)))
+        path.write_bytes(
+            trimesh.exchange.ply.export_ply(trimesh.PointCloud(solid.vertices, colors))
+        )
     elif kind == "stl ascii":
         path.write_text(trimesh.exchange.stl.export_stl_ascii(solid))
     else:
@@ -70,7 +74,9 @@ def header_length(kind, content):
 
 
 def check(path, seen):
-    """Load: valid Gaussians or an error that names the file. Returns whether there were Gaussians."""
+    """Load: valid Gaussians or an error that names the file. Returns whether there were
+    Gaussians.
+    """
     start = time.perf_counter()
     try:
         cloud = from_shape(load_shape(path), 50)
@@ -86,7 +92,18 @@ def check(path, seen):
     return True
 
 
-KINDS = ["glb", "glb textured", "gltf", "obj", "obj textured", "ply", "ply ascii", "ply points", "stl", "stl ascii"]
+KINDS = [
+    "glb",
+    "glb textured",
+    "gltf",
+    "obj",
+    "obj textured",
+    "ply",
+    "ply ascii",
+    "ply points",
+    "stl",
+    "stl ascii",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,7 +176,13 @@ def quantized(tree):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (quantized, r"damaged.gltf holds POSITION as quantized whole numbers \(normalized\), which are not read"),
+        (
+            quantized,
+            (
+                r"damaged.gltf holds POSITION as quantized whole numbers \(normalized\), which are"
+                r" not read"
+            ),
+        ),
         (without_view, "damaged.gltf is a damaged glTF: its accessors announce 12000000000"),
         (same_bytes, "damaged.gltf is a damaged glTF: its buffer views announce"),
         (ring, "damaged.gltf is a damaged glTF: its nodes form a ring"),
@@ -203,11 +226,15 @@ def test_a_chunk_longer_than_its_file_reserves_nothing(tmp_path, tail):
 def test_nodes_far_below_each_other_are_placed_in_good_time(tmp_path):
     start = time.perf_counter()
     assert len(load_shape(gltf(tmp_path, chain))) == 1500
-    assert time.perf_counter() - start < 10  # in minutes where every node is looked for from the root
+    # in minutes where every node is looked for from the root
+    assert time.perf_counter() - start < 10
 
 
 def test_many_solids_of_one_name_are_read_in_good_time(tmp_path):
-    one = "solid x\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1 0\nendloop\nendfacet\n"
+    one = (
+        "solid x\nfacet normal 0 0 1\nouter loop\nvertex 0 0 0\nvertex 1 0 0\nvertex 0 1"
+        " 0\nendloop\nendfacet\n"
+    )
     (tmp_path / "a.stl").write_text(f"{one}endsolid x\n" * 3000)
     start = time.perf_counter()
     (mesh,) = load_shape(tmp_path / "a.stl")
@@ -242,16 +269,22 @@ def test_large_textures_shrink_and_larger_ones_are_refused(tmp_path):
 
 
 def test_many_textures_have_one_budget(tmp_path, monkeypatch):
-    """A few kB of one colour may name any number of pictures, or one picture with any number of tints."""
+    """A few kB of one colour may name any number of pictures, or one picture with any number of
+    tints.
+    """
 
     def scene(count, side, tints=False):
         parts = trimesh.Scene()
         for i in range(count):
             image = Image.new("RGB", (side, side), (0, 0 if tints else i, 255))
             tint = [255, 255, 255 - i, 255] if tints else None
-            material = trimesh.visual.material.PBRMaterial(baseColorTexture=image, baseColorFactor=tint)
+            material = trimesh.visual.material.PBRMaterial(
+                baseColorTexture=image, baseColorFactor=tint
+            )
             visual = trimesh.visual.TextureVisuals(np.float32([[0, 0], [1, 0], [0, 1]]), material)
-            parts.add_geometry(trimesh.Trimesh(np.eye(3) + i, [[0, 1, 2]], visual=visual, process=False))
+            parts.add_geometry(
+                trimesh.Trimesh(np.eye(3) + i, [[0, 1, 2]], visual=visual, process=False)
+            )
         (tmp_path / "a.glb").write_bytes(parts.export(file_type="glb"))
         return tmp_path / "a.glb"
 
@@ -265,7 +298,8 @@ def test_many_textures_have_one_budget(tmp_path, monkeypatch):
 
 def test_points_that_are_no_numbers_are_named(tmp_path):
     header = (
-        "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty float z\nend_header\n"
+        "ply\nformat ascii 1.0\nelement vertex 2\nproperty float x\nproperty float y\nproperty"
+        " float z\nend_header\n"
     )
     (tmp_path / "a.ply").write_text(header + "0 0 0\n1 nan 0\n")
     with pytest.raises(ValueError, match=r"a.ply holds points or colours that are NaN"):

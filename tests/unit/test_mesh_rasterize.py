@@ -1,4 +1,6 @@
-"""The mesh rasterizer against plain geometry, its backends against each other, its gradients against differences."""
+"""The mesh rasterizer against plain geometry, its backends against each other, its gradients
+against differences.
+"""
 
 import math
 from dataclasses import replace
@@ -18,7 +20,9 @@ def square(half=0.3, z=0.0, dtype=torch.float64):
     """Faces the front camera; its colours are linear in x and y."""
     corners = torch.tensor([[-1, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], dtype=dtype)
     colors = torch.tensor([[0, 0, 0.5], [1, 0, 0.5], [1, 1, 0.5], [0, 1, 0.5]], dtype=dtype)
-    return Mesh(corners * half + torch.tensor([0, 0, z]), torch.tensor([[0, 1, 2], [0, 2, 3]]), colors)
+    return Mesh(
+        corners * half + torch.tensor([0, 0, z]), torch.tensor([[0, 1, 2], [0, 2, 3]]), colors
+    )
 
 
 def front(size=32, dtype=torch.float64):
@@ -30,7 +34,9 @@ def soup(count=60, seed=3):
     places = torch.rand(count, 3, 3, generator=draw, dtype=torch.float64) - 0.5
     places[::7] *= 6  # some reach behind the camera
     return Mesh(
-        places.view(-1, 3), torch.arange(3 * count).view(-1, 3), torch.rand(3 * count, 3, generator=draw).double()
+        places.view(-1, 3),
+        torch.arange(3 * count).view(-1, 3),
+        torch.rand(3 * count, 3, generator=draw).double(),
     )
 
 
@@ -45,7 +51,9 @@ def test_backends_find_the_same_faces(backend, pixels, monkeypatch):
     if backend == "numba":
         pytest.importorskip("numba")
     monkeypatch.setattr(raster, "AT_ONCE", pixels)
-    cameras = orbit(torch.tensor([20.0, 140.0, 260.0]), torch.tensor([10.0, -20.0, 60.0]), 1.3, 50.0, (41, 29))
+    cameras = orbit(
+        torch.tensor([20.0, 140.0, 260.0]), torch.tensor([10.0, -20.0, 60.0]), 1.3, 50.0, (41, 29)
+    )
     cameras, mesh = cameras.to("cpu", torch.float64), soup()
     places = camera_space(mesh, cameras)
     truth = cover(places, mesh.faces, cameras, "reference")
@@ -53,7 +61,10 @@ def test_backends_find_the_same_faces(backend, pixels, monkeypatch):
     assert torch.equal(cover(places, mesh.faces, cameras, backend), truth)
     behind = (places[..., 2][:, mesh.faces].amin(-1) < raster.NEAR).any(0)
     assert (
-        behind.any() and not torch.isin(truth[0], (places[0, :, 2][mesh.faces].amin(-1) < raster.NEAR).nonzero()).any()
+        behind.any()
+        and not torch.isin(
+            truth[0], (places[0, :, 2][mesh.faces].amin(-1) < raster.NEAR).nonzero()
+        ).any()
     )
 
 
@@ -63,7 +74,10 @@ def test_colours_and_depth_are_those_of_the_plane_seen_in_perspective():
     seen = render_mesh(mesh, cameras)
     matrix = cameras.intrinsics[0]
     y, x = torch.meshgrid(torch.arange(24) + 0.5, torch.arange(24) + 0.5, indexing="ij")
-    rays = torch.stack([(x - matrix[0, 2]) / matrix[0, 0], (y - matrix[1, 2]) / matrix[1, 1], torch.ones_like(x)], -1)
+    rays = torch.stack(
+        [(x - matrix[0, 2]) / matrix[0, 0], (y - matrix[1, 2]) / matrix[1, 1], torch.ones_like(x)],
+        -1,
+    )
     world = rays.double() @ cameras.viewmats[0, :3, :3]
     distance = -cameras.positions[0, 2] / world[..., 2]
     hit = cameras.positions[0] + distance[..., None] * world
@@ -80,7 +94,9 @@ def test_the_nearer_of_two_squares_is_seen_and_the_background_beside_them():
         torch.cat([torch.zeros(4, 3), torch.ones(4, 3)]).double(),
     )  # fmt: skip
     seen = render_mesh(both, front(), background=torch.tensor([0.0, 1.0, 0.0]))
-    assert seen.color[0, 16, 16].tolist() == [1, 1, 1] and seen.depth[0, 16, 16].item() == pytest.approx(1.8)
+    assert seen.color[0, 16, 16].tolist() == [1, 1, 1] and seen.depth[
+        0, 16, 16
+    ].item() == pytest.approx(1.8)
     assert seen.color[0, 16, 7].abs().max() < 1e-12 and seen.color[0, 0, 0].tolist() == [0, 1, 0]
     assert seen.alpha[0, 0, 0] == 0 and seen.depth[0, 0, 0] == 0
 
@@ -105,13 +121,18 @@ def test_antialiasing_comes_close_to_a_finer_picture_where_faces_are_smaller_tha
     cameras = orbit(torch.tensor([30.0, 200.0]), 15.0, 2.0, 40.0, 64)
     fine = render_mesh(mesh, cameras.resize(512), antialias=False).alpha.permute(0, 3, 1, 2)
     fine = torch.nn.functional.avg_pool2d(fine, 8).permute(0, 2, 3, 1)
-    error = [(render_mesh(mesh, cameras, antialias=on).alpha - fine).abs().mean().item() for on in (False, True)]
+    error = [
+        (render_mesh(mesh, cameras, antialias=on).alpha - fine).abs().mean().item()
+        for on in (False, True)
+    ]
     assert error[1] < 0.7 * error[0]
 
 
 def test_gradients_are_those_of_finite_differences_inside_and_at_silhouettes():
     mesh, cameras = square(0.31), orbit(20.0, 10.0, 2.0, 40.0, 12).to("cpu", torch.float64)
-    weights = torch.rand(1, 12, 12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.rand(
+        1, 12, 12, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
 
     def value(vertices, colors):
         return (weights * render_mesh(Mesh(vertices, mesh.faces, colors), cameras).color).sum()
@@ -129,7 +150,9 @@ def test_edges_know_the_faces_on_both_sides():
 
 
 def test_what_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="backend 'opengl' is unknown; choose one of auto, reference, torch, numba"):
+    with pytest.raises(
+        ValueError, match="backend 'opengl' is unknown; choose one of auto, reference, torch, numba"
+    ):
         render_mesh(square(), front(), backend="opengl")
     with pytest.raises(ValueError, match="background has shape"):
         render_mesh(square(), front(), background=torch.zeros(2))

@@ -31,13 +31,19 @@ CAMERAS = OrbitSampler(distance_min=2.0, distance_max=2.0, target_jitter=0.0)
 def ball(radius=0.4, color=(0.9, 0.2, 0.1), rounds=2):
     shape = trimesh.creation.icosphere(rounds, radius)
     vertices = torch.tensor(shape.vertices, dtype=torch.float32)
-    return Mesh(vertices, torch.tensor(shape.faces).long(), torch.tensor(color).expand(len(vertices), 3).clone())
+    return Mesh(
+        vertices,
+        torch.tensor(shape.faces).long(),
+        torch.tensor(color).expand(len(vertices), 3).clone(),
+    )
 
 
 def prior(mesh):
     """Knows what ``mesh`` looks like from everywhere, which has to be alike."""
     image = render_mesh(mesh, orbit(0.0, 0.0, 2.0, 40.0, SIZE)).color.permute(0, 3, 1, 2)
-    known = GaussianMixturePrior({"a ball": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))})
+    known = GaussianMixturePrior(
+        {"a ball": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))}
+    )
     known.background = 0.5
     return known
 
@@ -47,7 +53,14 @@ def refine(mesh, wanted, steps=40, **changes):
     calls = {name: changes.pop(name) for name in ("on_step", "on_partial") if name in changes}
     loss = changes.pop("loss", LOSS)
     return refine_mesh(
-        mesh, loss, known, view_prompts(known, "a ball"), CAMERAS, steps, RefineSettings(**changes), **calls
+        mesh,
+        loss,
+        known,
+        view_prompts(known, "a ball"),
+        CAMERAS,
+        steps,
+        RefineSettings(**changes),
+        **calls,
     )
 
 
@@ -126,7 +139,9 @@ def assert_same(a, b):
         assert (one is None and other is None) or torch.equal(one, other), name
     for group in ("first", "second", "generators", "loss", "carried"):
         one, other = getattr(a.training, group), getattr(b.training, group)
-        assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one), group
+        assert one.keys() == other.keys() and all(
+            torch.equal(one[key], other[key]) for key in one
+        ), group
     for name in ("step", "seed", "updates", "bad_steps", "bad_run", "loss_name", "latent_shape"):
         assert getattr(a.training, name) == getattr(b.training, name), name
 
@@ -145,7 +160,9 @@ def test_three_steps_and_three_more_are_six_bit_for_bit_also_from_a_file(kind, t
     assert_same(load_mesh_training(tmp_path / "half.safetensors"), half)
     for again in (half, load_mesh_training(tmp_path / "half.safetensors")):
         assert_same(refine(again, ball(), steps=3, **changes), whole)
-    assert not torch.equal(refine(replace(half, training=None), ball(), steps=3, **changes).vertices, whole.vertices)
+    assert not torch.equal(
+        refine(replace(half, training=None), ball(), steps=3, **changes).vertices, whole.vertices
+    )
     with pytest.raises(ValueError, match="3 steps are done and 4 more are asked for"):
         refine(half, ball(), steps=4, **changes)
     with pytest.raises(ValueError, match="expected 'distill3d training 1'"):
@@ -191,15 +208,28 @@ class Spoiled:
 def test_a_bad_step_changes_nothing_and_is_counted():
     seen = []
     start = ball(0.33)
-    end = refine(start, ball(), steps=2, loss=Spoiled({1}), on_step=lambda p: seen.append(p.result()) and None)
+    end = refine(
+        start,
+        ball(),
+        steps=2,
+        loss=Spoiled({1}),
+        on_step=lambda p: seen.append(p.result()) and None,
+    )
     assert torch.equal(seen[0].vertices, end.vertices) and int(end.training.bad_steps) == 1
     assert int(end.training.updates) == 1
 
 
 def test_a_diverging_run_stops_with_the_last_good_mesh():
     partial = []
-    changes = {"loss": Spoiled(set(range(3, 99))), "max_bad_steps": 2, "check_every": 1, "schedule_steps": 20}
-    with pytest.raises(DivergedError, match="Refine Mesh: the last 3 steps up to step 6 gave") as caught:
+    changes = {
+        "loss": Spoiled(set(range(3, 99))),
+        "max_bad_steps": 2,
+        "check_every": 1,
+        "schedule_steps": 20,
+    }
+    with pytest.raises(
+        DivergedError, match="Refine Mesh: the last 3 steps up to step 6 gave"
+    ) as caught:
         refine(ball(0.33), ball(), steps=20, on_partial=partial.append, **changes)
     assert partial == [caught.value.result] and caught.value.bad_steps == 3
     good = refine(ball(0.33), ball(), steps=caught.value.result.training.step, **changes)
@@ -207,7 +237,9 @@ def test_a_diverging_run_stops_with_the_last_good_mesh():
 
 
 def test_a_true_answer_ends_the_run_with_the_mesh_so_far():
-    end = refine(ball(0.33), ball(), steps=9, schedule_steps=9, on_step=lambda progress: progress.step == 2)
+    end = refine(
+        ball(0.33), ball(), steps=9, schedule_steps=9, on_step=lambda progress: progress.step == 2
+    )
     assert_same(end, refine(ball(0.33), ball(), steps=2, schedule_steps=9))
 
 
@@ -219,7 +251,7 @@ def test_progress_tells_of_pictures_and_of_splats_that_look_like_the_mesh():
 
     refine(textured(ball(rounds=3)), ball(), steps=4, preview_every=3, on_step=on_step)
     assert [due for due, *_ in told] == [False, False, True, True]
-    (_, picture, splats) = told[-1]
+    _, picture, splats = told[-1]
     wanted = render_mesh(ball(), orbit(25.0, 15.0, 2.0, 40.0, SIZE), 0.5)
     assert picture.shape == (SIZE, SIZE, 3) and splats.training is None
     seen = render(splats, orbit(25.0, 15.0, 2.0, 40.0, SIZE), 0.5)
@@ -234,7 +266,9 @@ def test_welding_closes_the_seams_of_a_texture_and_drops_what_collapses():
     assert len(closed.vertices) == len(whole.vertices) and (edges_of(closed.faces)[1] >= 0).all()
     assert closed.volume == pytest.approx(whole.volume, rel=1e-6)
     torch.testing.assert_close(closed.colors, whole.colors)
-    assert torch.equal(weld(whole).vertices, whole.vertices) and torch.equal(weld(whole).faces, whole.faces)
+    assert torch.equal(weld(whole).vertices, whole.vertices) and torch.equal(
+        weld(whole).faces, whole.faces
+    )
     point = replace(whole, faces=torch.cat([whole.faces, torch.tensor([[0, 0, 1]])]))
     assert len(weld(point).faces) == len(whole.faces)
 
@@ -247,7 +281,11 @@ def test_smoothing_keeps_a_resting_mesh_and_spreads_a_pull():
     pulled = u.clone()
     pulled[0, 0] += 1.0
     moved = (smoothing(pulled) - mesh.vertices)[:, 0]
-    assert moved[0] == moved.max() < 0.2 and (moved > 0).all() and moved.sum() == pytest.approx(1.0, abs=1e-3)
+    assert (
+        moved[0] == moved.max() < 0.2
+        and (moved > 0).all()
+        and moved.sum() == pytest.approx(1.0, abs=1e-3)
+    )
     inputs = u[:6].double()
     small = Smoothing(torch.tensor([[0, 1], [1, 2], [2, 3], [3, 4], [4, 5]]), 6, 2.0)
     assert torch.autograd.gradcheck(small, inputs.requires_grad_())
@@ -272,12 +310,19 @@ def test_penalties_are_zero_on_what_is_flat_and_grow_with_a_spike():
     flat = torch.cat([grid, torch.zeros(9, 1)], 1)
     faces = torch.tensor(
         [[i * 3 + j, (i + 1) * 3 + j, i * 3 + j + 1] for i in range(2) for j in range(2)]
-        + [[(i + 1) * 3 + j, (i + 1) * 3 + j + 1, i * 3 + j + 1] for i in range(2) for j in range(2)]
+        + [
+            [(i + 1) * 3 + j, (i + 1) * 3 + j + 1, i * 3 + j + 1]
+            for i in range(2)
+            for j in range(2)
+        ]
     )
     edges, beside = edges_of(faces)
     spike = flat.clone()
     spike[4, 2] = 1.0
-    assert normal_consistency(flat, faces, beside) == 0 and normal_consistency(spike, faces, beside) > 0.1
+    assert (
+        normal_consistency(flat, faces, beside) == 0
+        and normal_consistency(spike, faces, beside) > 0.1
+    )
     assert laplacian(spike, edges) > laplacian(flat, edges) + 0.1
 
 
@@ -307,17 +352,24 @@ def test_wrong_steps_and_meshes_are_named():
 def textured(mesh, size=128, color=0.5):
     """The mesh laid out on a texture of one grey, every triangle with vertices of its own."""
     corners = mesh.vertices[mesh.faces].view(-1, 3)
-    longitude, height = torch.atan2(corners[:, 0], corners[:, 2]) / (2 * torch.pi), corners[:, 1] / 0.8
+    longitude, height = (
+        torch.atan2(corners[:, 0], corners[:, 2]) / (2 * torch.pi),
+        corners[:, 1] / 0.8,
+    )
     uvs = (0.5 + torch.stack([longitude, -height], -1)).clamp(0, 1)
     faces = torch.arange(len(corners)).view(-1, 3)
-    return Mesh(corners, faces, torch.full_like(corners, color), uvs, torch.full((size, size, 3), color))
+    return Mesh(
+        corners, faces, torch.full_like(corners, color), uvs, torch.full((size, size, 3), color)
+    )
 
 
 def test_a_texture_takes_the_colours_at_every_texel_that_pictures_show():
     end = refine(textured(ball()), ball(), steps=80, lr_vertices=0.0, lr_colors=0.03)
     assert end.texture.shape == (128, 128, 3) and torch.equal(end.uvs, textured(ball()).uvs)
     middle = end.texture[40:88]  # not the poles, which few cameras see
-    torch.testing.assert_close(middle.mean((0, 1)), torch.tensor([0.9, 0.2, 0.1]), atol=0.08, rtol=0)
+    torch.testing.assert_close(
+        middle.mean((0, 1)), torch.tensor([0.9, 0.2, 0.1]), atol=0.08, rtol=0
+    )
     assert (middle - 0.5).abs().amax(-1).min() > 0.1  # no texel was passed over
     assert torch.equal(end.colors, textured(ball()).colors)
 
@@ -325,7 +377,14 @@ def test_a_texture_takes_the_colours_at_every_texel_that_pictures_show():
 def test_the_seams_of_a_texture_stay_closed_while_the_shape_moves():
     start = textured(ball(0.33), color=0.9)
     loose = refine(start, ball(), steps=20, lr_vertices=0.01, lr_colors=0.0)
-    assert (edges_of(weld(loose).faces)[1] >= 0).all() and len(weld(loose).vertices) == len(ball().vertices)
-    assert (loose.vertices - start.vertices).norm(dim=-1).mean() > 0.005 and torch.equal(loose.texture, start.texture)
-    ends = [refine(mesh, ball(), steps=2, lr_vertices=0.01, lr_colors=0.0) for mesh in (start, weld(start))]
+    assert (edges_of(weld(loose).faces)[1] >= 0).all() and len(weld(loose).vertices) == len(
+        ball().vertices
+    )
+    assert (loose.vertices - start.vertices).norm(dim=-1).mean() > 0.005 and torch.equal(
+        loose.texture, start.texture
+    )
+    ends = [
+        refine(mesh, ball(), steps=2, lr_vertices=0.01, lr_colors=0.0)
+        for mesh in (start, weld(start))
+    ]
     torch.testing.assert_close(weld(ends[0]).vertices, ends[1].vertices, atol=1e-4, rtol=0)

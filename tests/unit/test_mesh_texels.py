@@ -14,7 +14,9 @@ from distill3d.kernels.meshes.texels import halved, level_of_detail, texels
 
 def square(texture):
     """One world unit wide, facing the front, the texture upright on it."""
-    vertices = torch.tensor([[-0.5, 0.5, 0.0], [-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.5, 0.5, 0.0]])
+    vertices = torch.tensor(
+        [[-0.5, 0.5, 0.0], [-0.5, -0.5, 0.0], [0.5, -0.5, 0.0], [0.5, 0.5, 0.0]]
+    )
     uvs = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [1.0, 0.0]])
     return Mesh(vertices, torch.tensor([[0, 1, 2], [0, 2, 3]]), torch.zeros(4, 3), uvs, texture)
 
@@ -37,7 +39,9 @@ def test_a_render_shows_the_texture_upright_and_hands_its_gradient_on():
     texture[0, 0, 0], texture[0, 1, 1], texture[1, 0, 2] = 1.0, 1.0, 1.0  # red green / blue black
     texture.requires_grad_()
     color = render_mesh(square(texture), orbit(0.0, 0.0, 2.0, 40.0, 64), 0.5).color[0]
-    assert [color[row, column].argmax().item() for row, column in ((16, 16), (16, 47), (47, 16))] == [0, 1, 2]
+    assert [
+        color[row, column].argmax().item() for row, column in ((16, 16), (16, 47), (47, 16))
+    ] == [0, 1, 2]
     assert color[47, 47].max() < 0.3
     (gradient,) = torch.autograd.grad(color[:32, :32].sum(), texture)
     assert gradient[0, 0].min() > gradient[1, 1].max() > 0
@@ -46,7 +50,8 @@ def test_a_render_shows_the_texture_upright_and_hands_its_gradient_on():
 @pytest.mark.parametrize("size", [16, 32, 64, 128, 512])
 @pytest.mark.parametrize("pixels", [32, 64])
 def test_a_texel_is_about_as_large_as_a_pixel_at_the_level_of_detail(size, pixels):
-    across = pixels / 2 / math.tan(math.radians(20)) / 2  # of the square at distance 2 under 40 degrees
+    # of the square at distance 2 under 40 degrees
+    across = pixels / 2 / math.tan(math.radians(20)) / 2
     level = level_of_detail(
         square(torch.zeros(size, size, 3)), orbit(torch.tensor([0.0, 90.0]), 0.0, 2.0, 40.0, pixels)
     )

@@ -1,4 +1,6 @@
-"""A multi-view prior: MVDream with random weights in its own files, held against the network written down plainly."""
+"""A multi-view prior: MVDream with random weights in its own files, held against the network
+written down plainly.
+"""
 
 import copy
 import json
@@ -33,7 +35,11 @@ from distill3d.kernels.priors.base import AdaptablePrior
 from distill3d.kernels.priors.diffusers import ldm
 from distill3d.kernels.priors.diffusers.cuda_graphs import Accelerated
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
-from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior, camera_rows, load_multiview_file
+from distill3d.kernels.priors.diffusers.multiview import (
+    MultiViewPrior,
+    camera_rows,
+    load_multiview_file,
+)
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.priors.seeing import told, views_together
 from distill3d.kernels.run.optimize import optimize
@@ -82,13 +88,19 @@ def question(prior, views=8, texts=("a red mug", ""), seed=1):
     cameras = ORBIT.sample(views, 16, seeded(seed), together=4)
     rows = tuple(prior.embed([text] * views) for text in texts)
     t = torch.tensor([700, 40, 333])[: views // 4].repeat_interleave(4)
-    return normal(seed, views, 4, 8, 8), t, told(prior, rows, cameras, torch.ones(views, 16, 16, 1), None)
+    return (
+        normal(seed, views, 4, 8, 8),
+        t,
+        told(prior, rows, cameras, torch.ones(views, 16, 16, 1), None),
+    )
 
 
 def answers(prior, weights, config, z, t, texts):
     """What the plain network says, text by text."""
     with torch.no_grad():
-        return [reference.unet(weights, config, z, t, text.embeddings, text.camera, 4) for text in texts]
+        return [
+            reference.unet(weights, config, z, t, text.embeddings, text.camera, 4) for text in texts
+        ]
 
 
 def agree(found, expected):
@@ -120,7 +132,8 @@ def test_rows_of_another_order_are_another_object(prior):
     order = [0, 1, 2, 4, 3, 5, 6, 7]  # one view of each object taken for the other's
     mixed = prior.predict(z[order], t[order], [text.index(order) for text in texts])[0]
     assert (mixed[0] - prior.predict(z, t, texts)[0][0]).abs().max() > 1e-3
-    within = [1, 0, 3, 2, 4, 5, 6, 7]  # within a group the cameras say which is which, and nothing else does
+    # within a group the cameras say which is which, and nothing else does
+    within = [1, 0, 3, 2, 4, 5, 6, 7]
     same = prior.predict(z[within], t[within], [text.index(within) for text in texts])[0]
     torch.testing.assert_close(same, prior.predict(z, t, texts)[0][within], atol=1e-5, rtol=1e-5)
 
@@ -142,7 +155,9 @@ def test_file_answers_as_the_networks_written_down_plainly(tmp_path, reader, kin
     prior = load_multiview_file(file, tokenizer)
 
     def part(prefix):
-        return {name.removeprefix(prefix): v for name, v in whole.items() if name.startswith(prefix)}
+        return {
+            name.removeprefix(prefix): v for name, v in whole.items() if name.startswith(prefix)
+        }
 
     z, t, texts = question(prior)
     expected = answers(prior, part("model.diffusion_model."), tiny_mvdream.FILES[kind], z, t, texts)
@@ -150,11 +165,16 @@ def test_file_answers_as_the_networks_written_down_plainly(tmp_path, reader, kin
     pictures = torch.rand(2, 3, 16, 16, generator=seeded())
     mean = reference.encoder(part("first_stage_model."), pictures * 2 - 1)
     agree([prior.encode(pictures)], [0.18215 * mean])
-    torch.testing.assert_close(prior.schedule.alphas_cumprod, whole["alphas_cumprod"], atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        prior.schedule.alphas_cumprod, whole["alphas_cumprod"], atol=1e-6, rtol=1e-5
+    )
     if kind == "sd2":
         tokens = prior.tokenizer("a red mug", padding="max_length", max_length=77)["input_ids"]
         assert tokens[-1] == 0 and len(tokens) == 77  # filled up as OpenCLIP does
-        agree(prior.embed(["a red mug"]).embeddings, [reference.openclip(part("cond_stage_model.model."), tokens, 64)])
+        agree(
+            prior.embed(["a red mug"]).embeddings,
+            [reference.openclip(part("cond_stage_model.model."), tokens, 64)],
+        )
     else:
         assert prior.tokenizer.pad_token == "<|endoftext|>"
     assert prior.decode(prior.encode(pictures)).shape == (2, 3, 16, 16)
@@ -180,32 +200,53 @@ def test_weights_in_several_files_load(folder, weights, tmp_path):
         part = whole.with_name(f"diffusion_pytorch_model-{number}.safetensors")
         save_file({name: weights[name] for name in names}, part)
         index |= dict.fromkeys(names, part.name)
-    whole.with_suffix(".safetensors.index.json").write_text(json.dumps({"weight_map": index}), encoding="utf-8")
+    whole.with_suffix(".safetensors.index.json").write_text(
+        json.dumps({"weight_map": index}), encoding="utf-8"
+    )
     found = load_diffusers(place).unet.state_dict()
     assert torch.equal(found["class_embedding.linear_2.bias"], weights["camera_embed.2.bias"])
 
 
 @pytest.mark.parametrize(
     ("heads", "linear", "text", "count"),
-    [({"num_head_channels": 64}, True, 1024, 865_910_724), ({"num_heads": 8}, False, 768, 859_520_964)],
+    [
+        ({"num_head_channels": 64}, True, 1024, 865_910_724),
+        ({"num_heads": 8}, False, 768, 859_520_964),
+    ],
 )
-def test_the_true_shapes_are_those_of_stable_diffusion_and_a_camera(monkeypatch, heads, linear, text, count):
+def test_the_true_shapes_are_those_of_stable_diffusion_and_a_camera(
+    monkeypatch, heads, linear, text, count
+):
     """sd-v2.1-base-4view and sd-v1.5-4view as their codebase builds them, without their numbers."""
-    config = {"in_channels": 4, "out_channels": 4, "model_channels": 320, "attention_resolutions": [4, 2, 1]}
-    config |= {"num_res_blocks": 2, "channel_mult": [1, 2, 4, 4], "context_dim": text, "camera_dim": 16, **heads}
+    config = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "model_channels": 320,
+        "attention_resolutions": [4, 2, 1],
+    }
+    config |= {
+        "num_res_blocks": 2,
+        "channel_mult": [1, 2, 4, 4],
+        "context_dim": text,
+        "camera_dim": 16,
+        **heads,
+    }
 
     def add(self, name, *shape, **_):
         self[name] = torch.empty(shape, device="meta")
 
     monkeypatch.setattr(tiny_mvdream._Weights, "add", add)
-    weights = {ldm.UNET + name: value for name, value in tiny_mvdream.unet_weights(config, linear).items()}
+    weights = {
+        ldm.UNET + name: value for name, value in tiny_mvdream.unet_weights(config, linear).items()
+    }
     unet = ldm.make_unet(weights, ldm.described(weights), torch.float32, "checkpoint")
     assert unet.num_parameters() == count + (16 + 1) * 1280 + (1280 + 1) * 1280
     assert unet.config.attention_head_dim == ([5, 10, 20, 20] if linear else 8)
     assert unet.config.use_linear_projection == linear and unet.config.sample_size == 32
 
 
-# Each row: our azimuth and elevation, and the columns right, up, backward in MVDream's axes (Blender's, front at +x).
+# Each row: our azimuth and elevation, and the columns right, up, backward in MVDream's axes
+# (Blender's, front at +x).
 @pytest.mark.parametrize(
     ("azimuth", "elevation", "right", "up", "backward"),
     [
@@ -219,17 +260,22 @@ def test_the_true_shapes_are_those_of_stable_diffusion_and_a_camera(monkeypatch,
 def test_cameras_are_told_in_the_models_own_axes(azimuth, elevation, right, up, backward):
     row = camera_rows(orbit(float(azimuth), float(elevation), 3.7))[0].view(4, 4)
     expected = torch.eye(4)
-    for column, values in enumerate((right, up, backward, backward)):  # it stands on the unit sphere
+    # it stands on the unit sphere
+    for column, values in enumerate((right, up, backward, backward)):
         expected[:3, column] = torch.tensor(values)
     torch.testing.assert_close(row, expected, atol=1e-6, rtol=0)
 
 
 def test_cameras_are_those_of_the_models_published_look_at(prior):
-    """Its recipe: on the unit sphere about OpenGL's y, turned to Blender's z; its azimuth 90 is its authors' front."""
+    """Its recipe: on the unit sphere about OpenGL's y, turned to Blender's z; its azimuth 90 is its
+    authors' front.
+    """
     for azimuth, elevation in ((0.0, 15.0), (37.0, 5.0), (-120.0, 28.0)):
         e, a = math.radians(elevation), math.radians(azimuth + 90)
         place = torch.tensor([math.cos(e) * math.sin(a), math.sin(e), math.cos(e) * math.cos(a)])
-        right = torch.nn.functional.normalize(torch.linalg.cross(-place, torch.tensor([0.0, 1.0, 0.0])), dim=0)
+        right = torch.nn.functional.normalize(
+            torch.linalg.cross(-place, torch.tensor([0.0, 1.0, 0.0])), dim=0
+        )
         matrix = torch.eye(4)
         matrix[:3] = torch.stack([right, torch.linalg.cross(right, -place), place, place], 1)
         to_blender = torch.tensor([[1.0, 0, 0, 0], [0, 0, -1, 0], [0, 1, 0, 0], [0, 0, 0, 1]])
@@ -239,7 +285,8 @@ def test_cameras_are_those_of_the_models_published_look_at(prior):
 
 def test_a_rigs_shift_is_not_told():
     still, shifted = (
-        camera_rows(orbit(20.0, 10.0, 2.0, target=torch.tensor(at))) for at in ([0.0] * 3, [0.3, 0, -0.2])
+        camera_rows(orbit(20.0, 10.0, 2.0, target=torch.tensor(at)))
+        for at in ([0.0] * 3, [0.3, 0, -0.2])
     )
     torch.testing.assert_close(still, shifted)
 
@@ -250,7 +297,10 @@ def test_orbits_come_in_rigs_of_four():
     for rig in (cameras[first : first + 4] for first in (0, 4, 8)):
         steps = torch.remainder(rig.azimuths.roll(-1) - rig.azimuths, 360)
         torch.testing.assert_close(steps, torch.full((4,), 90.0), atol=1e-3, rtol=0)
-        assert all(len(value.unique(dim=0)) == 1 for value in (rig.elevations, rig.distances, rig.intrinsics))
+        assert all(
+            len(value.unique(dim=0)) == 1
+            for value in (rig.elevations, rig.distances, rig.intrinsics)
+        )
         middle = rig.positions.mean(0) - torch.tensor([0, 1, 0]) * float(
             rig.elevations[0].deg2rad().sin() * rig.distances[0]
         )
@@ -265,7 +315,11 @@ def test_orbits_come_in_rigs_of_four():
 def test_rigs_are_spread_over_a_quarter_turn():
     for seed in range(20):
         phases = (
-            torch.remainder(OrbitSampler().sample(16, 16, seeded(seed), together=4).azimuths[::4], 90).sort().values
+            torch.remainder(
+                OrbitSampler().sample(16, 16, seeded(seed), together=4).azimuths[::4], 90
+            )
+            .sort()
+            .values
         )
         gaps = torch.cat([phases[1:], phases[:1] + 90]) - phases
         assert gaps.max() < 2 * 90 / 4
@@ -324,7 +378,9 @@ def test_lora_begins_as_the_prior_and_learns_from_views_together(prior):
     z, t, texts = question(prior)
     adapter = prior.adapter(2)
     weights = {name: value.requires_grad_() for name, value in adapter.initial(seeded()).items()}
-    torch.testing.assert_close(adapter.predict(weights, z, t, texts[0]), prior.predict(z, t, texts)[0])
+    torch.testing.assert_close(
+        adapter.predict(weights, z, t, texts[0]), prior.predict(z, t, texts)[0]
+    )
     error = adapter.error(weights, z, normal(4, *z.shape), t, texts[0])
     gradients = torch.autograd.grad(error.square().sum(), list(weights.values()))
     assert sum(gradient.abs().max() > 0 for gradient in gradients) >= len(gradients) / 2
@@ -334,7 +390,9 @@ def test_pictures_at_once_parts_no_group(prior):
     z, t, texts = question(prior, views=12)
     whole = prior.predict(z, t, texts)
     sizes = []
-    handle = prior.unet.register_forward_hook(lambda module, given, output: sizes.append(len(given[0])))
+    handle = prior.unet.register_forward_hook(
+        lambda module, given, output: sizes.append(len(given[0]))
+    )
     for at_once in (1, 3, 5):
         with prior.running(pictures_at_once=at_once):
             agree(prior.predict(z, t, texts), whole)
@@ -346,7 +404,9 @@ def test_fused_blocks_judge_views_together_too(prior):
     z, t, texts = question(prior)
     fused = fast_unet(prior.unet)
     with torch.no_grad():
-        found = fused(z, t, encoder_hidden_states=texts[0].embeddings, class_labels=texts[0].camera).sample
+        found = fused(
+            z, t, encoder_hidden_states=texts[0].embeddings, class_labels=texts[0].camera
+        ).sample
     torch.testing.assert_close(found, prior.predict(z, t, texts)[0], atol=1e-4, rtol=1e-4)
 
 
@@ -366,11 +426,17 @@ def test_accelerated_networks_are_told_the_cameras(prior, monkeypatch):
 def test_graphs_answer_as_plain_layers_do(folder, weights):
     prior = load_diffusers(folder, device="cuda")
     asked = {views: [question(prior, views, seed=seed) for seed in range(4)] for views in (4, 8)}
-    before = {views: [prior.predict(z.cuda(), t.cuda(), texts) for z, t, texts in asked[views]] for views in asked}
+    before = {
+        views: [prior.predict(z.cuda(), t.cuda(), texts) for z, t, texts in asked[views]]
+        for views in asked
+    }
     prior.accelerate()
-    for place, views in ((place, views) for place in range(4) for views in asked):  # direct, recorded, replayed
+    # direct, recorded, replayed
+    for place, views in ((place, views) for place in range(4) for views in asked):
         z, t, texts = asked[views][place]
-        for found, expected in zip(prior.predict(z.cuda(), t.cuda(), texts), before[views][place], strict=True):
+        for found, expected in zip(
+            prior.predict(z.cuda(), t.cuda(), texts), before[views][place], strict=True
+        ):
             torch.testing.assert_close(found, expected, atol=1e-2, rtol=1e-2)  # TF32
 
 
@@ -403,11 +469,16 @@ def test_perp_neg_asks_of_whole_groups(prior):
 
 def test_prompts_have_no_view_words_but_those_of_a_card(prior, folder, weights, tmp_path):
     prompts = view_prompts(prior, "a red mug")
-    assert torch.equal(prompts.around.embeddings, prompts.base.embeddings) and prompts.overhead is prompts.base
+    assert (
+        torch.equal(prompts.around.embeddings, prompts.base.embeddings)
+        and prompts.overhead is prompts.base
+    )
     with pytest.raises(ValueError, match="multi-view prior has none"):
         view_prompts(prior, "a red mug", perp_neg=1.0)
     place = shutil.copytree(folder, tmp_path / "worded")
-    (place / "distill3d.json").write_text(json.dumps({"around": ["front", "side", "back", "side"]}), encoding="utf-8")
+    (place / "distill3d.json").write_text(
+        json.dumps({"around": ["front", "side", "back", "side"]}), encoding="utf-8"
+    )
     assert len(view_prompts(load_diffusers(place), "a red mug").around) == 4
 
 
@@ -416,11 +487,16 @@ def test_views_that_make_no_whole_groups_are_refused_before_any_work(prior, monk
     monkeypatch.setattr(prior, "encode", None)
     for views, shown in ((6, "views is 6"), (1, "views is 1")):
         with pytest.raises(
-            ValueError, match=f"{shown}; prior 'mvdream' judges 4 views of one object together: use 4, 8"
+            ValueError,
+            match=f"{shown}; prior 'mvdream' judges 4 views of one object together: use 4, 8",
         ):
-            optimize(cloud, SDS(), prior, prompts, ORBIT, 1, OptimizeSettings(views=views, densify=None))
+            optimize(
+                cloud, SDS(), prior, prompts, ORBIT, 1, OptimizeSettings(views=views, densify=None)
+            )
     with pytest.raises(ValueError, match="Scene cameras: the prior judges 4 views"):
-        optimize(cloud, SDS(), prior, prompts, SceneSampler(), 1, OptimizeSettings(views=4, densify=None))
+        optimize(
+            cloud, SDS(), prior, prompts, SceneSampler(), 1, OptimizeSettings(views=4, densify=None)
+        )
     with pytest.raises(ValueError, match="Scene cameras"):
         SceneSampler().sample(4, 16, seeded(), together=4)
     with pytest.raises(ValueError, match="count is 6; 4 views come together"):
@@ -478,13 +554,27 @@ def test_wrong_models_are_refused_with_the_reason(folder, weights, reader, tmp_p
     whole = tiny_mvdream.write_checkpoint(tmp_path / "whole.safetensors", "sd2", vocabulary)
     unet = "model.diffusion_model."
     for name, content, message in (
-        ("no-text", {k: v for k, v in whole.items() if not k.startswith("cond_stage")}, "holds no text encoder"),
-        ("no-vae", {k: v for k, v in whole.items() if not k.startswith("first_stage")}, "holds no VAE"),
-        ("imagedream", whole | {f"{unet}image_embed.latents": torch.zeros(1, 4)}, "is an ImageDream model"),
+        (
+            "no-text",
+            {k: v for k, v in whole.items() if not k.startswith("cond_stage")},
+            "holds no text encoder",
+        ),
+        (
+            "no-vae",
+            {k: v for k, v in whole.items() if not k.startswith("first_stage")},
+            "holds no VAE",
+        ),
+        (
+            "imagedream",
+            whole | {f"{unet}image_embed.latents": torch.zeros(1, 4)},
+            "is an ImageDream model",
+        ),
         (
             "imagedream-too",  # whose autoencoder has another name
             {k.replace("first_stage_model.", "vae_model."): v for k, v in whole.items()}
-            | {f"{unet}middle_block.1.transformer_blocks.0.attn2.to_k_ip.weight": torch.zeros(4, 4)},
+            | {
+                f"{unet}middle_block.1.transformer_blocks.0.attn2.to_k_ip.weight": torch.zeros(4, 4)
+            },
             "is an ImageDream model",
         ),
     ):

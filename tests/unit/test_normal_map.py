@@ -16,7 +16,9 @@ from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.normal_map import add_normal_map, normals_near, vertex_tangents
 from distill3d.kernels.meshes.unwrap import unwrap
 
-needs_xatlas = pytest.mark.skipif(importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed")
+needs_xatlas = pytest.mark.skipif(
+    importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed"
+)
 RADIUS, HEIGHT, WAVES = 0.4, 0.01, 25.0
 
 
@@ -33,7 +35,9 @@ def ball(subdivisions):
 def rippled(subdivisions):
     """A ball with ripples along x and y; the coarse one has none of them."""
     mesh = ball(subdivisions)
-    bumps = HEIGHT * (torch.sin(WAVES * mesh.vertices[:, :1]) + torch.sin(WAVES * mesh.vertices[:, 1:2]))
+    bumps = HEIGHT * (
+        torch.sin(WAVES * mesh.vertices[:, :1]) + torch.sin(WAVES * mesh.vertices[:, 1:2])
+    )
     return replace(mesh, vertices=mesh.vertices * (1 + bumps / RADIUS))
 
 
@@ -50,12 +54,17 @@ def ripple_normals(points):
 
 
 def square(z=lambda x, y: 0 * x, side=2, mirrored=False):
-    """A square of side 1 that faces +Z, right and up those of its texture, or with the texture's right to its left."""
+    """A square of side 1 that faces +Z, right and up those of its texture, or with the texture's
+    right to its left.
+    """
     y, x = np.meshgrid(np.linspace(0, 1, side), np.linspace(0, 1, side), indexing="ij")
     index = np.arange(side * side).reshape(side, side)
-    a, b, c, d = (part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]))
+    a, b, c, d = (
+        part.ravel() for part in (index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1])
+    )
     mesh = mesh_of(
-        np.stack([x, y, z(x, y)], -1).reshape(-1, 3), np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)])
+        np.stack([x, y, z(x, y)], -1).reshape(-1, 3),
+        np.concatenate([np.stack([a, b, c], -1), np.stack([a, c, d], -1)]),
     )
     u = 1 - x if mirrored else x
     return replace(mesh, uvs=torch.tensor(np.stack([u, 1 - y], -1).reshape(-1, 2)).float())
@@ -66,9 +75,11 @@ def textured(mesh, size):
 
 
 def read(path, count=5000):
-    """Points of a GLB's surface with the normals of its vertices and those of its map, all [count,3].
+    """Points of a GLB's surface with the normals of its vertices and those of its map, all
+    [count,3].
 
-    The map's directions come out of the equations du = T . dp and dv = B . dp on each triangle, v upward.
+    The map's directions come out of the equations du = T . dp and dv = B . dp on each triangle, v
+    upward.
     """
     (solid,) = trimesh.load(path, process=False).geometry.values()
     points, face = trimesh.sample.sample_surface(solid, count, seed=0)
@@ -77,7 +88,8 @@ def read(path, count=5000):
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     uvs = solid.visual.uv[solid.faces[face]]
     edges = solid.triangles[face][:, 1:] - solid.triangles[face][:, :1]
-    right, up = np.moveaxis(np.linalg.pinv(edges) @ (uvs[:, 1:] - uvs[:, :1]), -1, 0)  # gradients of u and v
+    # gradients of u and v
+    right, up = np.moveaxis(np.linalg.pinv(edges) @ (uvs[:, 1:] - uvs[:, :1]), -1, 0)
     picture = np.asarray(solid.visual.material.normalTexture.convert("RGB")) / 255 * 2 - 1
     column, row = ((weights * uvs).sum(1) * [1, -1] + [0, 1]).T * picture.shape[0] - 0.5
     found = np.zeros_like(points)
@@ -85,7 +97,9 @@ def read(path, count=5000):
         for over in (0, 1):
             i, j = np.floor(row).astype(int) + down, np.floor(column).astype(int) + over
             share = (1 - abs(row - i)) * (1 - abs(column - j))
-            found += share[:, None] * picture[i.clip(0, len(picture) - 1), j.clip(0, len(picture) - 1)]
+            found += (
+                share[:, None] * picture[i.clip(0, len(picture) - 1), j.clip(0, len(picture) - 1)]
+            )
     mapped = found[:, 2:] * normals
     for axis, part in ((right, found[:, :1]), (up, found[:, 1:2])):
         axis = axis - (axis * normals).sum(-1, keepdims=True) * normals
@@ -99,11 +113,13 @@ def degrees(one, two):
 
 @needs_xatlas
 @pytest.mark.parametrize(
-    ("dense", "triangles", "truth", "least"), [(ball, 100, outward, 0.8), (rippled, 500, ripple_normals, 4.0)]
+    ("dense", "triangles", "truth", "least"),
+    [(ball, 100, outward, 0.8), (rippled, 500, ripple_normals, 4.0)],
 )
 def test_the_map_has_the_normals_that_the_triangles_lost(tmp_path, dense, triangles, truth, least):
     pytest.importorskip("fast_simplification")
-    coarse = simplify(ball(5), triangles)  # of irregular triangles: those of an icosphere have exact normals
+    # of irregular triangles: those of an icosphere have exact normals
+    coarse = simplify(ball(5), triangles)
     save_mesh(add_normal_map(textured(coarse, 256), dense(6), 256), tmp_path / "a.glb")
     points, smooth, mapped = read(tmp_path / "a.glb")
     before, after = degrees(smooth, truth(points)), degrees(mapped, truth(points))
@@ -130,21 +146,31 @@ def test_what_was_flat_stays_flat():
 @pytest.mark.parametrize("mirrored", [False, True])
 def test_slopes_to_the_right_are_red_and_those_to_the_top_green(mirrored):
     sign = -1 if mirrored else 1
-    for height, expected in ((lambda x, y: -0.1 * x, [sign, 0, 10]), (lambda x, y: -0.1 * y, [0, 1, 10])):
+    for height, expected in (
+        (lambda x, y: -0.1 * x, [sign, 0, 10]),
+        (lambda x, y: -0.1 * y, [0, 1, 10]),
+    ):
         found = add_normal_map(square(mirrored=mirrored), square(height, 9), 16).normal_map
         expected = torch.nn.functional.normalize(torch.tensor(expected, dtype=torch.float32), dim=0)
-        torch.testing.assert_close(found, (0.5 + 0.5 * expected).expand(16, 16, 3), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            found, (0.5 + 0.5 * expected).expand(16, 16, 3), atol=1e-4, rtol=0
+        )
 
 
 def test_a_thin_wall_keeps_its_two_sides():
     solid = trimesh.creation.box((1.0, 1.0, 0.01))
     for _ in range(4):
         solid = solid.subdivide()
-    points = torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.8, 0.8, 0]) - 0.4
+    points = (
+        torch.rand(200, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.8, 0.8, 0])
+        - 0.4
+    )
     for side in (-1.0, 1.0):
         points[:, 2] = -0.004 * side  # nearer to the wrong one
         up = torch.tensor([0, 0, side]).expand(200, 3)
-        torch.testing.assert_close(normals_near(mesh_of(solid.vertices, solid.faces), points, up), up)
+        torch.testing.assert_close(
+            normals_near(mesh_of(solid.vertices, solid.faces), points, up), up
+        )
 
 
 def test_no_normal_points_inward_or_is_longer_than_one():
@@ -173,12 +199,20 @@ def test_simplified_meshes_keep_their_colours_and_small_ones_everything():
 
 
 def test_an_obj_names_its_normal_map_for_every_reader(tmp_path):
-    mesh = add_normal_map(replace(square(), texture=torch.full((16, 16, 3), 0.5)), square(side=9), 16)
+    mesh = add_normal_map(
+        replace(square(), texture=torch.full((16, 16, 3), 0.5)), square(side=9), 16
+    )
     files = save_mesh(mesh, tmp_path / "my mug.obj", up_axis="Z")
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(file.name for file in files)
-    assert {"my_mugnormal.png", "my_mugtexture.png"} <= {file.name for file in files} and files[0].suffix == ".obj"
+    assert {"my_mugnormal.png", "my_mugtexture.png"} <= {file.name for file in files} and files[
+        0
+    ].suffix == ".obj"
     lines = (tmp_path / "my_mug.mtl").read_text().splitlines()
-    assert {"norm my_mugnormal.png", "map_Bump my_mugnormal.png", "map_Kd my_mugtexture.png"} <= set(lines)
+    assert {
+        "norm my_mugnormal.png",
+        "map_Bump my_mugnormal.png",
+        "map_Kd my_mugtexture.png",
+    } <= set(lines)
     picture = Image.open(io.BytesIO((tmp_path / "my_mugnormal.png").read_bytes()))
     assert picture.mode == "RGB" and picture.getpixel((3, 5)) == (128, 128, 255)
 
@@ -190,9 +224,16 @@ def test_a_glb_brings_tangents_along_its_texture(tmp_path):
     data = (tmp_path / "a.glb").read_bytes()
     assert b'"TANGENT"' in data and b"_TANGENT" not in data
     tangents = vertex_tangents(mesh)
-    torch.testing.assert_close(tangents[:, :3].norm(dim=-1), torch.ones(len(tangents)), atol=1e-5, rtol=0)
     torch.testing.assert_close(
-        (tangents[:, :3] * mesh.vertex_normals).sum(-1), torch.zeros(len(tangents)), atol=1e-5, rtol=0
+        tangents[:, :3].norm(dim=-1), torch.ones(len(tangents)), atol=1e-5, rtol=0
+    )
+    torch.testing.assert_close(
+        (tangents[:, :3] * mesh.vertex_normals).sum(-1),
+        torch.zeros(len(tangents)),
+        atol=1e-5,
+        rtol=0,
     )
     for flat, sign in ((square(), 1.0), (square(mirrored=True), -1.0)):
-        torch.testing.assert_close(vertex_tangents(flat), torch.tensor([[sign, 0, 0, sign]]).expand(4, 4))
+        torch.testing.assert_close(
+            vertex_tangents(flat), torch.tensor([[sign, 0, 0, sign]]).expand(4, 4)
+        )

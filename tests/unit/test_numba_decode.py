@@ -1,4 +1,6 @@
-"""The compiled decoders against the readers' own numpy code, to the bit, and that the latter judges what is odd."""
+"""The compiled decoders against the readers' own numpy code, to the bit, and that the latter judges
+what is odd.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def cloud_of(degree, count=3000):
 
 @pytest.fixture
 def both(monkeypatch):
-    """Loads a file the one way and the other: (cloud or error) twice, and how often compiled code was not enough."""
+    """Loads a file the one way and the other: (cloud or error) twice, and how often compiled code
+    was not enough.
+    """
 
     def load(path):
         results, decoded = [], []
@@ -77,7 +81,9 @@ def test_bytes_of_any_kind_give_the_same_bits(tmp_path, both, format):
     count = 4096
     if format == "splat":
         rows = rng.integers(0, 256, (count, 32)).astype(np.uint8)
-        rows[:, :24] = rng.uniform(0.1, 2, (count, 6)).astype("<f4").view(np.uint8).reshape(count, 24)
+        rows[:, :24] = (
+            rng.uniform(0.1, 2, (count, 6)).astype("<f4").view(np.uint8).reshape(count, 24)
+        )
         content = rows.tobytes()
     elif format == "spz":
         import gzip
@@ -138,7 +144,8 @@ def test_odd_rows_of_a_ply_are_left_to_the_plain_way(tmp_path, both, at, value, 
     if value is None:
         data[row + 4 * (13 + rest) : row + 4 * (17 + rest)] = bytes(16)  # a quaternion of zeros
     else:
-        place = 9 if at == 14 else at + 3 * (at > 2) + rest * (at > 5)  # 14: the first of f_rest, or an opacity
+        # 14: the first of f_rest, or an opacity
+        place = 9 if at == 14 else at + 3 * (at > 2) + rest * (at > 5)
         struct.pack_into("<f", data, row + 4 * place, value)
     path.write_bytes(data)
     compiled, plain, decoded = both(path)
@@ -179,20 +186,30 @@ def test_odd_planes_of_a_gltf_are_left_to_the_plain_way(tmp_path, both, plane, v
     data = bytearray(path.read_bytes())
     length = struct.unpack_from("<I", data, 12)[0]
     tree = json.loads(data[20 : 20 + length])
-    named = {key.rpartition(":")[2]: at for key, at in tree["meshes"][0]["primitives"][0]["attributes"].items()}
+    named = {
+        key.rpartition(":")[2]: at
+        for key, at in tree["meshes"][0]["primitives"][0]["attributes"].items()
+    }
     if plane not in named:
         pytest.skip("no such harmonic at this degree")
     view = tree["bufferViews"][tree["accessors"][named[plane]]["bufferView"]]
     width = {"ROTATION": 4, "OPACITY": 1}.get(plane, 3)
     count = width if plane == "ROTATION" and value == 0 else 1
-    struct.pack_into(f"<{count}f", data, 28 + length + view.get("byteOffset", 0) + 4 * width * 2900, *[value] * count)
+    struct.pack_into(
+        f"<{count}f",
+        data,
+        28 + length + view.get("byteOffset", 0) + 4 * width * 2900,
+        *[value] * count,
+    )
     path.write_bytes(data)
     compiled, plain, decoded = both(path)
     assert decoded > 0
     assert_same(compiled, plain)
 
 
-@pytest.mark.parametrize(("at", "value"), [(0, np.nan), (4, np.inf), (9, 99.0), (6, -np.inf), (12, np.nan)])
+@pytest.mark.parametrize(
+    ("at", "value"), [(0, np.nan), (4, np.inf), (9, 99.0), (6, -np.inf), (12, np.nan)]
+)
 def test_odd_boxes_of_a_compressed_ply_are_left_to_the_plain_way(tmp_path, both, at, value):
     path = tmp_path / "a.compressed.ply"
     FORMATS["compressed ply"].save(cloud_of(0), path)
@@ -211,9 +228,13 @@ def test_a_compressed_ply_with_more_properties_is_read_alike(tmp_path, both):
     boxes, words = body[: 12 * 72], np.frombuffer(body[12 * 72 :], "<u4").reshape(-1, 4)
     for kind in ("uint", "uchar"):  # the latter moves the words off their places of four bytes
         extra = header.replace(
-            b"property uint packed_rotation", f"property {kind} id\nproperty uint packed_rotation".encode()
+            b"property uint packed_rotation",
+            f"property {kind} id\nproperty uint packed_rotation".encode(),
         )
-        rows = np.zeros(len(words), [("p", "<u4"), ("id", "<u4" if kind == "uint" else "u1"), ("rest", "<u4", 3)])
+        rows = np.zeros(
+            len(words),
+            [("p", "<u4"), ("id", "<u4" if kind == "uint" else "u1"), ("rest", "<u4", 3)],
+        )
         rows["p"], rows["id"], rows["rest"] = words[:, 0], 7, words[:, 1:]
         other = tmp_path / f"{kind}.compressed.ply"
         other.write_bytes(extra + b"end_header\n" + boxes + rows.tobytes())

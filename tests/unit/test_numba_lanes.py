@@ -27,17 +27,23 @@ def run(function, *arrays):
 
 
 def test_arithmetic_comparisons_and_choice():
-    np.testing.assert_allclose(run(lambda a, b: (a * b + 2.0) / (3.0 - b) - a, A, B), (A * B + 2) / (3 - B) - A, 1e-6)
+    np.testing.assert_allclose(
+        run(lambda a, b: (a * b + 2.0) / (3.0 - b) - a, A, B), (A * B + 2) / (3 - B) - A, 1e-6
+    )
     chosen = run(lambda a, b: lanes.select((a >= b) & (a < 4.0), a, b), A, B)
     np.testing.assert_array_equal(chosen, np.where((A >= B) & (A < 4), A, B))
-    np.testing.assert_array_equal(run(lambda a, b: lanes.least(a, b) + lanes.most(a, b), A, B), A + B)
+    np.testing.assert_array_equal(
+        run(lambda a, b: lanes.least(a, b) + lanes.most(a, b), A, B), A + B
+    )
     np.testing.assert_allclose(run(lambda a: lanes.root(a * a), A), np.abs(A), 1e-6)
 
 
 def test_nan_compares_as_false_and_gives_way():
     a = A.copy()
     a[1] = np.nan
-    assert run(lambda a: lanes.select(a >= -100.0, lanes.splat(1.0), 0.0), a).tolist() == [1, 0] + [1] * (COUNT - 2)
+    assert run(lambda a: lanes.select(a >= -100.0, lanes.splat(1.0), 0.0), a).tolist() == [1, 0] + [
+        1
+    ] * (COUNT - 2)
     assert run(lambda a: lanes.most(a, lanes.splat(-7.0)), a)[1] == -7
     assert run(lambda a: lanes.least(a, lanes.splat(-7.0)), a)[1] == -7
 

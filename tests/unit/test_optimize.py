@@ -32,7 +32,8 @@ from distill3d.kernels.run.step import DivergedError, Progress
 
 SIZE = 16
 LOSS = SDS(guidance=1.0)
-LEARNING = VDM(guidance=1.0, degradation=Degradation(widths=(8, 16)))  # trains a small network beside the cloud
+# trains a small network beside the cloud
+LEARNING = VDM(guidance=1.0, degradation=Degradation(widths=(8, 16)))
 ORBIT = OrbitSampler()
 
 
@@ -45,7 +46,9 @@ def ball_image() -> Tensor:
 
 def ball_prior() -> GaussianMixturePrior:
     image = ball_image()[None]
-    prior = GaussianMixturePrior({"a ball": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))})
+    prior = GaussianMixturePrior(
+        {"a ball": Mixture(image, torch.full((1, 1, 1, 1), 0.01), torch.ones(1))}
+    )
     prior.background = 0.5
     return prior
 
@@ -63,15 +66,25 @@ def haze(count: int = 50, seed: int = 1) -> Gaussians:
 
 
 def settings(**changes: Any) -> OptimizeSettings:
-    return OptimizeSettings(**{"views": 2, "densify": None, "check_every": 1, "render_backend": "reference", **changes})
+    return OptimizeSettings(
+        **{"views": 2, "densify": None, "check_every": 1, "render_backend": "reference", **changes}
+    )
 
 
 def run(
-    cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, on_step=None, on_partial=None, **changes: Any
+    cloud: Gaussians,
+    steps: int,
+    loss: Any = LOSS,
+    prior: Any = None,
+    on_step=None,
+    on_partial=None,
+    **changes: Any,
 ):
     prior = prior or ball_prior()
     prompts = view_prompts(prior, "a ball")
-    return optimize(cloud, loss, prior, prompts, ORBIT, steps, settings(**changes), on_step, on_partial)
+    return optimize(
+        cloud, loss, prior, prompts, ORBIT, steps, settings(**changes), on_step, on_partial
+    )
 
 
 def assert_same(a: Gaussians, b: Gaussians) -> None:
@@ -90,7 +103,9 @@ def assert_same(a: Gaussians, b: Gaussians) -> None:
 
 @dataclass(frozen=True)
 class Spoiled:
-    """SDS whose value is multiplied by ``factor``, then raised by ``offset``, in the given steps."""
+    """SDS whose value is multiplied by ``factor``, then raised by ``offset``, in the given
+    steps.
+    """
 
     steps: frozenset[int]
     factor: float = float("nan")
@@ -105,7 +120,9 @@ class Spoiled:
         class Run:
             def __call__(_, latents, views, generator):
                 value, logs = inner(latents, views, generator)
-                return (value * self.factor + self.offset if views.step in self.steps else value), logs
+                return (
+                    value * self.factor + self.offset if views.step in self.steps else value
+                ), logs
 
             def state(_):
                 return {}
@@ -143,7 +160,9 @@ def test_inputs_stay_as_they_are_and_the_result_is_plain():
     assert all(torch.equal(value, kept[name]) for name, value in cloud.tensors().items())
     assert all(torch.equal(value, moments[name]) for name, value in cloud.training.first.items())
     assert all(torch.equal(value, draws[name]) for name, value in cloud.training.generators.items())
-    assert noise and all(torch.equal(value, noise[name]) for name, value in cloud.training.loss.items())
+    assert noise and all(
+        torch.equal(value, noise[name]) for name, value in cloud.training.loss.items()
+    )
     assert cloud.training.step == 2 and result.training.step == 5
     assert torch.equal(state, torch.get_rng_state())  # the global generator is nobody's business
     for name, value in result.tensors().items():
@@ -161,9 +180,16 @@ def test_a_change_of_one_random_part_leaves_the_others_draws_alone():
     def generators(**changes: Any) -> dict[str, Tensor]:
         return run(haze(), 2, **changes).training.generators
 
-    plain, more_views, sampled = generators(), generators(views=3), generators(sample_posterior=True)
+    plain, more_views, sampled = (
+        generators(),
+        generators(views=3),
+        generators(sample_posterior=True),
+    )
     assert not torch.equal(plain["cameras"], more_views["cameras"])
-    assert all(torch.equal(plain[name], sampled[name]) for name in ("cameras", "noise", "background", "densify"))
+    assert all(
+        torch.equal(plain[name], sampled[name])
+        for name in ("cameras", "noise", "background", "densify")
+    )
 
 
 LOSSES = [LOSS, CDS(), LEARNING, Combined([CDS(), LEARNING], [1.0, 0.5])]
@@ -180,7 +206,9 @@ def test_three_steps_and_three_more_are_six_bit_for_bit(loss, saved, tmp_path):
     assert_same(run(half, 3, loss=loss, schedule_steps=6, background="random"), whole)
 
 
-GROWTH = Densify(every=2, start=0.0, stop=1.0, grow_share=0.3, count_min=10, reset_every=5, reset_opacity=0.1)
+GROWTH = Densify(
+    every=2, start=0.0, stop=1.0, grow_share=0.3, count_min=10, reset_every=5, reset_opacity=0.1
+)
 
 
 @pytest.mark.parametrize("loss", [LOSS, LEARNING], ids=lambda loss: loss.name)
@@ -208,14 +236,17 @@ def test_the_fastest_renderer_here_is_exact_too():
 
 def test_densification_takes_the_optimizer_along_and_stays_below_the_cap():
     seen: list[Gaussians] = []
-    result = run(haze(), 9, densify=GROWTH, max_gaussians=70, on_step=lambda p: seen.append(p.result()))
+    result = run(
+        haze(), 9, densify=GROWTH, max_gaussians=70, on_step=lambda p: seen.append(p.result())
+    )
     counts = [len(cloud) for cloud in seen]
     assert counts[0] == 50 and max(counts) == 70 == len(result)
     assert counts[1] > 50 and counts[2] == counts[1]  # a round after every second step
     for cloud in seen:
         cloud.training.check(cloud.tensors())
     kept = seen[1].training.second["means"].abs().sum(-1) > 0
-    assert 0 < int(kept.sum()) < len(seen[1])  # survivors keep their moments, newcomers begin with none
+    # survivors keep their moments, newcomers begin with none
+    assert 0 < int(kept.sum()) < len(seen[1])
 
 
 def test_densification_hears_of_every_good_step_since_its_last_round():
@@ -228,15 +259,26 @@ def test_densification_hears_of_every_good_step_since_its_last_round():
         views.append(cloud.training.statistics["views"].max())
         opacities.append(cloud.opacities.max())
 
-    run(haze(), 8, loss=Spoiled(frozenset({1}), 1.0, float("inf")), densify=strategy, on_step=on_step)
-    assert [int(count) for count in views] == [2, 2, 4, 0, 2, 4, 6, 0]  # two views a step, step 1 bad
+    run(
+        haze(),
+        8,
+        loss=Spoiled(frozenset({1}), 1.0, float("inf")),
+        densify=strategy,
+        on_step=on_step,
+    )
+    # two views a step, step 1 bad
+    assert [int(count) for count in views] == [2, 2, 4, 0, 2, 4, 6, 0]
     assert opacities[4] > 0.1001 > opacities[5]  # the reset
 
 
 @pytest.mark.parametrize("densify", [None, GROWTH])
 def test_of_anchored_gaussians_only_the_colours_move_and_none_goes_or_doubles(densify, tmp_path):
     anchored = torch.arange(50) < 20
-    start = replace(haze(), anchored=anchored, opacity_logits=torch.full((50,), -5.4).where(anchored, torch.zeros(50)))
+    start = replace(
+        haze(),
+        anchored=anchored,
+        opacity_logits=torch.full((50,), -5.4).where(anchored, torch.zeros(50)),
+    )
     save_training(run(start, 3, densify=densify), tmp_path / "half.safetensors")
     end = run(load_training(tmp_path / "half.safetensors"), 4, densify=densify)
     assert int(end.anchored.sum()) == 20 and len(end) > (50 if densify else 49)
@@ -249,7 +291,9 @@ def test_of_anchored_gaussians_only_the_colours_move_and_none_goes_or_doubles(de
 def test_anchored_gaussians_do_not_double_however_hard_they_pull():
     cloud = replace(haze(), anchored=torch.arange(50) < 20)
     pull = torch.where(cloud.anchored, 9.0, 1.0)
-    moments = {name: (torch.zeros_like(v), torch.zeros_like(v)) for name, v in cloud.tensors().items()}
+    moments = {
+        name: (torch.zeros_like(v), torch.zeros_like(v)) for name, v in cloud.tensors().items()
+    }
     strategy = replace(GROWTH, grow_share=0.4, bounds=9.0, split_scale=9.0)
     seen = {"gradient": pull, "views": torch.ones(50)}
     grown, _ = densify_and_prune(strategy, cloud, seen, moments, torch.Generator().manual_seed(0))
@@ -272,7 +316,8 @@ def test_a_loss_state_goes_on_with_its_own_loss_only():
     again = run(run(haze(), 2, loss=CDS()), 2, loss=CDS()).training.loss
     assert noise and all(torch.equal(value, again[key]) for key, value in noise.items())
     parts = Combined([CDS()], [1.0]), Combined([CDS(), CDS()], [1.0, 1.0])
-    both = run(run(haze(), 2, loss=parts[0]), 2, loss=parts[1])  # starts afresh rather than miss the second's noise
+    # starts afresh rather than miss the second's noise
+    both = run(run(haze(), 2, loss=parts[0]), 2, loss=parts[1])
     assert len(both.training.loss) == 2 * len(noise)
 
 
@@ -298,7 +343,9 @@ def test_a_double_precision_cloud_keeps_its_precision():
 
 
 class Watch(TorchDispatchMode):
-    """Counts operations whose result the host has to wait for: values read, shapes that depend on values."""
+    """Counts operations whose result the host has to wait for: values read, shapes that depend on
+    values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,7 +356,14 @@ class Watch(TorchDispatchMode):
         masks = name in ("index", "index_put", "index_put_") and any(
             isinstance(i, Tensor) and i.dtype == torch.bool for i in args[1]
         )
-        if masks or name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero", "_unique2"):
+        if masks or name in (
+            "_local_scalar_dense",
+            "nonzero",
+            "masked_select",
+            "equal",
+            "is_nonzero",
+            "_unique2",
+        ):
             self.syncs.append(name)
         return func(*args, **(kwargs or {}))
 
@@ -318,7 +372,10 @@ class Watch(TorchDispatchMode):
 def test_a_step_never_waits_for_the_device_but_where_bad_steps_are_counted(loss):
     seen: list[int] = []
     with Watch() as watch:
-        penalties = {f"lambda_{name}": 0.1 for name in ("opacity", "scale", "binary_alpha", "tv_color", "bounds")}
+        penalties = {
+            f"lambda_{name}": 0.1
+            for name in ("opacity", "scale", "binary_alpha", "tv_color", "bounds")
+        }
         run(
             haze(),
             9,
@@ -356,18 +413,25 @@ def test_losses_are_told_what_perp_neg_and_guidance_by_view_ask_for():
         angles = views.cameras.azimuths, views.cameras.elevations
         assert torch.equal(views.guidance_factor, prompts.guidance_factor(*angles))
         expected = prompts.at(*angles).against.branches
-        assert [weights for _, weights in views.text.against.branches] == [weights for _, weights in expected]
+        assert [weights for _, weights in views.text.against.branches] == [
+            weights for _, weights in expected
+        ]
     assert len(seen) == 2 and prior.calls == 2
 
 
 def test_one_render_one_encode_and_one_network_call_per_step(monkeypatch):
     calls: list[int] = []
     monkeypatch.setattr(
-        "distill3d.kernels.run.optimize.render", lambda *a, **k: calls.append(len(a[1])) or render(*a, **k)
+        "distill3d.kernels.run.optimize.render",
+        lambda *a, **k: calls.append(len(a[1])) or render(*a, **k),
     )
     prior = ball_prior()
     encode, sizes = prior.encode, []
-    monkeypatch.setattr(prior, "encode", lambda images, g=None: sizes.append(tuple(images.shape)) or encode(images, g))
+    monkeypatch.setattr(
+        prior,
+        "encode",
+        lambda images, g=None: sizes.append(tuple(images.shape)) or encode(images, g),
+    )
     run(haze(), 3, prior=prior, views=4)
     assert calls == [4] * 3 and sizes == [(4, 3, SIZE, SIZE)] * 3 and prior.calls == 3
 
@@ -411,10 +475,14 @@ def _stop_after(step: int, seen: list) -> Any:
 def test_scattered_bad_steps_are_skipped_and_counted(factor):
     logs: list[Tensor] = []
     loss = Spoiled(frozenset({1, 2, 5}), factor)
-    result = run(haze(), 8, loss=loss, max_bad_steps=2, on_step=lambda p: logs.append(p.logs["bad_steps"]))
+    result = run(
+        haze(), 8, loss=loss, max_bad_steps=2, on_step=lambda p: logs.append(p.logs["bad_steps"])
+    )
     result.check()
     assert [int(count) for count in logs] == [0, 1, 2, 2, 2, 3, 3, 3]
-    assert int(result.training.updates) == 5 and all(v.isfinite().all() for v in result.training.second.values())
+    assert int(result.training.updates) == 5 and all(
+        v.isfinite().all() for v in result.training.second.values()
+    )
 
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_with_the_last_good_cloud():
@@ -422,7 +490,8 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_with_the_last_good_cloud():
     loss = Spoiled(frozenset(range(4, 99)))
     with pytest.raises(DivergedError, match="last 3 steps up to step 7") as caught:
         run(haze(), 20, loss=loss, schedule_steps=20, max_bad_steps=2, on_partial=partial.append)
-    # Step 4 is the first bad one, so the cloud that went into step 3 is the last whose loss is known to be finite.
+    # Step 4 is the first bad one, so the cloud that went into step 3 is the last whose loss is
+    # known to be finite.
     assert_same(caught.value.result, run(haze(), 3, loss=loss, schedule_steps=20))
     assert partial == [caught.value.result] and caught.value.bad_steps == 3
 
@@ -455,7 +524,10 @@ def test_an_interrupt_leaves_a_cloud_that_goes_on_to_the_same_result():
     with pytest.raises(Interrupt):
         run(haze(), 5, loss=CDS(), schedule_steps=5, on_step=on_step, on_partial=partial.append)
     assert partial[0].training.step == 2
-    assert_same(run(partial[0], 3, loss=CDS(), schedule_steps=5), run(haze(), 5, loss=CDS(), schedule_steps=5))
+    assert_same(
+        run(partial[0], 3, loss=CDS(), schedule_steps=5),
+        run(haze(), 5, loss=CDS(), schedule_steps=5),
+    )
 
 
 @pytest.mark.parametrize("failing", [0, 2])
@@ -498,7 +570,10 @@ def test_progress_says_where_the_run_is_and_hands_out_snapshots():
     assert [p.preview_due for p in seen] == [False, True, False, True, True]
     assert all(p.loss.shape == () and p.seconds > 0 and "t" in p.logs for p in seen)
     assert not any(v.requires_grad for p in seen for v in [p.loss, *p.logs.values()])
-    assert all(picture.shape == (SIZE, SIZE, 3) and 0 <= picture.min() <= picture.max() <= 1 for picture in pictures)
+    assert all(
+        picture.shape == (SIZE, SIZE, 3) and 0 <= picture.min() <= picture.max() <= 1
+        for picture in pictures
+    )
     assert_same(clouds[-1], result)
     assert_same(run(clouds[1], 3, schedule_steps=7), result)
 
@@ -558,7 +633,13 @@ class Tunable(GaussianMixturePrior):
 def test_a_prior_is_told_how_to_run_until_the_run_ends_even_in_an_error():
     prior = Tunable(ball_prior())
     during = []
-    run(haze(), 1, prior=prior, pictures_at_once=1, on_step=lambda progress: during.append(list(prior.told)) or None)
+    run(
+        haze(),
+        1,
+        prior=prior,
+        pictures_at_once=1,
+        on_step=lambda progress: during.append(list(prior.told)) or None,
+    )
     assert during == [[(False, 1)]] and prior.told == [(False, 1), "over"]
 
     def fail(progress: Progress) -> None:
@@ -577,7 +658,11 @@ def test_long_runs_prepare_fast_networks_unless_told_not_to():
 
 
 def test_a_prior_that_takes_all_pictures_at_once_says_so_when_asked_for_fewer():
-    with pytest.raises(ValueError, match=r"pictures_at_once is 2, but prior .* takes all pictures .* Set it to 0"):
+    with pytest.raises(
+        ValueError, match=r"pictures_at_once is 2, but prior .* takes all pictures .* Set it to 0"
+    ):
         run(haze(), 1, pictures_at_once=2)
-    with pytest.raises(ValueError, match="pictures_at_once is -1; give a whole number of 0 or more"):
+    with pytest.raises(
+        ValueError, match="pictures_at_once is -1; give a whole number of 0 or more"
+    ):
         settings(pictures_at_once=-1).check()

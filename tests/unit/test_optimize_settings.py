@@ -37,9 +37,19 @@ def settings(**changes: Any) -> OptimizeSettings:
     return OptimizeSettings(**{"densify": None, "render_backend": "reference", **changes})
 
 
-def run(cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, **changes: Any) -> Gaussians:
+def run(
+    cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, **changes: Any
+) -> Gaussians:
     prior = prior or ball_prior()
-    return optimize(cloud, loss, prior, view_prompts(prior, "a ball"), OrbitSampler(), steps, settings(**changes))
+    return optimize(
+        cloud,
+        loss,
+        prior,
+        view_prompts(prior, "a ball"),
+        OrbitSampler(),
+        steps,
+        settings(**changes),
+    )
 
 
 @pytest.mark.parametrize(
@@ -58,7 +68,10 @@ def run(cloud: Gaussians, steps: int, loss: Any = LOSS, prior: Any = None, **cha
 )
 def test_backgrounds_follow_the_setting_and_the_prior(kind, trained, low, high, gray, monkeypatch):
     colors: list[Tensor] = []
-    monkeypatch.setattr("distill3d.kernels.run.optimize.render", lambda *a, **k: colors.append(a[2]) or render(*a, **k))
+    monkeypatch.setattr(
+        "distill3d.kernels.run.optimize.render",
+        lambda *a, **k: colors.append(a[2]) or render(*a, **k),
+    )
     prior = ball_prior()
     for name, value in (trained if isinstance(trained, dict) else {"background": trained}).items():
         setattr(prior, name, value)
@@ -73,7 +86,9 @@ def test_backgrounds_follow_the_setting_and_the_prior(kind, trained, low, high, 
 def test_a_prior_with_an_impossible_background_is_named():
     prior = ball_prior()
     prior.background = 128
-    with pytest.raises(ValueError, match=r"'gaussian mixture' has background 128; expected greys within 0\.\.1"):
+    with pytest.raises(
+        ValueError, match=r"'gaussian mixture' has background 128; expected greys within 0\.\.1"
+    ):
         run(haze(), 1, prior=prior)
 
 
@@ -84,7 +99,10 @@ def test_a_prior_with_an_impossible_background_is_named():
         ({"views": 1.5}, "views is 1.5"),
         ({"image_size": 24}, "image_size 24 does not fit prior"),
         ({"image_size": 0}, "image_size is 0"),
-        ({"schedule_steps": 2}, "schedule_steps is 2, but 0 steps are done and 3 more are asked for. Give 3 or more"),
+        (
+            {"schedule_steps": 2},
+            "schedule_steps is 2, but 0 steps are done and 3 more are asked for. Give 3 or more",
+        ),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 2**64}, "seed is 18446744073709551616; give a whole number within"),
         ({"background": "sky"}, "background is 'sky'; choose one of auto, random"),
@@ -125,7 +143,15 @@ def test_wrong_inputs_are_named_before_any_work():
         run(cloud, 1, loss=SDS(guidance=-1.0))
     prior = ball_prior()
     with pytest.raises(ValueError, match="elevation_min"):
-        optimize(cloud, LOSS, prior, view_prompts(prior, "a ball"), OrbitSampler(elevation_min=80), 1, settings())
+        optimize(
+            cloud,
+            LOSS,
+            prior,
+            view_prompts(prior, "a ball"),
+            OrbitSampler(elevation_min=80),
+            1,
+            settings(),
+        )
     trained = run(cloud, 1)
     with pytest.raises(ValueError, match="it was edited after its training"):
         run(replace(haze(40), training=trained.training), 1)

@@ -25,13 +25,16 @@ def outputs(monkeypatch, tmp_path):
         ([], ("ply",), "a_00001_.ply"),
         (["a_00001_.ply", "a_00007_.ply", "b_00009_.ply"], ("ply",), "a_00008_.ply"),
         (["a_00004_.glb"], ("ply",), "a_00001_.ply"),
-        (["a_00003_.safetensors"], ("ply", "safetensors"), "a_00004_.ply"),  # its .ply was moved elsewhere
+        # its .ply was moved elsewhere
+        (["a_00003_.safetensors"], ("ply", "safetensors"), "a_00004_.ply"),
         (["a_00003_.safetensors"], ("ply",), "a_00001_.ply"),
         (["a_00002_.spz.safetensors"], ("spz", "spz.safetensors"), "a_00003_.spz"),
         (["a_00002_.compressed.ply"], ("ply",), "a_00001_.ply"),
     ],
 )
-def test_the_next_number_is_free_for_all_files_that_belong_together(outputs, tmp_path, there, extensions, wanted):
+def test_the_next_number_is_free_for_all_files_that_belong_together(
+    outputs, tmp_path, there, extensions, wanted
+):
     for name in there:
         (tmp_path / name).touch()
     assert outputs.next_output("a", *extensions).path == tmp_path / wanted

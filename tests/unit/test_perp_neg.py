@@ -1,4 +1,6 @@
-"""Perp-Neg against a plain loop over its branches; which rows it evaluates; the weights that views get."""
+"""Perp-Neg against a plain loop over its branches; which rows it evaluates; the weights that views
+get.
+"""
 
 import math
 from dataclasses import replace
@@ -40,7 +42,9 @@ class CountingPrior(GaussianMixturePrior):
 
 
 class LoopPrior(GaussianMixturePrior):
-    """Perp-Neg as the papers' codes write it: view by view, one call for every text, needed or not."""
+    """Perp-Neg as the papers' codes write it: view by view, one call for every text, needed or
+    not.
+    """
 
     def predict(self, z_t, t, conditionings):
         return [self.bent(z_t, t, conditioning) for conditioning in conditionings]
@@ -51,7 +55,9 @@ class LoopPrior(GaussianMixturePrior):
             one, step = z_t[i : i + 1], t[i : i + 1]
 
             def estimate(text, i=i, one=one, step=step):
-                return super(LoopPrior, self).predict(one, step, [replace(text.index(i), against=None)])[0]
+                return super(LoopPrior, self).predict(
+                    one, step, [replace(text.index(i), against=None)]
+                )[0]
 
             row = estimate(conditioning)
             if conditioning.against is not None:
@@ -65,9 +71,17 @@ class LoopPrior(GaussianMixturePrior):
 
 
 def view_prior(kind=CountingPrior, words=("front", "side", "back", "overhead"), **options):
-    texts = {f"a cup, {word} view": 3 + k for k, word in enumerate(words)} | {"a cup": 1, "bad": 2, "": 99}
+    texts = {f"a cup, {word} view": 3 + k for k, word in enumerate(words)} | {
+        "a cup": 1,
+        "bad": 2,
+        "": 99,
+    }
     mixtures = {
-        text: Mixture(normal(seed, 2, *SHAPE), torch.tensor([0.3, 0.8]).double()[:, None, None, None], torch.ones(2))
+        text: Mixture(
+            normal(seed, 2, *SHAPE),
+            torch.tensor([0.3, 0.8]).double()[:, None, None, None],
+            torch.ones(2),
+        )
         for text, seed in texts.items()
     }
     prior = kind(mixtures, SCHEDULE, **options)
@@ -77,9 +91,15 @@ def view_prior(kind=CountingPrior, words=("front", "side", "back", "overhead"), 
 
 
 def bent_text(prior):
-    """Four rows, of which the first is led away from one text, the third from two, the others from none."""
+    """Four rows, of which the first is led away from one text, the third from two, the others from
+    none.
+    """
     weights = (-2.0, 0.0, -0.5, 0.0), (0.0, 0.0, -1.5, 0.0)
-    branches = zip((prior.embed([f"a cup, {side} view"] * 4) for side in ("front", "side")), weights, strict=True)
+    branches = zip(
+        (prior.embed([f"a cup, {side} view"] * 4) for side in ("front", "side")),
+        weights,
+        strict=True,
+    )
     own = prior.embed([f"a cup, {side} view" for side in ("side", "front", "back", "back")])
     return replace(own, against=Against(tuple(branches), prior.embed([""]).repeat(4)))
 
@@ -95,7 +115,9 @@ def test_guidance_with_it_is_the_papers_combination(prediction):
     e, e_null = prior.predict(z_t, t, [text, text.against.null])
     combined = guided(e, e_null, scale)
     branches = [texts for texts, _ in text.against.branches]
-    own, null, front, side = prior.predict(z_t, t, [replace(text, against=None), text.against.null, *branches])
+    own, null, front, side = prior.predict(
+        z_t, t, [replace(text, against=None), text.against.null, *branches]
+    )
     d_0, d_front, d_side = own - null, front - null, side - null
     bent = d_0.clone()
     bent[0] += -2.0 * perp(d_front[0], d_0[0])
@@ -117,8 +139,13 @@ def test_only_rows_of_some_weight_are_evaluated_and_the_null_text_once():
     prior, loop = view_prior(), view_prior(LoopPrior)
     text, z_t, t = bent_text(prior), normal(1, 4, *SHAPE), torch.tensor([50, 400, 700, 900])
     null, bad = text.against.null, prior.embed(["bad"] * 4)
-    # text, what else was asked for, the null text's two rows where it was not, three rows of branches
-    for asked, count in (([text, null], 4 + 4 + 3), ([text], 4 + 2 + 3), ([bad, text], 4 + 4 + 2 + 3)):
+    # text, what else was asked for, the null text's two rows where it was not, three rows of
+    # branches
+    for asked, count in (
+        ([text, null], 4 + 4 + 3),
+        ([text], 4 + 2 + 3),
+        ([bad, text], 4 + 4 + 2 + 3),
+    ):
         prior.evaluated = prior.calls = 0
         estimates = prior.predict(z_t, t, asked)
         assert (prior.evaluated, prior.calls, len(estimates)) == (count, 1, len(asked))
@@ -132,7 +159,10 @@ def test_only_rows_of_some_weight_are_evaluated_and_the_null_text_once():
 def test_perpendicular_is_so_sample_by_sample_and_zero_for_parallel_directions():
     x, y = normal(2, 3, *SHAPE), normal(3, 3, *SHAPE)
     assert (perpendicular(x, y) * y).sum((1, 2, 3)).abs().max() < 1e-10
-    assert perpendicular(torch.tensor([2.0, -3.0, 0.0])[:, None, None, None] * y, y).abs().max() < 1e-12
+    assert (
+        perpendicular(torch.tensor([2.0, -3.0, 0.0])[:, None, None, None] * y, y).abs().max()
+        < 1e-12
+    )
     torch.testing.assert_close(perpendicular(x, y) + (x - perpendicular(x, y)), x)
     torch.testing.assert_close(perpendicular(x, 0 * y), x)
 
@@ -167,7 +197,9 @@ def test_views_are_led_away_from_front_and_side_but_not_under_the_overhead_text(
     shares = (1, 1, 1, 0.75, 0)
     for side, (text, weights) in enumerate(against.branches):
         published = [view_weights(azimuth)[side] for azimuth in azimuths.tolist()]
-        assert weights == pytest.approx([0.5 * share * w for share, w in zip(shares, published, strict=True)])
+        assert weights == pytest.approx(
+            [0.5 * share * w for share, w in zip(shares, published, strict=True)]
+        )
         expected = prior.embed([f"a cup, {('front', 'side')[side]} view"] * 5)
         assert torch.equal(text.embeddings, expected.embeddings)
     assert torch.equal(against.null.embeddings, prior.embed([""] * 5).embeddings)
@@ -233,7 +265,9 @@ LOSSES = [
 def test_every_loss_has_the_gradient_of_the_plain_loop(loss, negative):
     gradients = []
     for kind, strength in ((CountingPrior, 0.7), (LoopPrior, 0.7), (CountingPrior, 0.0)):
-        prompts = view_prompts(prior := view_prior(kind), "a cup", negative, interpolate=True, perp_neg=strength)
+        prompts = view_prompts(
+            prior := view_prior(kind), "a cup", negative, interpolate=True, perp_neg=strength
+        )
         text = prompts.at(torch.tensor([0.0, 30, 100, 180]), torch.tensor([0.0, 0, 55, 0]))
         latents = normal(4, 4, *SHAPE).requires_grad_()
         run = loss.start(prior, SHAPE, seeded())
@@ -246,9 +280,18 @@ def test_every_loss_has_the_gradient_of_the_plain_loop(loss, negative):
 def test_picking_repeating_and_moving_rows_takes_along_what_they_are_led_away_from():
     prior = view_prior()
     text = bent_text(prior)
-    for rows in ([2, 0], torch.tensor([2, 0]), torch.tensor([True, False, True, False]), slice(0, 3, 2)):
+    for rows in (
+        [2, 0],
+        torch.tensor([2, 0]),
+        torch.tensor([True, False, True, False]),
+        slice(0, 3, 2),
+    ):
         picked = text.index(rows)
-        order = [0, 2] if isinstance(rows, slice) or getattr(rows, "dtype", None) == torch.bool else [2, 0]
+        order = (
+            [0, 2]
+            if isinstance(rows, slice) or getattr(rows, "dtype", None) == torch.bool
+            else [2, 0]
+        )
         (first, weights), _ = picked.against.branches
         assert weights == tuple(text.against.branches[0][1][row] for row in order)
         assert len(first) == len(picked.against.null) == len(picked) == 2
@@ -256,7 +299,9 @@ def test_picking_repeating_and_moving_rows_takes_along_what_they_are_led_away_fr
     repeated = one.repeat(3)
     assert repeated.against.branches[1][1] == (-1.5,) * 3 and len(repeated.against.null) == 3
     moved = text.to("meta").against
-    assert moved.null.embeddings.device.type == moved.branches[0][0].embeddings.device.type == "meta"
+    assert (
+        moved.null.embeddings.device.type == moved.branches[0][0].embeddings.device.type == "meta"
+    )
     assert Conditioning.lerp(text, text, torch.ones(4)).against is None
     with pytest.raises(ValueError, match="cat cannot join texts with Perp-Neg branches"):
         Conditioning.cat([text, text])
@@ -267,7 +312,10 @@ def test_picking_repeating_and_moving_rows_takes_along_what_they_are_led_away_fr
     [
         ({"perp_neg": -1.0}, "perp_neg is -1; it must lie between 0 and 10"),
         ({"back_guidance": float("nan")}, "back_guidance is nan"),
-        ({"perp_neg": 1.0, "view_dependent": False}, "perp_neg is 1, but there are no front and side texts"),
+        (
+            {"perp_neg": 1.0, "view_dependent": False},
+            "perp_neg is 1, but there are no front and side texts",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):

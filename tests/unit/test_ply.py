@@ -43,12 +43,17 @@ def covariance(log_scales, quats):
 def read(path):
     """The vertex element by plyfile, as float32 tensors by name."""
     vertex = PlyData.read(str(path))["vertex"]
-    return {p.name: torch.from_numpy(np.asarray(vertex[p.name]).astype(np.float32)) for p in vertex.properties}
+    return {
+        p.name: torch.from_numpy(np.asarray(vertex[p.name]).astype(np.float32))
+        for p in vertex.properties
+    }
 
 
 def write_rows(path, columns, text=False, byte_order="<", types=None, extra_elements=()):
     """A PLY by plyfile from name -> array, in the mapping's order."""
-    rows = np.empty(len(next(iter(columns.values()))), [(k, (types or {}).get(k, "f4")) for k in columns])
+    rows = np.empty(
+        len(next(iter(columns.values()))), [(k, (types or {}).get(k, "f4")) for k in columns]
+    )
     for key, value in columns.items():
         rows[key] = np.asarray(value)
     elements = [*extra_elements, PlyElement.describe(rows, "vertex")]
@@ -57,7 +62,9 @@ def write_rows(path, columns, text=False, byte_order="<", types=None, extra_elem
 
 def assert_same(one, two, **tolerance):
     for key, value in one.tensors().items():
-        torch.testing.assert_close(getattr(two, key), value, msg=lambda m, k=key: f"{k}: {m}", **tolerance)
+        torch.testing.assert_close(
+            getattr(two, key), value, msg=lambda m, k=key: f"{k}: {m}", **tolerance
+        )
 
 
 @pytest.mark.parametrize("degree", [0, 1, 2, 3])
@@ -76,7 +83,9 @@ def test_the_file_is_in_the_y_down_frame(tmp_path):
     torch.testing.assert_close(means, cloud.means @ turn)
     scales = torch.stack([file[f"scale_{i}"] for i in range(3)], -1)
     quats = torch.stack([file[f"rot_{i}"] for i in range(4)], -1)
-    torch.testing.assert_close(covariance(scales, quats), turn @ covariance(cloud.log_scales, cloud.quats) @ turn)
+    torch.testing.assert_close(
+        covariance(scales, quats), turn @ covariance(cloud.log_scales, cloud.quats) @ turn
+    )
     torch.testing.assert_close(quats.norm(dim=-1), torch.ones(50))
     torch.testing.assert_close(file["opacity"], cloud.opacity_logits)
     assert list(file)[:6] == ["x", "y", "z", "nx", "ny", "nz"]
@@ -89,9 +98,13 @@ def test_view_dependent_colours_turn_with_the_frame(tmp_path):
     file = read(tmp_path / "a.ply")
     assert len(file) == 62
     dc = torch.stack([file[f"f_dc_{c}"] for c in range(3)], -1)
-    rest = torch.stack([torch.stack([file[f"f_rest_{15 * c + k}"] for c in range(3)], -1) for k in range(15)], 1)
+    rest = torch.stack(
+        [torch.stack([file[f"f_rest_{15 * c + k}"] for c in range(3)], -1) for k in range(15)], 1
+    )
     sh = torch.cat([dc[:, None], rest], 1)
-    direction = torch.nn.functional.normalize(torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), dim=-1)
+    direction = torch.nn.functional.normalize(
+        torch.randn(40, 3, generator=torch.Generator().manual_seed(1)), dim=-1
+    )
     ours = torch.einsum("dk,nkc->dnc", sh_basis(direction, 3), cloud.sh)
     theirs = torch.einsum("dk,nkc->dnc", sh_basis(direction * torch.tensor([1.0, -1, -1]), 3), sh)
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
@@ -102,7 +115,9 @@ def test_view_dependent_colours_turn_with_the_frame(tmp_path):
 def test_any_property_order_encoding_and_extra_properties_are_read(tmp_path, text, byte_order):
     cloud = random_cloud(degree=1)
     save_ply(cloud, tmp_path / "a.ply")
-    columns = {k: v.numpy() for k, v in reversed(read(tmp_path / "a.ply").items()) if not k.startswith("n")}
+    columns = {
+        k: v.numpy() for k, v in reversed(read(tmp_path / "a.ply").items()) if not k.startswith("n")
+    }
     columns["confidence"] = np.arange(50)
     other = PlyElement.describe(np.array([(1, 2.5)], [("a", "u1"), ("b", "f8")]), "camera")
     types = {"confidence": "u2", "x": "f8"}
@@ -139,7 +154,10 @@ def put(key, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (drop("opacity"), "holds no Gaussian splats, it looks like a point cloud: its vertices lack opacity"),
+        (
+            drop("opacity"),
+            "holds no Gaussian splats, it looks like a point cloud: its vertices lack opacity",
+        ),
         (lambda c: [c.pop(f"rot_{i}") for i in range(4)], "lack rot_0, rot_1, rot_2, rot_3"),
         (put("x", np.nan), "means holds 4 values that are NaN or infinite"),
         (put("opacity", np.nan), "opacity_logits holds 4 values that are NaN"),
@@ -161,7 +179,9 @@ def test_a_mesh_is_called_a_mesh(tmp_path):
     vertex = PlyElement.describe(np.zeros(3, [("x", "f4"), ("y", "f4"), ("z", "f4")]), "vertex")
     face = PlyElement.describe(np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))]), "face")
     PlyData([vertex, face]).write(str(tmp_path / "mesh.ply"))
-    with pytest.raises(ValueError, match=r"looks like a mesh: its vertices lack f_dc_0, .* initialise Gaussians"):
+    with pytest.raises(
+        ValueError, match=r"looks like a mesh: its vertices lack f_dc_0, .* initialise Gaussians"
+    ):
         load_ply(tmp_path / "mesh.ply")
 
 
@@ -176,17 +196,40 @@ HEADER += "".join(f"property float {k}\n" for k in splat_columns()) + "end_heade
         (b"\x89PNG\r\n", "is not a PLY file"),
         (b"ply\nformat ascii 1.0\n", "has no end_header"),
         (b"ply\nelement vertex 1\nend_header\n", "names no known format"),
-        (b"ply\nformat ascii 1.0\nelement vertex -1\nend_header\n", "make sense of 'element vertex -1'"),
-        (b"ply\nformat ascii 1.0\nnonsense\nend_header\n", "make sense of 'nonsense'"),
-        (b"ply\nformat ascii 1.0\nelement vertex 1\nproperty quad x\nend_header\n", "make sense of 'property quad x'"),
-        (b"ply\nformat ascii 1.0\nelement v 1\nproperty int x\nproperty int x\nend_header\n", "'x' appears twice"),
-        (HEADER.format(count=0).encode(), "holds 0 Gaussians"),
-        (HEADER.format(count=3).encode() + bytes(100), "cut off: its header announces 3 Gaussians, but only 100 bytes"),
-        (HEADER.format(count=10**17).encode() + bytes(100), "cut off"),
-        (HEADER.format(count=10**17).replace("binary_little_endian", "ascii").encode() + b"1 2", "cut off"),
-        (HEADER.format(count=1).replace("binary_little_endian", "ascii").encode() + b"1 " * 13 + b"x", "is no number"),
         (
-            b"ply\nformat ascii 1.0\nelement vertex 1\nproperty uint packed_position\nend_header\n0",
+            b"ply\nformat ascii 1.0\nelement vertex -1\nend_header\n",
+            "make sense of 'element vertex -1'",
+        ),
+        (b"ply\nformat ascii 1.0\nnonsense\nend_header\n", "make sense of 'nonsense'"),
+        (
+            b"ply\nformat ascii 1.0\nelement vertex 1\nproperty quad x\nend_header\n",
+            "make sense of 'property quad x'",
+        ),
+        (
+            b"ply\nformat ascii 1.0\nelement v 1\nproperty int x\nproperty int x\nend_header\n",
+            "'x' appears twice",
+        ),
+        (HEADER.format(count=0).encode(), "holds 0 Gaussians"),
+        (
+            HEADER.format(count=3).encode() + bytes(100),
+            "cut off: its header announces 3 Gaussians, but only 100 bytes",
+        ),
+        (HEADER.format(count=10**17).encode() + bytes(100), "cut off"),
+        (
+            HEADER.format(count=10**17).replace("binary_little_endian", "ascii").encode() + b"1 2",
+            "cut off",
+        ),
+        (
+            HEADER.format(count=1).replace("binary_little_endian", "ascii").encode()
+            + b"1 " * 13
+            + b"x",
+            "is no number",
+        ),
+        (
+            (
+                b"ply\nformat ascii 1.0\nelement vertex 1\nproperty uint"
+                b" packed_position\nend_header\n0"
+            ),
             "compressed splat PLY",
         ),
     ],
@@ -197,7 +240,9 @@ def test_damaged_files_say_what_is_wrong(tmp_path, data, message):
         load_ply(tmp_path / "a.ply")
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, data):
     path = tmp_path / "a.ply"
@@ -211,7 +256,9 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(tmp_path, data):
         # Half of the changes go to the header, where most of the decisions are.
         at = data.draw(st.one_of(st.integers(0, end), st.integers(0, max(0, len(content) - 1))))
         kind = data.draw(st.sampled_from(["change", "delete", "insert", "cut"]))
-        some = data.draw(st.binary(min_size=1, max_size=4) | st.from_regex(rb"[0-9 \n]{1,8}", fullmatch=True))
+        some = data.draw(
+            st.binary(min_size=1, max_size=4) | st.from_regex(rb"[0-9 \n]{1,8}", fullmatch=True)
+        )
         if kind == "change":
             content[at : at + len(some)] = some
         elif kind == "delete":
@@ -239,7 +286,9 @@ def test_an_invalid_cloud_is_not_written(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ValueError, match=re.escape(f"folder {(tmp_path / 'no').resolve()} does not exist")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"folder {(tmp_path / 'no').resolve()} does not exist")
+    ):
         save_ply(random_cloud(), tmp_path / "no" / "a.ply")
     with pytest.raises(ValueError, match="is a folder"):
         save_ply(random_cloud(), tmp_path)

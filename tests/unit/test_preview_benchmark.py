@@ -22,7 +22,9 @@ def preview():
 
 
 def seen(preview, cost, known=lambda step: True):
-    """A run of 0.1 s a step that grows slower and slower, and takes ``cost`` more wherever a viewer is attached."""
+    """A run of 0.1 s a step that grows slower and slower, and takes ``cost`` more wherever a viewer
+    is attached.
+    """
     run, now = preview.Watched(pictures=[1000, 2000], last={"packing_seconds": 0.02}), 0.0
     for step in range(1, 161):
         now += 0.1 * (1 + step / 1000) * (1 + cost * preview.attached(step - 1, BLOCK))

@@ -12,7 +12,14 @@ from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.rasterizers import rasterize
 from distill3d.kernels.rasterizers.projection import ALPHA_MAX, BLUR, project
-from distill3d.kernels.rasterizers.rasterize import BACKENDS, available, choose, fast_backends, home, render
+from distill3d.kernels.rasterizers.rasterize import (
+    BACKENDS,
+    available,
+    choose,
+    fast_backends,
+    home,
+    render,
+)
 
 CPU_BACKENDS = [name for name in ("reference", "torch", "numba") if available(name)]
 if available("triton") and home("triton") == "cpu":  # in Triton's interpreter
@@ -25,7 +32,12 @@ def facing_cameras(count=1, width=33, height=33, focal=40.0, dtype=torch.float32
     viewmat = torch.tensor([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 2], [0, 0, 0, 1]])
     k = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
     zeros = torch.zeros(count)
-    cameras = (viewmat.repeat(count, 1, 1).to(dtype), k.repeat(count, 1, 1).to(dtype), width, height)
+    cameras = (
+        viewmat.repeat(count, 1, 1).to(dtype),
+        k.repeat(count, 1, 1).to(dtype),
+        width,
+        height,
+    )
     return Cameras(*cameras, zeros, zeros, zeros + 2)
 
 
@@ -44,14 +56,17 @@ def blobs(positions, sigma=0.1, opacity=0.8, colors=((1.0, 0.5, 0.25),), dtype=t
 
 @every_backend
 def test_one_round_gaussian_has_the_profile_of_its_formula(backend):
-    # Straight ahead the screen covariance is (f sigma / z)^2 plus the blur, and the centre pixel sits on the mean.
+    # Straight ahead the screen covariance is (f sigma / z)^2 plus the blur, and the centre pixel
+    # sits on the mean.
     picture = render(blobs([[0.0, 0, 0]]), facing_cameras(), background=0.0, backend=backend)
     variance = (40 * 0.1 / 2) ** 2 + BLUR
     dx = torch.arange(-4, 5)
     expected = 0.8 * torch.exp(-(dx**2) / (2 * variance))
     torch.testing.assert_close(picture.alpha[0, 16, 12:21, 0], expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(picture.alpha[0, 12:21, 16, 0], expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(picture.color[0, 16, 16], 0.8 * torch.tensor([1.0, 0.5, 0.25]), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        picture.color[0, 16, 16], 0.8 * torch.tensor([1.0, 0.5, 0.25]), atol=1e-5, rtol=1e-5
+    )
     torch.testing.assert_close(picture.means2d[0, 0], torch.tensor([16.5, 16.5]))
 
 
@@ -67,7 +82,8 @@ def test_nearer_gaussians_cover_farther_ones_whatever_their_order(backend):
     for z in ([0.5, -0.5], [-0.5, 0.5]):
         cloud = blobs([[0, 0, z[0]], [0, 0, z[1]]], opacity=0.6, colors=((1.0, 0, 0), (0, 1.0, 0)))
         picture = render(cloud, facing_cameras(), background=0.5, backend=backend)
-        red, green = (0.6, 0.24) if z[0] > z[1] else (0.24, 0.6)  # larger z is nearer to a camera on +Z
+        # larger z is nearer to a camera on +Z
+        red, green = (0.6, 0.24) if z[0] > z[1] else (0.24, 0.6)
         expected = torch.tensor([red + 0.5 * 0.16, green + 0.5 * 0.16, 0.5 * 0.16])
         torch.testing.assert_close(picture.color[0, 16, 16], expected, atol=1e-5, rtol=1e-5)
         depth = (0.6 * 1.5 + 0.24 * 2.5) / 0.84
@@ -76,17 +92,23 @@ def test_nearer_gaussians_cover_farther_ones_whatever_their_order(backend):
 
 @every_backend
 def test_alpha_is_clamped_below_one(backend):
-    picture = render(blobs([[0.0, 0, 0]], opacity=0.9999), facing_cameras(), background=0.0, backend=backend)
+    picture = render(
+        blobs([[0.0, 0, 0]], opacity=0.9999), facing_cameras(), background=0.0, backend=backend
+    )
     assert picture.alpha.max().item() == pytest.approx(ALPHA_MAX, abs=1e-6)
 
 
 @every_backend
 def test_each_camera_gets_its_own_background_where_nothing_is_drawn(backend):
     backgrounds = torch.tensor([[0.1, 0.2, 0.3], [0.7, 0.8, 0.9]])
-    picture = render(blobs([[0.0, 0, 0]], sigma=0.02), facing_cameras(2), background=backgrounds, backend=backend)
+    picture = render(
+        blobs([[0.0, 0, 0]], sigma=0.02), facing_cameras(2), background=backgrounds, backend=backend
+    )
     torch.testing.assert_close(picture.color[:, 0, 0], backgrounds)
     assert (picture.depth[:, 0, 0] == 0).all()
-    torch.testing.assert_close(picture.color[1] - picture.color[0], 0.6 * (1 - picture.alpha[0]).expand(-1, -1, 3))
+    torch.testing.assert_close(
+        picture.color[1] - picture.color[0], 0.6 * (1 - picture.alpha[0]).expand(-1, -1, 3)
+    )
 
 
 @every_backend
@@ -95,7 +117,10 @@ def test_gaussians_behind_the_camera_or_too_faint_change_nothing(backend):
     more = blobs([[0.0, 0, 0], [0.1, 0.1, 0.2], [0.0, 0, 3.0], [0, 0, 2.0], [0, 0, 0.5]])
     more.opacity_logits[4] = -8.0
     more = more.map(lambda t: t.requires_grad_())
-    one, two = render(seen, facing_cameras(), backend=backend), render(more, facing_cameras(), backend=backend)
+    one, two = (
+        render(seen, facing_cameras(), backend=backend),
+        render(more, facing_cameras(), backend=backend),
+    )
     torch.testing.assert_close(one.color, two.color)
     assert two.visible[0].tolist() == [True, True, False, False, False]
     (two.color.sum() + two.depth.sum()).backward()
@@ -107,7 +132,10 @@ def test_gaussians_behind_the_camera_or_too_faint_change_nothing(backend):
 def test_quaternions_count_by_direction_only(backend):
     cloud = replace(blobs([[0.0, 0, 0]]), log_scales=torch.log(torch.tensor([[0.3, 0.05, 0.1]])))
     q = torch.tensor([[0.9, 0.1, -0.2, 0.4]])
-    pictures = [render(replace(cloud, quats=k * q), facing_cameras(), backend=backend).color for k in (1.0, 7.0, -0.3)]
+    pictures = [
+        render(replace(cloud, quats=k * q), facing_cameras(), backend=backend).color
+        for k in (1.0, 7.0, -0.3)
+    ]
     torch.testing.assert_close(pictures[0], pictures[1])
     torch.testing.assert_close(pictures[0], pictures[2])
 
@@ -134,7 +162,8 @@ def test_harmonics_colour_by_the_direction_from_the_camera(backend):
     sh[0, 2] = torch.tensor([0.4, -0.4, 2.0])
     picture = render(replace(cloud, sh=sh), facing_cameras(), background=0.0, backend=backend)
     c = 0.4886025119029199 * 0.4
-    expected = 0.8 * torch.tensor([0.5 - c, 0.5 + c, 0.0])  # the last would be negative and is clamped
+    # the last would be negative and is clamped
+    expected = 0.8 * torch.tensor([0.5 - c, 0.5 + c, 0.0])
     torch.testing.assert_close(picture.color[0, 16, 16], expected, atol=1e-5, rtol=1e-5)
 
 
@@ -152,7 +181,10 @@ def test_the_conic_is_the_inverse_of_the_projected_covariance():
     generator = torch.Generator().manual_seed(3)
     n = 6
     cloud = replace(
-        blobs(torch.randn(n, 3, generator=generator, dtype=torch.float64).mul(0.2).tolist(), dtype=torch.float64),
+        blobs(
+            torch.randn(n, 3, generator=generator, dtype=torch.float64).mul(0.2).tolist(),
+            dtype=torch.float64,
+        ),
         log_scales=torch.randn(n, 3, generator=generator, dtype=torch.float64) * 0.5 - 2.5,
         quats=torch.randn(n, 4, generator=generator, dtype=torch.float64),
     )
@@ -166,20 +198,26 @@ def test_the_conic_is_the_inverse_of_the_projected_covariance():
     projection = project(cloud, cameras)
     for i in range(n):
         w, x, y, z = torch.nn.functional.normalize(cloud.quats[i], dim=0)
-        spin = torch.stack((torch.stack((w, -z, y)), torch.stack((z, w, -x)), torch.stack((-y, x, w))))
+        spin = torch.stack(
+            (torch.stack((w, -z, y)), torch.stack((z, w, -x)), torch.stack((-y, x, w)))
+        )
         v = torch.stack((x, y, z))
         r = torch.outer(v, v) + spin @ spin  # the rotation matrix
         covariance = r @ torch.diag(cloud.scales[i] ** 2) @ r.T
         jacobian = torch.autograd.functional.jacobian(to_pixels, cloud.means[i])
         screen = jacobian @ covariance @ jacobian.T + BLUR * torch.eye(2, dtype=torch.float64)
         a, b, c = projection.conics[0, i]
-        torch.testing.assert_close(torch.stack((torch.stack((a, b)), torch.stack((b, c)))), screen.inverse())
+        torch.testing.assert_close(
+            torch.stack((torch.stack((a, b)), torch.stack((b, c)))), screen.inverse()
+        )
         torch.testing.assert_close(projection.means2d[0, i], to_pixels(cloud.means[i]))
 
 
 @every_backend
 def test_means2d_collects_the_gradient_of_a_shift_of_the_picture(backend):
-    cloud = blobs([[0.0, 0, 0], [0.2, -0.1, 0.3], [-0.1, 0.1, -0.2]]).map(lambda t: t.requires_grad_())
+    cloud = blobs([[0.0, 0, 0], [0.2, -0.1, 0.3], [-0.1, 0.1, -0.2]]).map(
+        lambda t: t.requires_grad_()
+    )
     weight = torch.linspace(0, 1, 33)[None, None, :, None]
 
     def loss(picture):
@@ -201,7 +239,9 @@ def test_means2d_collects_the_gradient_of_a_shift_of_the_picture(backend):
 def test_nothing_in_view_renders_the_background_with_zero_gradients(backend):
     cloud = blobs([[0.0, 0, 5.0]]).map(lambda t: t.requires_grad_())
     picture = render(cloud, facing_cameras(2, 9, 5), background=0.3, backend=backend)
-    assert (picture.color == 0.3).all() and (picture.alpha == 0).all() and (picture.depth == 0).all()
+    assert (
+        (picture.color == 0.3).all() and (picture.alpha == 0).all() and (picture.depth == 0).all()
+    )
     assert not picture.visible.any()
     (picture.color.sum() + picture.alpha.sum() + picture.depth.sum()).backward()
     assert all((tensor.grad == 0).all() for tensor in cloud.tensors().values())
@@ -234,7 +274,9 @@ def test_a_background_of_the_wrong_shape_is_named(background):
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"'opengl'.*auto, reference, torch, numba, triton, gsplat"):
+    with pytest.raises(
+        ValueError, match=r"'opengl'.*auto, reference, torch, numba, triton, gsplat"
+    ):
         render(blobs([[0.0, 0, 0]]), facing_cameras(), backend="opengl")
     with pytest.raises(ValueError, match="'opengl'"):
         available("opengl")
@@ -248,7 +290,9 @@ def test_a_backend_for_another_device_is_refused():
 
 def test_without_numba_the_cpu_gets_the_torch_backend(monkeypatch):
     # Whatever goes wrong inside numba's import counts, not only its absence.
-    for name in [name for name in sys.modules if name.startswith("distill3d.kernels.rasterizers.numba")]:
+    for name in [
+        name for name in sys.modules if name.startswith("distill3d.kernels.rasterizers.numba")
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "numba", None)
     rasterize.numba_backend.cache_clear()
@@ -269,7 +313,9 @@ def test_a_device_without_a_backend_of_its_own_gets_torch():
 
 @pytest.fixture
 def graphics_card(monkeypatch):
-    """As if there were a CUDA device, Triton and gsplat, whose code is compiled if ``graphics_card["compiled"]``."""
+    """As if there were a CUDA device, Triton and gsplat, whose code is compiled if
+    ``graphics_card["compiled"]``.
+    """
     state = {"compiled": True}
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(rasterize.gsplat_raster, "present", lambda: True)
@@ -285,7 +331,9 @@ def test_a_graphics_card_gets_gsplat_if_it_is_compiled_and_else_triton(graphics_
     assert "triton" not in fast_backends("cpu")
 
 
-def test_only_gsplat_that_is_not_compiled_yet_compiles_at_its_first_picture(graphics_card, monkeypatch):
+def test_only_gsplat_that_is_not_compiled_yet_compiles_at_its_first_picture(
+    graphics_card, monkeypatch
+):
     assert not rasterize.compiles("gsplat", "cuda") and not rasterize.compiles("auto", "cuda")
     graphics_card["compiled"] = False
     assert rasterize.compiles("gsplat", "cuda:0") and not rasterize.compiles("gsplat", "cpu")
@@ -318,7 +366,9 @@ def test_compilation_is_told_of_every_second_and_can_be_left_alone(monkeypatch):
     done.set()
 
 
-def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(graphics_card, monkeypatch):
+def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(
+    graphics_card, monkeypatch
+):
     device = torch.device("cuda")
     monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: False)
     monkeypatch.setattr(rasterize.triton_ready, "ready", lambda: False)
@@ -330,7 +380,9 @@ def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(grap
     with pytest.raises(ValueError, match="'triton' renders clouds on cuda"):
         rasterize.resolve("triton", torch.device("cpu"), torch.float32)
     monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: True)
-    assert rasterize.resolve("auto", device, torch.float32) is rasterize.gsplat_raster.rasterize_gsplat
+    assert (
+        rasterize.resolve("auto", device, torch.float32) is rasterize.gsplat_raster.rasterize_gsplat
+    )
 
 
 def test_gsplat_counts_as_compiled_once_its_library_lies_where_gsplat_looks(monkeypatch, tmp_path):

@@ -1,7 +1,8 @@
 """Every backend against the dense reference in float64: values and gradients.
 
-On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same checks there.
-Without one, test_triton_rasterizer.py runs the Triton kernels in Triton's interpreter.
+On a machine with a CUDA GPU, ``pytest tests/unit/test_rasterize_backends.py -k cuda`` runs the same
+checks there. Without one, test_triton_rasterizer.py runs the Triton kernels in Triton's
+interpreter.
 """
 
 import os
@@ -21,9 +22,12 @@ no_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA 
 no_numba = pytest.mark.skipif(not available("numba"), reason="needs numba")
 no_gsplat = pytest.mark.skipif(not available("gsplat"), reason="needs gsplat and a CUDA GPU")
 interpreted = available("triton") and home("triton") == "cpu"
-no_interpreter = pytest.mark.skipif(not interpreted, reason="needs Triton and its interpreter, TRITON_INTERPRET=1")
+no_interpreter = pytest.mark.skipif(
+    not interpreted, reason="needs Triton and its interpreter, TRITON_INTERPRET=1"
+)
 no_triton = pytest.mark.skipif(
-    not (available("triton") and torch.cuda.is_available()) or interpreted, reason="needs Triton and a CUDA GPU"
+    not (available("triton") and torch.cuda.is_available()) or interpreted,
+    reason="needs Triton and a CUDA GPU",
 )
 # backend, device, dtype, largest error relative to the largest value
 SUBJECTS = [
@@ -33,7 +37,8 @@ SUBJECTS = [
     pytest.param(("numba", "cpu", torch.float64, 1e-11), id="numba-float64", marks=no_numba),
     pytest.param(("torch", "cuda", torch.float64, 1e-11), id="torch-cuda-float64", marks=no_gpu),
     pytest.param(("torch", "cuda", torch.float32, 1e-4), id="torch-cuda", marks=no_gpu),
-    pytest.param(("triton", "cuda", torch.float32, 5e-4), id="triton-cuda", marks=no_triton),  # stops at 1e-4 of light
+    # stops at 1e-4 of light
+    pytest.param(("triton", "cuda", torch.float32, 5e-4), id="triton-cuda", marks=no_triton),
     # A contribution at the threshold of 1/255 may fall either way in its fast arithmetic.
     pytest.param(("gsplat", "cuda", torch.float32, 1e-2), id="gsplat-cuda", marks=no_gsplat),
 ]
@@ -71,7 +76,10 @@ def test_backend_agrees_with_the_reference(subject, scene):
     if backend == "gsplat" and scene == "clamped":
         pytest.skip("gsplat clamps alpha at 0.999")
     if backend == "gsplat" and scene == "one pixel":
-        pytest.skip("one contribution at the threshold, which may fall either way, is a quarter of the gradient")
+        pytest.skip(
+            "one contribution at the threshold, which may fall either way, is a quarter of the"
+            " gradient"
+        )
     if scene == "saturated" and dtype == torch.float32:
         tolerance *= 20  # what lies behind the last 1e-4 of the light is dropped by some backends
     picture, gradients = outcome_of(scene, backend, device, dtype)
@@ -79,7 +87,8 @@ def test_backend_agrees_with_the_reference(subject, scene):
     assert truth.visible.any() and not truth.visible.all()
     for name in ("color", "alpha", "depth"):
         found, expected = getattr(picture, name), getattr(truth, name)
-        if name == "depth" and backend == "gsplat":  # where alpha is small, one contribution more is another depth
+        # where alpha is small, one contribution more is another depth
+        if name == "depth" and backend == "gsplat":
             found, expected = found * picture.alpha, expected * truth.alpha
         assert_near(name, found, expected, tolerance)
     if backend != "gsplat":  # it leaves means2d of what it culls undefined, and rounds its boxes up
@@ -93,13 +102,18 @@ def test_the_clamped_and_saturated_scenes_are_what_they_are_named_for():
     clamped = cloud_of(**DEFAULTS | SCENES["clamped"])
     assert (clamped.opacities > 0.99).float().mean() > 0.5
     settings = DEFAULTS | SCENES["saturated"]
-    alpha = render(cloud_of(**settings), cameras_of(settings["width"], settings["height"]), backend="torch").alpha
+    alpha = render(
+        cloud_of(**settings), cameras_of(settings["width"], settings["height"]), backend="torch"
+    ).alpha
     assert (alpha > 1 - 1e-4).float().mean() > 0.2
 
 
 def test_the_tiled_backend_passes_gradcheck():
     settings = DEFAULTS | {"count": 12, "degree": 1, "width": 11, "height": 6}
-    cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], count=2)
+    cloud, cameras = (
+        cloud_of(**settings),
+        cameras_of(settings["width"], settings["height"], count=2),
+    )
     keys = list(cloud.tensors())
 
     def pictures(*tensors):
@@ -108,16 +122,22 @@ def test_the_tiled_backend_passes_gradcheck():
         return picture.color, picture.alpha, picture.depth
 
     inputs = [tensor.requires_grad_() for tensor in cloud.tensors().values()]
-    assert torch.autograd.gradcheck(pictures, inputs, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        pictures, inputs, eps=1e-7, atol=1e-5, rtol=1e-4, fast_mode=True
+    )
 
 
 @pytest.mark.parametrize(
     ("backend", "n"),
-    [("torch", 302), pytest.param("numba", 302, marks=no_numba), pytest.param("triton", 62, marks=no_interpreter)],
+    [
+        ("torch", 302),
+        pytest.param("numba", 302, marks=no_numba),
+        pytest.param("triton", 62, marks=no_interpreter),
+    ],
 )
 def test_gaussians_in_front_of_many_opaque_ones_keep_their_gradients(backend, n):
-    # A wall of 300 layers fills one side of the picture: its pixels are done long before their neighbours', and the
-    # transmittance behind it, 0.1^300, is no longer a float32.
+    # A wall of 300 layers fills one side of the picture: its pixels are done long before their
+    # neighbours', and the transmittance behind it, 0.1^300, is no longer a float32.
     means = torch.zeros(n, 3, dtype=torch.float64)
     means[:, 2] = torch.linspace(0.5, -0.5, n)
     means[:, 0] = 0.25
@@ -184,13 +204,34 @@ def test_numba_results_do_not_depend_on_the_number_of_threads():
 
 
 @no_numba
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the vectors have this width anyway")
+@pytest.mark.skipif(
+    platform.machine() not in ("x86_64", "AMD64"), reason="the vectors have this width anyway"
+)
 def test_numba_agrees_with_the_reference_on_a_processor_without_avx512(tmp_path):
-    shorter = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt"}
-    names = "test_backend_agrees_with_the_reference and numba and not float64 and (mixed or needles or antialiased)"
-    command = [sys.executable, "-m", "pytest", __file__, "-q", "-k", names, "-p", "no:cacheprovider"]
+    shorter = {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "+avx,+avx2,+fma,+bmi,+bmi2,+popcnt",
+    }
+    names = (
+        "test_backend_agrees_with_the_reference and numba and not float64 and (mixed or needles or"
+        " antialiased)"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        __file__,
+        "-q",
+        "-k",
+        names,
+        "-p",
+        "no:cacheprovider",
+    ]
     done = subprocess.run(
-        command, env={**os.environ, **shorter, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True
+        command,
+        env={**os.environ, **shorter, "NUMBA_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout
 
@@ -204,9 +245,16 @@ def test_a_loss_on_one_layer_alone_has_the_same_gradients(backend):
         picture = render(leaf, cameras, 0.5, name)
         weight = torch.linspace(0, 1, 20, dtype=dtype)[:, None]
         (getattr(picture, layer) * weight).sum().backward()
-        return {key: tensor.grad for key, tensor in leaf.tensors().items() if tensor.grad is not None}
+        return {
+            key: tensor.grad for key, tensor in leaf.tensors().items() if tensor.grad is not None
+        }
 
     for layer in ("color", "alpha", "depth"):
         truth = gradients("reference", layer, torch.float64)
         for key, gradient in gradients(backend, layer, torch.float32).items():
-            assert_near(f"{layer}: {key}", gradient, truth.get(key, torch.zeros_like(gradient).double()), 1e-3)
+            assert_near(
+                f"{layer}: {key}",
+                gradient,
+                truth.get(key, torch.zeros_like(gradient).double()),
+                1e-3,
+            )

@@ -1,4 +1,6 @@
-"""The benchmark of the GPU rasterizers, tried out on the CPU: it runs, and its figures belong together."""
+"""The benchmark of the GPU rasterizers, tried out on the CPU: it runs, and its figures belong
+together.
+"""
 
 import importlib
 import json
@@ -14,8 +16,12 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 @pytest.mark.skipif(not available("numba"), reason="needs numba, a second backend to compare with")
 def test_backends_take_turns_and_are_compared_with_torch(monkeypatch, capsys, tmp_path):
-    arguments = "--device cpu --size 20 --counts 40,90 --rounds 1 --repeats 2 --depth --degree 1 --json"
-    monkeypatch.setattr(sys, "argv", ["rasterize_cuda.py", *arguments.split(), str(tmp_path / "result.json")])
+    arguments = (
+        "--device cpu --size 20 --counts 40,90 --rounds 1 --repeats 2 --depth --degree 1 --json"
+    )
+    monkeypatch.setattr(
+        sys, "argv", ["rasterize_cuda.py", *arguments.split(), str(tmp_path / "result.json")]
+    )
     monkeypatch.syspath_prepend(BENCHMARKS)
     importlib.import_module("rasterize_cuda").main()
     result = json.loads(capsys.readouterr().out.splitlines()[-1])

@@ -1,5 +1,5 @@
-"""ComfyUI Manager installs requirements.txt, everybody else reads pyproject.toml: both ask for the same. And what the
-registry and the public CI read."""
+"""ComfyUI Manager installs requirements.txt, everybody else reads pyproject.toml: both ask for the
+same. And what the registry and the public CI read."""
 
 from __future__ import annotations
 
@@ -33,9 +33,14 @@ def test_requirements_are_pyprojects_dependencies_without_torch():
 
 def test_pyproject_has_what_the_registry_asks_for():
     metadata, comfy = project()["project"], project()["tool"]["comfy"]
-    assert re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", metadata["name"]) and "comfyui" not in metadata["name"]
     assert (
-        re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"]) and metadata["license"] and metadata["urls"]["Repository"]
+        re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", metadata["name"])
+        and "comfyui" not in metadata["name"]
+    )
+    assert (
+        re.fullmatch(r"\d+\.\d+\.\d+", metadata["version"])
+        and metadata["license"]
+        and metadata["urls"]["Repository"]
     )
     assert comfy["PublisherId"] and comfy["DisplayName"]
     assert re.fullmatch(r"(>=|<=|~=|!=|<|>)\d+\.\d+\.\d+", comfy["requires-comfyui"])
@@ -47,8 +52,13 @@ def test_the_registrys_archive_is_what_a_run_needs():
     lines = ROOT.joinpath(".comfyignore").read_text(encoding="utf-8").splitlines()
     left_out = {line.strip("/") for line in lines if line.startswith("/")}
     assert {"tests", "docs", "assets", ".ci", ".github"} <= left_out
-    needed = {pattern.split("/")[0] for pattern in project()["tool"]["setuptools"]["package-data"]["distill3d"]}
-    assert not (needed | {"kernels", "nodes", "README.md", "LICENSE", "requirements.txt"}) & left_out
+    needed = {
+        pattern.split("/")[0]
+        for pattern in project()["tool"]["setuptools"]["package-data"]["distill3d"]
+    }
+    assert (
+        not (needed | {"kernels", "nodes", "README.md", "LICENSE", "requirements.txt"}) & left_out
+    )
 
 
 def test_public_ci_runs_on_three_systems_what_the_quick_start_does():

@@ -23,14 +23,19 @@ SMALL = SceneInit(ground_count=500, sky_count=250, object_count=250, object_scal
 
 def cameras(size=32):
     """From around and from the middle, none of them one that the sampler draws."""
-    around = orbit(torch.arange(4) * 90.0 + 20, torch.tensor([5.0, 15.0, 25.0, 38.0]), 2.5, 40, size)
+    around = orbit(
+        torch.arange(4) * 90.0 + 20, torch.tensor([5.0, 15.0, 25.0, 38.0]), 2.5, 40, size
+    )
     return joined([around, look_around(torch.arange(4) * 90.0 + 20, 5.0, torch.zeros(3), 65, size)])
 
 
 def test_the_defaults_are_the_toyboxs_scenes():
     init = SceneInit()
     assert (init.ground_height, init.radius) == (scenes.GROUND, scenes.RADIUS)
-    assert init.spacing == scenes.PLACES[1] - scenes.PLACES[0] and init.object_radius < init.spacing / 2
+    assert (
+        init.spacing == scenes.PLACES[1] - scenes.PLACES[0]
+        and init.object_radius < init.spacing / 2
+    )
 
 
 def test_ground_sky_and_objects_are_where_and_as_many_as_asked():
@@ -38,16 +43,23 @@ def test_ground_sky_and_objects_are_where_and_as_many_as_asked():
     cloud = scene_cloud(init)
     assert len(cloud) == 400 + 300 + 3 * 100
     ground, sky = cloud.means[:400], cloud.means[400:700]
-    assert (ground[:, 1] == init.ground_height).all() and ground[:, [0, 2]].norm(dim=-1).max() <= init.radius
+    assert (ground[:, 1] == init.ground_height).all() and ground[:, [0, 2]].norm(
+        dim=-1
+    ).max() <= init.radius
     centred = sky - torch.tensor([0, init.ground_height, 0])
     torch.testing.assert_close(centred.norm(dim=-1), torch.full((300,), init.radius))
-    assert (centred[:, 1] > 0).all() and centred[:, 1].mean().item() == pytest.approx(init.radius / 2, rel=0.01)
+    assert (centred[:, 1] > 0).all() and centred[:, 1].mean().item() == pytest.approx(
+        init.radius / 2, rel=0.01
+    )
     for index, x in enumerate((-1.5, 0.0, 1.5)):
         ball = cloud.means[700 + 100 * index : 800 + 100 * index]
         assert (ball - torch.tensor([x, 0, 0])).norm(dim=-1).max() <= init.object_radius
     torch.testing.assert_close(cloud.opacities[:700], torch.full((700,), 0.9))
-    grays = [cloud.colors[part].mean().item() for part in (slice(400), slice(400, 700), slice(700, None))]
-    assert grays == pytest.approx([init.ground_gray, init.sky_gray, 0.5], abs=0.02)  # a horizon to see
+    grays = [
+        cloud.colors[part].mean().item() for part in (slice(400), slice(400, 700), slice(700, None))
+    ]
+    # a horizon to see
+    assert grays == pytest.approx([init.ground_gray, init.sky_gray, 0.5], abs=0.02)
 
 
 def test_ground_and_sky_are_anchored_unless_asked_otherwise():
@@ -59,8 +71,12 @@ def test_ground_and_sky_are_flat_and_face_the_middle():
     cloud = scene_cloud(SMALL)
     thin = rotations(cloud.quats)[:, :, 2]
     assert (cloud.log_scales[:750].argmin(-1) == 2).all()
-    torch.testing.assert_close(thin[:500], torch.tensor([0.0, 1, 0]).expand(500, 3), atol=1e-5, rtol=0)
-    inward = torch.nn.functional.normalize(torch.tensor([0, SMALL.ground_height, 0]) - cloud.means[500:750], dim=-1)
+    torch.testing.assert_close(
+        thin[:500], torch.tensor([0.0, 1, 0]).expand(500, 3), atol=1e-5, rtol=0
+    )
+    inward = torch.nn.functional.normalize(
+        torch.tensor([0, SMALL.ground_height, 0]) - cloud.means[500:750], dim=-1
+    )
     torch.testing.assert_close(thin[500:750], inward, atol=1e-4, rtol=0)
 
 
@@ -80,7 +96,9 @@ def test_no_hole_shows_from_anywhere_inside():
 def test_backends_agree_on_cameras_inside_the_cloud():
     pytest.importorskip("numba")
     cloud = scene_cloud(SMALL, torch.Generator().manual_seed(1))
-    pictures = [render(cloud, cameras(24), 0.5, backend) for backend in ("reference", "torch", "numba")]
+    pictures = [
+        render(cloud, cameras(24), 0.5, backend) for backend in ("reference", "torch", "numba")
+    ]
     for other in pictures[1:]:
         torch.testing.assert_close(other.color, pictures[0].color, atol=2e-4, rtol=0)
         torch.testing.assert_close(other.alpha, pictures[0].alpha, atol=2e-4, rtol=0)
@@ -100,7 +118,10 @@ def test_the_seed_decides():
         ({"ground_count": 0}, "ground_count is 0; choose a value within 1"),
         ({"opacity": 1.0}, "opacity is 1.0; choose a value within 0.001..0.999"),
         ({"radius": math.nan}, "radius is nan"),
-        ({"objects": 20}, "20 objects 1 apart reach 9.8 from the middle, beyond radius 6. Lower spacing"),
+        (
+            {"objects": 20},
+            "20 objects 1 apart reach 9.8 from the middle, beyond radius 6. Lower spacing",
+        ),
     ],
 )
 def test_a_scene_that_cannot_be_is_refused(settings, message):
@@ -139,7 +160,9 @@ def test_the_loop_fits_a_scene_to_its_true_pictures_seen_from_elsewhere():
 
     def embed(some):  # a text is its place among the texts so far
         texts.extend(text for text in some if text not in texts)
-        return Conditioning(torch.tensor([float(texts.index(text)) for text in some]).view(-1, 1, 1))
+        return Conditioning(
+            torch.tensor([float(texts.index(text)) for text in some]).view(-1, 1, 1)
+        )
 
     prior = SimpleNamespace(
         name="none", image_size=32, latent_channels=3, downscale=1, device=torch.device("cpu"), background=0.5,
@@ -148,14 +171,21 @@ def test_the_loop_fits_a_scene_to_its_true_pictures_seen_from_elsewhere():
         encode=lambda images, generator=None: images, around_words=("in",), outward_words=("out",),
     )  # fmt: skip
     scene = parse_scene("a red cube and a blue sphere on a green ground under a pink sky")
-    settings = OptimizeSettings(preview_every=0, densify=None, bounds_radius=7.0, lr_colors=0.1, lr_opacities=0.1)
+    settings = OptimizeSettings(
+        preview_every=0, densify=None, bounds_radius=7.0, lr_colors=0.1, lr_opacities=0.1
+    )
     start = scene_cloud(SMALL)
     prompts = view_prompts(prior, scene.text)
     loss = PictureLoss(scene)
     fitted = optimize(start, loss, prior, prompts, SceneSampler(), 120, settings)
     with torch.no_grad():
         truth = scenes.render_scene(scene, cameras(), 2)
-        before, after = (psnr(render(cloud, cameras(), 0.5).color, truth) for cloud in (start, fitted))
+        before, after = (
+            psnr(render(cloud, cameras(), 0.5).color, truth) for cloud in (start, fitted)
+        )
     assert before < 13 and after > 24
-    words = {f"{scene.text}, {word} view": looks_out for word, looks_out in (("in", False), ("out", True))}
+    words = {
+        f"{scene.text}, {word} view": looks_out
+        for word, looks_out in (("in", False), ("out", True))
+    }
     assert loss.heard == {(looks_out, texts.index(text)) for text, looks_out in words.items()}

@@ -18,7 +18,9 @@ def folder(tmp_path_factory):
 
 
 class Said(Clip):
-    """A CLIP whose similarities are given: columns are the prompt, its front view, its back view, the rivals."""
+    """A CLIP whose similarities are given: columns are the prompt, its front view, its back view,
+    the rivals.
+    """
 
     def similarities(self, pictures, texts, batch=32):
         self.asked.append(list(texts))
@@ -29,16 +31,24 @@ def scored(table, azimuths, rivals=()):
     clip = Said(None, None, MEAN, STD)
     object.__setattr__(clip, "table", torch.tensor(table))
     object.__setattr__(clip, "asked", [])
-    return clip.score(torch.zeros(len(table), 3, 4, 4), torch.tensor(azimuths), "a mug", rivals), clip.asked
+    return clip.score(
+        torch.zeros(len(table), 3, 4, 4), torch.tensor(azimuths), "a mug", rivals
+    ), clip.asked
 
 
 def test_measures_are_shares_of_views():
-    table = [[0.3, 0.0, 0.0, 0.2, 0.1], [0.1, 0.5, 0.4, 0.2, 0.0], [0.2, 0.1, 0.4, 0.1, 0.3], [0.4, 0.9, 0.1, 0.3, 0.3]]
+    table = [
+        [0.3, 0.0, 0.0, 0.2, 0.1],
+        [0.1, 0.5, 0.4, 0.2, 0.0],
+        [0.2, 0.1, 0.4, 0.1, 0.3],
+        [0.4, 0.9, 0.1, 0.3, 0.3],
+    ]
     score, asked = scored(table, [0.0, 180.0, -140.0, 150.0], ["a cube", "a mug", "a cat"])
     assert asked == [["a mug", "a mug, front view", "a mug, back view", "a cube", "a cat"]]
     assert score.clip_score == pytest.approx(25)
     assert score.r_precision == 0.5  # the first and the last view
-    assert score.janus == pytest.approx(2 / 3)  # three of the views are of the back, two look like a front
+    # three of the views are of the back, two look like a front
+    assert score.janus == pytest.approx(2 / 3)
 
 
 def test_what_was_not_asked_is_not_answered():
@@ -50,7 +60,8 @@ def test_similarities_are_those_of_transformers_own_preprocessing(folder):
     from transformers import CLIPModel
 
     clip, draw = load_clip(folder), torch.Generator().manual_seed(0)
-    pictures = torch.rand(3, 3, 16, 16, generator=draw)  # of the model's size, so that none is resized
+    # of the model's size, so that none is resized
+    pictures = torch.rand(3, 3, 16, 16, generator=draw)
     found = clip.similarities(pictures, ["a red mug", "a cat"], batch=2)
     model = CLIPModel.from_pretrained(folder)
     tokens = clip.tokenizer(["a red mug", "a cat"], padding=True, return_tensors="pt")

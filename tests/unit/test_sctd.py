@@ -60,7 +60,9 @@ def test_the_consistency_part_is_the_closed_forms_round_trip_for_gaussian_data()
     z_e, consistency, _ = parts(gaussian_prior(v, mu))
     e, s, t = (SCHEDULE.ratio(level) for level in LEVELS)
 
-    def kept(at, to):  # share of z - mu that one Euler step from level to level leaves, as e = at (z - mu) / (v + at^2)
+    # share of z - mu that one Euler step from level to level leaves, as e = at (z - mu) / (v +
+    # at^2)
+    def kept(at, to):
         return 1 + (to - at) * at / (v + at**2)
 
     back = (z_e - mu) * kept(e, s) * kept(s, t) * kept(t, s) * kept(s, e)
@@ -81,7 +83,9 @@ def test_the_way_back_is_guided_from_t_and_the_null_texts_from_s():
 
 
 def test_consistency_contracts_to_the_mean_when_descended():
-    """Both parts of one network point away from the mean where z_e lies above it, so descending them leads there."""
+    """Both parts of one network point away from the mean where z_e lies above it, so descending
+    them leads there.
+    """
     prior = gaussian_prior()
     z_e = 2.0 + normal(1, 2, *SHAPE).abs()
     text = prior.embed(["a", "a"])
@@ -119,7 +123,9 @@ def test_direction_adds_the_guidance_part_s_plus_one_times():
     torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], consistency + 5 * pull)
 
 
-@pytest.mark.parametrize("settings", [SCTD(), SCTD(segments=7, t_min=13), SCTD(t_max_end=60), SCTD(segments=1)])
+@pytest.mark.parametrize(
+    "settings", [SCTD(), SCTD(segments=7, t_min=13), SCTD(t_max_end=60), SCTD(segments=1)]
+)
 def test_levels_lie_in_one_segment_in_order(settings):
     generator = seeded()
     for progress in (0.0, 0.7, 1.0):

@@ -46,15 +46,22 @@ def views(prior, count=1, step=0, steps=100):
 def test_direction_has_the_closed_forms_expectation():
     prior, t = gaussian_prior(), torch.tensor([50, 500, 900])
     latents, noise, rows = normal(1, 3, *SHAPE), normal(2, 3, *SHAPE), views(prior, 3)
-    # linear in the noise for Gaussian data, so a pair of opposite noises has exactly the mean of all of them
-    mean = sum(sds(prior, latents, t, n, rows.text, rows.negative, 1.0) for n in (noise, -noise)) / 2
+    # linear in the noise for Gaussian data, so a pair of opposite noises has exactly the mean of
+    # all of them
+    mean = (
+        sum(sds(prior, latents, t, n, rows.text, rows.negative, 1.0) for n in (noise, -noise)) / 2
+    )
     a, s = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     torch.testing.assert_close(mean, s * a * (latents - 2) / (a**2 * 0.25 + s**2))
 
 
 def test_a_prior_that_knows_the_render_asks_for_nothing():
     prior, t = gaussian_prior(variance=0.0), torch.tensor([50, 500, 900])
-    latents, noise, rows = torch.full((3, *SHAPE), 2.0).double(), normal(2, 3, *SHAPE), views(prior, 3)
+    latents, noise, rows = (
+        torch.full((3, *SHAPE), 2.0).double(),
+        normal(2, 3, *SHAPE),
+        views(prior, 3),
+    )
     assert sds(prior, latents, t, noise, rows.text, rows.negative, 1.0).abs().max() < 1e-9
 
 
@@ -79,7 +86,10 @@ def test_guidance_has_the_standard_form():
 
 def test_injected_gradient_reaches_the_image_as_the_encoders_transpose():
     encoder = LinearEncoder(normal(6, 4, 3), downscale=2)
-    images, gradient = normal(7, 2, 3, 8, 8).requires_grad_(), normal(8, 2, 4, 4, 4).requires_grad_()
+    images, gradient = (
+        normal(7, 2, 3, 8, 8).requires_grad_(),
+        normal(8, 2, 4, 4, 4).requires_grad_(),
+    )
     latents = encoder.forward(images)
     value = inject(latents, gradient)
     value.backward()
@@ -89,7 +99,9 @@ def test_injected_gradient_reaches_the_image_as_the_encoders_transpose():
 
 
 class RecordingPrior(GaussianMixturePrior):
-    """Keeps what it is asked about as the loss hands it over, before the prior itself goes without gradients."""
+    """Keeps what it is asked about as the loss hands it over, before the prior itself goes without
+    gradients.
+    """
 
     def __init__(self, *args, **options):
         super().__init__(*args, **options)
@@ -101,7 +113,9 @@ class RecordingPrior(GaussianMixturePrior):
 
 
 OTHERS = [CSD(), NFSD(), ISM(), SDI(), SCTD()]
-LOSSES = {loss.name: loss for loss in (SDS(), CDS(), VDM(), *OTHERS)} | {"VDM's second part": VDM(refine_from=0.0)}
+LOSSES = {loss.name: loss for loss in (SDS(), CDS(), VDM(), *OTHERS)} | {
+    "VDM's second part": VDM(refine_from=0.0)
+}
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -117,7 +131,11 @@ def test_no_gradient_passes_the_denoiser(loss):
 
 def test_the_bare_directions_take_latents_that_want_a_gradient_and_pass_none_on():
     prior, t = gaussian_prior(RecordingPrior, other=0.0), torch.tensor([600, 600])
-    latents, noise, rows = normal(9, 2, *SHAPE).requires_grad_(), normal(2, 2, *SHAPE), views(prior, 2)
+    latents, noise, rows = (
+        normal(9, 2, *SHAPE).requires_grad_(),
+        normal(2, 2, *SHAPE),
+        views(prior, 2),
+    )
     texts = rows.text, rows.negative, 7.5
     directions = [
         sds(prior, latents, t, noise, *texts),
@@ -150,7 +168,12 @@ def test_guidance_is_multiplied_view_by_view(loss):
     torch.testing.assert_close(gradient(1.0)[1], both[1])
 
 
-ALL = [SDS(), CDS(weighting="1-abar"), VDM(clip=1.0, x0_clip=5.0, x0_rescale=0.5), Combined([SDS(), VDM()], [1.0, 0.5])]
+ALL = [
+    SDS(),
+    CDS(weighting="1-abar"),
+    VDM(clip=1.0, x0_clip=5.0, x0_rescale=0.5),
+    Combined([SDS(), VDM()], [1.0, 0.5]),
+]
 
 
 @pytest.mark.parametrize("loss", [*ALL, *OTHERS], ids=lambda loss: loss.name)
@@ -167,7 +190,9 @@ def test_a_step_never_waits_for_the_device_and_takes_a_cpu_generator(loss):
     assert latents.grad.device.type == "meta"
 
 
-@pytest.mark.parametrize("loss", [SDS(), VDM(), VDM(x0_rescale=1.0, x0_clip=5.0), *OTHERS], ids=lambda loss: loss.name)
+@pytest.mark.parametrize(
+    "loss", [SDS(), VDM(), VDM(x0_rescale=1.0, x0_clip=5.0), *OTHERS], ids=lambda loss: loss.name
+)
 @pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
 def test_every_prediction_gives_the_same_gradient(loss, prediction):
     gradients = []
@@ -187,12 +212,16 @@ def test_weight_and_weighting_scale_the_gradient():
 
     def gradient(**changes):
         latents = normal(11, 2, *SHAPE).requires_grad_()
-        value, _ = SDS(**fixed, **changes).start(prior, SHAPE, seeded())(latents, views(prior, 2), seeded())
+        value, _ = SDS(**fixed, **changes).start(prior, SHAPE, seeded())(
+            latents, views(prior, 2), seeded()
+        )
         return torch.autograd.grad(value, latents)[0]
 
     t, plain = torch.tensor([400]), gradient(weighting="one")
     torch.testing.assert_close(gradient(), SCHEDULE.sigma(t) ** 2 * plain)
-    torch.testing.assert_close(gradient(weighting="sigma/alpha", weight=3.0), 3 * SCHEDULE.ratio(t) * plain)
+    torch.testing.assert_close(
+        gradient(weighting="sigma/alpha", weight=3.0), 3 * SCHEDULE.ratio(t) * plain
+    )
     assert (2 * gradient(clip=0.1)).abs().max() <= 0.1 + 1e-12
 
 
@@ -245,7 +274,10 @@ def test_a_sum_of_losses_has_the_weighted_sum_of_gradients():
     for loss in parts:  # one generator passes through the losses in their order
         run = loss.start(prior, SHAPE, generator)
         single.append(run)
-    single = [torch.autograd.grad(run(latents, views(prior, 2), stepping)[0], latents)[0] for run in single]
+    single = [
+        torch.autograd.grad(run(latents, views(prior, 2), stepping)[0], latents)[0]
+        for run in single
+    ]
     total, _, logs = gradient_and_run(Combined(parts, (0.5, 2.0)), prior)
     torch.testing.assert_close(total, 0.5 * single[0] + 2 * single[1])
     assert {"0.SDS.t", "1.CDS.t_next"} <= set(logs)

@@ -1,4 +1,6 @@
-"""Shap-E's mesh as Gaussians: a tiny pipeline of random weights, and one whose field is a known shape."""
+"""Shap-E's mesh as Gaussians: a tiny pipeline of random weights, and one whose field is a known
+shape.
+"""
 
 from __future__ import annotations
 
@@ -46,8 +48,8 @@ class Cancelled(BaseException):
 
 
 class KnownShape(torch.nn.Module):
-    """In place of the renderer's network, in Shap-E's axes: a tall grey box with a red top, a green nose towards -Y
-    (where the renderer's turntable begins) and a blue arm towards +X."""
+    """In place of the renderer's network, in Shap-E's axes: a tall grey box with a red top, a green
+    nose towards -Y (where the renderer's turntable begins) and a blue arm towards +X."""
 
     dtype = torch.float32
 
@@ -62,7 +64,9 @@ class KnownShape(torch.nn.Module):
         color = position.new_tensor(GRAY).expand(position.shape).clone()
         for region, value in ((z > 0.5, RED), (y < -0.32, GREEN), (x > 0.32, BLUE)):
             color[region] = position.new_tensor(value)
-        return MLPNeRFModelOutput(density=1e3 * (inside > 0), signed_distance=inside, channels=color, ts=ts)
+        return MLPNeRFModelOutput(
+            density=1e3 * (inside > 0), signed_distance=inside, channels=color, ts=ts
+        )
 
 
 @pytest.fixture
@@ -81,7 +85,9 @@ class TestLoading:
 
         saved = load_file(folder / "prior" / "diffusion_pytorch_model.safetensors")
         loaded = pipeline.prior.state_dict()
-        assert saved.keys() == loaded.keys() and all(torch.equal(loaded[key], value) for key, value in saved.items())
+        assert saved.keys() == loaded.keys() and all(
+            torch.equal(loaded[key], value) for key, value in saved.items()
+        )
         assert not pipeline.prior.training and not pipeline.shap_e_renderer.training
 
     def test_a_half_precision_variant_is_taken(self, folder, tmp_path):
@@ -95,14 +101,20 @@ class TestLoading:
 
     def test_folders_are_told_apart(self, folder, tmp_path):
         assert is_shap_e(folder)
-        tmp_path.joinpath("model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+        tmp_path.joinpath("model_index.json").write_text(
+            '{"_class_name": "StableDiffusionPipeline"}'
+        )
         assert not is_shap_e(tmp_path) and not is_shap_e(tmp_path / "none")
 
     def test_a_folder_of_another_kind_is_named(self, tmp_path):
         with pytest.raises(ValueError, match="holds no pipeline"):
             load_shap_e(tmp_path)
-        tmp_path.joinpath("model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionPipeline"}))
-        with pytest.raises(ValueError, match="holds StableDiffusionPipeline; a diffusers folder of ShapEPipeline"):
+        tmp_path.joinpath("model_index.json").write_text(
+            json.dumps({"_class_name": "StableDiffusionPipeline"})
+        )
+        with pytest.raises(
+            ValueError, match="holds StableDiffusionPipeline; a diffusers folder of ShapEPipeline"
+        ):
             load_shap_e(tmp_path)
         with pytest.raises(ValueError, match="does not exist"):
             load_shap_e(tmp_path / "none")
@@ -113,7 +125,8 @@ class TestLoading:
         weights.rename(weights.with_suffix(".bin"))
         (tmp_path / "a" / "scheduler" / "scheduler_config.json").unlink()
         message = (
-            r"Shap-E folder .* lacks scheduler/scheduler_config.json, prior/diffusion_pytorch_model.safetensors. "
+            r"Shap-E folder .* lacks scheduler/scheduler_config.json,"
+            r" prior/diffusion_pytorch_model.safetensors. "
             r"A ShapEPipeline in .*\(.bin and .ckpt files are not read\)"
         )
         with pytest.raises(ValueError, match=message):
@@ -122,9 +135,15 @@ class TestLoading:
 
 class TestMesh:
     def test_the_seed_decides(self, pipeline):
-        first, again, other = (shap_e_mesh(pipeline, "a mug", generator(seed), steps=3) for seed in (0, 0, 1))
-        assert torch.equal(first.vertices, again.vertices) and torch.equal(first.colors, again.colors)
-        assert first.vertices.shape != other.vertices.shape or not torch.equal(first.vertices, other.vertices)
+        first, again, other = (
+            shap_e_mesh(pipeline, "a mug", generator(seed), steps=3) for seed in (0, 0, 1)
+        )
+        assert torch.equal(first.vertices, again.vertices) and torch.equal(
+            first.colors, again.colors
+        )
+        assert first.vertices.shape != other.vertices.shape or not torch.equal(
+            first.vertices, other.vertices
+        )
 
     def test_it_works_as_comfyui_runs_nodes(self, folder):
         with torch.inference_mode():
@@ -135,7 +154,9 @@ class TestMesh:
 
     def test_every_call_of_the_denoiser_is_told(self, pipeline):
         calls = []
-        shap_e_mesh(pipeline, "a mug", generator(), steps=3, on_call=lambda *call: calls.append(call))
+        shap_e_mesh(
+            pipeline, "a mug", generator(), steps=3, on_call=lambda *call: calls.append(call)
+        )
         assert calls[:5] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
         assert set(calls[5:]) == {(5, 5)}  # the renderer's
 
@@ -169,7 +190,8 @@ class TestAxes:
         assert places["red"][:, 1].min() > 0.28
         assert places["green"][:, 2].min() > 0.05
         assert places["blue"][:, 0].min() > 0.05
-        assert sum(map(len, places.values())) > 0.9 * len(cloud)  # all else is where two colours meet
+        # all else is where two colours meet
+        assert sum(map(len, places.values())) > 0.9 * len(cloud)
 
     def test_it_fills_the_cube_around_the_origin(self, known):
         cloud = from_mesh(shap_e_mesh(known, "a mug", generator(), steps=1), 4000, generator())
@@ -177,12 +199,18 @@ class TestAxes:
         torch.testing.assert_close(extent[:, 1], torch.tensor([-0.5, 0.5]), atol=0.02, rtol=0)
         torch.testing.assert_close(extent.mean(0), torch.zeros(3), atol=0.02, rtol=0)
 
-    @pytest.mark.parametrize(("frame", "azimuth"), [(0, 0.0), (4, -4 * 360 / 19), (14, -14 * 360 / 19)])
+    @pytest.mark.parametrize(
+        ("frame", "azimuth"), [(0, 0.0), (4, -4 * 360 / 19), (14, -14 * 360 / 19)]
+    )
     def test_it_looks_as_in_the_turntable_of_shap_es_own_renderer(self, known, frame, azimuth):
         size, elevation = 64, math.degrees(math.atan(0.5))
         renderer, blank = known.shap_e_renderer, torch.zeros(1, 32, 16)
-        theirs = renderer.decode_to_image(blank, "cpu", size=size, n_coarse_samples=48, n_fine_samples=48)[frame]
-        cloud = from_mesh(shap_e_mesh(known, "a mug", generator(), steps=1), 8000, generator(), None, 5.0)
+        theirs = renderer.decode_to_image(
+            blank, "cpu", size=size, n_coarse_samples=48, n_fine_samples=48
+        )[frame]
+        cloud = from_mesh(
+            shap_e_mesh(known, "a mug", generator(), steps=1), 8000, generator(), None, 5.0
+        )
         ours = render(cloud, orbit(azimuth, elevation, 4.0, math.degrees(0.7), size), 1.0).color[0]
         assert (ours - theirs).abs().mean() < 0.03
 
@@ -190,9 +218,13 @@ class TestAxes:
         front, top = torch.tensor([0.0, -1, 0]), torch.tensor([0.0, 0, 1])
         torch.testing.assert_close(upright(front, "Z"), torch.tensor([0.0, 0, 1]))
         torch.testing.assert_close(upright(top, "Z", 90), torch.tensor([0.0, 1, 0]))
-        torch.testing.assert_close(upright(front, "Z", 90), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            upright(front, "Z", 90), torch.tensor([1.0, 0, 0]), atol=1e-6, rtol=0
+        )
         camera = orbit(30.0, 0.0, 2.0)  # azimuth 30 sees what was turned by 30
-        torch.testing.assert_close(upright(front, "Z", 30), camera.positions[0] / 2, atol=1e-6, rtol=0)
+        torch.testing.assert_close(
+            upright(front, "Z", 30), camera.positions[0] / 2, atol=1e-6, rtol=0
+        )
 
 
 def test_the_stand_in_for_marching_cubes_cuts_where_the_field_is_zero():
@@ -203,5 +235,7 @@ def test_the_stand_in_for_marching_cubes_cuts_where_the_field_is_zero():
     axis = torch.linspace(-1, 1, 21)
     radius = torch.cartesian_prod(axis, axis, axis).norm(dim=-1).view(21, 21, 21)
     mesh = decoder(0.6 - radius, torch.tensor([-1.0] * 3), torch.tensor([2.0] * 3))
-    torch.testing.assert_close(mesh.verts.norm(dim=-1), torch.full((len(mesh.verts),), 0.6), atol=0.01, rtol=0)
+    torch.testing.assert_close(
+        mesh.verts.norm(dim=-1), torch.full((len(mesh.verts),), 0.6), atol=0.01, rtol=0
+    )
     Mesh(mesh.verts, mesh.faces, torch.zeros_like(mesh.verts)).check()

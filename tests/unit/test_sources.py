@@ -15,7 +15,9 @@ SLOW = ("diffusers", "transformers", "trimesh", "skimage", "gsplat", "matplotlib
 def loaded_after(statement: str) -> set[str]:
     """Top-level modules in a fresh Python after the statement."""
     code = f"import sys; {statement}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
+    )
     return set(done.stdout.split())
 
 
@@ -26,7 +28,11 @@ def test_door_imports_neither_torch_nor_comfyui():
 
 
 def test_what_the_nodes_import_at_start_is_light():
-    lines = [line for file in ROOT.glob("nodes/**/*.py") for line in file.read_text(encoding="utf-8").splitlines()]
+    lines = [
+        line
+        for file in ROOT.glob("nodes/**/*.py")
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
     modules = sorted(
         {
             line.split()[1].replace("...", "distill3d.").replace("..", "distill3d.")

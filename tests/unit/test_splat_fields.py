@@ -39,7 +39,9 @@ def test_the_fields_agree_with_the_ply_file(tmp_path):
     torch.testing.assert_close(fields["rotations"], column("rot_0", "rot_1", "rot_2", "rot_3"))
     torch.testing.assert_close(fields["opacities"], column("opacity").sigmoid())
     torch.testing.assert_close(fields["sh"][:, :, 0], column("f_dc_0", "f_dc_1", "f_dc_2"))
-    torch.testing.assert_close(fields["sh"][:, :, 1:, 1], column("f_rest_3", "f_rest_4", "f_rest_5"))
+    torch.testing.assert_close(
+        fields["sh"][:, :, 1:, 1], column("f_rest_3", "f_rest_4", "f_rest_5")
+    )
 
 
 @pytest.mark.parametrize("wrap", [dict, lambda fields: SimpleNamespace(**fields, counts=None)])
@@ -73,9 +75,15 @@ def test_opacities_and_scales_at_their_ends_stay_finite():
     ("change", "message"),
     [
         ({"sh": None}, "The splat has no sh"),
-        ({"scales": torch.zeros(1, 20, 2)}, r"scales has shape \(1, 20, 2\), expected \(1, 20, 3\)"),
+        (
+            {"scales": torch.zeros(1, 20, 2)},
+            r"scales has shape \(1, 20, 2\), expected \(1, 20, 3\)",
+        ),
         ({"counts": torch.tensor([0])}, "holds 0 Gaussians in 20 rows"),
-        ({"positions": torch.full((1, 20, 3), torch.nan)}, r"splat\.means holds 60 values that are NaN"),
+        (
+            {"positions": torch.full((1, 20, 3), torch.nan)},
+            r"splat\.means holds 60 values that are NaN",
+        ),
     ],
 )
 def test_bad_fields_are_named(change, message):
@@ -107,4 +115,6 @@ def test_a_splat_settles_as_its_middles_turn_and_fill_the_cube_and_is_left_alone
     torch.testing.assert_close(seen - seen.mean(0), turned - turned.mean(0), atol=1e-5, rtol=0)
     covariance = rotations(moved.quats) @ torch.diag_embed(moved.scales) / factor
     rotated = upright((rotations(cloud.quats) @ torch.diag_embed(cloud.scales)).mT, turn=90.0).mT
-    torch.testing.assert_close(covariance @ covariance.mT, rotated @ rotated.mT, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(
+        covariance @ covariance.mT, rotated @ rotated.mT, atol=1e-5, rtol=1e-4
+    )

@@ -1,7 +1,8 @@
-"""Our splat files as PlayCanvas' splat-transform reads them, and its files as we do: axes, colours, sizes, opacities.
+"""Our splat files as PlayCanvas' splat-transform reads them, and its files as we do: axes, colours,
+sizes, opacities.
 
-Stored files, made by `splat_transform/make.py`, stand for the tool, so that this needs neither node nor a network;
-where the tool is installed, it is asked itself as well.
+Stored files, made by `splat_transform/make.py`, stand for the tool, so that this needs neither node
+nor a network; where the tool is installed, it is asked itself as well.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ spec = importlib.util.spec_from_file_location("splat_transform_make", FOLDER / "
 make = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make)
 
-# How far means, covariances (of size 0.37 at most), opacities, colours and higher harmonics may be off.
+# How far means, covariances (of size 0.37 at most), opacities, colours and higher harmonics may be
+# off.
 LIMITS = {
     "compressed ply": (1e-3, 2e-3, 3e-3, 0.01, 0.02),
     "splat": (1e-6, 8e-3, 3e-3, 0.01, None),
@@ -42,12 +44,18 @@ def covariances(cloud):
 
 
 def assert_shows_the_same(cloud: Gaussians, other: Gaussians, limits):
-    """Whatever the order: the same Gaussians, of which covariances tell more than quaternions, which are not unique."""
+    """Whatever the order: the same Gaussians, of which covariances tell more than quaternions,
+    which are not unique.
+    """
     assert len(other) == len(cloud)
     nearest = torch.cdist(cloud.means.double(), other.means.double()).argmin(1)
     other = other.map(lambda value: value[nearest])
-    values = [(c.means, covariances(c), c.opacities, c.sh[:, 0], c.sh[:, 1:]) for c in (cloud, other)]
-    for name, one, two, limit in zip(("means", "covariances", "opacities", "dc", "rest"), *values, limits, strict=True):
+    values = [
+        (c.means, covariances(c), c.opacities, c.sh[:, 0], c.sh[:, 1:]) for c in (cloud, other)
+    ]
+    for name, one, two, limit in zip(
+        ("means", "covariances", "opacities", "dc", "rest"), *values, limits, strict=True
+    ):
         if limit is not None:
             assert float((one - two).abs().max()) <= limit, name
 
@@ -55,11 +63,15 @@ def assert_shows_the_same(cloud: Gaussians, other: Gaussians, limits):
 @pytest.mark.parametrize("format", make.OURS)
 def test_it_reads_in_our_files_what_we_wrote(tmp_path, format):
     name = f"ours.{FORMATS[format].extension}"
-    assert_shows_the_same(make.cloud(), load_gaussians(FOLDER / f"{name}.as_read.ply"), LIMITS[format])
+    assert_shows_the_same(
+        make.cloud(), load_gaussians(FOLDER / f"{name}.as_read.ply"), LIMITS[format]
+    )
     # That was a stored file; what is written today is the same but for rounding.
     FORMATS[format].save(make.cloud(), tmp_path / name)
     for key, value in load_gaussians(tmp_path / name).tensors().items():
-        torch.testing.assert_close(load_gaussians(FOLDER / name).tensors()[key], value, atol=0.07, rtol=0.01)
+        torch.testing.assert_close(
+            load_gaussians(FOLDER / name).tensors()[key], value, atol=0.07, rtol=0.01
+        )
 
 
 @pytest.mark.parametrize("suffix", make.THEIRS)
@@ -79,7 +91,9 @@ def test_a_wrong_turn_would_be_seen():
         with pytest.raises(AssertionError, match="covariances"):
             assert_shows_the_same(
                 cloud,
-                Gaussians(cloud.means, turned.log_scales, turned.quats, cloud.opacity_logits, cloud.sh),
+                Gaussians(
+                    cloud.means, turned.log_scales, turned.quats, cloud.opacity_logits, cloud.sh
+                ),
                 LIMITS["spz"],
             )
 

@@ -1,4 +1,6 @@
-"""The step benchmark on the CPU with the embedded prior: it runs, adds up and agrees with float32."""
+"""The step benchmark on the CPU with the embedded prior: it runs, adds up and agrees with
+float32.
+"""
 
 import importlib
 import json
@@ -20,9 +22,16 @@ def step():
 
 
 def test_both_loops_run_and_their_parts_and_gradients_are_reported(step, tmp_path):
-    options = Namespace(device="cpu", loss=["vdm"], prior="toybox", pictures_at_once=1, render_backend="torch")
+    options = Namespace(
+        device="cpu", loss=["vdm"], prior="toybox", pictures_at_once=1, render_backend="torch"
+    )
     options.vae_dtype, options.profile = "bfloat16", True  # both are for a GPU
-    options.repeats, options.warm, options.no_gradients, options.json = 1, 0, False, tmp_path / "step.json"
+    options.repeats, options.warm, options.no_gradients, options.json = (
+        1,
+        0,
+        False,
+        tmp_path / "step.json",
+    )
     result = step.run(options, [2, 1], [60])
     assert json.loads(options.json.read_text()) == result
     assert [(row["views"], row["gaussians"]) for row in result["cases"]] == [(2, 60), (1, 60)]
@@ -50,13 +59,26 @@ def test_a_prior_that_judges_views_together_is_timed_too(step, monkeypatch):
             block_out_channels=(8, 16), down_block_types=("DownEncoderBlock2D",) * 2,
             up_block_types=("UpDecoderBlock2D",) * 2, norm_num_groups=4,
         )  # fmt: skip
-        text = CLIPTextConfig(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+        text = CLIPTextConfig(
+            hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+        )
         return unet, vae, CLIPTextModel(text)
 
     monkeypatch.setattr(step_priors, "stable_diffusion_21", small)
     monkeypatch.setitem(step_priors.SIZES, "mvdream-shapes", 32)
-    options = Namespace(device="cpu", loss=["sds"], prior="mvdream-shapes", pictures_at_once=0, render_backend="torch")
-    options.vae_dtype, options.profile, options.no_gradients, options.json = "bfloat16", False, False, None
+    options = Namespace(
+        device="cpu",
+        loss=["sds"],
+        prior="mvdream-shapes",
+        pictures_at_once=0,
+        render_backend="torch",
+    )
+    options.vae_dtype, options.profile, options.no_gradients, options.json = (
+        "bfloat16",
+        False,
+        False,
+        None,
+    )
     options.repeats, options.warm = 1, 0
     result = step.run(options, [4], [60])
     assert result["image_size"] == 32 and result["cases"][0]["naive"]["step_ms"] > 0

@@ -44,9 +44,13 @@ def trimesh_of(mesh):
 
 def sphere_depth(cameras, radius):
     """Exact depth [V,H,W] of a sphere around the origin, FREE beside it."""
-    rows, columns = torch.meshgrid(torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij")
+    rows, columns = torch.meshgrid(
+        torch.arange(cameras.height) + 0.5, torch.arange(cameras.width) + 0.5, indexing="ij"
+    )
     focal, middle = cameras.intrinsics[0, 0, 0], cameras.width / 2
-    rays = torch.stack([(columns - middle) / focal, (rows - middle) / focal, torch.ones_like(rows)], -1)
+    rays = torch.stack(
+        [(columns - middle) / focal, (rows - middle) / focal, torch.ones_like(rows)], -1
+    )
     # The centre lies on the axis at the distance D: |t ray - (0,0,D)| = radius.
     d, a = cameras.distances[0], (rays * rays).sum(-1)
     root = d * d - a * (d * d - radius * radius)
@@ -77,14 +81,18 @@ def test_a_point_outside_all_pictures_is_free_space():
 
 
 def test_the_edge_of_a_picture_falls_where_it_is_seen():
-    # Two units away at fov 90, 40 pixels span 4 units: 0.1 per pixel; the left half shows a wall at z = 0.
+    # Two units away at fov 90, 40 pixels span 4 units: 0.1 per pixel; the left half shows a wall at
+    # z = 0.
     cameras = orbit(torch.tensor([0.0]), 0, 2.0, fov_y=90, size=40)
     depth = torch.full((1, 40, 40), FREE)
     depth[:, :, :20] = 2.0
     grid = fuse(depth, cameras, torch.tensor([-0.15, -0.15, 0.0]), 0.1, 4, 0.5)[:, :, 0]
     assert (grid[:2].abs() < 1e-5).all() and (grid[2:] == 1).all()
-    grid = fuse(depth.transpose(1, 2), cameras, torch.tensor([-0.15, -0.15, 0.0]), 0.1, 4, 0.5)[:, :, 0]
-    assert (grid[:, 2:].abs() < 1e-5).all() and (grid[:, :2] == 1).all()  # the upper rows show y > 0
+    grid = fuse(depth.transpose(1, 2), cameras, torch.tensor([-0.15, -0.15, 0.0]), 0.1, 4, 0.5)[
+        :, :, 0
+    ]
+    # the upper rows show y > 0
+    assert (grid[:, 2:].abs() < 1e-5).all() and (grid[:, :2] == 1).all()
 
 
 def test_blurring_keeps_planes_and_levels():
@@ -99,7 +107,8 @@ def test_a_sphere_of_gaussians_gives_a_closed_sphere():
     solid = trimesh_of(mesh)
     assert solid.is_watertight and solid.euler_number == 2
     radii = mesh.vertices.norm(dim=-1)
-    # The silhouette lies about one standard deviation of the Gaussians (0.018) outside of their centres.
+    # The silhouette lies about one standard deviation of the Gaussians (0.018) outside of their
+    # centres.
     assert radii.mean().item() == pytest.approx(0.41, abs=0.015)
     assert radii.std() < 0.01
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * radii.mean().item() ** 3, rel=0.03)
@@ -108,19 +117,27 @@ def test_a_sphere_of_gaussians_gives_a_closed_sphere():
 def test_the_mesh_follows_the_place_and_size_of_the_cloud():
     small = cloud_on(trimesh.creation.box((0.6, 0.8, 0.4)), 2000)
     shift = torch.tensor([30.0, -20.0, 10.0])
-    large = replace(small, means=10 * small.means + shift, log_scales=small.log_scales + math.log(10))
+    large = replace(
+        small, means=10 * small.means + shift, log_scales=small.log_scales + math.log(10)
+    )
     one, two = extract_surface(small, **QUICK), extract_surface(large, **QUICK)
-    torch.testing.assert_close(one.vertices.amax(0), torch.tensor([0.3, 0.4, 0.2]), atol=0.03, rtol=0)
+    torch.testing.assert_close(
+        one.vertices.amax(0), torch.tensor([0.3, 0.4, 0.2]), atol=0.03, rtol=0
+    )
     assert ((two.vertices.amax(0) - shift) / 10 - one.vertices.amax(0)).abs().max() < 5e-3
     assert two.volume == pytest.approx(1000 * one.volume, rel=0.02)
 
 
 def test_a_thin_ring_keeps_its_hole():
     """The handle of a mug: 4 cm thick if the object is 80 cm wide."""
-    mesh = extract_surface(cloud_on(trimesh.creation.torus(0.4, 0.02), 1500), resolution=64, views=40, image_size=128)
+    mesh = extract_surface(
+        cloud_on(trimesh.creation.torus(0.4, 0.02), 1500), resolution=64, views=40, image_size=128
+    )
     solid = trimesh_of(mesh)
     assert solid.is_watertight and solid.euler_number == 0
-    ring = torch.stack([mesh.vertices[:, :2].norm(dim=-1) - 0.4, mesh.vertices[:, 2]], -1).norm(dim=-1)
+    ring = torch.stack([mesh.vertices[:, :2].norm(dim=-1) - 0.4, mesh.vertices[:, 2]], -1).norm(
+        dim=-1
+    )
     assert ring.max() < 0.05
 
 
@@ -151,10 +168,14 @@ def test_colours_are_those_of_the_side_one_looks_at():
 def test_two_bodies_stay_and_specks_and_strays_go():
     ball = trimesh.creation.icosphere(3, radius=0.15)
     two = joined(*(cloud_on(ball.copy().apply_translation((x, 0, 0)), 800) for x in (-0.3, 0.3)))
-    strays = from_points(torch.tensor([[0.0, 0.4, 0], [50.0, 0, 0]]), scale=0.012, opacity_logit=4.0)
+    strays = from_points(
+        torch.tensor([[0.0, 0.4, 0], [50.0, 0, 0]]), scale=0.012, opacity_logit=4.0
+    )
     mesh = extract_surface(joined(two, strays), **QUICK)
     assert trimesh_of(mesh).body_count == 2
-    torch.testing.assert_close(mesh.vertices.amax(0), torch.tensor([0.46, 0.16, 0.16]), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        mesh.vertices.amax(0), torch.tensor([0.46, 0.16, 0.16]), atol=0.02, rtol=0
+    )
 
 
 def test_a_large_haze_does_not_take_the_resolution():
@@ -167,13 +188,16 @@ def test_a_large_haze_does_not_take_the_resolution():
 
 def test_one_gaussian_is_enough():
     mesh = extract_surface(from_points(torch.zeros(1, 3), scale=0.1, opacity_logit=5.0), **QUICK)
-    # The depth puts the surface at 0.75 standard deviations, the silhouette, where 0.99 falls to a half, at 1.17.
+    # The depth puts the surface at 0.75 standard deviations, the silhouette, where 0.99 falls to a
+    # half, at 1.17.
     assert 0.075 < mesh.vertices.norm(dim=-1).mean() < 0.117
     assert mesh.volume > 0
 
 
 def test_the_cloud_stays_as_it_was_and_may_require_gradients():
-    cloud = cloud_on(trimesh.creation.icosphere(2, radius=0.4), 500).map(lambda v: v.requires_grad_())
+    cloud = cloud_on(trimesh.creation.icosphere(2, radius=0.4), 500).map(
+        lambda v: v.requires_grad_()
+    )
     before = cloud.means.detach().clone()
     mesh = extract_surface(cloud, resolution=24, views=16, image_size=48)
     assert torch.equal(cloud.means, before) and cloud.means.grad is None
@@ -220,10 +244,14 @@ def nested(*radii):
     return trimesh.util.concatenate(parts)
 
 
-@pytest.mark.parametrize(("radii", "kept"), [((1.0, -0.5), 1), ((1.0, 0.05), 1), ((1.0, 0.5), 2), ((-1.0,), 0)])
+@pytest.mark.parametrize(
+    ("radii", "kept"), [((1.0, -0.5), 1), ((1.0, 0.05), 1), ((1.0, 0.5), 2), ((-1.0,), 0)]
+)
 def test_cavities_are_filled_and_specks_dropped(radii, kept):
     mesh = nested(*radii)
-    vertices, faces = largest_components(torch.tensor(mesh.vertices), torch.tensor(mesh.faces), 0.02)
+    vertices, faces = largest_components(
+        torch.tensor(mesh.vertices), torch.tensor(mesh.faces), 0.02
+    )
     assert len(faces) == kept * 320
     assert len(vertices) == kept * 162
     assert kept == 0 or faces.max() == len(vertices) - 1
@@ -270,14 +298,17 @@ def test_decimation_without_its_package_says_how_to_get_it(monkeypatch):
 def test_of_millions_of_points_every_few_stand_for_their_neighbours(monkeypatch):
     monkeypatch.setattr(bake, "NEIGHBOURS", 100)
     points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
-    weights = (torch.arange(5000) % 2 == 0).float()[:, None]  # every other point is seen, in the colour of its place
+    # every other point is seen, in the colour of its place
+    weights = (torch.arange(5000) % 2 == 0).float()[:, None]
     colors = bake.fill(points, points * weights, weights)
     assert torch.equal(colors[::2], points[::2])
-    assert 0.05 < (colors[1::2] - points[1::2]).norm(dim=-1).mean() < 0.25  # that of 100 places, not of 2,500
+    # that of 100 places, not of 2,500
+    assert 0.05 < (colors[1::2] - points[1::2]).norm(dim=-1).mean() < 0.25
 
 
 def test_hidden_vertices_take_the_nearest_colour_seen():
-    # The picture is green on the left and red on the right; the third vertex lies behind the red, nearer to the green.
+    # The picture is green on the left and red on the right; the third vertex lies behind the red,
+    # nearer to the green.
     vertices = torch.tensor([[-0.1, 0, 0.1], [0.3, 0, 0.1], [0.05, 0, -0.3]])
     normals = torch.tensor([[0.0, 0, 1]]).expand(3, 3)
     cameras = orbit(torch.tensor([0.0]), 0, 2.0, size=64)
@@ -293,12 +324,16 @@ def test_hidden_vertices_take_the_nearest_colour_seen():
 
 
 def test_a_soft_clouds_mesh_has_its_colours_although_its_depth_is_vague():
-    """Faint Gaussians throughout a body, as distillation leaves them: what is fused lies voxels off single depths."""
+    """Faint Gaussians throughout a body, as distillation leaves them: what is fused lies voxels off
+    single depths.
+    """
     generator = torch.Generator().manual_seed(0)
     directions = torch.nn.functional.normalize(torch.randn(4000, 3, generator=generator), dim=-1)
     lengths = torch.rand(4000, 1, generator=generator) ** (1 / 3)
     places = 0.4 * lengths * directions * torch.tensor([1, 0.6, 0.8])
-    striped = torch.where((places[:, :1] * 8).floor() % 2 == 0, *torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.9]]))
+    striped = torch.where(
+        (places[:, :1] * 8).floor() % 2 == 0, *torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.2, 0.9]])
+    )
     cloud = from_points(places, striped, scale=0.028, opacity_logit=-4.0)
     mesh = extract_surface(cloud, resolution=64, views=32)
     cameras = orbit(torch.tensor([20.0, 110.0, 200.0, 290.0]), 15.0, 2.0, 40.0, 96)

@@ -17,7 +17,9 @@ from distill3d.kernels.meshes.texture import add_texture, pad
 from distill3d.kernels.meshes.unwrap import available, unwrap
 from distill3d.kernels.rasterizers.rasterize import render
 
-needs_xatlas = pytest.mark.skipif(importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed")
+needs_xatlas = pytest.mark.skipif(
+    importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed"
+)
 QUICK = {"size": 128, "views": 24, "image_size": 96}
 
 
@@ -44,7 +46,9 @@ def paint(points):
 
 def texture_at(mesh, uvs):
     grid = (2 * uvs - 1)[None, None]
-    return torch.nn.functional.grid_sample(mesh.texture.permute(2, 0, 1)[None], grid, align_corners=False)[0, :, 0].T
+    return torch.nn.functional.grid_sample(
+        mesh.texture.permute(2, 0, 1)[None], grid, align_corners=False
+    )[0, :, 0].T
 
 
 def test_two_triangles_cover_a_square_once():
@@ -57,11 +61,14 @@ def test_two_triangles_cover_a_square_once():
 
 
 def test_weights_give_back_the_pixels_centre_and_pictures_cut_triangles_off():
-    triangles = torch.tensor([[[-5.0, -3], [14, 2], [3, 20]], [[2, 2], [2, 2], [5, 5]]])  # the second has no area
+    # the second has no area
+    triangles = torch.tensor([[[-5.0, -3], [14, 2], [3, 20]], [[2, 2], [2, 2], [5, 5]]])
     for face, pixel, weights in cover(triangles, 10, 7):
         assert (face == 0).all() and pixel.max() < 70
         centre = torch.stack([pixel % 10, pixel // 10], -1) + 0.5
-        torch.testing.assert_close((weights[..., None] * triangles[face]).sum(1), centre, atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            (weights[..., None] * triangles[face]).sum(1), centre, atol=1e-4, rtol=0
+        )
 
 
 def test_batches_do_not_change_what_is_covered(monkeypatch):
@@ -73,7 +80,9 @@ def test_batches_do_not_change_what_is_covered(monkeypatch):
 
 
 def test_the_nearer_wall_is_seen_at_its_depth():
-    walls = torch.tensor([[[-1.0, -1, z], [1, -1, z], [0, 1.5, z]] for z in (0.0, 0.5, -0.5)]).view(-1, 3)
+    walls = torch.tensor([[[-1.0, -1, z], [1, -1, z], [0, 1.5, z]] for z in (0.0, 0.5, -0.5)]).view(
+        -1, 3
+    )
     cameras = orbit(torch.tensor([0.0, 180.0]), 0, 2.0, size=32)
     face, _, depth = first_seen(walls, torch.arange(9).view(3, 3), cameras)
     assert face[0, 16, 16] == 1 and depth[0, 16, 16].item() == pytest.approx(1.5, abs=1e-4)
@@ -92,8 +101,12 @@ def test_weights_are_right_in_perspective():
     torch.testing.assert_close(3 - places[:, 2], depth[0][hit], atol=1e-4, rtol=0)
     rows, columns = torch.nonzero(hit).T
     focal = cameras.intrinsics[0, 0, 0]
-    torch.testing.assert_close(32 + focal * places[:, 0] / depth[0][hit], columns + 0.5, atol=1e-2, rtol=0)
-    torch.testing.assert_close(32 - focal * places[:, 1] / depth[0][hit], rows + 0.5, atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        32 + focal * places[:, 0] / depth[0][hit], columns + 0.5, atol=1e-2, rtol=0
+    )
+    torch.testing.assert_close(
+        32 - focal * places[:, 1] / depth[0][hit], rows + 0.5, atol=1e-2, rtol=0
+    )
 
 
 def test_padding_takes_the_nearest_colour():
@@ -128,7 +141,9 @@ def test_normals_stay_smooth_across_seams():
 def test_the_texture_has_the_colours_of_the_side_it_lies_on():
     mesh = ball()
     flat = add_texture(mesh, painted_cloud(mesh), **QUICK)
-    assert flat.texture.shape == (128, 128, 3) and flat.texture.min() >= 0 and flat.texture.max() <= 1
+    assert (
+        flat.texture.shape == (128, 128, 3) and flat.texture.min() >= 0 and flat.texture.max() <= 1
+    )
     clear = (flat.vertices[:, [0, 2]].abs() > 0.08).all(-1)
     error = (texture_at(flat, flat.uvs) - paint(flat.vertices)).abs()[clear]
     assert error.mean() < 0.03
@@ -137,9 +152,13 @@ def test_the_texture_has_the_colours_of_the_side_it_lies_on():
 @needs_xatlas
 def test_a_textured_surface_looks_like_the_cloud():
     """The whole way: surface, layout, colours; seen from views that were not baked from."""
-    cloud = from_mesh(of_trimesh(trimesh.creation.torus(0.3, 0.12)), 3000, size=None, opacity_logit=3.0)
+    cloud = from_mesh(
+        of_trimesh(trimesh.creation.torus(0.3, 0.12)), 3000, size=None, opacity_logit=3.0
+    )
     cloud = replace(cloud, sh=from_points(cloud.means, (cloud.means + 0.5).clamp(0, 1)).sh)
-    mesh = add_texture(extract_surface(cloud, resolution=48, views=32, image_size=96), cloud, **QUICK)
+    mesh = add_texture(
+        extract_surface(cloud, resolution=48, views=32, image_size=96), cloud, **QUICK
+    )
     cameras = orbit(torch.tensor([10.0, 130, 250]), 25, 2.0, size=64)
     seen = render(cloud, cameras, 0.0)
     face, weights, _ = first_seen(mesh.vertices, mesh.faces, cameras)
@@ -170,17 +189,22 @@ def test_the_file_has_the_faces_asked_for_is_closed_and_looks_like_the_cloud(tmp
 
 @needs_xatlas
 def test_what_stands_in_front_does_not_print_through():
-    plates = [trimesh.creation.box((0.6, 0.6, 0.1)).apply_translation((0, 0, z)) for z in (0.2, -0.2)]
+    plates = [
+        trimesh.creation.box((0.6, 0.6, 0.1)).apply_translation((0, 0, z)) for z in (0.2, -0.2)
+    ]
     both = of_trimesh(trimesh.util.concatenate(plates))
     front = both.vertices[:, 2:] > 0
     both = replace(both, colors=torch.cat([front, torch.zeros_like(front), ~front], 1).float())
     cloud = from_mesh(both, 3000, size=None, opacity_logit=4.0)
     flat = add_texture(both, cloud, **QUICK)
-    facing = (flat.vertex_normals[:, 2] > 0.5) & (flat.vertices[:, 2] < 0)  # the back plate's inner side
+    # the back plate's inner side
+    facing = (flat.vertex_normals[:, 2] > 0.5) & (flat.vertices[:, 2] < 0)
     rear = flat.faces[facing[flat.faces].all(-1)]
     middle = flat.uvs[rear].mean(1)
     assert len(rear) == 2
-    torch.testing.assert_close(texture_at(flat, middle), torch.tensor([[0.0, 0, 1]]).expand(2, 3), atol=0.08, rtol=0)
+    torch.testing.assert_close(
+        texture_at(flat, middle), torch.tensor([[0.0, 0, 1]]).expand(2, 3), atol=0.08, rtol=0
+    )
 
 
 @needs_xatlas

@@ -42,13 +42,21 @@ def decoded(tokenizer, ids):
 
 
 def test_the_toybox_holds_what_it_promises():
-    required = "sphere cube cylinder cone torus mug table chair snowman mushroom rocket house car tree lamp duck"
-    assert set(required.split()) <= set(CATEGORIES) and len(set(CATEGORIES)) == len(CATEGORIES) >= 24
-    assert set(COLORS) == set("red green blue yellow purple orange white black pink cyan brown gray".split())
+    required = (
+        "sphere cube cylinder cone torus mug table chair snowman mushroom rocket house car tree"
+        " lamp duck"
+    )
+    assert (
+        set(required.split()) <= set(CATEGORIES) and len(set(CATEGORIES)) == len(CATEGORIES) >= 24
+    )
+    assert set(COLORS) == set(
+        "red green blue yellow purple orange white black pink cyan brown gray".split()
+    )
     assert FINISHES == ("plain", "striped", "checkered", "dotted")
     assert set(CATEGORIES) > SYMMETRIC
     albedos = torch.tensor(list(COLORS.values()))
-    assert (torch.cdist(albedos, albedos) + torch.eye(len(COLORS))).min() > 0.2  # told apart by a judge
+    # told apart by a judge
+    assert (torch.cdist(albedos, albedos) + torch.eye(len(COLORS))).min() > 0.2
 
 
 def test_all_captions_are_every_colour_and_pattern_once():
@@ -58,7 +66,11 @@ def test_all_captions_are_every_colour_and_pattern_once():
 
 
 def test_every_caption_reads_back_as_itself():
-    captions = [*all_captions(), *(Caption(c, None) for c in CATEGORIES), Caption("mug", None, "dotted", "red")]
+    captions = [
+        *all_captions(),
+        *(Caption(c, None) for c in CATEGORIES),
+        Caption("mug", None, "dotted", "red"),
+    ]
     assert [parse(c.text) for c in captions] == captions
     some = random.Random(0).sample(captions, 400)
     assert [parse(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)])) for i, c in enumerate(some)] == some
@@ -85,22 +97,29 @@ def test_captions_are_proper_english(caption, text):
 def test_the_article_fits_the_next_word_of_every_caption():
     for caption in [*all_captions(), *(Caption(c, None) for c in CATEGORIES)]:
         article, following, *_ = caption.text.split()
-        assert article == ("an" if following[0] in "aeiou" else "a")  # no word here starts with a silent letter
+        # no word here starts with a silent letter
+        assert article == ("an" if following[0] in "aeiou" else "a")
 
 
 def test_other_spellings_are_read_as_the_own_ones():
     assert parse("a Grey mug with white stripes") == Caption("mug", "gray", "striped", "white")
     assert spelled("A Grey mug, greyish") == "A gray mug, greyish"
-    assert parse_scene("a grey mug and a red cube on a grey ground under a blue sky").ground == "gray"
+    assert (
+        parse_scene("a grey mug and a red cube on a grey ground under a blue sky").ground == "gray"
+    )
 
 
 @pytest.mark.parametrize("text", ["a red mug", "Mug, front view", "a grey mug with red dots"])
 def test_sentences_of_the_embedded_prior_pass(text):
     check_sentence(text)
-    check_sentence("a red mug and a blue chair on a green ground under a cyan sky, outward left side view")
+    check_sentence(
+        "a red mug and a blue chair on a green ground under a cyan sky, outward left side view"
+    )
 
 
-@pytest.mark.parametrize("text", ["red", "a red and blue mug", "a red mug on a table", "stripes", "a mug mug"])
+@pytest.mark.parametrize(
+    "text", ["red", "a red and blue mug", "a red mug on a table", "stripes", "a mug mug"]
+)
 def test_known_words_that_are_no_sentence_are_refused_with_the_grammar(text):
     assert not unknown_words(text.replace("and", "").replace("on a", ""))
     with pytest.raises(ValueError, match=r'(?s)no sentence.*"a COLOUR OBJECT".*Objects: sphere'):
@@ -109,13 +128,24 @@ def test_known_words_that_are_no_sentence_are_refused_with_the_grammar(text):
 
 def test_reading_forgives_case_punctuation_and_a_missing_article():
     wanted = Caption("mug", "red", "striped", "white")
-    for text in ("red mug with white stripes", "  A Red MUG,  with white stripes. ", "an red mug with white stripes!"):
+    for text in (
+        "red mug with white stripes",
+        "  A Red MUG,  with white stripes. ",
+        "an red mug with white stripes!",
+    ):
         assert parse(text) == wanted
 
 
 def test_unknown_words_are_listed_once_in_order():
-    assert unknown_words("a shiny red unicorn on a shiny table, please") == ["shiny", "unicorn", "on", "please"]
-    with pytest.raises(ValueError, match=r"does not know 'crimson', 'teacup' in .*Objects: sphere.*Colours: red"):
+    assert unknown_words("a shiny red unicorn on a shiny table, please") == [
+        "shiny",
+        "unicorn",
+        "on",
+        "please",
+    ]
+    with pytest.raises(
+        ValueError, match=r"does not know 'crimson', 'teacup' in .*Objects: sphere.*Colours: red"
+    ):
         parse("a crimson teacup")
 
 
@@ -233,7 +263,11 @@ def test_every_word_is_one_token_and_captions_need_no_other_words(tokenizer):
     tokens = {w: tokenizer(w, add_special_tokens=False).input_ids for w in [*words, ","]}
     assert all(len(ids) == 1 for ids in tokens.values())
     assert len({ids[0] for ids in tokens.values()}) == len(words) + 1
-    spoken = {w for c in all_captions() for w in c.text.split()} | set(" ".join(VIEW_WORDS).split()) | {"view"}
+    spoken = (
+        {w for c in all_captions() for w in c.text.split()}
+        | set(" ".join(VIEW_WORDS).split())
+        | {"view"}
+    )
     spoken |= {w for c in CATEGORIES for w in Caption(c, None).text.split()}
     assert spoken == set(words)
 
@@ -244,11 +278,18 @@ def test_the_fast_tokens_are_those_of_the_tokenizer_loaded_from_its_folder(token
     write_tokenizer(tmp_path)
     loaded = AutoTokenizer.from_pretrained(tmp_path, local_files_only=True)
     captions = random.Random(2).sample(all_captions(), 60)
-    texts = ["", "an airplane", *(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)]) for i, c in enumerate(captions))]
-    wanted = loaded(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt").input_ids
+    texts = [
+        "",
+        "an airplane",
+        *(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)]) for i, c in enumerate(captions)),
+    ]
+    wanted = loaded(
+        texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
+    ).input_ids
     assert torch.equal(tokenize(tokenizer, texts), wanted)
     assert len(loaded) == len(tokenizer) == max(loaded.get_vocab().values()) + 1
-    assert (loaded.bos_token_id, loaded.eos_token_id) == (len(loaded) - 2, len(loaded) - 1)  # as the text model has it
+    # as the text model has it
+    assert (loaded.bos_token_id, loaded.eos_token_id) == (len(loaded) - 2, len(loaded) - 1)
     assert loaded("A Red MUG").input_ids == loaded("a red mug").input_ids
 
 

@@ -8,7 +8,14 @@ from distill3d.kernels.evaluate import judge as evaluate
 from distill3d.kernels.evaluate import metrics
 from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
 from distill3d.kernels.rasterizers.rasterize import Rendering
-from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, FINISHES, SYMMETRIC, VIEWS, Caption
+from distill3d.kernels.toybox.captions import (
+    CATEGORIES,
+    COLORS,
+    FINISHES,
+    SYMMETRIC,
+    VIEWS,
+    Caption,
+)
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.models import HEADS
 from distill3d.kernels.toybox.render import Truth
@@ -25,7 +32,8 @@ def test_iou_is_the_shared_part_of_all_that_is_covered():
 def test_psnr_is_twenty_decibels_for_an_error_of_a_tenth():
     picture = torch.full((2, 3, 3, 3), 0.5)
     assert metrics.psnr(picture, picture + 0.1) == pytest.approx(20, abs=1e-3)
-    assert metrics.psnr(picture + 1, torch.ones(2, 3, 3, 3)) == pytest.approx(100)  # what is out of range is clipped
+    # what is out of range is clipped
+    assert metrics.psnr(picture + 1, torch.ones(2, 3, 3, 3)) == pytest.approx(100)
 
 
 def test_saturation_and_contrast_are_those_inside_the_mask():
@@ -36,8 +44,16 @@ def test_saturation_and_contrast_are_those_inside_the_mask():
     assert metrics.saturation(picture, inside) == pytest.approx(0.75)
     grays = torch.tensor([0.2, 0.6])[None, :, None, None].expand(1, 2, 1, 3)
     assert metrics.contrast(grays, torch.ones(1, 2, 1, 1, dtype=torch.bool)) == pytest.approx(0.2)
-    assert metrics.contrast(torch.eye(3)[None, :, None], torch.ones(1, 3, 1, 1, dtype=torch.bool)) > 0.2  # green counts
-    assert metrics.saturation(picture, ~inside & inside) == metrics.contrast(picture, ~inside & inside) == 0
+    # green counts
+    assert (
+        metrics.contrast(torch.eye(3)[None, :, None], torch.ones(1, 3, 1, 1, dtype=torch.bool))
+        > 0.2
+    )
+    assert (
+        metrics.saturation(picture, ~inside & inside)
+        == metrics.contrast(picture, ~inside & inside)
+        == 0
+    )
 
 
 def pictured(color):
@@ -53,12 +69,19 @@ def pictured(color):
 
 
 def test_ratios_compare_the_result_with_the_truth():
-    (seen, truth), (_, pale), (_, white) = pictured([0.9, 0.1, 0.1]), pictured([0.9, 0.5, 0.5]), pictured([0.9] * 3)
+    (seen, truth), (_, pale), (_, white) = (
+        pictured([0.9, 0.1, 0.1]),
+        pictured([0.9, 0.5, 0.5]),
+        pictured([0.9] * 3),
+    )
     assert metrics.score(seen, truth).saturation == metrics.score(seen, truth).contrast == 1
-    assert metrics.score(seen, pale).saturation == pytest.approx((8 / 9) / (4 / 9), rel=1e-4)  # twice as saturated
+    # twice as saturated
+    assert metrics.score(seen, pale).saturation == pytest.approx((8 / 9) / (4 / 9), rel=1e-4)
     assert math.isnan(metrics.score(seen, white).saturation)
     uncolored = metrics.score(seen, truth, colored=False)
-    assert uncolored.iou == 1 and all(math.isnan(v) for v in (uncolored.psnr, uncolored.saturation, uncolored.contrast))
+    assert uncolored.iou == 1 and all(
+        math.isnan(v) for v in (uncolored.psnr, uncolored.saturation, uncolored.contrast)
+    )
 
 
 def test_the_ring_goes_all_around_at_three_heights():
@@ -68,7 +91,9 @@ def test_the_ring_goes_all_around_at_three_heights():
 
 
 def dressed(caption):
-    """A cloud of small opaque balls on the toy's surface, in its colours under no particular light."""
+    """A cloud of small opaque balls on the toy's surface, in its colours under no particular
+    light.
+    """
     vertices, _ = mesh(caption.category, 56)
     count = len(vertices)
     return Gaussians(
@@ -95,7 +120,10 @@ class Oracle:
 
     def __call__(self, pictures):
         answers = pictures[:, 0, 0, : len(HEADS)].long()
-        return {name: one_hot(answers[:, i], size).float() for i, (name, size) in enumerate(HEADS.items())}
+        return {
+            name: one_hot(answers[:, i], size).float()
+            for i, (name, size) in enumerate(HEADS.items())
+        }
 
 
 def told(captions):
@@ -103,17 +131,27 @@ def told(captions):
     rows = []
     for c in captions:
         second = list(COLORS).index(c.second) if c.second else 0
-        said = [CATEGORIES.index(c.category), list(COLORS).index(c.color), FINISHES.index(c.finish), second]
+        said = [
+            CATEGORIES.index(c.category),
+            list(COLORS).index(c.color),
+            FINISHES.index(c.finish),
+            second,
+        ]
         rows += [[*said, view] for view in range(len(VIEWS))]
     return torch.tensor(rows)[:, None, None].expand(-1, 3, 1, -1).float()
 
 
 def test_samples_that_show_their_captions_score_one_and_each_fault_counts_where_it_is():
-    captions = [Caption("mug", "red"), Caption("car", "blue", "dotted", "pink"), Caption("sphere", "green")]
+    captions = [
+        Caption("mug", "red"),
+        Caption("car", "blue", "dotted", "pink"),
+        Caption("sphere", "green"),
+    ]
     right = told(captions)
     assert set(evaluate.score_samples(Oracle(), captions, right).values()) == {1.0}
     wrong = right.clone()
-    wrong[0, :, 0, 4] = 2  # the mug's front seen as its back: one of eight views of toys that have sides
+    # the mug's front seen as its back: one of eight views of toys that have sides
+    wrong[0, :, 0, 4] = 2
     wrong[9, :, 0, 4] = 0  # a sphere has none
     wrong[4, :, 0, 3] = 0  # the car's dots in red: one of twelve pictures
     wrong[0, :, 0, 3] = 5  # a plain mug has no second colour
@@ -128,7 +166,8 @@ def test_the_two_colours_of_stripes_and_checks_may_be_named_in_either_order():
     captions = [Caption("mug", "red", "striped", "pink"), Caption("mug", "red", "dotted", "pink")]
     swapped = told(captions)
     swapped[..., 1], swapped[..., 3] = swapped[..., 3].clone(), swapped[..., 1].clone()
-    assert evaluate.score_samples(Oracle(), captions, swapped)["color"] == 0.5  # order counts for dots
+    # order counts for dots
+    assert evaluate.score_samples(Oracle(), captions, swapped)["color"] == 0.5
 
 
 def test_a_sheet_lays_pictures_out_row_by_row(tmp_path):
@@ -138,4 +177,6 @@ def test_a_sheet_lays_pictures_out_row_by_row(tmp_path):
     evaluate.save_sheet(pictures, 3, tmp_path / "sheet.png")
     sheet = Image.open(tmp_path / "sheet.png")
     assert sheet.size == (6, 4)
-    assert [sheet.getpixel((x, y))[0] for y in (0, 2) for x in (0, 2, 4)] == [int(25.5 * i) for i in range(6)]
+    assert [sheet.getpixel((x, y))[0] for y in (0, 2) for x in (0, 2, 4)] == [
+        int(25.5 * i) for i in range(6)
+    ]

@@ -50,12 +50,18 @@ def spin(profile_points, spacing):
     for radius, height in profile_points.tolist():
         count = max(1, math.ceil(2 * math.pi * radius / spacing))
         angle = torch.arange(count, dtype=DOUBLE) * (2 * math.pi / count)
-        rings.append(torch.stack([radius * angle.cos(), torch.full_like(angle, height), radius * angle.sin()], -1))
+        rings.append(
+            torch.stack(
+                [radius * angle.cos(), torch.full_like(angle, height), radius * angle.sin()], -1
+            )
+        )
     return torch.cat(rings)
 
 
 def put(flat, height, axis):
-    """[K,2] across an axis and the place along it -> [K,3], as `extruded` documents its outlines."""
+    """[K,2] across an axis and the place along it -> [K,3], as `extruded` documents its
+    outlines.
+    """
     a, b = flat.unbind(-1)
     h = torch.as_tensor(height, dtype=DOUBLE).expand_as(a)
     return torch.stack({"z": (a, b, h), "x": (h, b, a), "y": (a, h, b)}[axis], -1)
@@ -70,9 +76,12 @@ def test_a_sphere_is_the_way_to_its_centre_less_its_radius():
 @pytest.mark.parametrize("rounding", [0.0, 0.05])
 def test_a_box_is_as_far_as_its_nearest_face_edge_or_corner(rounding):
     d = distances.box((1, 0, 0), (0.2, 0.3, 0.4), rounding)
-    bevel = rounding * (math.sqrt(3) - 1)  # a ball in the corner stands back by this along the diagonal
+    # a ball in the corner stands back by this along the diagonal
+    bevel = rounding * (math.sqrt(3) - 1)
     edge = rounding * (math.sqrt(2) - 1)
-    p = torch.tensor([[1.5, 0.1, 0], [1, -0.7, 0], [1.3, 0.4, 0.5], [1, 0.4, -0.5], [1, 0, 0], [1.1, 0, 0.35]]).double()
+    p = torch.tensor(
+        [[1.5, 0.1, 0], [1, -0.7, 0], [1.3, 0.4, 0.5], [1, 0.4, -0.5], [1, 0, 0], [1.1, 0, 0.35]]
+    ).double()
     wanted = [0.3, 0.4, math.sqrt(0.03) + bevel, math.sqrt(0.02) + edge, -0.2, -0.05]
     torch.testing.assert_close(d(p), torch.tensor(wanted, dtype=DOUBLE), atol=1e-7, rtol=0)
 
@@ -84,7 +93,9 @@ def test_a_cylinder_is_the_distance_to_its_swept_outline(axis, rounding):
     corner = torch.linspace(0, math.pi / 2, 40, dtype=DOUBLE)
     flat = along([(0, half), (radius - rounding, half)], 0.01)
     side = along([(radius, 0), (radius, half - rounding)], 0.01)
-    round_ = torch.stack([radius - rounding + rounding * corner.cos(), half - rounding + rounding * corner.sin()], -1)
+    round_ = torch.stack(
+        [radius - rounding + rounding * corner.cos(), half - rounding + rounding * corner.sin()], -1
+    )
     profile = torch.cat([flat, side, round_])
     surface = spin(torch.cat([profile, profile * torch.tensor([1, -1])]), 0.012)
     turn = {"y": [0, 1, 2], "x": [1, 0, 2], "z": [0, 2, 1]}[axis]
@@ -127,7 +138,9 @@ def test_a_round_cone_is_the_union_of_the_balls_between_its_ends(radius_a, radiu
     radii = (radius_a * (1 - t) + radius_b * t)[:, 0]
     p = torch.cat([points(), points(200, 0.3)])
     balls = torch.cat([(torch.cdist(q, centres) - radii).amin(1) for q in p.split(64)])
-    torch.testing.assert_close(distances.round_cone(a, b, radius_a, radius_b)(p), balls, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        distances.round_cone(a, b, radius_a, radius_b)(p), balls, atol=1e-5, rtol=0
+    )
 
 
 def test_a_round_cone_with_one_ball_inside_the_other_is_refused():
@@ -135,7 +148,8 @@ def test_a_round_cone_with_one_ball_inside_the_other_is_refused():
         distances.round_cone((0, 0, 0), (0, 0.1, 0), 0.3, 0.1)
 
 
-ARROW = [(-0.5, -0.1), (0.1, -0.1), (0.0, -0.45), (0.6, 0.1), (-0.1, 0.4), (-0.2, 0.1)]  # no symmetry, two hollows
+# no symmetry, two hollows
+ARROW = [(-0.5, -0.1), (0.1, -0.1), (0.0, -0.45), (0.6, 0.1), (-0.1, 0.4), (-0.2, 0.1)]
 
 
 @pytest.mark.parametrize("outline", [ARROW, ARROW[::-1]])
@@ -149,7 +163,12 @@ def test_a_polygon_is_signed_and_exact_for_either_winding(outline):
 def test_a_corner_level_with_a_point_does_not_turn_it_inside_out():
     diamond = [(0.5, 0.0), (0.0, 0.5), (-0.5, 0.0), (0.0, -0.5)]
     x = torch.tensor([-0.7, 0.0, 0.3, 0.7], dtype=DOUBLE)  # in line with two corners
-    assert (distances.polygon(x, torch.zeros_like(x), diamond) < 0).tolist() == [False, True, True, False]
+    assert (distances.polygon(x, torch.zeros_like(x), diamond) < 0).tolist() == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
@@ -158,7 +177,9 @@ def test_an_extrusion_is_the_distance_to_a_prism_that_lies_as_documented(axis):
     grid = torch.cartesian_prod(*[torch.arange(-0.6, 0.65, spacing, dtype=DOUBLE)] * 2)
     cap, rim = grid[winds(grid, ARROW)], along(ARROW, spacing)
     levels = torch.linspace(-half, half, 30, dtype=DOUBLE).tolist()
-    surface = torch.cat([put(cap, half, axis), put(cap, -half, axis), *(put(rim, h, axis) for h in levels)])
+    surface = torch.cat(
+        [put(cap, half, axis), put(cap, -half, axis), *(put(rim, h, axis) for h in levels)]
+    )
     p = points(300, 0.8)
     got = distances.extruded((0.1, -0.1, 0.05), ARROW, half, axis)(p)
     local = p - torch.tensor([0.1, -0.1, 0.05], dtype=DOUBLE)
@@ -191,7 +212,9 @@ def test_a_solid_of_revolution_is_the_distance_to_its_swept_profile(profile, clo
 )  # where a quarter turn by the right-hand rule takes the ball at +Y
 def test_turned_follows_the_right_hand_rule(axis, place):
     ball = distances.turned(distances.sphere((0, 1, 0), 0.1), axis, 90)
-    torch.testing.assert_close(ball(torch.tensor([place], dtype=DOUBLE)), torch.tensor([-0.1], dtype=DOUBLE))
+    torch.testing.assert_close(
+        ball(torch.tensor([place], dtype=DOUBLE)), torch.tensor([-0.1], dtype=DOUBLE)
+    )
 
 
 @pytest.mark.parametrize("axis", ["x", "y", "z"])

@@ -10,17 +10,22 @@ from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.render import Layers, patterns, render_layers, render_truth
 from distill3d.kernels.toybox.shapes import shape
 
-TARGET = torch.tensor([0.13, -0.21, 0.1])  # puts what lies in the origin out of the picture's middle
+# puts what lies in the origin out of the picture's middle
+TARGET = torch.tensor([0.13, -0.21, 0.1])
 RADIUS = 0.45  # of the toy sphere
 
 
 def pixel_rays(cameras):
-    """Camera centres [V,3] and unit directions [V,H*W,3] through the middles of the pixels, one pixel at a time."""
+    """Camera centres [V,3] and unit directions [V,H*W,3] through the middles of the pixels, one
+    pixel at a time.
+    """
     rays = []
     for k in cameras.intrinsics:
         for row in range(cameras.height):
             for column in range(cameras.width):
-                rays.append([(column + 0.5 - k[0, 2]) / k[0, 0], (row + 0.5 - k[1, 2]) / k[1, 1], 1.0])
+                rays.append(
+                    [(column + 0.5 - k[0, 2]) / k[0, 0], (row + 0.5 - k[1, 2]) / k[1, 1], 1.0]
+                )
     rays = torch.tensor(rays).view(len(cameras), -1, 3) @ cameras.viewmats[:, :3, :3]
     return cameras.positions, rays / rays.norm(dim=-1, keepdim=True)
 
@@ -35,7 +40,10 @@ def surface_points(cameras, depth):
 
 def project(cameras, points):
     """Pixel column and row, as fractions, of [K,3] in each view: two [V,K]."""
-    local = torch.einsum("vij,kj->vki", cameras.viewmats[:, :3, :3], points) + cameras.viewmats[:, None, :3, 3]
+    local = (
+        torch.einsum("vij,kj->vki", cameras.viewmats[:, :3, :3], points)
+        + cameras.viewmats[:, None, :3, 3]
+    )
     k = cameras.intrinsics
     flat = local[..., :2] / local[..., 2:] * k[:, None, [0, 1], [0, 1]] + k[:, None, :2, 2]
     return flat.unbind(-1)
@@ -49,13 +57,17 @@ def shade(normal):
 
 @pytest.mark.parametrize("category", ["mug", "duck", "windmill"])
 def test_depth_silhouette_and_normals_are_those_of_the_ray_and_the_mesh(category):
-    cameras = orbit(torch.tensor([35.0, -120.0]), torch.tensor([20.0, 70.0]), 2.0, 40, (22, 16), TARGET)
+    cameras = orbit(
+        torch.tensor([35.0, -120.0]), torch.tensor([20.0, 70.0]), 2.0, 40, (22, 16), TARGET
+    )
     truth = render_truth(Caption(category, "red"), cameras, supersample=1)
     solid = trimesh.Trimesh(*(x.numpy() for x in mesh(category, 80)), process=False)
     eye, rays = pixel_rays(cameras)
     eye = eye[:, None].expand_as(rays).reshape(-1, 3)
     rays = rays.reshape(-1, 3)
-    faces, index, places = solid.ray.intersects_id(eye.numpy(), rays.numpy(), multiple_hits=True, return_locations=True)
+    faces, index, places = solid.ray.intersects_id(
+        eye.numpy(), rays.numpy(), multiple_hits=True, return_locations=True
+    )
     way = ((torch.tensor(places).float() - eye[index]) * rays[index]).sum(-1)
     first = torch.full((len(rays),), math.inf)
     normal = torch.zeros(len(rays), 3)
@@ -66,7 +78,8 @@ def test_depth_silhouette_and_normals_are_those_of_the_ray_and_the_mesh(category
     differ = (truth.alpha.flatten() > 0.5) != hit
     assert differ.float().mean() < 0.02
     grazing = eye[differ, None] + torch.linspace(1, 3, 2000)[:, None] * rays[differ, None]
-    assert (shape(category).distance(grazing).amin(-1).abs() < 0.014).all()  # a cell: the mesh cuts edges off
+    # a cell: the mesh cuts edges off
+    assert (shape(category).distance(grazing).amin(-1).abs() < 0.014).all()
     both = (truth.alpha.flatten() > 0.5) & hit
     assert both.sum() > 60
     forward = cameras.viewmats[:, 2, :3].repeat_interleave(22 * 16, 0)
@@ -83,7 +96,9 @@ def off_centre_sphere(supersample, size=(48, 36)):
 
 
 def sphere_hits(cameras):
-    """Ray and ball in closed form: discriminant, distance along the ray (nan: a miss), unit normals; [V,H*W,...]."""
+    """Ray and ball in closed form: discriminant, distance along the ray (nan: a miss), unit
+    normals; [V,H*W,...].
+    """
     eye, rays = pixel_rays(cameras)
     b = (eye[:, None] * rays).sum(-1)
     discriminant = b * b - (eye * eye).sum(-1)[:, None] + RADIUS**2
@@ -100,19 +115,23 @@ def test_every_pixel_of_an_off_centre_sphere_is_the_closed_form():
     axial = (pixel_rays(cameras)[1] * cameras.viewmats[:, None, 2, :3]).sum(-1)
     assert (truth.depth.flatten() - (t * axial).flatten())[inner].abs().max() < 8e-3
     assert (truth.depth.flatten() - (t * axial).flatten())[inner].abs().median() < 6e-4
-    torch.testing.assert_close(truth.normal.view(-1, 3)[inner], normal.view(-1, 3)[inner], atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        truth.normal.view(-1, 3)[inner], normal.view(-1, 3)[inner], atol=0.02, rtol=0
+    )
 
 
 def test_the_covered_area_of_an_off_centre_sphere_is_its_ellipse():
     cameras, truth = off_centre_sphere(4)
     centre = cameras.viewmats[:, :3, 3].double()  # of the ball, seen from the camera
-    # Rays r = (x, y, 1) that touch the ball: r'Qr = 0; the area of that conic is pi |det Q| / det(its 2x2)^1.5.
+    # Rays r = (x, y, 1) that touch the ball: r'Qr = 0; the area of that conic is pi |det Q| /
+    # det(its 2x2)^1.5.
     q = (centre.square().sum(-1) - RADIUS**2)[:, None, None] * torch.eye(3).double()
     q = q - centre[:, :, None] * centre[:, None]
     area = math.pi * torch.linalg.det(q).abs() / torch.linalg.det(q[:, :2, :2]) ** 1.5
     area = area * cameras.intrinsics[:, 0, 0] * cameras.intrinsics[:, 1, 1]
     torch.testing.assert_close(truth.alpha.double().sum((1, 2, 3)), area, rtol=5e-3, atol=0)
-    assert ((truth.alpha > 0) & (truth.alpha < 1)).sum() > 50  # partly covered pixels along the edge
+    # partly covered pixels along the edge
+    assert ((truth.alpha > 0) & (truth.alpha < 1)).sum() > 50
 
 
 def test_a_plain_sphere_is_its_albedo_times_the_light_on_each_pixel():
@@ -127,7 +146,11 @@ def test_a_plain_sphere_is_its_albedo_times_the_light_on_each_pixel():
 
 @pytest.mark.parametrize(
     "caption",
-    [Caption("car", "pink", "checkered", "brown"), Caption("mushroom", "cyan", "dotted", "red"), Caption("bed", None)],
+    [
+        Caption("car", "pink", "checkered", "brown"),
+        Caption("mushroom", "cyan", "dotted", "red"),
+        Caption("bed", None),
+    ],
 )
 def test_a_picture_is_the_mesh_colours_under_the_light(caption):
     cameras = orbit(torch.tensor([30.0, 250.0]), torch.tensor([5.0, 35.0]), 2.0, size=(40, 30))
@@ -147,8 +170,12 @@ def test_painting_is_linear_in_colours_and_background():
     red, white = torch.tensor(COLORS["red"]), torch.tensor(COLORS["white"])
     for index, finish in enumerate(FINISHES[1:]):
         inside = layers.second[..., index, None]
-        wanted = fixed + (main[..., None] - inside) * red + inside * white + (1 - alpha[..., None]) * 0.4
-        torch.testing.assert_close(layers.paint(Caption("car", "red", finish, "white"), 0.4), wanted)
+        wanted = (
+            fixed + (main[..., None] - inside) * red + inside * white + (1 - alpha[..., None]) * 0.4
+        )
+        torch.testing.assert_close(
+            layers.paint(Caption("car", "red", finish, "white"), 0.4), wanted
+        )
     plain = layers.paint(Caption("car", "red"), torch.tensor([0.1, 0.2, 0.3]))
     wanted = fixed + main[..., None] * red + (1 - alpha[..., None]) * torch.tensor([0.1, 0.2, 0.3])
     torch.testing.assert_close(plain, wanted)
@@ -159,7 +186,8 @@ def test_painting_is_linear_in_colours_and_background():
 def test_every_layer_is_a_share_of_the_covered_light():
     layers = render_layers("boat", orbit(40.0, 20.0, 2.0, size=48), 2)
     assert (layers.second <= layers.main[..., None] + 1e-6).all() and (layers.second >= 0).all()
-    assert (layers.main + layers.fixed.amax(-1) <= layers.alpha + 1e-6).all()  # light never exceeds 1
+    # light never exceeds 1
+    assert (layers.main + layers.fixed.amax(-1) <= layers.alpha + 1e-6).all()
     patterned = layers.second.sum((0, 1, 2)) / layers.main.sum()
     assert ((patterned > 0.1) & (patterned < 0.75)).all()  # both colours show
 
@@ -177,7 +205,10 @@ def test_a_pixel_is_the_mean_of_its_samples():
     torch.testing.assert_close(truth.alpha, pooled(samples.alpha), atol=1e-4, rtol=0)
     torch.testing.assert_close(truth.depth * truth.alpha, pooled(samples.depth), atol=1e-4, rtol=0)
     torch.testing.assert_close(
-        truth.normal, torch.nn.functional.normalize(pooled(samples.normal), dim=-1), atol=1e-4, rtol=0
+        truth.normal,
+        torch.nn.functional.normalize(pooled(samples.normal), dim=-1),
+        atol=1e-4,
+        rtol=0,
     )
 
 
@@ -191,40 +222,60 @@ def test_a_colour_stays_on_its_point_when_the_camera_moves():
         seen = (points[1][row, column] - mine).norm(dim=-1) < 0.02  # not hidden in the other view
         assert seen.sum() > 250
         there, here = truth.color[1][row, column], truth.color[0][truth.alpha[0, ..., 0] > 0]
-        assert ((there - here).abs().amax(-1)[seen] < 0.1).float().mean() > 0.85  # blue and yellow are 0.8 apart
+        # blue and yellow are 0.8 apart
+        assert ((there - here).abs().amax(-1)[seen] < 0.1).float().mean() > 0.85
 
 
 def test_patterns_repeat_at_the_documented_places():
-    assert patterns(torch.tensor([[0.4, 0.05, 0.3], [0.1, -0.05, 0.3]]))[:, 0].tolist() == [True, False]
-    steps = torch.tensor([[0.05, 0.05, 0.05], [0.21, 0.05, 0.05], [0.21, 0.21, 0.05], [0.21, 0.21, 0.21]])
+    assert patterns(torch.tensor([[0.4, 0.05, 0.3], [0.1, -0.05, 0.3]]))[:, 0].tolist() == [
+        True,
+        False,
+    ]
+    steps = torch.tensor(
+        [[0.05, 0.05, 0.05], [0.21, 0.05, 0.05], [0.21, 0.21, 0.05], [0.21, 0.21, 0.21]]
+    )
     assert patterns(steps)[:, 1].tolist() == [True, False, True, False]
-    dots = torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.07, 0.0], [0.0, 0.08, 0.0], [0.11, 0.11, 0.11], [0.22, 0.44, -0.22]])
+    dots = torch.tensor(
+        [
+            [0.0, 0.0, 0.0],
+            [0.0, 0.07, 0.0],
+            [0.0, 0.08, 0.0],
+            [0.11, 0.11, 0.11],
+            [0.22, 0.44, -0.22],
+        ]
+    )
     assert patterns(dots)[:, 2].tolist() == [True, True, False, True, True]
 
 
 def test_the_front_faces_plus_z_and_the_mugs_handle_is_on_the_right():
     cameras = orbit(torch.tensor([0.0, 180.0]), 0.0, 2.0, size=128)
     alpha = render_layers("mug", cameras, 1).alpha
-    column, row = project(cameras, torch.tensor([[0.29, 0.0, 0.0], [0.41, 0.0, 0.0]]))  # the hole, the handle
+    # the hole, the handle
+    column, row = project(cameras, torch.tensor([[0.29, 0.0, 0.0], [0.41, 0.0, 0.0]]))
     for view, right in enumerate((True, False)):
         assert [(c > 64) == right for c in column[view]] == [True, True]
-        hole, handle = (alpha[view, int(r), int(c)] for r, c in zip(row[view], column[view], strict=True))
+        hole, handle = (
+            alpha[view, int(r), int(c)] for r, c in zip(row[view], column[view], strict=True)
+        )
         assert (hole, handle) == (0, 1)
-        assert alpha[view, int(row[view, 0]), 127 - int(column[view, 0])] == 1  # no hole on the other side
+        # no hole on the other side
+        assert alpha[view, int(row[view, 0]), 127 - int(column[view, 0])] == 1
 
 
 @pytest.mark.parametrize("category", ["car", "truck", "train"])
 def test_lights_show_from_the_front_only(category):
     cameras = orbit(torch.tensor([0.0, 180.0]), 5.0, 2.0, size=96)
     color = render_truth(Caption(category, "black"), cameras, 0.5, 1).color
-    lit = (color[..., 0] > 0.6) & (color[..., 0] > 1.3 * color[..., 2])  # warm and bright, like nothing else of these
+    # warm and bright, like nothing else of these
+    lit = (color[..., 0] > 0.6) & (color[..., 0] > 1.3 * color[..., 2])
     front, back = lit.sum((1, 2)).tolist()
     assert front > 20 and back == 0
 
 
 def test_most_toys_show_which_side_is_seen(monkeypatch):
     render = render_layers.__globals__
-    for name, value in (("_AMBIENT", 1.0), ("_SKY", 0.0), ("_KEY", 0.0)):  # the light would give the side away
+    # the light would give the side away
+    for name, value in (("_AMBIENT", 1.0), ("_SKY", 0.0), ("_KEY", 0.0)):
         monkeypatch.setitem(render, name, value)
     cameras = orbit(torch.tensor([0.0, 90.0, 180.0]), 15.0, 2.0, size=48)
     telling = []
@@ -233,7 +284,9 @@ def test_most_toys_show_which_side_is_seen(monkeypatch):
         picture, area = layers.paint(Caption(category, "red"), 0.5), layers.alpha.sum((1, 2))
 
         def change(i, j, picture=picture, area=area):
-            return ((picture[i] - picture[j]).abs().amax(-1) > 0.15).sum() / ((area[i] + area[j]) / 2)
+            return ((picture[i] - picture[j]).abs().amax(-1) > 0.15).sum() / (
+                (area[i] + area[j]) / 2
+            )
 
         front_side, front_back, side_back = change(0, 1), change(0, 2), change(1, 2)
         if category in SYMMETRIC:

@@ -24,7 +24,13 @@ from distill3d.kernels.toybox.scene_captions import (
     pair_held_out,
     parse_scene,
 )
-from distill3d.kernels.toybox.scene_data import NO_SCENE_VIEW, SceneAtlas, SceneTable, draw_scenes, scene_said
+from distill3d.kernels.toybox.scene_data import (
+    NO_SCENE_VIEW,
+    SceneAtlas,
+    SceneTable,
+    draw_scenes,
+    scene_said,
+)
 from distill3d.kernels.toybox.scenes import (
     GROUND,
     HAZE,
@@ -64,13 +70,19 @@ def test_a_scene_reads_back_as_itself_with_any_view_words():
     for i in range(200):
         toys = [Caption(rng.choice(CATEGORIES), rng.choice(list(COLORS))) for _ in "12"]
         one = Scene(*toys, rng.choice(GROUNDS), rng.choice(SKIES))
-        assert parse_scene(one.text) == parse_scene(one.seen_from(SCENE_VIEWS[i % len(SCENE_VIEWS)])) == one
+        assert (
+            parse_scene(one.text)
+            == parse_scene(one.seen_from(SCENE_VIEWS[i % len(SCENE_VIEWS)]))
+            == one
+        )
 
 
 def test_articles_fit_and_reading_forgives_case_and_missing_articles():
     text = scene(colors=("orange", "red"), sky="orange").text
     assert text == "an orange mug and a red chair on a green ground under an orange sky"
-    assert parse_scene("Orange MUG and red chair, on green ground under orange sky.") == parse_scene(text)
+    assert parse_scene(
+        "Orange MUG and red chair, on green ground under orange sky."
+    ) == parse_scene(text)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +135,8 @@ def test_the_lowest_point_is_the_meshes(category):
 
 
 def test_toys_stand_on_the_ground_at_their_places():
-    level = orbit(0.0, 0.0, 2.5, 40, 128, torch.tensor([0.0, GROUND, 0.0]))  # its middle row is the ground's height
+    # its middle row is the ground's height
+    level = orbit(0.0, 0.0, 2.5, 40, 128, torch.tensor([0.0, GROUND, 0.0]))
     for place, side in ((0, -1), (1, 1)):
         for category in ("cylinder", "rocket", "car"):
             alpha = render_toy(category, level, place).alpha[0]
@@ -133,7 +146,9 @@ def test_toys_stand_on_the_ground_at_their_places():
                 64 + side * 0.5 / 2.5 * level.intrinsics[0, 0, 0], abs=3
             )
             height = float(mesh(category, 48)[0][:, 1].max()) - lowest(category)
-            assert rows.max() - rows.min() == pytest.approx(SCALE * height / 2.5 * level.intrinsics[0, 0, 0], abs=3)
+            assert rows.max() - rows.min() == pytest.approx(
+                SCALE * height / 2.5 * level.intrinsics[0, 0, 0], abs=3
+            )
 
 
 def test_the_first_toy_is_on_the_left_from_the_front_and_on_the_right_from_behind():
@@ -164,9 +179,13 @@ def test_ground_and_sky_are_where_the_ray_meets_plane_and_dome():
     for v, eye in enumerate(cameras.positions):
         k = cameras.intrinsics[v]
         for row, column in itertools.product(range(9), range(9)):
-            ray = torch.tensor([(column + 0.5 - k[0, 2]) / k[0, 0], (row + 0.5 - k[1, 2]) / k[1, 1], 1.0])
+            ray = torch.tensor(
+                [(column + 0.5 - k[0, 2]) / k[0, 0], (row + 0.5 - k[1, 2]) / k[1, 1], 1.0]
+            )
             ray = cameras.viewmats[v, :3, :3].T @ (ray / ray.norm())
-            hit = eye + (GROUND - eye[1]) / ray[1] * ray if ray[1] < 0 else torch.full((3,), math.inf)
+            hit = (
+                eye + (GROUND - eye[1]) / ray[1] * ray if ray[1] < 0 else torch.full((3,), math.inf)
+            )
             reach = math.hypot(hit[0], hit[2])
             if reach < RADIUS:
                 seen[0] += 1
@@ -184,7 +203,9 @@ def test_ground_and_sky_are_where_the_ray_meets_plane_and_dome():
                 height = float(eye[1] + low * ray[1] - GROUND) / RADIUS
                 sky, white = (float(w) for w in sky_weights(torch.tensor(height)))
                 wanted = [0.0, sky, white]
-            torch.testing.assert_close(weights[v, row, column], torch.tensor(wanted), atol=2e-4, rtol=0)
+            torch.testing.assert_close(
+                weights[v, row, column], torch.tensor(wanted), atol=2e-4, rtol=0
+            )
     assert min(seen) > 10
 
 
@@ -218,18 +239,24 @@ def test_every_ray_from_inside_meets_ground_or_sky():
 
 def test_looking_outward_sees_the_toy_that_stands_there():
     for azimuth, color in ((90.0, "blue"), (-90.0, "red")):
-        picture = render_scene(scene("cube", "cube"), look_around(azimuth, 0.0, torch.zeros(3), 65, 33), 1)[0]
+        picture = render_scene(
+            scene("cube", "cube"), look_around(azimuth, 0.0, torch.zeros(3), 65, 33), 1
+        )[0]
         middle = picture[16, 16]
         assert (middle / middle.max() - rgb(color) / rgb(color).max()).abs().max() < 1e-5
     front = render_scene(scene("cube", "cube"), look_around(0.0, 0.0, torch.zeros(3), 40, 33), 1)[0]
-    around = render_surroundings(look_around(0.0, 0.0, torch.zeros(3), 40, 33), 1).paint("green", "cyan")[0]
+    around = render_surroundings(look_around(0.0, 0.0, torch.zeros(3), 40, 33), 1).paint(
+        "green", "cyan"
+    )[0]
     assert torch.equal(front, around)
 
 
 def test_supersampling_is_the_mean_of_finer_pictures():
     cameras = orbit(30.0, 15.0, 2.5, 40, 16)
     fine = render_scene(SCENE, cameras.resize(48), 1)[0]
-    torch.testing.assert_close(render_scene(SCENE, cameras, 3)[0], fine.view(16, 3, 16, 3, 3).mean((1, 3)))
+    torch.testing.assert_close(
+        render_scene(SCENE, cameras, 3)[0], fine.view(16, 3, 16, 3, 3).mean((1, 3))
+    )
 
 
 # Training data
@@ -252,7 +279,8 @@ def small(monkeypatch):
 
 
 def test_painting_the_atlas_is_painting_the_render(small, monkeypatch):
-    hidden = orbit(torch.tensor([90.0, -85.0]), torch.tensor([4.0, 12.0]), 2.5, 40, 32)  # one toy behind the other
+    # one toy behind the other
+    hidden = orbit(torch.tensor([90.0, -85.0]), torch.tensor([4.0, 12.0]), 2.5, 40, 32)
     cameras = joined([hidden, look_around(60.0, 5.0, torch.zeros(3), 65, 32)])
     monkeypatch.setattr(scene_data, "CAMERAS", SimpleNamespace(sample=lambda *arguments: cameras))
     atlas = scene_data.render_scene_atlas(3, 4, "cpu", chunk=2)
@@ -260,7 +288,10 @@ def test_painting_the_atlas_is_painting_the_render(small, monkeypatch):
     rows = torch.arange(3)
     for toys in ((0, 1), (1, 1), (2, 0)):
         one = scene(
-            *[("mug", "house", "torus")[i] for i in toys], colors=("orange", "purple"), ground="yellow", sky="pink"
+            *[("mug", "house", "torus")[i] for i in toys],
+            colors=("orange", "purple"),
+            ground="yellow",
+            sky="pink",
         )
         indices = (
             [torch.full((3,), i) for i in toys],
@@ -270,7 +301,8 @@ def test_painting_the_atlas_is_painting_the_render(small, monkeypatch):
         got = atlas.paint(rows, *(tuple(i) for i in indices), *places)
         wanted = render_scene(one, cameras, 2).permute(0, 3, 1, 2)
         different = (got - wanted).abs().amax(1)
-        # Where outlines of both toys cross in a pixel the layers' means cannot know which sample saw which.
+        # Where outlines of both toys cross in a pixel the layers' means cannot know which sample
+        # saw which.
         assert (different > 3 / 255).float().mean() < 0.02 and (got - wanted).abs().mean() < 1 / 255
 
 
@@ -292,7 +324,15 @@ def test_cameras_say_their_words():
         "outward front",
         "outward left side",
     ]
-    assert [names[i] for i in coarse] == ["front", None, None, "back", "side", "outward front", "outward left side"]
+    assert [names[i] for i in coarse] == [
+        "front",
+        None,
+        None,
+        "back",
+        "side",
+        "outward front",
+        "outward left side",
+    ]
     assert set(SCENE_VIEWS) == {*SIDES, *OUTWARD, *VIEWS[:3]} and NO_SCENE_VIEW == len(SCENE_VIEWS)
 
 
@@ -306,7 +346,11 @@ def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):
         texts.append(one.seen_from(view) if view else one.text)
         toy = [CATEGORIES.index(t) for t in toys]
         color = [list(COLORS).index(c) for c in colors]
-        place = GROUNDS.index(ground), SKIES.index(sky), SCENE_VIEWS.index(view) if view else NO_SCENE_VIEW
+        place = (
+            GROUNDS.index(ground),
+            SKIES.index(sky),
+            SCENE_VIEWS.index(view) if view else NO_SCENE_VIEW,
+        )
         rows.append([toy[0], color[0], toy[1], color[1], *place])
     ids = table.rows(*torch.tensor(rows).unbind(1))
     assert torch.equal(ids, tokenize(tokenizer, texts))
@@ -329,14 +373,18 @@ def test_training_never_draws_held_out_scenes_and_draws_all_pairs_besides(table)
     toy1, color1, toy2, color2, ground, sky, view_said, side = batch.words
     allowed = torch.zeros_like(table.pairs)
     allowed[toy1, toy2] = True
-    wanted = [[not pair_held_out(a, b) for b in range(len(CATEGORIES))] for a in range(len(CATEGORIES))]
+    wanted = [
+        [not pair_held_out(a, b) for b in range(len(CATEGORIES))] for a in range(len(CATEGORIES))
+    ]
     assert torch.equal(allowed, torch.tensor(wanted))
     colors = list(COLORS)
     for t, c in ((toy1, color1), (toy2, color2)):
         pairs = {(a, b) for a, b in zip(t.tolist(), c.tolist(), strict=True)}
         assert not any(held_out(Caption(CATEGORIES[a], colors[b])) for a, b in pairs)
         assert len(pairs) == len(CATEGORIES) * 10
-    assert set(ground.tolist()) == set(range(len(GROUNDS))) and set(sky.tolist()) == set(range(len(SKIES)))
+    assert set(ground.tolist()) == set(range(len(GROUNDS))) and set(sky.tolist()) == set(
+        range(len(SKIES))
+    )
     assert set(zip(view_said.tolist(), side.tolist(), strict=True)) == {(0, 0), (NO_SCENE_VIEW, 1)}
 
 

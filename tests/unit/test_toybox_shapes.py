@@ -62,9 +62,13 @@ def test_the_gradient_outside_is_one_long_and_its_direction_the_normal(category)
     p = points(2000, seed=6)
     p = p[toy.distance(p) > 2 * h]
     offsets = torch.eye(3, dtype=torch.float64) * h
-    gradient = torch.stack([toy.distance(p + o) - toy.distance(p - o) for o in offsets], -1) / (2 * h)
-    assert ((gradient.norm(dim=-1) - 1).abs() < 1e-4).double().mean() > 0.998  # but where two solids are equally near
-    on = p - toy.distance(p)[:, None] * gradient  # the surface point that the distance is the way to
+    gradient = torch.stack([toy.distance(p + o) - toy.distance(p - o) for o in offsets], -1) / (
+        2 * h
+    )
+    # but where two solids are equally near
+    assert ((gradient.norm(dim=-1) - 1).abs() < 1e-4).double().mean() > 0.998
+    # the surface point that the distance is the way to
+    on = p - toy.distance(p)[:, None] * gradient
     assert (toy.distance(on).abs() < 1e-6).double().mean() > 0.998
     same = (toy.normals(p) * gradient).sum(-1)
     assert (same > 0.999).double().mean() > 0.98
@@ -75,7 +79,9 @@ def test_a_toy_fits_the_cube_and_the_ball_that_rendering_looks_into(category):
     sheet = torch.cartesian_prod(*[torch.linspace(-0.541, 0.541, 60, dtype=torch.float64)] * 2)
     for axis in range(3):
         for side in (-0.541, 0.541):
-            wall = torch.cat([sheet[:, :axis], torch.full((len(sheet), 1), side), sheet[:, axis:]], 1)
+            wall = torch.cat(
+                [sheet[:, :axis], torch.full((len(sheet), 1), side), sheet[:, axis:]], 1
+            )
             assert (shape(category).distance(wall) > 0).all()
     ball = points(4000)
     assert (shape(category).distance(BOUND * ball / ball.norm(dim=-1, keepdim=True)) > 0).all()
@@ -115,7 +121,9 @@ def test_bad_requests_are_named():
 
 def test_a_vertex_takes_the_colour_of_its_part_and_of_its_pattern():
     caption = Caption("snowman", "blue", "striped", "yellow")
-    vertices = torch.tensor([[0, -0.24, 0.26], [0, -0.15, 0.24], [0, 0.43, 0.105], [0.42, 0.22, 0.02]])
+    vertices = torch.tensor(
+        [[0, -0.24, 0.26], [0, -0.15, 0.24], [0, 0.43, 0.105], [0.42, 0.22, 0.02]]
+    )
     stripe = patterns(vertices)[:, 0].tolist()
     assert stripe[:2] == [False, True]  # one vertex in each, or nothing is tested
     wanted = [COLORS["blue"], COLORS["yellow"], ACCENTS["dark"], ACCENTS["wood"]]

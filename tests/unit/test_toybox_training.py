@@ -67,13 +67,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(tmp_path):
     judge_steps(first, judge, atlas, range(2))
     first.losses, first.elapsed = [0.5, 0.25], 7.5
     first.save()
-    second, judge = judge_run(tmp_path / "b", seed=1)  # other initial weights: all must come from the file
+    # other initial weights: all must come from the file
+    second, judge = judge_run(tmp_path / "b", seed=1)
     assert (second.step, second.losses, second.elapsed) == (2, [0.5, 0.25], 7.5)
     judge_steps(second, judge, atlas, range(2, 4))
     for ours, theirs in zip(whole.parameters, second.parameters, strict=True):
         assert torch.equal(ours, theirs)
-        assert torch.equal(whole.optimizer.state[ours]["exp_avg_sq"], second.optimizer.state[theirs]["exp_avg_sq"])
-        assert second.optimizer.state[theirs]["exp_avg"].stride() == theirs.stride()  # a fused AdamW needs it
+        assert torch.equal(
+            whole.optimizer.state[ours]["exp_avg_sq"], second.optimizer.state[theirs]["exp_avg_sq"]
+        )
+        # a fused AdamW needs it
+        assert second.optimizer.state[theirs]["exp_avg"].stride() == theirs.stride()
     assert all(torch.equal(a, b) for a, b in zip(whole.average, second.average, strict=True))
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -106,7 +110,10 @@ def test_the_average_follows_the_weights_and_can_take_their_place(tmp_path):
 def test_the_loop_ends_with_the_schedule_and_saves(tmp_path):
     weight = torch.nn.Linear(1, 1)
     run = training_stage.Run("linear", {"linear": weight}, 120, 0.1, tmp_path)
-    assert list(training_stage.loop(run, lambda: weight(torch.ones(1, 1)).square().sum(), 1e9)) == [50, 100]
+    assert list(training_stage.loop(run, lambda: weight(torch.ones(1, 1)).square().sum(), 1e9)) == [
+        50,
+        100,
+    ]
     assert run.step == 120 and len(run.losses) == 2 and run.losses[1] < run.losses[0]
     again = training_stage.Run("linear", {"linear": torch.nn.Linear(1, 1)}, 120, 0.1, tmp_path)
     assert (again.step, again.done, again.losses) == (120, 1.0, run.losses)
@@ -139,10 +146,17 @@ def test_the_denoiser_loss_is_finite_and_reaches_both_networks():
     unet, text = small_denoiser(), models.text_encoder(40)
     ids = torch.full((2, models.TOKENS), 39)
     latents = torch.randn(2, 4, 8, 8, generator=seeded())
-    loss = train.denoiser_loss(unet, text, latents, ids, models.scheduler().alphas_cumprod, seeded())
+    loss = train.denoiser_loss(
+        unet, text, latents, ids, models.scheduler().alphas_cumprod, seeded()
+    )
     loss.backward()
-    assert loss.isfinite() and 0.3 < loss < 3  # an untrained net predicts nothing: the velocity's own variance is 1
-    assert all(p.grad.isfinite().all() for p in [*unet.parameters(), *text.parameters()] if p.grad is not None)
+    # an untrained net predicts nothing: the velocity's own variance is 1
+    assert loss.isfinite() and 0.3 < loss < 3
+    assert all(
+        p.grad.isfinite().all()
+        for p in [*unet.parameters(), *text.parameters()]
+        if p.grad is not None
+    )
     assert text.get_input_embeddings().weight.grad.abs().sum() > 0
 
 
@@ -152,14 +166,20 @@ def test_a_denoiser_that_knows_the_answer_has_no_loss():
 
     def unet(noisy, t, words, return_dict):
         steps.append(t)
-        a, s = (x[t].sqrt()[:, None, None, None] for x in (scheduler.alphas_cumprod, 1 - scheduler.alphas_cumprod))
+        a, s = (
+            x[t].sqrt()[:, None, None, None]
+            for x in (scheduler.alphas_cumprod, 1 - scheduler.alphas_cumprod)
+        )
         noise = (noisy - a * latents) / s
         return (scheduler.get_velocity(latents, noise, t),)
 
     ids = torch.zeros(16, 1, dtype=torch.long)
-    loss = train.denoiser_loss(unet, lambda ids: (ids,), latents, ids, scheduler.alphas_cumprod, seeded())
+    loss = train.denoiser_loss(
+        unet, lambda ids: (ids,), latents, ids, scheduler.alphas_cumprod, seeded()
+    )
     assert loss < 1e-6
-    assert torch.equal(steps[0] * 16 // 1000, torch.arange(16))  # one step in each sixteenth of the schedule
+    # one step in each sixteenth of the schedule
+    assert torch.equal(steps[0] * 16 // 1000, torch.arange(16))
 
 
 def judged_batch(**changes):
@@ -178,16 +198,26 @@ def test_the_judges_loss_counts_only_fair_questions():
     said = torch.tensor([0, NO_VIEW, 1, 2])
     base = loss(second=torch.tensor([0, 1, 2, 3]), view=torch.tensor([0, 1, 1, 2]), view_said=said)
     plain = loss(second=torch.tensor([7, 8, 2, 3]), view=torch.tensor([0, 1, 1, 2]), view_said=said)
-    unfair = loss(second=torch.tensor([0, 1, 2, 3]), view=torch.tensor([0, 3, 1, 2]), view_said=said)
+    unfair = loss(
+        second=torch.tensor([0, 1, 2, 3]), view=torch.tensor([0, 3, 1, 2]), view_said=said
+    )
     assert base == plain == unfair
-    assert loss(second=torch.tensor([0, 1, 9, 3]), view=torch.tensor([0, 1, 1, 2]), view_said=said) != base
-    assert loss(second=torch.tensor([0, 1, 2, 3]), view=torch.tensor([3, 1, 1, 2]), view_said=said) != base
+    assert (
+        loss(second=torch.tensor([0, 1, 9, 3]), view=torch.tensor([0, 1, 1, 2]), view_said=said)
+        != base
+    )
+    assert (
+        loss(second=torch.tensor([0, 1, 2, 3]), view=torch.tensor([3, 1, 1, 2]), view_said=said)
+        != base
+    )
 
 
 def test_the_judges_loss_is_finite_without_patterns_or_fair_views():
     torch.manual_seed(0)
     judge = models.Judge(8)
-    batch = judged_batch(finish=torch.zeros(4, dtype=torch.long), view_said=torch.full((4,), NO_VIEW))
+    batch = judged_batch(
+        finish=torch.zeros(4, dtype=torch.long), view_said=torch.full((4,), NO_VIEW)
+    )
     loss = train.judge_loss(judge, batch, seeded())
     loss.backward()
     assert loss.isfinite() and all(p.grad.isfinite().all() for p in judge.parameters())
@@ -195,14 +225,24 @@ def test_the_judges_loss_is_finite_without_patterns_or_fair_views():
 
 def test_what_is_said_is_dropped_at_the_documented_rates():
     count = 200_000
-    words = [torch.randint(high, (count,), generator=seeded(i)) for i, high in enumerate((28, 12, 4, 12, 4, 18))]
+    words = [
+        torch.randint(high, (count,), generator=seeded(i))
+        for i, high in enumerate((28, 12, 4, 12, 4, 18))
+    ]
     category, color, finish, second, view = train.said(words, seeded(9))
     silent, colorless, viewless = category < 0, color == len(COLORS), view == NO_VIEW
     plain = words[2] == 0
-    for share, wanted in ((silent, 0.10), (colorless[plain], 0.05), (viewless, 0.12), (viewless & silent, 0.012)):
+    for share, wanted in (
+        (silent, 0.10),
+        (colorless[plain], 0.05),
+        (viewless, 0.12),
+        (viewless & silent, 0.012),
+    ):
         assert share.float().mean().item() == pytest.approx(wanted, abs=0.003)
     assert not colorless[~plain].any()
-    assert torch.equal(category[~silent], words[0][~silent]) and torch.equal(color[~colorless], words[1][~colorless])
+    assert torch.equal(category[~silent], words[0][~silent]) and torch.equal(
+        color[~colorless], words[1][~colorless]
+    )
     fine = view[~viewless] == words[5][~viewless]
     assert ((view == words[4]) | (view == words[5]))[~viewless].all()
     coarse_only = words[4] != words[5]
@@ -248,7 +288,10 @@ def test_painting_the_atlas_is_painting_the_render(small_renders):
     atlas = data.render_atlas(views, seed, "cpu", chunk=2)
     assert atlas.layers.shape == (6, 8, 24, 24) and atlas.category.tolist() == [0, 0, 0, 1, 1, 1]
     generator = seeded(seed)
-    rows, seconds = torch.arange(views), {"plain": None, "striped": "white", "checkered": "cyan", "dotted": "red"}
+    rows, seconds = (
+        torch.arange(views),
+        {"plain": None, "striped": "white", "checkered": "cyan", "dotted": "red"},
+    )
     for index, category in enumerate(("mug", "car")):
         layers = render_layers(category, training_cameras(views, generator))
         for finish, second in seconds.items():
@@ -277,7 +320,8 @@ def test_the_atlas_knows_the_view_words_and_where_none_is_fair(monkeypatch):
     assert 0.1 < unfair.float().mean() < 0.25
     sectors = (cameras.azimuths.remainder(360) / 45).round().long() % 8
     finer = [
-        (f"overhead {SIDES[k]}" if high else SIDES[k]) for k, high in zip(sectors.tolist(), up.tolist(), strict=True)
+        (f"overhead {SIDES[k]}" if high else SIDES[k])
+        for k, high in zip(sectors.tolist(), up.tolist(), strict=True)
     ]
     assert [VIEW_WORDS[k] for k in atlas.side.tolist()] == finer
 
@@ -304,7 +348,8 @@ def test_the_latent_scale_makes_latents_of_unit_spread():
     scale = train.latent_scale(Vae(), atlas, seeded(1))
     pictures = draw(atlas, 2048, seeded(2)).pictures * 2 - 1
     assert (scale * 3 * pictures[:, :1]).std().item() == pytest.approx(1, abs=0.03)
-    assert scale == train.latent_scale(Vae(), atlas, seeded(3))  # the same at every call, or the net would be off
+    # the same at every call, or the net would be off
+    assert scale == train.latent_scale(Vae(), atlas, seeded(3))
 
 
 def test_training_in_small_writes_a_prior_that_loads_and_resumes(tmp_path, monkeypatch):
@@ -313,9 +358,22 @@ def test_training_in_small_writes_a_prior_that_loads_and_resumes(tmp_path, monke
     monkeypatch.setattr(train, "autoencoder", small_autoencoder)
     monkeypatch.setattr(train, "denoiser", small_denoiser)
     monkeypatch.setattr(train, "latent_scale", lambda vae, atlas, generator: 0.5)
-    paths = ["--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--judge-out", str(tmp_path / "judge")]
+    paths = [
+        "--work",
+        str(tmp_path / "work"),
+        "--out",
+        str(tmp_path / "out"),
+        "--judge-out",
+        str(tmp_path / "judge"),
+    ]
     sizes = "--device cpu --pool 8 --batch 4 --autoencoder-batch 2 --judge-batch 2".split()
-    train.main([*paths, *sizes, *"--steps 1 --autoencoder-steps 1 --judge-steps 1 --stages autoencoder,judge".split()])
+    train.main(
+        [
+            *paths,
+            *sizes,
+            *"--steps 1 --autoencoder-steps 1 --judge-steps 1 --stages autoencoder,judge".split(),
+        ]
+    )
     train.main([*paths, *sizes, *"--steps 1 --autoencoder-steps 1 --judge-steps 2".split()])
     record = json.loads((tmp_path / "out" / "training.json").read_text())
     assert {name: run["steps"] for name, run in record["runs"].items()} == {
@@ -324,11 +382,17 @@ def test_training_in_small_writes_a_prior_that_loads_and_resumes(tmp_path, monke
         "denoiser": 1,
     }
     prior = load_diffusers(tmp_path / "out")
-    assert prior.vocabulary == frozenset(vocabulary()) and prior.image_size == 128 and prior.scaling == 0.5
+    assert (
+        prior.vocabulary == frozenset(vocabulary())
+        and prior.image_size == 128
+        and prior.scaling == 0.5
+    )
     assert prior.embed(["a red mug, front view"]).embeddings.shape == (1, 77, models.TEXT_WIDTH)
     judge = models.load_judge(tmp_path / "judge")
     logits = judge(torch.rand(2, 3, 128, 128, generator=seeded()))
-    assert {name: x.shape for name, x in logits.items()} == {name: (2, size) for name, size in models.HEADS.items()}
+    assert {name: x.shape for name, x in logits.items()} == {
+        name: (2, size) for name, size in models.HEADS.items()
+    }
 
 
 def small_scenes(count, seed, device):
@@ -351,8 +415,17 @@ def test_training_on_scenes_too_goes_on_from_a_prior_of_objects(tmp_path, monkey
     monkeypatch.setattr(train, "latent_scale", lambda vae, atlas, generator: 0.5)
     drawn = []
     monkeypatch.setattr(train, "draw_scenes", lambda *a: drawn.append(a[1]) or draw_scenes(*a))
-    sizes = "--device cpu --pool 8 --batch 4 --autoencoder-batch 4 --steps 1 --autoencoder-steps 1 --judge-steps 1"
-    common = ["--work", str(tmp_path / "work"), "--judge-out", str(tmp_path / "judge"), *sizes.split()]
+    sizes = (
+        "--device cpu --pool 8 --batch 4 --autoencoder-batch 4 --steps 1 --autoencoder-steps 1"
+        " --judge-steps 1"
+    )
+    common = [
+        "--work",
+        str(tmp_path / "work"),
+        "--judge-out",
+        str(tmp_path / "judge"),
+        *sizes.split(),
+    ]
     common += ["--stages", "autoencoder,denoiser,export"]
     train.main([*common, "--out", str(tmp_path / "objects")])
     assert not drawn
@@ -367,7 +440,9 @@ def test_training_on_scenes_too_goes_on_from_a_prior_of_objects(tmp_path, monkey
     assert card["outward"][1] == "outward front left"
     assert "outward" not in json.loads((tmp_path / "objects" / "distill3d.json").read_text())
     same = {n: torch.equal(p, new.vae.get_parameter(n)) for n, p in old.vae.named_parameters()}
-    assert all(same[n] == n.startswith(("encoder.", "quant_conv.")) for n in same if n.endswith(".weight"))
+    assert all(
+        same[n] == n.startswith(("encoder.", "quant_conv.")) for n in same if n.endswith(".weight")
+    )
     text = "a red mug and a blue chair on a green ground under a cyan sky, outward front view"
     assert len(new.tokenizer(text).input_ids) == 21  # a token a word, the comma, start and end
 
@@ -381,10 +456,14 @@ def test_a_share_of_scenes_that_leaves_no_objects_is_refused(tmp_path, share):
 def test_going_on_from_a_pipeline_keeps_what_its_words_mean(tmp_path, monkeypatch):
     torch.manual_seed(0)
     words = vocabulary()
-    monkeypatch.setattr(models, "vocabulary", lambda: tuple(w for w in words if w not in ("left", "right")))
+    monkeypatch.setattr(
+        models, "vocabulary", lambda: tuple(w for w in words if w not in ("left", "right"))
+    )
     old_tokenizer = models.write_tokenizer(tmp_path / "tokenizer")
     parts = small_autoencoder(), small_denoiser(), models.text_encoder(len(old_tokenizer))
-    wanted = [{name: p.detach().half().float() for name, p in net.named_parameters()} for net in parts]
+    wanted = [
+        {name: p.detach().half().float() for name, p in net.named_parameters()} for net in parts
+    ]
     models.save_pipeline(tmp_path, *parts, old_tokenizer)
     monkeypatch.setattr(models, "vocabulary", lambda: words)
 

@@ -16,7 +16,9 @@ from distill3d.kernels.run.state import STREAMS, fresh_state, random_streams
 def cloud(count: int = 5) -> Gaussians:
     draw = torch.Generator().manual_seed(3)
     shapes = {"means": (3,), "log_scales": (3,), "quats": (4,), "opacity_logits": (), "sh": (4, 3)}
-    return Gaussians(**{name: torch.randn(count, *shape, generator=draw) for name, shape in shapes.items()})
+    return Gaussians(
+        **{name: torch.randn(count, *shape, generator=draw) for name, shape in shapes.items()}
+    )
 
 
 def trained() -> Gaussians:
@@ -26,7 +28,11 @@ def trained() -> Gaussians:
         step=12,
         loss_name="Combined(CDS, VDM)",
         latent_shape=(4, 8, 8),
-        loss={"a/b.c": torch.randn(2, 3), "updates": torch.tensor(7), "half": torch.ones(2, dtype=torch.bfloat16)},
+        loss={
+            "a/b.c": torch.randn(2, 3),
+            "updates": torch.tensor(7),
+            "half": torch.ones(2, dtype=torch.bfloat16),
+        },
         statistics={"views": torch.zeros(5)},
         bad_steps=torch.tensor(3),
     )
@@ -108,9 +114,13 @@ def test_a_copy_shares_no_memory_and_a_move_changes_only_the_moments_precision()
 
 def test_a_state_that_belongs_to_another_cloud_is_refused():
     state = trained().training
-    with pytest.raises(ValueError, match=r"training\.first\['means'\] is of shape \(5, 3\), expected \(6, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"training\.first\['means'\] is of shape \(5, 3\), expected \(6, 3\)"
+    ):
         state.check(cloud(6).tensors())
     with pytest.raises(ValueError, match=r"second\['sh'\] is missing"):
-        replace(state, second={k: v for k, v in state.second.items() if k != "sh"}).check(cloud().tensors())
+        replace(state, second={k: v for k, v in state.second.items() if k != "sh"}).check(
+            cloud().tensors()
+        )
     with pytest.raises(ValueError, match=r"statistics\['views'\]"):
         replace(state, statistics={"views": torch.zeros(4)}).check(cloud().tensors())

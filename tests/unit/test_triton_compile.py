@@ -1,6 +1,8 @@
-"""The Triton kernels compile for an NVIDIA GPU, and are called with what they take; needs Triton, but no GPU.
+"""The Triton kernels compile for an NVIDIA GPU, and are called with what they take; needs Triton,
+but no GPU.
 
-Triton's interpreter, in which the other tests run, neither types the kernels nor minds a keyword that none of them has.
+Triton's interpreter, in which the other tests run, neither types the kernels nor minds a keyword
+that none of them has.
 """
 
 import os
@@ -87,16 +89,36 @@ def words_of(script, folder):
 def test_every_kernel_compiles_and_reads_its_pictures_in_pieces_of_16_bytes(tmp_path):
     wide = dict(words_of(NETWORKS, tmp_path))
     small = {"_group_moments", "_group_means"}  # they read the sums of a few columns each
-    pictures = {"_column_sums", "_normalise", "_gradient_sums", "_gradient", "_add", "_layer_norm", "_geglu"}
+    pictures = {
+        "_column_sums",
+        "_normalise",
+        "_gradient_sums",
+        "_gradient",
+        "_add",
+        "_layer_norm",
+        "_geglu",
+    }
     assert set(wide) == small | pictures
     assert all(int(wide[name]) > 0 for name in pictures)
 
 
 def test_the_rasterizer_compiles_and_its_pixels_keep_to_their_lanes(tmp_path):
-    # A tile's pixels are 512 bytes; as much shared memory would mean that they change places at every Gaussian.
-    found = {name: (int(variants), int(shared)) for name, variants, shared in words_of(RASTERIZER, tmp_path)}
+    # A tile's pixels are 512 bytes; as much shared memory would mean that they change places at
+    # every Gaussian.
+    found = {
+        name: (int(variants), int(shared))
+        for name, variants, shared in words_of(RASTERIZER, tmp_path)
+    }
     assert set(found) == {
-        *("_project", "_fill", "_pack", "_composite", "_composite_back", "_sum_entries", "_pull_back"),
+        *(
+            "_project",
+            "_fill",
+            "_pack",
+            "_composite",
+            "_composite_back",
+            "_sum_entries",
+            "_pull_back",
+        )
     }
     assert all(variants == 2 for variants, _ in found.values())
     assert max(found["_composite"][1], found["_composite_back"][1]) < 512

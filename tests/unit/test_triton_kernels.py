@@ -1,4 +1,6 @@
-"""The Triton kernels against plain torch: on a CUDA device as they are, elsewhere through Triton's interpreter."""
+"""The Triton kernels against plain torch: on a CUDA device as they are, elsewhere through Triton's
+interpreter.
+"""
 
 import os
 
@@ -33,7 +35,13 @@ def picture(*shape, offset=0.0):
 
 
 def norm(channels, groups, silu=True):
-    return Norm(torch.randn(channels, device=DEVICE), torch.randn(channels, device=DEVICE), groups, 1e-5, silu)
+    return Norm(
+        torch.randn(channels, device=DEVICE),
+        torch.randn(channels, device=DEVICE),
+        groups,
+        1e-5,
+        silu,
+    )
 
 
 @pytest.mark.parametrize("silu", [True, False])
@@ -43,7 +51,9 @@ def test_normalisation_and_its_gradient_are_torchs(shape, rows, silu):
     torch.manual_seed(0)
     n, channels, groups, height, width = shape
     x = picture(n, channels, height, width, offset=3.0).requires_grad_()
-    shift = [None, torch.randn(channels, device=DEVICE), torch.randn(n, channels, device=DEVICE)][rows]
+    shift = [None, torch.randn(channels, device=DEVICE), torch.randn(n, channels, device=DEVICE)][
+        rows
+    ]
     how = norm(channels, groups, silu)
     expected = reference.norm_act(x, how, shift)
     upstream = torch.randn_like(expected)
@@ -59,7 +69,10 @@ def test_normalisation_and_its_gradient_are_torchs(shape, rows, silu):
 def test_the_sum_before_a_normalisation_and_what_comes_back_through_both(shape):
     torch.manual_seed(1)
     n, channels, groups, height, width = shape
-    x, residual = picture(n, channels, height, width).requires_grad_(), picture(n, channels, height, width)
+    x, residual = (
+        picture(n, channels, height, width).requires_grad_(),
+        picture(n, channels, height, width),
+    )
     shift, how = torch.randn(channels, device=DEVICE), norm(channels, groups)
     expected = reference.add_norm_act(x, residual, how, shift)
     upstream = [torch.randn_like(value) for value in expected]
@@ -75,26 +88,39 @@ def test_a_spread_far_from_zero_is_not_lost_in_rounding():
     x, how = picture(1, 32, 16, 16, offset=1000.0), norm(32, 4)
     y = triton_kernels.forward(x, None, None, how)[1]
     exact = Norm(how.weight.double(), how.bias.double(), how.groups, how.eps, True)
-    torch.testing.assert_close(y.double(), reference.norm_act(x.double(), exact), atol=2e-3, rtol=2e-3)
+    torch.testing.assert_close(
+        y.double(), reference.norm_act(x.double(), exact), atol=2e-3, rtol=2e-3
+    )
 
 
 def test_sums_layer_norms_and_gates_are_torchs():
     torch.manual_seed(3)
     x, residual, shift = picture(2, 40, 3, 5), picture(2, 40, 3, 5), torch.randn(40, device=DEVICE)
-    torch.testing.assert_close(triton_kernels.add(x, residual, shift), reference.add(x, residual, shift))
+    torch.testing.assert_close(
+        triton_kernels.add(x, residual, shift), reference.add(x, residual, shift)
+    )
     rows, (weight, bias) = torch.randn(37, 40, device=DEVICE), torch.randn(2, 40, device=DEVICE)
     given = (rows, shift, weight, bias, 1e-5)
-    torch.testing.assert_close(triton_kernels.layer_norm(*given), reference.layer_norm(*given), atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(triton_kernels.geglu(rows), reference.geglu(rows), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(
+        triton_kernels.layer_norm(*given), reference.layer_norm(*given), atol=1e-5, rtol=1e-4
+    )
+    torch.testing.assert_close(
+        triton_kernels.geglu(rows), reference.geglu(rows), atol=1e-6, rtol=1e-5
+    )
 
 
 def test_an_encoder_of_fused_kernels_has_the_gradient_of_one_of_plain_layers(monkeypatch):
     from diffusers import AutoencoderKL
 
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # its rounding is no matter of these kernels
+    # its rounding is no matter of these kernels
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.manual_seed(4)
     blocks = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
-    vae = AutoencoderKL(3, 3, *blocks, (8, 16), latent_channels=2, norm_num_groups=4).to(DEVICE).requires_grad_(False)
+    vae = (
+        AutoencoderKL(3, 3, *blocks, (8, 16), latent_channels=2, norm_num_groups=4)
+        .to(DEVICE)
+        .requires_grad_(False)
+    )
     x = torch.randn(1, 3, 8, 8, device=DEVICE, requires_grad=True)
     expected = vae.encode(x).latent_dist.parameters
     upstream = torch.randn_like(expected)

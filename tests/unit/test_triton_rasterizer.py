@@ -1,4 +1,5 @@
-"""The Triton rasterizer in Triton's interpreter, on small scenes: it takes 20 ms per Gaussian and tile.
+"""The Triton rasterizer in Triton's interpreter, on small scenes: it takes 20 ms per Gaussian and
+tile.
 
 Without the interpreter, on a machine with a GPU, test_rasterize_backends.py has the tests.
 """
@@ -59,7 +60,8 @@ def test_the_kernels_agree_with_the_reference(scene, poisoned):
 
 
 def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_has(poisoned):
-    # 40 sheets that fill the picture's one tile; after 16 of them it is seen to be full, and the list is left.
+    # 40 sheets that fill the picture's one tile; after 16 of them it is seen to be full, and the
+    # list is left.
     n = 40
     means = torch.zeros(n, 3, dtype=torch.float64)
     means[:, 2] = torch.linspace(-0.5, 0.5, n).flip(0)
@@ -71,7 +73,8 @@ def test_what_lies_behind_a_full_tile_has_no_gradient_and_what_lies_before_it_ha
     _, gradients = outcome(cloud, cameras, "triton", "cpu", torch.float32, {})
     _, true_gradients = outcome(cloud, cameras, "reference", "cpu", torch.float64, {})
     for name, gradient in gradients.items():
-        assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)  # 1e-4 of the light is missing
+        # 1e-4 of the light is missing
+        assert_near(f"gradient of {name}", gradient, true_gradients[name], 1e-2)
     opacity = gradients["opacity_logits"]
     assert (opacity[:6] != 0).all() and (opacity[16:] == 0).all()
 
@@ -85,15 +88,22 @@ def test_a_gaussian_is_listed_where_it_shows_and_hardly_anywhere_else():
     parameters = (cloud.means, cloud.log_scales, cloud.quats, cloud.opacity_logits)
     means2d, shapes, depths, boxes, counts, _ = triton_raster._Project.apply(*parameters, screens)
     tile = screens.tile
-    lists = triton_raster.bin_pairs(means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, tile)
+    lists = triton_raster.bin_pairs(
+        means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, tile
+    )
     shown = dense_alphas(project(cloud, cameras), 61, 43) >= ALPHA_MIN  # [V,N,H,W]
     padding = (0, -61 % tile["TILE_W"], 0, -43 % tile["TILE_H"])
     blocks = torch.nn.functional.pad(shown, padding).unfold(2, tile["TILE_H"], tile["TILE_H"])
-    wanted = blocks.unfold(3, tile["TILE_W"], tile["TILE_W"]).flatten(4).any(-1)  # [V,N,rows,columns]
+    # [V,N,rows,columns]
+    wanted = blocks.unfold(3, tile["TILE_W"], tile["TILE_W"]).flatten(4).any(-1)
     listed = torch.zeros_like(wanted)
     lengths = lists.offsets.diff()
     tiles = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
-    view, row, column = tiles // wanted[0, 0].numel(), tiles // screens.columns % screens.rows, tiles % screens.columns
+    view, row, column = (
+        tiles // wanted[0, 0].numel(),
+        tiles // screens.columns % screens.rows,
+        tiles % screens.columns,
+    )
     pairs = lists.entries[: len(tiles)]
     assert (pairs // 200 == view).all()
     listed[view, pairs % 200, row, column] = True
@@ -110,12 +120,16 @@ def dense_alphas(projection, width, height):
     dx = (x - projection.means2d[..., :1])[:, :, None, :]
     dy = (y - projection.means2d[..., 1:])[:, :, :, None]
     a, b, c = (k[..., None, None] for k in projection.conics.unbind(-1))
-    alpha = projection.opacities[..., None, None] * torch.exp(-0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy)
+    alpha = projection.opacities[..., None, None] * torch.exp(
+        -0.5 * (a * dx * dx + c * dy * dy) - b * dx * dy
+    )
     return torch.where(projection.visible[..., None, None], alpha, 0.0)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the numpy under the interpreter
-@pytest.mark.parametrize("log_scale", [float("nan"), 45.0], ids=["not a number", "beyond all numbers"])
+@pytest.mark.parametrize(
+    "log_scale", [float("nan"), 45.0], ids=["not a number", "beyond all numbers"]
+)
 def test_a_gaussian_whose_conic_is_no_number_spoils_no_other(log_scale, poisoned):
     settings = DEFAULTS | SMALL | {"count": 9}
     cloud, cameras = cloud_of(**settings), cameras_of(settings["width"], settings["height"], 1)

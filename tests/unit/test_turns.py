@@ -1,4 +1,6 @@
-"""A prior whose networks visit the device one at a time gives the same numbers, with one of them there at most."""
+"""A prior whose networks visit the device one at a time gives the same numbers, with one of them
+there at most.
+"""
 
 from itertools import chain
 
@@ -54,7 +56,9 @@ def test_a_run_in_turns_is_the_same_run(prior, loss, at_once):
     settings = OptimizeSettings(views=2, pictures_at_once=at_once)
 
     def run():
-        return optimize(cloud, loss, prior, view_prompts(prior, "a mug"), OrbitSampler(), 2, settings)
+        return optimize(
+            cloud, loss, prior, view_prompts(prior, "a mug"), OrbitSampler(), 2, settings
+        )
 
     expected = run()
     prior._rows.clear()  # so that the texts are embedded in turns too
@@ -78,8 +82,12 @@ def test_a_control_network_comes_and_goes_with_the_unet(prior):
             torch.nn.init.normal_(weight, std=0.1)
     shown = ControlledPrior(prior, control, Sight())
     homes, seen = [weight.data_ptr() for weight in control.parameters()], []
-    shown.vae.encoder.register_forward_pre_hook(lambda *_: seen.append([w.data_ptr() for w in control.parameters()]))
-    control.register_forward_pre_hook(lambda *_: seen.append([w.data_ptr() for w in control.parameters()]))
+    shown.vae.encoder.register_forward_pre_hook(
+        lambda *_: seen.append([w.data_ptr() for w in control.parameters()])
+    )
+    control.register_forward_pre_hook(
+        lambda *_: seen.append([w.data_ptr() for w in control.parameters()])
+    )
     cloud, prompts = random_ball(200, scale=0.1, opacity_logit=3.0), view_prompts(shown, "a mug")
     settings = OptimizeSettings(views=2)
     expected = optimize(cloud, CDS(), shown, prompts, OrbitSampler(), 1, settings)

@@ -1,4 +1,6 @@
-"""VDM and DCA against the identities of their derivation; the degradation network and its optimizer."""
+"""VDM and DCA against the identities of their derivation; the degradation network and its
+optimizer.
+"""
 
 from math import cos, pi
 
@@ -42,12 +44,18 @@ class Estimates:
 
     def __init__(self, t=400):
         prior = gaussian_prior(other=-1.0)
-        self.z0, self.noise, self.t = normal(1, 2, *SHAPE), normal(2, 2, *SHAPE), torch.full((2,), t)
+        self.z0, self.noise, self.t = (
+            normal(1, 2, *SHAPE),
+            normal(2, 2, *SHAPE),
+            torch.full((2,), t),
+        )
         self.alpha, self.sigma = SCHEDULE.alpha(self.t), SCHEDULE.sigma(self.t)
         self.z_t = self.alpha * self.z0 + self.sigma * self.noise
         rows = views(prior, 2)
         self.e_c, self.e_u = prior.predict(self.z_t, self.t, [rows.text, rows.negative])
-        self.x0_c, self.x0_u = (clean_from_noise(self.z_t, e, self.alpha, self.sigma) for e in (self.e_c, self.e_u))
+        self.x0_c, self.x0_u = (
+            clean_from_noise(self.z_t, e, self.alpha, self.sigma) for e in (self.e_c, self.e_u)
+        )
         self.ratio = self.sigma / self.alpha
 
 
@@ -79,7 +87,8 @@ def test_the_best_affine_map_of_gaussian_renders_gives_their_true_score():
     (e_c,) = prior.predict(z_t, t, [prior.embed(["a", "a"])])
     x0 = clean_from_noise(z_t, e_c, a, s)
     slope = v_q * (a**2 * v + s**2) / (v * (a**2 * v_q + s**2))
-    # a least-squares line passes through the means: x0's, at the renders' mean noised, and the renders' own
+    # a least-squares line passes through the means: x0's, at the renders' mean noised, and the
+    # renders' own
     x0_mean = mu + a**2 * v / (a**2 * v + s**2) * (m_q - mu)
     e_psi = (z_t - a * (m_q + slope * (x0 - x0_mean))) / s
     torch.testing.assert_close(e_psi, s * (z_t - a * m_q) / (a**2 * v_q + s**2))
@@ -121,14 +130,27 @@ def descend(settings, steps=500, lr=0.02):
 
 def test_vdm_without_guidance_keeps_the_spread_that_sds_collapses():
     linear = Degradation("linear")
-    kept = descend(VDM(guidance=1, dca="constant", degradation=linear, psi_lr=2e-2, psi_lr_end=2e-2, refine_from=1))
+    kept = descend(
+        VDM(
+            guidance=1,
+            dca="constant",
+            degradation=linear,
+            psi_lr=2e-2,
+            psi_lr_end=2e-2,
+            refine_from=1,
+        )
+    )
     assert abs(kept.mean() - 2) < 0.2
     assert 0.3 < kept.std() < 0.8  # the data's is 0.5; SDS ends below 0.25 (test_sds)
 
 
 def test_dca_runs_between_its_ends_in_every_shape():
     t = torch.tensor([0, 250, 500, 1000])
-    shapes = {"constant": [1, 1, 1, 1], "linear": [1, 0.75, 0.5, 0], "sqrt": [1, 0.5, 1 - 0.5**0.5, 0]}
+    shapes = {
+        "constant": [1, 1, 1, 1],
+        "linear": [1, 0.75, 0.5, 0],
+        "sqrt": [1, 0.5, 1 - 0.5**0.5, 0],
+    }
     shapes["cosine"] = [1, 0.5 + 0.5**1.5, 0.5, 0]
     for shape, values in shapes.items():
         expected = torch.tensor(values).float()
@@ -148,9 +170,13 @@ def test_the_loss_applies_eta_guidance_weight_and_weighting_to_the_direction():
         assert changes.get("dca") or logs["eta"].item() == pytest.approx(0.6)
         return torch.autograd.grad(value, latents)[0]
 
-    ratio, sigma = SCHEDULE.ratio(torch.tensor([400])).float(), SCHEDULE.sigma(torch.tensor([400])).float()
+    ratio, sigma = (
+        SCHEDULE.ratio(torch.tensor([400])).float(),
+        SCHEDULE.sigma(torch.tensor([400])).float(),
+    )
     plain = gradient()
-    # M is the identity, so only the classifier part is there, and between equal Gaussians it is the same everywhere
+    # M is the identity, so only the classifier part is there, and between equal Gaussians it is the
+    # same everywhere
     alpha = SCHEDULE.alpha(torch.tensor([400])).float()
     part = ratio * 6.5 * sigma * alpha * (-1.0 - 2.0) / (alpha**2 * 0.25 + sigma**2)
     torch.testing.assert_close(2 * plain, part.expand_as(plain), rtol=1e-4, atol=1e-4)
@@ -162,7 +188,12 @@ def test_the_loss_applies_eta_guidance_weight_and_weighting_to_the_direction():
 
 @pytest.mark.parametrize(
     ("shape", "eta"),
-    [("constant", 0.9), ("linear", 0.62), ("sqrt", 0.9 - 0.7 * 0.4**0.5), ("cosine", 0.9 - 0.35 * (1 - cos(0.4 * pi)))],
+    [
+        ("constant", 0.9),
+        ("linear", 0.62),
+        ("sqrt", 0.9 - 0.7 * 0.4**0.5),
+        ("cosine", 0.9 - 0.35 * (1 - cos(0.4 * pi))),
+    ],
 )
 def test_the_loss_weighs_by_eta_of_the_chosen_shape(shape, eta):
     fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "guidance": 1.0, "psi_lr": 0.0}
@@ -191,7 +222,12 @@ def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(desi
         loss = (mapped - (0.4 * clean + 1)).square().mean()
         gradients = torch.autograd.grad(loss, list(parameters.values()))
         adam = adam.step(dict(zip(parameters, gradients, strict=True)), 1e-2)
-        adam = AdamState({k: v.detach() for k, v in adam.parameters.items()}, adam.means, adam.squares, adam.updates)
+        adam = AdamState(
+            {k: v.detach() for k, v in adam.parameters.items()},
+            adam.means,
+            adam.squares,
+            adam.updates,
+        )
         losses.append(loss.item())
     assert sum(losses[-5:]) / 5 < 0.3 * losses[0]
 
@@ -200,7 +236,9 @@ def test_every_design_starts_as_the_identity_and_learns_a_fixed_degradation(desi
 def test_only_the_noisy_design_answers_anew_to_new_noise(design):
     degradation, generator = Degradation(design, widths=(16, 16)), seeded()
     parameters = degradation.initial(2, generator, CPU)
-    parameters = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()}
+    parameters = {
+        k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()
+    }
     clean, t = torch.randn(1, 2, 8, 8, generator=generator), torch.tensor([500])
     one, same, other = (degradation.apply(parameters, clean, t, 1000, seeded(k)) for k in (1, 1, 2))
     assert torch.equal(one, same)
@@ -212,9 +250,13 @@ def test_the_map_depends_on_the_timestep(design):
     degradation = Degradation(design, widths=(16, 16))
     generator = seeded()
     parameters = degradation.initial(2, generator, CPU)
-    parameters = {k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()}
+    parameters = {
+        k: v + 0.1 * torch.randn(v.shape, generator=generator) for k, v in parameters.items()
+    }
     clean = torch.randn(1, 2, 8, 8, generator=generator)
-    low, high = (degradation.apply(parameters, clean, torch.tensor([t]), 1000, generator) for t in (0, 999))
+    low, high = (
+        degradation.apply(parameters, clean, torch.tensor([t]), 1000, generator) for t in (0, 999)
+    )
     assert (low - high).abs().max() > 1e-2
 
 
@@ -248,7 +290,8 @@ def test_a_resumed_run_continues_bit_for_bit(design):
     state, drawn = run.state(), generator.get_state()
     kept = {key: value.clone() for key, value in state.items()}
     expected = advance(run, generator, 3, 6)
-    assert all(torch.equal(state[key], kept[key]) for key in state)  # a saved state is not changed by going on
+    # a saved state is not changed by going on
+    assert all(torch.equal(state[key], kept[key]) for key in state)
 
     generator.set_state(drawn)
     resumed = loss.start(prior, SHAPE, generator, state)
@@ -260,7 +303,13 @@ def test_a_resumed_run_continues_bit_for_bit(design):
 @pytest.mark.parametrize(("step", "lr"), [(0, 0.03), (5, 0.02), (10, 0.01)])
 def test_the_maps_learning_rate_anneals_over_the_run(step, lr):
     prior = gaussian_prior()
-    settings = VDM(degradation=Degradation("linear"), psi_lr=0.03, psi_lr_end=0.01, psi_updates=1, refine_from=1)
+    settings = VDM(
+        degradation=Degradation("linear"),
+        psi_lr=0.03,
+        psi_lr_end=0.01,
+        psi_updates=1,
+        refine_from=1,
+    )
     run = settings.start(prior, SHAPE, seeded())
     run(normal(9, 2, *SHAPE).float(), views(prior, 2, step, 10), seeded(1))
     # Adam's first step is as long as the learning rate, and the map begins at zero
@@ -280,18 +329,25 @@ def test_rescaling_brings_what_is_imagined_to_the_spread_of_the_render(share):
     rows = views(prior, 2)
     x0_c, x0_u = (
         x0 * (1 - share + share * z0.std((1, 2, 3), keepdim=True) / x0.std((1, 2, 3), keepdim=True))
-        for x0 in (clean_from_noise(z_t, e, alpha, sigma) for e in prior.predict(z_t, t, [rows.text, rows.negative]))
+        for x0 in (
+            clean_from_noise(z_t, e, alpha, sigma)
+            for e in prior.predict(z_t, t, [rows.text, rows.negative])
+        )
     )
     # the map is the identity, so only the classifier part is there
     wanted = (x0_u - x0_c).float()
-    torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], wanted, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        2 * torch.autograd.grad(value, latents)[0], wanted, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_starting_under_inference_mode_leaves_the_network_trainable():
     prior = gaussian_prior()
     with torch.inference_mode():
         run = VDM().start(prior, SHAPE, seeded())
-        resumed = VDM().start(prior, SHAPE, seeded(), {k: v.clone() for k, v in run.state().items()})
+        resumed = VDM().start(
+            prior, SHAPE, seeded(), {k: v.clone() for k, v in run.state().items()}
+        )
     for each in (run, resumed):
         value, logs = each(normal(9, 1, *SHAPE).float().requires_grad_(), views(prior), seeded())
         value.backward()
@@ -312,7 +368,11 @@ def test_a_step_in_inference_mode_learns_as_any_other(design):
                 run(latents.clone(), views(prior, 2, step), generator)
             states.append(run.state())
     assert not any(value.is_inference() for value in run.psi.parameters.values())
-    assert any(not torch.equal(value, fresh[key]) for key, value in states[1].items() if key.startswith("psi."))
+    assert any(
+        not torch.equal(value, fresh[key])
+        for key, value in states[1].items()
+        if key.startswith("psi.")
+    )
     torch.testing.assert_close(states[1], states[0])
 
 
@@ -321,10 +381,13 @@ def test_more_updates_follow_the_step_and_leave_its_gradient_alone():
     latents = normal(9, 2, *SHAPE).float().requires_grad_()
     seen = {}
     for updates in (1, 4):
-        settings = VDM(degradation=Degradation(widths=(16, 16)), psi_updates=updates, psi_lr=1e-2, **fixed)
+        settings = VDM(
+            degradation=Degradation(widths=(16, 16)), psi_updates=updates, psi_lr=1e-2, **fixed
+        )
         run = settings.start(prior, SHAPE, seeded())
         value, first = run(latents, views(prior, 2), seeded(1))
-        _, second = run(latents, views(prior, 2), seeded(1))  # the same draws: what was learned shows
+        # the same draws: what was learned shows
+        _, second = run(latents, views(prior, 2), seeded(1))
         gradient = torch.autograd.grad(value, latents)[0]
         seen[updates] = gradient, first["psi_loss"], second["psi_loss"], run.state()["updates"]
     assert torch.equal(seen[1][0], seen[4][0]) and seen[1][1] == seen[4][1]
@@ -342,19 +405,27 @@ def test_a_runs_map_can_be_asked_without_moving_it():
 def test_a_state_of_another_network_is_refused():
     prior = gaussian_prior()
     state = VDM(degradation=Degradation(widths=(16, 16))).start(prior, SHAPE, seeded()).state()
-    with pytest.raises(ValueError, match=r"VDM Loss: the saved loss state's 'psi\.in\.weight' is of shape"):
+    with pytest.raises(
+        ValueError, match=r"VDM Loss: the saved loss state's 'psi\.in\.weight' is of shape"
+    ):
         VDM().start(prior, SHAPE, seeded(), state)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"dca": "quadratic"}, "VDM Loss: dca is 'quadratic'; choose one of constant, linear, sqrt, cosine"),
+        (
+            {"dca": "quadratic"},
+            "VDM Loss: dca is 'quadratic'; choose one of constant, linear, sqrt, cosine",
+        ),
         ({"eta_noisy": -0.1}, "eta_noisy is -0.1; it must lie between 0 and 10"),
         ({"psi_lr": 2.0}, "psi_lr is 2"),
         ({"psi_updates": 0}, "psi_updates is 0; it must lie between 1 and 100"),
         ({"x0_rescale": 1.5}, "x0_rescale is 1.5"),
-        ({"degradation": Degradation("cubic")}, "design is 'cubic'; choose one of linear, nonlinear_noise, nonlinear"),
+        (
+            {"degradation": Degradation("cubic")},
+            "design is 'cubic'; choose one of linear, nonlinear_noise, nonlinear",
+        ),
         ({"degradation": Degradation(widths=(12,))}, "multiples of 8"),
         ({"degradation": Degradation(bins=0)}, "bins is 0"),
         ({"t_min": 700, "t_max_end": 500}, "t_min 700 is above t_max_end 500"),
@@ -373,10 +444,14 @@ def test_the_picture_of_one_step_is_the_estimate_and_many_steps_follow_the_flow(
     (noise,) = prior.predict(z_t, t, [text])
     estimate = clean_from_noise(z_t, noise, a, s)
     torch.testing.assert_close(imagined(prior, z_t, t, 1, text, text, 3.0), estimate)
-    # the flow of a Gaussian in closed form: (x - mu) / sqrt(v + sigma^2) stays, in the form z / alpha = x + sigma eps
+    # the flow of a Gaussian in closed form: (x - mu) / sqrt(v + sigma^2) stays, in the form z /
+    # alpha = x + sigma eps
     ratio = s / a
     exact = 2.0 + (z_t / a - 2.0) * (0.25 / (0.25 + ratio**2)).sqrt()
-    errors = [(imagined(prior, z_t, t, k, text, text, 1.0) - exact).abs().mean().item() for k in (1, 3, 100)]
+    errors = [
+        (imagined(prior, z_t, t, k, text, text, 1.0) - exact).abs().mean().item()
+        for k in (1, 3, 100)
+    ]
     assert errors[0] > 2 * errors[1] > 8 * errors[2]
     one = (estimate - 2.0).std()
     assert one < 0.6 * (exact - 2.0).std()  # the mean is soft, the flow's end has the data's spread
@@ -392,8 +467,18 @@ def test_a_guidance_per_view_takes_no_shortcut_at_one():
 
 def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     prior = gaussian_prior()
-    settings = VDM(refine_from=0.5, refine_steps=4, refine_t_min=400, refine_t_max=400, refine_guidance=1, weight=2.0)
-    run, before = settings.start(prior, SHAPE, seeded()), settings.start(prior, SHAPE, seeded()).state()
+    settings = VDM(
+        refine_from=0.5,
+        refine_steps=4,
+        refine_t_min=400,
+        refine_t_max=400,
+        refine_guidance=1,
+        weight=2.0,
+    )
+    run, before = (
+        settings.start(prior, SHAPE, seeded()),
+        settings.start(prior, SHAPE, seeded()).state(),
+    )
     latents = normal(8, 2, *SHAPE).float().requires_grad_()
     value, logs = run(latents, views(prior, 2, 5, 10), seeded(1))
     t = torch.tensor([400, 400])
@@ -401,17 +486,22 @@ def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
     z_t = SCHEDULE.alpha(t) * latents.detach() + SCHEDULE.sigma(t) * noise
     rows = prior.embed(["a", "a"])
     wanted = 2.0 * (latents.detach() - imagined(prior, z_t.float(), t, 4, rows, rows, 1.0))
-    torch.testing.assert_close(2 * torch.autograd.grad(value, latents)[0], wanted.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        2 * torch.autograd.grad(value, latents)[0], wanted.float(), rtol=1e-4, atol=1e-4
+    )
     assert logs["t"] == 400 and "psi_loss" not in logs
     assert all(torch.equal(value, before[key]) for key, value in run.state().items())
     _, more = run(latents, views(prior, 2, 4, 10), seeded(1))
     assert "psi_loss" in more
 
 
-@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506), (130, 500)])  # 130: beyond the schedule
+# 130: beyond the schedule
+@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506), (130, 500)])
 def test_the_second_parts_steps_come_down_over_that_part_to_200_above_the_lowest(step, highest):
     prior = gaussian_prior()
-    settings = VDM(refine_from=0.5, refine_steps=1, refine_t_min=300, refine_t_max=800, shared_t=False)
+    settings = VDM(
+        refine_from=0.5, refine_steps=1, refine_t_min=300, refine_t_max=800, shared_t=False
+    )
     run = settings.start(prior, SHAPE, seeded())
     _, logs = run(torch.zeros(400, *SHAPE), views(prior, 400, step, 100), seeded(1))
     assert logs["t"].item() == pytest.approx((300 + highest) / 2, abs=20)
@@ -446,8 +536,8 @@ def test_a_second_part_that_cannot_be_is_refused(changes, message):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_map_learns_the_same_beside_other_work(monkeypatch):
-    """To the last bit, once cuDNN keeps to algorithms that sum in a fixed order: its usual ones differ by 1e-5 from one
-    call to the next, beside other work or not."""
+    """To the last bit, once cuDNN keeps to algorithms that sum in a fixed order: its usual ones
+    differ by 1e-5 from one call to the next, beside other work or not."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     prior = gaussian_prior()
     prior.schedule = prior.schedule.to("cuda")

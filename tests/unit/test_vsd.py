@@ -1,4 +1,6 @@
-"""VSD: its fixed point with an exact learner, and a real LoRA on a tiny U-Net that leaves the prior alone."""
+"""VSD: its fixed point with an exact learner, and a real LoRA on a tiny U-Net that leaves the prior
+alone.
+"""
 
 import sys
 
@@ -33,7 +35,11 @@ class TinyPrior:
     views_together = DiffusersPrior.views_together
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
     predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
-    pictures_at_once, _fast, _told = DiffusersPrior.pictures_at_once, DiffusersPrior._fast, DiffusersPrior._told
+    pictures_at_once, _fast, _told = (
+        DiffusersPrior.pictures_at_once,
+        DiffusersPrior._fast,
+        DiffusersPrior._told,
+    )
     _take, _turns = DiffusersPrior._take, DiffusersPrior._turns
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
@@ -53,8 +59,15 @@ class TinyPrior:
                 attention_head_dim=2,
                 norm_num_groups=4,
             )
-        self.unet = unet.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
-        self.schedule, self.prediction, self.device, self.dtype = SCHEDULE, prediction, torch.device("cpu"), dtype
+        self.unet = (
+            unet.eval().requires_grad_(False).to(dtype).to(memory_format=torch.channels_last)
+        )
+        self.schedule, self.prediction, self.device, self.dtype = (
+            SCHEDULE,
+            prediction,
+            torch.device("cpu"),
+            dtype,
+        )
 
     def embed(self, texts):
         return Conditioning(torch.stack([normal(len(text), 4, 16) for text in texts]))
@@ -81,7 +94,11 @@ def test_the_lora_is_trained_by_adamw_with_its_usual_betas(prior):
     run = VSD(lora_lr=1e-3).start(prior, SHAPE, generator)
     advance(run, prior, generator, 0, 1)
     state = run.state()
-    means = {key.removeprefix("adam_mean."): value for key, value in state.items() if key.startswith("adam_mean.")}
+    means = {
+        key.removeprefix("adam_mean."): value
+        for key, value in state.items()
+        if key.startswith("adam_mean.")
+    }
     moved = [key for key, value in means.items() if value.abs().max() > 0]
     assert moved
     for key in moved:  # after one step 0.1 g and 0.001 g^2
@@ -110,7 +127,10 @@ class GaussianLearner:
         return self._noise(weights, z_t, t)
 
     def error(self, weights, z0, noise, t, text):
-        return self._noise(weights, self.schedule.alpha(t) * z0 + self.schedule.sigma(t) * noise, t) - noise
+        return (
+            self._noise(weights, self.schedule.alpha(t) * z0 + self.schedule.sigma(t) * noise, t)
+            - noise
+        )
 
 
 class AdaptableMixture(GaussianMixturePrior):
@@ -139,8 +159,12 @@ class Watched(AdaptableMixture):
     def adapter(self, rank):
         learner = super().adapter(rank)
         predict, error = learner.predict, learner.error
-        learner.predict = lambda weights, z_t, *rest: self.inputs.append(z_t) or predict(weights, z_t, *rest)
-        learner.error = lambda weights, z0, *rest: self.inputs.append(z0) or error(weights, z0, *rest)
+        learner.predict = lambda weights, z_t, *rest: (
+            self.inputs.append(z_t) or predict(weights, z_t, *rest)
+        )
+        learner.error = lambda weights, z0, *rest: (
+            self.inputs.append(z0) or error(weights, z0, *rest)
+        )
         return learner
 
 
@@ -159,7 +183,9 @@ def test_it_stands_still_where_renders_are_distributed_as_the_prior_has_it():
     direction, _ = advance(run, prior, seeded(1), 0, 1)
     assert direction.abs().max() < 1e-5
     prior.learned = torch.tensor(2.5), torch.tensor(0.25)
-    direction, _ = advance(VSD(lora_lr=0.0, weighting="one").start(prior, SHAPE, seeded()), prior, seeded(1), 0, 1)
+    direction, _ = advance(
+        VSD(lora_lr=0.0, weighting="one").start(prior, SHAPE, seeded()), prior, seeded(1), 0, 1
+    )
     assert (direction > 0.01).all()  # renders too bright are made darker
 
 
@@ -187,7 +213,9 @@ def test_weights_that_nothing_pulls_at_decay_as_adamws_default_has_it():
 
 
 def test_a_prior_without_a_network_is_refused():
-    with pytest.raises(ValueError, match="VSD Loss: prior 'gaussian mixture' has no network that could be trained"):
+    with pytest.raises(
+        ValueError, match="VSD Loss: prior 'gaussian mixture' has no network that could be trained"
+    ):
         VSD().start(gaussian_prior(GaussianMixturePrior), SHAPE, seeded())
 
 
@@ -207,11 +235,20 @@ def test_learning_lowers_the_loss_and_leaves_the_prior_bit_for_bit(prediction):
     z_t, t, text = normal(3, 2, *SHAPE), torch.tensor([40, 700]), prior.embed(["a mug", ""])
     (answer,) = prior.predict(z_t, t, [text])
     global_stream = torch.get_rng_state()
-    run, generator, renders = VSD(lora_lr=3e-2).start(prior, SHAPE, seeded()), seeded(1), 3 * normal(4, 2, *SHAPE)
+    run, generator, renders = (
+        VSD(lora_lr=3e-2).start(prior, SHAPE, seeded()),
+        seeded(1),
+        3 * normal(4, 2, *SHAPE),
+    )
 
     def loss():
         noise, levels = normal(5, 2, *SHAPE), torch.tensor([300, 600])
-        return run.adapter.error(run.lora.parameters, renders, noise, levels, views(prior).text).square().mean().item()
+        return (
+            run.adapter.error(run.lora.parameters, renders, noise, levels, views(prior).text)
+            .square()
+            .mean()
+            .item()
+        )
 
     fresh = loss()
     for step in range(30):
@@ -219,7 +256,9 @@ def test_learning_lowers_the_loss_and_leaves_the_prior_bit_for_bit(prediction):
     assert loss() < 0.98 * fresh
 
     after = prior.unet.state_dict()
-    assert after.keys() == before.keys() and all(torch.equal(after[key], before[key]) for key in before)
+    assert after.keys() == before.keys() and all(
+        torch.equal(after[key], before[key]) for key in before
+    )
     assert all(p.grad is None and not p.requires_grad for p in prior.unet.parameters())
     assert torch.equal(prior.predict(z_t, t, [text])[0], answer)
     assert not any("lora" in type(module).__module__ for module in prior.unet.modules())
@@ -233,16 +272,26 @@ def test_the_error_is_taken_in_what_the_network_puts_out(prediction):
     prior = TinyPrior(prediction)
     adapter = prior.adapter(4)
     weights = {key: value + 0.1 for key, value in adapter.initial(seeded()).items()}
-    z0, noise, t, text = normal(1, 2, *SHAPE), normal(2, 2, *SHAPE), torch.tensor([100, 800]), prior.embed(["a", "b"])
+    z0, noise, t, text = (
+        normal(1, 2, *SHAPE),
+        normal(2, 2, *SHAPE),
+        torch.tensor([100, 800]),
+        prior.embed(["a", "b"]),
+    )
     a, s = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
     of_noise = adapter.predict(weights, a * z0 + s * noise, t, text) - noise
     error = adapter.error(weights, z0, noise, t, text)
-    torch.testing.assert_close(error, of_noise / a if prediction == "v_prediction" else of_noise, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(
+        error, of_noise / a if prediction == "v_prediction" else of_noise, rtol=1e-3, atol=1e-4
+    )
 
 
 def test_two_runs_on_one_prior_do_not_meet(prior):
     alone, _ = advance(VSD().start(prior, SHAPE, seeded()), prior, seeded(1), 0, 4)
-    run, other = VSD().start(prior, SHAPE, seeded()), VSD(lora_rank=2, lora_lr=0.5).start(prior, SHAPE, seeded(9))
+    run, other = (
+        VSD().start(prior, SHAPE, seeded()),
+        VSD(lora_rank=2, lora_lr=0.5).start(prior, SHAPE, seeded(9)),
+    )
     generator = seeded(1)
     for step in range(4):
         beside, _ = advance(run, prior, generator, step, step + 1)
@@ -260,7 +309,9 @@ def test_a_run_resumes_bit_for_bit_from_a_file(prior):
     resumed = loss.start(prior, SHAPE, generator, load(file))
     assert torch.equal(advance(resumed, prior, generator, 3, 6)[0], expected)
     assert all(torch.equal(value, resumed.state()[key]) for key, value in run.state().items())
-    with pytest.raises(ValueError, match=r"VSD Loss: the saved loss state's 'lora\..*' is of shape"):
+    with pytest.raises(
+        ValueError, match=r"VSD Loss: the saved loss state's 'lora\..*' is of shape"
+    ):
         VSD(lora_rank=2).start(prior, SHAPE, generator, load(file))
 
 
@@ -269,18 +320,24 @@ def test_everything_may_happen_in_inference_mode(dtype):
     prior = TinyPrior(dtype=dtype)
     with torch.inference_mode():
         run = VSD(lora_lr=1e-2).start(prior, SHAPE, seeded())
-        resumed = VSD(lora_lr=1e-2).start(prior, SHAPE, seeded(), {k: v.clone() for k, v in run.state().items()})
+        resumed = VSD(lora_lr=1e-2).start(
+            prior, SHAPE, seeded(), {k: v.clone() for k, v in run.state().items()}
+        )
         for each in (run, resumed):
             before = each.state()
             _, logs = each(normal(1, 2, *SHAPE), views(prior), seeded(1))
             assert torch.isfinite(logs["lora_loss"])
             assert any(not torch.equal(value, before[key]) for key, value in each.state().items())
-    assert all(v.dtype == torch.float32 and not v.is_inference() for v in run.lora.parameters.values())
+    assert all(
+        v.dtype == torch.float32 and not v.is_inference() for v in run.lora.parameters.values()
+    )
 
 
 def test_missing_peft_is_told_with_its_cure(prior, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r'package peft is needed .* Install it: pip install "peft>=0.13"'):
+    with pytest.raises(
+        ValueError, match=r'package peft is needed .* Install it: pip install "peft>=0.13"'
+    ):
         LoraAdapter(prior.unet, SCHEDULE, "epsilon", 4)
 
 

@@ -1,4 +1,6 @@
-"""The page's files: nothing is loaded from elsewhere, the library is the one that is asked for, help is of nodes."""
+"""The page's files: nothing is loaded from elsewhere, the library is the one that is asked for,
+help is of nodes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ def test_page_loads_one_script_by_itself_and_that_the_others():
     assert [file.name for file in WEB.rglob("*.js")] == ["distill3d.js"]
     for file in scripts():
         for path in re.findall(r'(?:from|import)\s*\(?"([^"]+)"', file.read_text(encoding="utf-8")):
-            assert path in ("../../scripts/api.js", "../../scripts/app.js") or (file.parent / path).is_file(), path
+            assert (
+                path in ("../../scripts/api.js", "../../scripts/app.js")
+                or (file.parent / path).is_file()
+            ), path
 
 
 def test_no_script_names_an_address_outside():
@@ -36,14 +41,21 @@ def test_no_script_names_an_address_outside():
 
 
 def test_bundled_library_is_the_pinned_one_with_its_licence():
-    pinned = json.loads(ROOT.joinpath("web-src", "package.json").read_text(encoding="utf-8"))["devDependencies"]
+    pinned = json.loads(ROOT.joinpath("web-src", "package.json").read_text(encoding="utf-8"))[
+        "devDependencies"
+    ]
     head = LIBRARY.read_text(encoding="utf-8")[:1500]
-    assert head.startswith(f"/* gsplat.js {pinned['gsplat']} (MIT)") and "Permission is hereby granted" in head
+    assert (
+        head.startswith(f"/* gsplat.js {pinned['gsplat']} (MIT)")
+        and "Permission is hereby granted" in head
+    )
     assert LIBRARY.stat().st_size < 150_000
 
 
 def nodes():
-    """What the page is told of every node: tests/comfyui/test_locales.py holds this file to the nodes themselves."""
+    """What the page is told of every node: tests/comfyui/test_locales.py holds this file to the
+    nodes themselves.
+    """
     return json.loads(ROOT.joinpath("locales", "en", "nodeDefs.json").read_text(encoding="utf-8"))
 
 
@@ -53,7 +65,10 @@ def help_page(id, place="{}.md"):
 
 def test_every_node_has_a_help_page_and_every_help_page_a_node():
     ids = set(
-        re.findall(r'node_id="(\w+)"', "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/**/*.py")))
+        re.findall(
+            r'node_id="(\w+)"',
+            "".join(f.read_text(encoding="utf-8") for f in ROOT.glob("nodes/**/*.py")),
+        )
     )
     assert {file.stem for file in WEB.glob("docs/*.md")} == ids == set(nodes())
     for language in ("en", "zh"):
@@ -65,11 +80,18 @@ def test_help_page_is_there_where_the_page_looks_first_and_in_chinese_with_the_s
     """A number that is changed in one language is not forgotten in the other."""
     english, chinese = help_page(id, "{}/en.md"), help_page(id, "{}/zh.md")
     assert english == help_page(id)
-    translated = json.loads(ROOT.joinpath("locales", "zh", "nodeDefs.json").read_text(encoding="utf-8"))[id]
+    translated = json.loads(
+        ROOT.joinpath("locales", "zh", "nodeDefs.json").read_text(encoding="utf-8")
+    )[id]
     assert chinese.startswith(f"# {translated['display_name']}\n\n")
-    assert english.count("\n## ") == chinese.count("\n## ") and english.count("\n|") == chinese.count("\n|")
+    assert english.count("\n## ") == chinese.count("\n## ") and english.count(
+        "\n|"
+    ) == chinese.count("\n|")
     for fact in (r"\]\(([^)]+)\)", r"`([^`\n]+)`", r"\d[\d,.]*\d|\d"):
-        pages = (page.partition("\n## Inputs\n")[0].partition("\n## \u8f93\u5165\n")[0] for page in (english, chinese))
+        pages = (
+            page.partition("\n## Inputs\n")[0].partition("\n## \u8f93\u5165\n")[0]
+            for page in (english, chinese)
+        )
         one, other = (sorted(set(re.findall(fact, page))) for page in pages)
         assert one == other, fact
 
@@ -96,7 +118,9 @@ def test_help_page_begins_with_what_the_node_does_and_says_typical_values(id):
 
 def test_help_pages_show_pictures_that_are_there_and_small():
     """The help panel looks for them beside the page."""
-    named = {path for id in nodes() for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", help_page(id))}
+    named = {
+        path for id in nodes() for path in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", help_page(id))
+    }
     there = {file.relative_to(WEB / "docs").as_posix() for file in WEB.glob("docs/pictures/*")}
     assert len(named) > 15 and named == there
     assert sum(WEB.joinpath("docs", path).stat().st_size for path in there) < 600_000
@@ -121,7 +145,10 @@ def test_help_page_has_a_picture_and_a_source_to_read_on(id, place):
 @pytest.mark.parametrize("place", ["{}.md", "{}/zh.md"])
 def test_page_of_the_prompts_lists_the_words_of_the_embedded_prior(place):
     page = before_the_tables("Distill3D_ViewPrompts", place)
-    listed = [re.findall(r"`(\w+)`", item) for item in re.findall(r"^\* \*\*.+(?:\n  .+)*", page, re.MULTILINE)]
+    listed = [
+        re.findall(r"`(\w+)`", item)
+        for item in re.findall(r"^\* \*\*.+(?:\n  .+)*", page, re.MULTILINE)
+    ]
     assert listed == [list(CATEGORIES), list(COLORS), ["stripes", "checks", "dots"]]
 
 
@@ -132,17 +159,25 @@ def test_losses_link_to_their_papers():
 
 
 def test_workflows_can_be_read_in_chinese():
-    """Each title and note, as it stands in a shipped workflow, has its translation with the same inputs and numbers."""
+    """Each title and note, as it stands in a shipped workflow, has its translation with the same
+    inputs and numbers.
+    """
     told = json.loads(WEB.joinpath("workflows.zh.json").read_text(encoding="utf-8"))
     titles, notes = set(), set()
     for file in ROOT.glob("workflows/*.json"):
         graph = json.loads(file.read_text(encoding="utf-8"))
-        titles |= {each["title"] for each in (*graph["groups"], *graph["nodes"]) if each.get("title")}
-        notes |= {node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"}
+        titles |= {
+            each["title"] for each in (*graph["groups"], *graph["nodes"]) if each.get("title")
+        }
+        notes |= {
+            node["widgets_values"][0] for node in graph["nodes"] if node["type"] == "MarkdownNote"
+        }
     assert set(told["titles"]) == titles and set(told["notes"]) == notes
     for english, chinese in told["notes"].items():
         for fact in (r"`([^`]+)`", r"(?<![A-Za-z])\d+\.\d+"):
-            assert sorted(re.findall(fact, english)) == sorted(re.findall(fact, chinese)), chinese[:60]
+            assert sorted(re.findall(fact, english)) == sorted(re.findall(fact, chinese)), chinese[
+                :60
+            ]
 
 
 def test_every_word_of_the_viewer_is_in_chinese():

@@ -35,7 +35,8 @@ def test_every_share_is_done_once(three_threads, limit, expected):
 
 
 def test_shares_run_at_the_same_time(three_threads):
-    together = threading.Barrier(3, timeout=20)  # breaks, and fails the test, unless all three are there
+    # breaks, and fails the test, unless all three are there
+    together = threading.Barrier(3, timeout=20)
     workers.spread(lambda worker, of: together.wait(), 3)
 
 
@@ -50,6 +51,8 @@ def test_an_error_in_any_share_reaches_the_caller(three_threads, failing):
     workers.spread(lambda worker, of: None, 3)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="GNU OpenMP comes with torch for Linux")
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux"), reason="GNU OpenMP comes with torch for Linux"
+)
 def test_torch_for_linux_brings_the_threads_it_uses():
     assert workers.openmp().omp_get_max_threads() == torch.get_num_threads()

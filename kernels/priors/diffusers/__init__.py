@@ -1,1 +1,3 @@
-"""Latent diffusion models from a diffusers folder or a checkpoint, and what makes them fast and small in memory."""
+"""Latent diffusion models from a diffusers folder or a checkpoint, and what makes them fast and
+small in memory.
+"""

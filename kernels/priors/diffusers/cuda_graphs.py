@@ -1,4 +1,6 @@
-"""A prior's networks at a GPU's speed: CUDA graphs, which save the processor every single launch, and fused kernels."""
+"""A prior's networks at a GPU's speed: CUDA graphs, which save the processor every single launch,
+and fused kernels.
+"""
 
 from __future__ import annotations
 
@@ -22,18 +24,21 @@ FAILED = "Prior %r: the fused kernels of its %s fail (%s); going on with plain l
 
 
 class Accelerated:
-    """The two networks of a prior that every step calls. They must stay where they are: a graph reads and writes fixed
-    addresses.
+    """The two networks of a prior that every step calls. They must stay where they are: a graph
+    reads and writes fixed addresses.
 
-    One encoding has to be differentiated before the next one is made, as a step of `optimize` does. Where Triton does
-    not work, or an autoencoder is of another build, the networks' own layers run in the graphs.
+    One encoding has to be differentiated before the next one is made, as a step of `optimize` does.
+    Where Triton does not work, or an autoencoder is of another build, the networks' own layers run
+    in the graphs.
     """
 
     def __init__(self, unet: Any, vae: Any, name: str) -> None:
         """Raises ValueError for networks that are not on a CUDA device."""
         device = next(unet.parameters()).device
         if device.type != "cuda":
-            raise ValueError(f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device.")
+            raise ValueError(
+                f"capture: prior {name!r} is on {device}; CUDA graphs need a CUDA device."
+            )
         self.watched, self.vae, self.name, self.device = unet, vae, name, device
         graph_trial.begin(device)  # beside what follows, where one is needed
         self.fused_unet = triton_works()
@@ -51,8 +56,11 @@ class Accelerated:
         )
 
     @cached_property
-    def denoiser(self) -> Graphed:  # made when first called: a controlled prior calls the U-Net itself
-        return self._graphed(fast_unet(self.watched) if self.fused_unet else unwatched(self.watched))
+    # made when first called: a controlled prior calls the U-Net itself
+    def denoiser(self) -> Graphed:
+        return self._graphed(
+            fast_unet(self.watched) if self.fused_unet else unwatched(self.watched)
+        )
 
     def _graphed(self, unet: Any) -> Graphed:
         def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
@@ -65,7 +73,9 @@ class Accelerated:
         return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
 
     def moments(self, pictures: Tensor) -> Tensor:
-        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1; differentiable."""
+        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1;
+        differentiable.
+        """
         try:
             return self.encoder(pictures)
         except Exception as error:
@@ -75,7 +85,9 @@ class Accelerated:
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
             return self.encoder(pictures)
 
-    def output(self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None) -> Tensor:
+    def output(
+        self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None
+    ) -> Tensor:
         """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient.
 
         camera [B,K]: for a network that takes a class embedding.
@@ -90,7 +102,8 @@ class Accelerated:
             self.fused_unet = False
             self.denoiser = self._graphed(unwatched(self.watched))
             result = self.denoiser(*given)
-        for hook in self.watched._forward_hooks.values():  # whoever watches the network still sees every call
+        # whoever watches the network still sees every call
+        for hook in self.watched._forward_hooks.values():
             hook(self.watched, (z, steps), SimpleNamespace(sample=result))
         return result
 
@@ -101,5 +114,8 @@ class Accelerated:
             if "denoiser" in self.__dict__:
                 self.denoiser.drop()
             give_back(self.device)
-        except RuntimeError as error:  # of the device, whose first error should be the one that is told
-            log.warning("The memory of prior %r's CUDA graphs cannot be given back (%s).", self.name, error)
+        # of the device, whose first error should be the one that is told
+        except RuntimeError as error:
+            log.warning(
+                "The memory of prior %r's CUDA graphs cannot be given back (%s).", self.name, error
+            )

@@ -1,4 +1,6 @@
-"""Stable Diffusion 1.x / 2.x, MVDream, and any small pipeline of their kind, from a diffusers folder on disk."""
+"""Stable Diffusion 1.x / 2.x, MVDream, and any small pipeline of their kind, from a diffusers
+folder on disk.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ PARTS = tuple(WEIGHTS)
 class DiffusersPrior:
     """A latent diffusion model with a CLIP text encoder as a Prior; make one with `load_diffusers`.
 
-    Its weights are frozen ordinary tensors, so that gradients pass through the encoder even where the caller runs
-    under torch.inference_mode(), as ComfyUI's nodes do.
+    Its weights are frozen ordinary tensors, so that gradients pass through the encoder even where
+    the caller runs under torch.inference_mode(), as ComfyUI's nodes do.
     """
 
     pictures_at_once = 0  # 0 = all; see `running`
@@ -49,13 +51,16 @@ class DiffusersPrior:
         prediction: str = "epsilon",
         card: dict[str, Any] | None = None,
     ) -> None:
-        """Parts as diffusers and transformers load them; card: the folder's distill3d.json, see `load_diffusers`."""
+        """Parts as diffusers and transformers load them; card: the folder's distill3d.json, see
+        `load_diffusers`.
+        """
         card = card or {}
         self.name, self.schedule, self.prediction = name, schedule, prediction
         self.unet, self.vae, self.text_encoder, self.tokenizer = unet, vae, text_encoder, tokenizer
         for module in self._modules():
             module.eval().requires_grad_(False)
-        # The U-Net gains from channels_last on every device; the encoder loses (its GroupNorms are slow there).
+        # The U-Net gains from channels_last on every device; the encoder loses (its GroupNorms are
+        # slow there).
         unet.to(memory_format=torch.channels_last)
         self.latent_channels: int = vae.config.latent_channels
         self.downscale: int = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -67,7 +72,8 @@ class DiffusersPrior:
         grey = card.get("background")
         self.background_range = None if grey is None else (float(min(grey)), float(max(grey)))
         self.background = None if grey is None else sum(self.background_range or ()) / 2
-        self.distance: float | None = card.get("distance")  # world units, of the cameras it was trained with
+        # world units, of the cameras it was trained with
+        self.distance: float | None = card.get("distance")
         self.fov_y: float | None = card.get("fov_y")  # degrees
         self.around_words: tuple[str, ...] = tuple(card.get("around") or self.usual_around)
         self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or self.usual_overhead)
@@ -86,9 +92,11 @@ class DiffusersPrior:
         return next(self.unet.parameters()).dtype
 
     def to(self, device: torch.device | str, parts: Sequence[str] = PARTS) -> DiffusersPrior:
-        """Move the weights of ``parts``, in place, and return self; they stay ordinary tensors in inference mode too.
+        """Move the weights of ``parts``, in place, and return self; they stay ordinary tensors in
+        inference mode too.
 
-        Texts are embedded where the text encoder is, and those that have been embedded before need it no more.
+        Texts are embedded where the text encoder is, and those that have been embedded before need
+        it no more.
         """
         self._drop_graphs()
         with torch.inference_mode(False):
@@ -105,9 +113,11 @@ class DiffusersPrior:
 
     @contextmanager
     def in_turns(self, device: torch.device | str) -> Iterator[DiffusersPrior]:
-        """Inside, the prior works on ``device`` with one of its networks there at a time, the others in main memory.
+        """Inside, the prior works on ``device`` with one of its networks there at a time, the
+        others in main memory.
 
-        The same numbers, for the memory of the largest network and the time of moving two of them in every step.
+        The same numbers, for the memory of the largest network and the time of moving two of them
+        in every step.
         """
         self.offload()
         with torch.inference_mode(False):
@@ -131,9 +141,11 @@ class DiffusersPrior:
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Conditioning:
-        """Last hidden states of the text encoder, one row per text, float32 on the prior's device; cached by text.
+        """Last hidden states of the text encoder, one row per text, float32 on the prior's device;
+        cached by text.
 
-        Raises ValueError for a text of more tokens than the encoder reads: cut off, it would lose its view words.
+        Raises ValueError for a text of more tokens than the encoder reads: cut off, it would lose
+        its view words.
         """
         for text in dict.fromkeys(texts):
             if text not in self._rows:
@@ -141,12 +153,14 @@ class DiffusersPrior:
         return Conditioning(torch.stack([self._rows[text] for text in texts]).to(self.device))
 
     def _embedding(self, text: str) -> Tensor:
-        length = min(self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings)
+        length = min(
+            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
+        )
         count = len(self.tokenizer(text)["input_ids"])
         if count > length:
             raise ValueError(
-                f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length}, view words included. "
-                "Shorten it."
+                f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length},"
+                " view words included. Shorten it."
             )
         self._take("text_encoder")
         tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
@@ -154,12 +168,18 @@ class DiffusersPrior:
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if masked else None
         with torch.inference_mode(False):
-            return self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0][0].float().cpu()
+            return (
+                self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0][0]
+                .float()
+                .cpu()
+            )
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the images.
+        """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the
+        images.
 
-        The posterior's mean, or with a generator a sample of it (its noise is drawn on the generator's device).
+        The posterior's mean, or with a generator a sample of it (its noise is drawn on the
+        generator's device).
         """
         dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
         scaled = dtype == torch.float16
@@ -169,9 +189,14 @@ class DiffusersPrior:
             moments = Recomputed.apply(pictures, self._moments, at_once)
         else:
             moments = self._moments(pictures)
-        latents, log_variance = (Widened.apply(moments, scale) if scaled else moments.float()).chunk(2, 1)
+        latents, log_variance = (
+            Widened.apply(moments, scale) if scaled else moments.float()
+        ).chunk(2, 1)
         if generator is not None:
-            noise = sent(torch.randn(latents.shape, generator=generator, device=generator.device), latents.device)
+            noise = sent(
+                torch.randn(latents.shape, generator=generator, device=generator.device),
+                latents.device,
+            )
             latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         return (latents - self.shift) * self.scaling
 
@@ -179,7 +204,8 @@ class DiffusersPrior:
         self._take("vae")
         if self._fast:
             return self._fast.moments(pictures)
-        # Renders come channels last, which would carry on through the layers, and their norms are slow that way.
+        # Renders come channels last, which would carry on through the layers, and their norms are
+        # slow that way.
         return self.vae.encode(pictures.contiguous()).latent_dist.parameters
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -190,10 +216,15 @@ class DiffusersPrior:
         return (images.float() / 2 + 0.5).clamp(0, 1)
 
     @torch.no_grad()
-    def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
-        """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of them; Perp-Neg's
-        branches too. Raises ValueError when a conditioning does not hold one row per latent."""
-        return perp_neg.predict(self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_together)
+    def predict(
+        self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]
+    ) -> list[Tensor]:
+        """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of
+        them; Perp-Neg's branches too. Raises ValueError when a conditioning does not hold one row
+        per latent."""
+        return perp_neg.predict(
+            self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_together
+        )
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         self._take("unet")
@@ -202,9 +233,13 @@ class DiffusersPrior:
         rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._told(text))
         at_once = 2 * self.pictures_at_once or len(z)
         whole = self.views_together * math.ceil(at_once / self.views_together)
-        output = torch.cat([self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)])
+        output = torch.cat(
+            [self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)]
+        )
         output = output.float()
-        return noise_from_output(output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction)
+        return noise_from_output(
+            output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction
+        )
 
     def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
         """What else `_output` takes of each row."""
@@ -217,14 +252,18 @@ class DiffusersPrior:
 
     @contextmanager
     def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
-        """Inside, on a CUDA device, the networks run as CUDA graphs of fused kernels if ``accelerate``: the same
-        numbers within the rounding of their dtype, after some seconds of preparation. Nothing may move or change the
-        weights.
+        """Inside, on a CUDA device, the networks run as CUDA graphs of fused kernels if
+        ``accelerate``: the same numbers within the rounding of their dtype, after some seconds of
+        preparation. Nothing may move or change the weights.
 
-        pictures_at_once, if not 0: no more go through the encoder together, each batch once more on the way back,
-        and no more than twice as many rows, or one group of views, through the U-Net. The same numbers for less memory.
+        pictures_at_once, if not 0: no more go through the encoder together, each batch once more on
+        the way back, and no more than twice as many rows, or one group of views, through the U-Net.
+        The same numbers for less memory.
         """
-        before, self.pictures_at_once = self.pictures_at_once, pictures_at_once or self.pictures_at_once
+        before, self.pictures_at_once = (
+            self.pictures_at_once,
+            pictures_at_once or self.pictures_at_once,
+        )
         made = accelerate and not (self._fast or self._turns) and self.device.type == "cuda"
         if made:
             self.accelerate()
@@ -241,27 +280,37 @@ class DiffusersPrior:
             fast.drop()
 
     def accelerate(self) -> None:
-        """Run as in `running` until the prior is moved. Raises ValueError for a prior that is not on a CUDA device."""
+        """Run as in `running` until the prior is moved. Raises ValueError for a prior that is not
+        on a CUDA device.
+        """
         self._fast = Accelerated(self.unet, self.vae, self.name)
 
     def adapter(self, rank: int) -> LoraAdapter:
-        """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not installed."""
+        """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not
+        installed.
+        """
         return LoraAdapter(self.unet, self.schedule, self.prediction, rank, self._take)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""
-        check_multiple(size, self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1), self.name)
+        check_multiple(
+            size, self.downscale * 2 ** (len(self.unet.config.block_out_channels) - 1), self.name
+        )
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)
 
 
 def make_ordinary(module: nn.Module) -> None:
-    """Replace inference tensors among a module's weights, which another node's move may have left there."""
+    """Replace inference tensors among a module's weights, which another node's move may have left
+    there.
+    """
     for child in module.modules():
         for key, value in list(child.named_parameters(recurse=False)):
             if value.is_inference():
                 setattr(child, key, nn.Parameter(value.detach().clone(), requires_grad=False))
         for key, buffer in list(child.named_buffers(recurse=False)):
             if buffer.is_inference():
-                child.register_buffer(key, buffer.clone(), key not in child._non_persistent_buffers_set)
+                child.register_buffer(
+                    key, buffer.clone(), key not in child._non_persistent_buffers_set
+                )

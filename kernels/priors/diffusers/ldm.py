@@ -1,4 +1,6 @@
-"""MVDream's weights, under the names of the latent-diffusion codebase, as modules of diffusers and transformers."""
+"""MVDream's weights, under the names of the latent-diffusion codebase, as modules of diffusers and
+transformers.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,16 @@ SCALING = 0.18215  # of Stable Diffusion's latents; a file does not say it
 HEAD_CHANNELS, HEADS = 64, 8  # per head in Stable Diffusion 2.x, and how many of them in 1.x
 TEXT_HEAD_CHANNELS = 64  # in both text encoders
 GROUPS = 32  # of every normalisation
-PLAIN = {"dims": 2, "num_classes": None, "use_scale_shift_norm": False, "resblock_updown": False, "n_embed": None}
+PLAIN = {
+    "dims": 2,
+    "num_classes": None,
+    "use_scale_shift_norm": False,
+    "resblock_updown": False,
+    "n_embed": None,
+}
 IMAGEDREAM = (
-    "is an ImageDream model: it wants a reference picture as a fifth view, which text to 3D does not have. Use an "
-    "MVDream model (sd-v2.1-base-4view)."
+    "is an ImageDream model: it wants a reference picture as a fifth view, which text to 3D does"
+    " not have. Use an MVDream model (sd-v2.1-base-4view)."
 )
 
 
@@ -34,7 +42,9 @@ def is_multiview(config: Mapping[str, Any]) -> bool:
 
 
 def holds_multiview(file: str | Path) -> bool:
-    """Whether a .safetensors file is an MVDream checkpoint, by the names in its header; what cannot be read is none."""
+    """Whether a .safetensors file is an MVDream checkpoint, by the names in its header; what cannot
+    be read is none.
+    """
     try:
         with safe_open(str(file), "pt") as opened:
             return f"{UNET}camera_embed.0.weight" in opened.keys()
@@ -45,14 +55,23 @@ def holds_multiview(file: str | Path) -> bool:
 def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """MVDream's U-Net config in the terms of diffusers' UNet2DConditionModel.
 
-    Raises ValueError, beginning with ``owner``, for ImageDream and for what such a network cannot express.
+    Raises ValueError, beginning with ``owner``, for ImageDream and for what such a network cannot
+    express.
     """
     if config.get("ip_dim"):
         raise ValueError(f"{owner} {IMAGEDREAM}")
-    lacking = [name for name in ("model_channels", "context_dim", "camera_dim", "channel_mult") if not config.get(name)]
+    lacking = [
+        name
+        for name in ("model_channels", "context_dim", "camera_dim", "channel_mult")
+        if not config.get(name)
+    ]
     if lacking:
-        raise ValueError(f"{owner}: its U-Net's config has no {', '.join(lacking)}; download it again.")
-    other = {name: config[name] for name, usual in PLAIN.items() if config.get(name, usual) != usual}
+        raise ValueError(
+            f"{owner}: its U-Net's config has no {', '.join(lacking)}; download it again."
+        )
+    other = {
+        name: config[name] for name, usual in PLAIN.items() if config.get(name, usual) != usual
+    }
     layers, context = config.get("num_res_blocks", 2), config["context_dim"]
     if isinstance(layers, list) and len(set(layers)) == 1:
         layers = layers[0]
@@ -60,7 +79,10 @@ def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
         context = context[0]
     if other or not isinstance(layers, int):
         found = other or {"num_res_blocks": layers}
-        raise ValueError(f"{owner}: its U-Net has {found}, which cannot be loaded. Use MVDream's sd-v2.1-base-4view.")
+        raise ValueError(
+            f"{owner}: its U-Net has {found}, which cannot be loaded. Use MVDream's"
+            " sd-v2.1-base-4view."
+        )
     levels = range(len(config["channel_mult"]))
     channels = [config["model_channels"] * times for times in config["channel_mult"]]
     attentive = [2**level in config.get("attention_resolutions", (4, 2, 1)) for level in levels]
@@ -71,23 +93,34 @@ def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
         "out_channels": config.get("out_channels", 4),
         "block_out_channels": channels,
         "layers_per_block": layers,
-        "down_block_types": ["CrossAttnDownBlock2D" if found else "DownBlock2D" for found in attentive],
-        "up_block_types": ["CrossAttnUpBlock2D" if found else "UpBlock2D" for found in reversed(attentive)],
+        "down_block_types": [
+            "CrossAttnDownBlock2D" if found else "DownBlock2D" for found in attentive
+        ],
+        "up_block_types": [
+            "CrossAttnUpBlock2D" if found else "UpBlock2D" for found in reversed(attentive)
+        ],
         "cross_attention_dim": context,
         # diffusers' name for the number of heads
-        "attention_head_dim": config["num_heads"] if per_head == -1 else [width // per_head for width in channels],
+        "attention_head_dim": (
+            config["num_heads"] if per_head == -1 else [width // per_head for width in channels]
+        ),
         "transformer_layers_per_block": config.get("transformer_depth", 1),
         "norm_num_groups": GROUPS,
-        "class_embed_type": "projection",  # a perceptron added to the time embedding, as camera_embed is
+        # a perceptron added to the time embedding, as camera_embed is
+        "class_embed_type": "projection",
         "projection_class_embeddings_input_dim": config["camera_dim"],
     }
 
 
 def described(weights: Mapping[str, Tensor]) -> dict[str, Any]:
-    """MVDream's U-Net config as the shapes of a whole file's weights tell it; the heads are Stable Diffusion's."""
+    """MVDream's U-Net config as the shapes of a whole file's weights tell it; the heads are Stable
+    Diffusion's.
+    """
     first = weights[f"{UNET}input_blocks.0.0.weight"]
     multiples, attentive, layers, block = [1], set(), [0], 1
-    while any(f"{UNET}input_blocks.{block}.0.{name}.weight" in weights for name in ("op", "in_layers.2")):
+    while any(
+        f"{UNET}input_blocks.{block}.0.{name}.weight" in weights for name in ("op", "in_layers.2")
+    ):
         own = f"{UNET}input_blocks.{block}"
         if f"{own}.0.op.weight" in weights:
             multiples, layers = [*multiples, multiples[-1]], [*layers, 0]
@@ -112,7 +145,9 @@ def described(weights: Mapping[str, Tensor]) -> dict[str, Any]:
         "transformer_depth": depth,
         "context_dim": weights[f"{middle}.transformer_blocks.0.attn2.to_k.weight"].shape[1],
         "camera_dim": weights[f"{UNET}camera_embed.0.weight"].shape[1],
-        "ip_dim": int(any(".to_k_ip." in name or name.startswith(f"{UNET}image_embed.") for name in weights)),
+        "ip_dim": int(
+            any(".to_k_ip." in name or name.startswith(f"{UNET}image_embed.") for name in weights)
+        ),
         **heads,
     }
 
@@ -131,15 +166,23 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
     return make_unet(weights, config, dtype, str(folder))
 
 
-def make_unet(weights: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype, owner: str) -> Any:
-    """diffusers' U-Net of MVDream's weights, their names beginning with `UNET`; config: MVDream's own."""
+def make_unet(
+    weights: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype, owner: str
+) -> Any:
+    """diffusers' U-Net of MVDream's weights, their names beginning with `UNET`; config: MVDream's
+    own.
+    """
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
     terms = translated(config, owner) | {"use_linear_projection": _linear(weights)}
     # where Stable Diffusion's converter looks for what is added to the time embedding
-    named = {name.replace(".camera_embed.", ".label_emb.0."): value for name, value in weights.items()}
-    return _filled(UNet2DConditionModel, terms, convert_ldm_unet_checkpoint(named, terms), dtype, owner)
+    named = {
+        name.replace(".camera_embed.", ".label_emb.0."): value for name, value in weights.items()
+    }
+    return _filled(
+        UNet2DConditionModel, terms, convert_ldm_unet_checkpoint(named, terms), dtype, owner
+    )
 
 
 def make_vae(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> Any:
@@ -161,22 +204,31 @@ def make_vae(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> A
         "norm_num_groups": GROUPS,
         "scaling_factor": SCALING,
     }
-    return _filled(AutoencoderKL, terms, convert_ldm_vae_checkpoint(dict(weights), terms), dtype, owner)
+    return _filled(
+        AutoencoderKL, terms, convert_ldm_vae_checkpoint(dict(weights), terms), dtype, owner
+    )
 
 
 def make_text_encoder(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> Any:
-    """transformers' CLIP text encoder of a file: Stable Diffusion 2's OpenCLIP, read below its last block, or 1's CLIP.
+    """transformers' CLIP text encoder of a file: Stable Diffusion 2's OpenCLIP, read below its last
+    block, or 1's CLIP.
 
-    Its first result, the last hidden states, is what the U-Net reads. Raises ValueError for a file that holds neither.
+    Its first result, the last hidden states, is what the U-Net reads. Raises ValueError for a file
+    that holds neither.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
     own, act = _openclip(weights), "gelu"
     if not own:
-        own, act = {name.removeprefix(CLIP): v for name, v in weights.items() if name.startswith(CLIP)}, "quick_gelu"
+        own, act = (
+            {name.removeprefix(CLIP): v for name, v in weights.items() if name.startswith(CLIP)},
+            "quick_gelu",
+        )
     tokens, places = (f"embeddings.{name}_embedding.weight" for name in ("token", "position"))
     if tokens not in own or places not in own:
-        raise ValueError(f"{owner} holds no text encoder; use a whole checkpoint, or a diffusers folder.")
+        raise ValueError(
+            f"{owner} holds no text encoder; use a whole checkpoint, or a diffusers folder."
+        )
     layers = {name.split(".")[2] for name in own if name.startswith("encoder.layers.")}
     config = CLIPTextConfig(
         vocab_size=len(own[tokens]),
@@ -191,21 +243,31 @@ def make_text_encoder(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: 
         pad_token_id=0 if act == "gelu" else len(own[tokens]) - 1,
     )
     encoder = CLIPTextModel(config)  # not made without memory: its buffers are in no file
-    prefix = "text_model." if any(name.startswith("text_model.") for name in encoder.state_dict()) else ""
-    named = {prefix + name: value for name, value in own.items() if name != "embeddings.position_ids"}
+    prefix = (
+        "text_model."
+        if any(name.startswith("text_model.") for name in encoder.state_dict())
+        else ""
+    )
+    named = {
+        prefix + name: value for name, value in own.items() if name != "embeddings.position_ids"
+    }
     _fill(encoder, named, owner)
     return encoder.to(dtype)
 
 
 def _openclip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An OpenCLIP text transformer under the names of transformers' CLIP, without its last block; {} where none is."""
+    """An OpenCLIP text transformer under the names of transformers' CLIP, without its last block;
+    {} where none is.
+    """
     renamed = {
         "token_embedding.weight": "embeddings.token_embedding.weight",
         "positional_embedding": "embeddings.position_embedding.weight",
         "ln_final.weight": "final_layer_norm.weight",
         "ln_final.bias": "final_layer_norm.bias",
     }
-    found = {new: weights[OPENCLIP + old] for old, new in renamed.items() if OPENCLIP + old in weights}
+    found = {
+        new: weights[OPENCLIP + old] for old, new in renamed.items() if OPENCLIP + old in weights
+    }
     parts = {
         "ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2",
         "attn.out_proj": "self_attn.out_proj",
@@ -225,21 +287,28 @@ def _openclip(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _linear(weights: Mapping[str, Tensor]) -> bool:
-    """Whether the transformers' projections are linear layers, as in Stable Diffusion 2.x, not 1x1 convolutions."""
+    """Whether the transformers' projections are linear layers, as in Stable Diffusion 2.x, not 1x1
+    convolutions.
+    """
     return weights[f"{UNET}middle_block.1.proj_in.weight"].dim() == 2
 
 
-def _filled(kind: Any, terms: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype, owner: str) -> Any:
+def _filled(
+    kind: Any, terms: dict[str, Any], weights: dict[str, Tensor], dtype: torch.dtype, owner: str
+) -> Any:
     with torch.device("meta"):
         module = kind(**terms)
     _fill(module, {name: value.to(dtype) for name, value in weights.items()}, owner, assign=True)
     return module
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], owner: str, assign: bool = False) -> None:
+def _fill(
+    module: nn.Module, weights: Mapping[str, Tensor], owner: str, assign: bool = False
+) -> None:
     try:
         module.load_state_dict(weights, strict=True, assign=assign)
     except RuntimeError as error:
         raise ValueError(
-            f"{owner}: its weights do not make a {type(module).__name__} ({str(error)[:300]}). Download it again."
+            f"{owner}: its weights do not make a {type(module).__name__} ({str(error)[:300]})."
+            " Download it again."
         ) from error

@@ -22,15 +22,17 @@ def load_diffusers(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
 ) -> DiffusersPrior:
-    """Load a StableDiffusionPipeline or MVDreamPipeline folder: unet, vae, text_encoder, tokenizer, scheduler.
+    """Load a StableDiffusionPipeline or MVDreamPipeline folder: unet, vae, text_encoder, tokenizer,
+    scheduler.
 
     Never uses the network.
 
-    Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes float32 beside
-    float32 and bfloat16 beside a half type; float16 is eight times as exact, but some autoencoders overflow in it. A
-    file distill3d.json in the folder may tell what the prior was trained on: {"vocabulary": [words], "background":
-    [low, high] grey, "image_size": pixels, "distance": world units, "fov_y": degrees, "around": [view words by azimuth
-    from the front on], "overhead": [likewise from above], "outward": [likewise out of a scene]}, each null or absent
+    Weights are read from safetensors only. dtype: of U-Net and text encoder; vae_dtype None takes
+    float32 beside float32 and bfloat16 beside a half type; float16 is eight times as exact, but
+    some autoencoders overflow in it. A file distill3d.json in the folder may tell what the prior
+    was trained on: {"vocabulary": [words], "background": [low, high] grey, "image_size": pixels,
+    "distance": world units, "fov_y": degrees, "around": [view words by azimuth from the front on],
+    "overhead": [likewise from above], "outward": [likewise out of a scene]}, each null or absent
     where unknown. Raises ValueError naming the folder and what is missing or not supported.
     """
     folder = Path(folder)
@@ -43,12 +45,16 @@ def load_diffusers(
         check_kind(folder, config)
     check_parts(folder, config)
     scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
-    prediction, method = scheduler.get("prediction_type", "epsilon"), scheduler.get("_class_name", "")
+    prediction, method = (
+        scheduler.get("prediction_type", "epsilon"),
+        scheduler.get("_class_name", ""),
+    )
     other = any(name in method for name in ("Flow", "EDM", "LCM", "TCD"))
     if prediction not in ("epsilon", "v_prediction") or other:
         raise ValueError(
-            f"prior folder {folder}: its scheduler is {method} with prediction {prediction!r}; only epsilon and "
-            "v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded, none distilled to few steps."
+            f"prior folder {folder}: its scheduler is {method} with prediction {prediction!r}; only"
+            " epsilon and v_prediction models (Stable Diffusion 1.x, 2.x) can be loaded, none"
+            " distilled to few steps."
         )
     if vae_dtype is None:
         vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
@@ -58,7 +64,9 @@ def load_diffusers(
     from transformers import CLIPTextModel, CLIPTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
-    spare: dict[str, Any] = {"low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None}
+    spare: dict[str, Any] = {
+        "low_cpu_mem_usage": importlib.util.find_spec("accelerate") is not None
+    }
 
     def load(kind: Any, part: str, **more: Any) -> Any:
         owner = f"prior folder {folder}: its {part}"
@@ -69,7 +77,8 @@ def load_diffusers(
         check_complete(owner, info["missing_keys"])
         return found
 
-    # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes in it.
+    # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes
+    # in it.
     with torch.inference_mode(False):
         if many:
             unet = ldm.load_unet(folder / "unet", variants["unet"], dtype)
@@ -82,5 +91,7 @@ def load_diffusers(
         card = read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
         name = folder.resolve().name
         kind = MultiViewPrior if many else DiffusersPrior
-        prior = kind(name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card)
+        prior = kind(
+            name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card
+        )
         return prior.to(device)

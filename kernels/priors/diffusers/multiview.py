@@ -1,4 +1,6 @@
-"""MVDream (Shi et al. 2023, arXiv 2308.16512): four views of one object judged together, each told its camera."""
+"""MVDream (Shi et al. 2023, arXiv 2308.16512): four views of one object judged together, each told
+its camera.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,14 @@ from . import ldm
 from .latent_prior import DiffusersPrior
 
 VIEWS = 4  # that MVDream was trained to see at once, a quarter turn apart
-# Its world is Blender's, z up; the front, from which its authors' distillation counts azimuth, is at +x.
+# Its world is Blender's, z up; the front, from which its authors' distillation counts azimuth, is
+# at +x.
 TURN = 1  # so far our axes (y up, front at +z) are rolled to be its x, y, z
 
 
 class MultiViewPrior(DiffusersPrior):
-    """MVDream as a Prior: what a Stable Diffusion prior is, and told each view's camera; rows come in groups of four.
+    """MVDream as a Prior: what a Stable Diffusion prior is, and told each view's camera; rows come
+    in groups of four.
 
     No view words by default: the camera says what they would, and it was trained without.
     """
@@ -34,34 +38,40 @@ class MultiViewPrior(DiffusersPrior):
     usual_around, usual_overhead = (), ()
 
     def __init__(self, *given: Any, **named: Any) -> None:
-        """As a `DiffusersPrior`; unet: its class embedding is the camera's, and it is changed to see views together."""
+        """As a `DiffusersPrior`; unet: its class embedding is the camera's, and it is changed to
+        see views together.
+        """
         super().__init__(*given, **named)
         for place, module in self.unet.named_modules():
             if place.endswith(".attn1") and not isinstance(module.processor, TogetherAttention):
                 module.set_processor(TogetherAttention(VIEWS, module.processor))
 
     def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor, None]:
-        """The cameras [V,16] as `camera_rows` has them. Raises ValueError for views that do not come in fours, or
-        look out of a scene."""
+        """The cameras [V,16] as `camera_rows` has them. Raises ValueError for views that do not
+        come in fours, or look out of a scene."""
         if len(cameras) % VIEWS or cameras.outward is not None:
             raise ValueError(
-                f"prior {self.name!r} judges {VIEWS} views around one object together, but {len(cameras)} views "
-                f"{'of a scene ' if cameras.outward is not None else ''}came. Use Orbit Cameras and {VIEWS}, "
-                f"{2 * VIEWS}, ... views."
+                f"prior {self.name!r} judges {VIEWS} views around one object together, but"
+                f" {len(cameras)} views {'of a scene ' if cameras.outward is not None else ''}came."
+                f" Use Orbit Cameras and {VIEWS}, {2 * VIEWS}, ... views."
             )
         return camera_rows(cameras), None
 
     @torch.no_grad()
-    def predict(self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
-        """Noise estimates [B,C,h,w] float32, one per conditioning; of B rows every four are the views of one object.
+    def predict(
+        self, z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]
+    ) -> list[Tensor]:
+        """Noise estimates [B,C,h,w] float32, one per conditioning; of B rows every four are the
+        views of one object.
 
-        Raises ValueError for texts that are not told their cameras (see `seeing.told`), and for rows that do not come
-        in fours.
+        Raises ValueError for texts that are not told their cameras (see `seeing.told`), and for
+        rows that do not come in fours.
         """
         if len(z_t) % VIEWS or any(text.camera is None for text in conditionings):
             raise ValueError(
-                f"predict: prior {self.name!r} judges {VIEWS} views together and must be told their cameras; it got "
-                f"{len(z_t)} latents, with cameras: {[text.camera is not None for text in conditionings]}."
+                f"predict: prior {self.name!r} judges {VIEWS} views together and must be told their"
+                f" cameras; it got {len(z_t)} latents, with cameras:"
+                f" {[text.camera is not None for text in conditionings]}."
             )
         return super().predict(z_t, t, conditionings)
 
@@ -78,8 +88,11 @@ class MultiViewPrior(DiffusersPrior):
     def adapter(self, rank: int) -> LoraAdapter:
         """As `DiffusersPrior.adapter`; the adapted U-Net is told the cameras too."""
 
-        def beside(z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning) -> dict[str, Tensor]:
-            return {"class_labels": self._told(text)[0].clone()}  # it may be an inference tensor in a ComfyUI node
+        def beside(
+            z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning
+        ) -> dict[str, Tensor]:
+            # it may be an inference tensor in a ComfyUI node
+            return {"class_labels": self._told(text)[0].clone()}
 
         adapter = super().adapter(rank)
         adapter.beside = beside
@@ -87,12 +100,16 @@ class MultiViewPrior(DiffusersPrior):
 
 
 class TogetherAttention:
-    """An attention processor of diffusers that lets the tokens of ``views`` rows in a row attend to one another."""
+    """An attention processor of diffusers that lets the tokens of ``views`` rows in a row attend to
+    one another.
+    """
 
     def __init__(self, views: int, inner: Any) -> None:
         self.views, self.inner = views, inner
 
-    def __call__(self, attention: Any, hidden_states: Tensor, *given: Any, **options: Any) -> Tensor:
+    def __call__(
+        self, attention: Any, hidden_states: Tensor, *given: Any, **options: Any
+    ) -> Tensor:
         rows, tokens, width = hidden_states.shape
         joined = hidden_states.reshape(rows // self.views, self.views * tokens, width)
         return self.inner(attention, joined, *given, **options).reshape(rows, tokens, width)
@@ -101,9 +118,9 @@ class TogetherAttention:
 def camera_rows(cameras: Cameras) -> Tensor:
     """Camera-to-world matrices [V,16], row by row, as MVDream was told them.
 
-    World axes are Blender's (x to the front, z up), camera axes OpenGL's (x right, y up, z backward). The place is on
-    the unit sphere, whatever the distance: where the camera is from what it looks at, since it was trained on cameras
-    that look at the origin.
+    World axes are Blender's (x to the front, z up), camera axes OpenGL's (x right, y up, z
+    backward). The place is on the unit sphere, whatever the distance: where the camera is from what
+    it looks at, since it was trained on cameras that look at the origin.
     """
     right, down, forward = cameras.viewmats[:, :3, :3].unbind(1)
     top = torch.stack([right, -down, -forward, -forward], -1).roll(TURN, 1).flatten(1).float()
@@ -117,11 +134,12 @@ def load_multiview_file(
     dtype: torch.dtype = torch.float32,
     vae_dtype: torch.dtype | None = None,
 ) -> MultiViewPrior:
-    """MVDream's checkpoint, sd-v2.1-base-4view or sd-v1.5-4view, as one .safetensors file; never uses the network.
+    """MVDream's checkpoint, sd-v2.1-base-4view or sd-v1.5-4view, as one .safetensors file; never
+    uses the network.
 
-    tokenizer: a folder with CLIP's vocabulary (vocab.json, merges.txt), which is the same in both and in no file.
-    dtype and vae_dtype as for `load_diffusers`. The file must be one of which `ldm.holds_multiview` is true. Raises
-    ValueError naming the file and what it lacks.
+    tokenizer: a folder with CLIP's vocabulary (vocab.json, merges.txt), which is the same in both
+    and in no file. dtype and vae_dtype as for `load_diffusers`. The file must be one of which
+    `ldm.holds_multiview` is true. Raises ValueError naming the file and what it lacks.
     """
     from transformers import CLIPTokenizer
 
@@ -133,17 +151,25 @@ def load_multiview_file(
     ldm.translated(config, owner)  # refuses ImageDream, before its other parts are missed
     for prefix, what in ((ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
         if not any(name.startswith(prefix) for name in weights):
-            raise ValueError(f"{owner} holds no {what}; use a whole MVDream checkpoint, or a diffusers folder.")
+            raise ValueError(
+                f"{owner} holds no {what}; use a whole MVDream checkpoint, or a diffusers folder."
+            )
     if vae_dtype is None:
         vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
     with torch.inference_mode(False):
         own = {name: value for name, value in weights.items() if name.startswith(ldm.UNET)}
         unet = ldm.make_unet(own, config, dtype, owner)
-        vae = ldm.make_vae({n: v for n, v in weights.items() if n.startswith(ldm.VAE)}, vae_dtype, owner)
+        vae = ldm.make_vae(
+            {n: v for n, v in weights.items() if n.startswith(ldm.VAE)}, vae_dtype, owner
+        )
         text_encoder = ldm.make_text_encoder(weights, dtype, owner)
         # OpenCLIP fills up with token 0, which is "!", CLIP with the end of text
-        filling = {"pad_token": "!"} if any(name.startswith(ldm.OPENCLIP) for name in weights) else {}
+        filling = (
+            {"pad_token": "!"} if any(name.startswith(ldm.OPENCLIP) for name in weights) else {}
+        )
         reader = CLIPTokenizer.from_pretrained(tokenizer, local_files_only=True, **filling)
-        prior = MultiViewPrior(file.stem, unet, vae, text_encoder, reader, NoiseSchedule.scaled_linear())
+        prior = MultiViewPrior(
+            file.stem, unet, vae, text_encoder, reader, NoiseSchedule.scaled_linear()
+        )
         prior.to(device)
     return prior

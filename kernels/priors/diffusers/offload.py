@@ -9,17 +9,21 @@ from torch import Tensor, nn
 
 
 class Turns:
-    """Networks whose weights stay in main memory and visit the device when their turn comes, one network at a time.
+    """Networks whose weights stay in main memory and visit the device when their turn comes, one
+    network at a time.
 
-    Nothing is copied back: the weights are frozen. What autograd saved of a network's weights is no longer right
-    after another's turn, so that a backward pass has to compute the forward one once more (`Recomputed`).
+    Nothing is copied back: the weights are frozen. What autograd saved of a network's weights is no
+    longer right after another's turn, so that a backward pass has to compute the forward one once
+    more (`Recomputed`).
     """
 
     def __init__(self, networks: Mapping[str, Sequence[nn.Module]], device: torch.device) -> None:
         """networks: by whose turn it is, on the CPU, with ordinary tensors as weights."""
         self.device, self.present = device, ""
         self._homes = {
-            name: [(tensor, _home(tensor, device)) for module in modules for tensor in _tensors(module)]
+            name: [
+                (tensor, _home(tensor, device)) for module in modules for tensor in _tensors(module)
+            ]
             for name, modules in networks.items()
         }
 
@@ -39,7 +43,9 @@ class Turns:
         self.present = ""
 
     def release(self) -> None:
-        """The weights are in ordinary main memory again, and the networks done with taking turns."""
+        """The weights are in ordinary main memory again, and the networks done with taking
+        turns.
+        """
         self.end()
         if self.device.type == "cuda":
             for homes in self._homes.values():

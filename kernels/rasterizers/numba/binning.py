@@ -1,4 +1,6 @@
-"""Depth-sorted tile lists as compiled loops: a radix sort per view, then a counting sort by tile."""
+"""Depth-sorted tile lists as compiled loops: a radix sort per view, then a counting sort by
+tile.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from .lanes import BLOCK, COUNT, least, most, select, splat, store_whole
 
 TILE_WIDTH, TILE_HEIGHT = 8 * BLOCK, 8 * COUNT // BLOCK  # pixels: eight by eight blocks
 SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel
-DIGIT = 12  # bits per pass of the radix sort: two passes cover an object in front of the camera, three any floats
+# bits per pass of the radix sort: two passes cover an object in front of the camera, three any
+# floats
+DIGIT = 12
 BUCKETS = 1 << DIGIT
 
 
@@ -23,8 +27,12 @@ def tile_grid(width: int, height: int) -> tuple:
 
 
 @njit(error_model="numpy")
-def store_tiles(box: Any, mx: Any, my: Any, ex: Any, ey: Any, seen: Any, width: int, height: int) -> None:
-    """Which tiles COUNT Gaussians touch: into ``box`` [4*COUNT] the first and one past the last column, then row."""
+def store_tiles(
+    box: Any, mx: Any, my: Any, ex: Any, ey: Any, seen: Any, width: int, height: int
+) -> None:
+    """Which tiles COUNT Gaussians touch: into ``box`` [4*COUNT] the first and one past the last
+    column, then row.
+    """
     columns, rows = tile_grid(width, height)
     edges = (
         ((mx - ex + (0.5 - SLACK)) / np.float32(TILE_WIDTH), columns),
@@ -39,8 +47,12 @@ def store_tiles(box: Any, mx: Any, my: Any, ex: Any, ey: Any, seen: Any, width: 
 
 
 @njit(error_model="numpy")
-def count_tiles(box: Any, number: int, boxes: Any, lengths: Any, v: int, width: int, height: int) -> None:
-    """Copy the first ``number`` Gaussians' tiles into ``boxes`` and count them in ``lengths`` [V*tiles]."""
+def count_tiles(
+    box: Any, number: int, boxes: Any, lengths: Any, v: int, width: int, height: int
+) -> None:
+    """Copy the first ``number`` Gaussians' tiles into ``boxes`` and count them in ``lengths``
+    [V*tiles].
+    """
     columns, rows = tile_grid(width, height)
     for i in range(number):
         x0, x1, y0, y1 = box[i], box[COUNT + i], box[2 * COUNT + i], box[3 * COUNT + i]
@@ -89,10 +101,12 @@ def bin_share(
     slots: Any,
     firsts: Any,
 ) -> None:
-    """Fill ``entries`` [E] (view * N + Gaussian, tile by tile, front to back), ``slots`` [E] and ``firsts`` [V*N+1].
+    """Fill ``entries`` [E] (view * N + Gaussian, tile by tile, front to back), ``slots`` [E] and
+    ``firsts`` [V*N+1].
 
-    A worker takes every ``workers``-th view. boxes [V,N,4], depths [V,N]. ``offsets`` [V,tiles+1]: where each tile's
-    list begins. A Gaussian's entries are at the places that its consecutive slots from ``firsts`` on name.
+    A worker takes every ``workers``-th view. boxes [V,N,4], depths [V,N]. ``offsets`` [V,tiles+1]:
+    where each tile's list begins. A Gaussian's entries are at the places that its consecutive slots
+    from ``firsts`` on name.
     """
     views, count = depths.shape
     for v in range(worker, views, workers):

@@ -1,9 +1,10 @@
 """Front-to-back compositing and its derivative as compiled loops over tiles.
 
-Each tile owns its pixels, so no two threads ever write the same number: results repeat bit for bit. Within a tile a
-Gaussian visits the blocks of pixels that its ellipse meets, a block being one vector (see `lanes`).
-A pixel is finished, like in 3DGS, once less than OPAQUE of the light is left: going on would underflow the
-transmittance, out of which the way back divides one Gaussian after the other.
+Each tile owns its pixels, so no two threads ever write the same number: results repeat bit for bit.
+Within a tile a Gaussian visits the blocks of pixels that its ellipse meets, a block being one
+vector (see `lanes`). A pixel is finished, like in 3DGS, once less than OPAQUE of the light is left:
+going on would underflow the transmittance, out of which the way back divides one Gaussian after the
+other.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ TOP, OPAQUE = f32(ALPHA_MAX), f32(1e-4)
 NEVER = f32(1e9)  # above every rank
 LOG_MIN = f32(log(ALPHA_MIN))
 LOG_FLOOR = f32(log(ALPHA_MIN) - 0.05)  # keeps the polynomial below within its interval
-# exp(x/8) on [-6.05, 0], relative least squares at Chebyshev nodes; its 8th power is exp(x) to 2.3e-6.
+# exp(x/8) on [-6.05, 0], relative least squares at Chebyshev nodes; its 8th power is exp(x) to
+# 2.3e-6.
 E0, E1, E2 = f32(0.9999998890160103), f32(0.12499863246970226), f32(0.007809987049600102)
 E3, E4, E5 = f32(0.00032381106051966336), f32(9.634457896359487e-06), f32(1.7285751365923085e-07)
 
@@ -69,18 +71,29 @@ def exp_negative(x: Any) -> Any:
 
 @njit(boundscheck=False, error_model="numpy")
 def gaussian(rows: Any, at: Any) -> tuple:
-    """Mean (2), A/2, B, C/2, log opacity, colour (3) and depth of the Gaussian whose row begins at ``at``."""
-    mx, my, a, b, c = rows[at], rows[at + u64(1)], rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
+    """Mean (2), A/2, B, C/2, log opacity, colour (3) and depth of the Gaussian whose row begins at
+    ``at``.
+    """
+    mx, my, a, b, c = (
+        rows[at],
+        rows[at + u64(1)],
+        rows[at + u64(2)],
+        rows[at + u64(3)],
+        rows[at + u64(4)],
+    )
     k0, k1, k2, k3 = rows[at + u64(6)], rows[at + u64(7)], rows[at + u64(8)], rows[at + u64(9)]
     return mx, my, a, b, c, rows[at + u64(5)], k0, k1, k2, k3
 
 
 @njit(boundscheck=False, error_model="numpy")
-def list_blocks(masks: Any, guide: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int) -> None:
-    """Write into ``masks`` which blocks of the tile the ellipses of these entries meet, a bit for each.
+def list_blocks(
+    masks: Any, guide: Any, rows: Any, entries: Any, begin: int, end: int, left: int, top: int
+) -> None:
+    """Write into ``masks`` which blocks of the tile the ellipses of these entries meet, a bit for
+    each.
 
-    On a strip of pixel rows an ellipse reaches furthest to the right where it does so at all, or on the strip's
-    edge nearest to there; to the left likewise, mirrored at the mean.
+    On a strip of pixel rows an ellipse reaches furthest to the right where it does so at all, or on
+    the strip's edge nearest to there; to the left likewise, mirrored at the mean.
     """
     for e in range(begin, end):
         at = u64(entries[e]) * u64(ROW)
@@ -101,8 +114,9 @@ def list_blocks(masks: Any, guide: Any, rows: Any, entries: Any, begin: int, end
 
 @njit(boundscheck=False, error_model="numpy")
 def new_guide() -> Any:
-    """What `list_blocks` needs, per row of blocks for the right and for the left side of an ellipse: the sign, the
-    first pixel row, what added to a pixel's x makes the block's end or beginning, and room."""
+    """What `list_blocks` needs, per row of blocks for the right and for the left side of an
+    ellipse: the sign, the first pixel row, what added to a pixel's x makes the block's end or
+    beginning, and room."""
     guide = np.empty(64, np.float32)
     for i in range(16):
         guide[i] = ONE if i < 8 else -ONE
@@ -142,7 +156,9 @@ def tile_forward(
         stop, finished = min(batch + BATCH, end), False
         list_blocks(masks, guide, rows, entries, batch, stop, left, top)
         for e in range(batch, stop):
-            mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(rows, u64(entries[e]) * u64(ROW))
+            mx, my, a, b, c, log_opacity, k0, k1, k2, k3 = gaussian(
+                rows, u64(entries[e]) * u64(ROW)
+            )
             xm, ym = block_x() + (f32(left + 0.5) - mx), block_y() + (f32(top + 0.5) - my)
             blocks = masks[e]
             while blocks != u64(0):
@@ -193,12 +209,13 @@ def tile_backward(
     top: int,
     partial: Any,
 ) -> None:
-    """Walk one tile's needed entries from the last to the first and write each one's sums into ``partial``.
+    """Walk one tile's needed entries from the last to the first and write each one's sums into
+    ``partial``.
 
-    Planes: T behind the Gaussian, R = what lies behind it as seen from there, gradients of colour (3), depth and
-    alpha, and the rank that finished the pixel. With v = <gradients, (k, 1)>, d loss / d log alpha = w (v - R), and R
-    in front of the Gaussian is R + alpha (v - R). The sums: that slope's moments 1, x, y, x^2, xy, y^2 around the
-    mean, and the gradients of k.
+    Planes: T behind the Gaussian, R = what lies behind it as seen from there, gradients of colour
+    (3), depth and alpha, and the rank that finished the pixel. With v = <gradients, (k, 1)>, d loss
+    / d log alpha = w (v - R), and R in front of the Gaussian is R + alpha (v - R). The sums: that
+    slope's moments 1, x, y, x^2, xy, y^2 around the mean, and the gradients of k.
     """
     corner_x, corner_y = corners
     for e in range(end - 1, begin - 1, -1):
@@ -241,7 +258,11 @@ def tile_backward(
 def corner(tile: int, width: int, height: int) -> tuple:
     """View, left and top pixel of a tile."""
     columns, rows = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
-    return tile // (columns * rows), tile % columns * TILE_WIDTH, tile // columns % rows * TILE_HEIGHT
+    return (
+        tile // (columns * rows),
+        tile % columns * TILE_WIDTH,
+        tile // columns % rows * TILE_HEIGHT,
+    )
 
 
 @njit(boundscheck=False, error_model="numpy")
@@ -273,11 +294,11 @@ def composite_share(
     lasts: Any,
     masks: Any,
 ) -> None:
-    """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks [tiles*PIXELS], lasts
-    [tiles] and masks [E].
+    """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks
+    [tiles*PIXELS], lasts [tiles] and masks [E].
 
-    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to take them.
-    ``rows`` [V*N*ROW].
+    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to
+    take them. ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
     planes, guide, corners = np.empty(FORWARD * PIXELS, np.float32), new_guide(), block_corners()
@@ -292,11 +313,22 @@ def composite_share(
                 blank = ONE if plane == 0 else (NEVER if plane == FORWARD - 1 else ZERO)
                 store(planes, block + plane * COUNT, splat(blank))
         lasts[tile] = tile_forward(
-            planes, guide, corners, rows, entries, masks, offsets[tile], offsets[tile + 1], left, top
+            planes,
+            guide,
+            corners,
+            rows,
+            entries,
+            masks,
+            offsets[tile],
+            offsets[tile + 1],
+            left,
+            top,
         )
         for block in range(0, PIXELS, COUNT):
             store(through, tile * PIXELS + block, load(planes, block * FORWARD))
-            store(ranks, tile * PIXELS + block, load(planes, block * FORWARD + (FORWARD - 1) * COUNT))
+            store(
+                ranks, tile * PIXELS + block, load(planes, block * FORWARD + (FORWARD - 1) * COUNT)
+            )
         for y in range(top, min(top + TILE_HEIGHT, height)):
             for x in range(left, min(left + TILE_WIDTH, width)):
                 i = interleaved(lane(x - left, y - top), FORWARD)
@@ -324,7 +356,9 @@ def composite_back_share(
     depth: Any,
     partial: Any,
 ) -> None:
-    """From the gradients of color, alpha and depth fill ``partial`` [E*ROW], per entry the sums of `tile_backward`."""
+    """From the gradients of color, alpha and depth fill ``partial`` [E*ROW], per entry the sums of
+    `tile_backward`.
+    """
     _, height, width = alpha.shape
     planes, corners = np.empty(BACKWARD * PIXELS, np.float32), block_corners()
     while True:
@@ -348,11 +382,15 @@ def composite_back_share(
         for e in range(lasts[tile], offsets[tile + 1]):
             for d in range(0, ROW, COUNT):
                 store(partial, e * ROW + d, splat(ZERO))
-        tile_backward(planes, corners, rows, entries, masks, offsets[tile], lasts[tile], left, top, partial)
+        tile_backward(
+            planes, corners, rows, entries, masks, offsets[tile], lasts[tile], left, top, partial
+        )
 
 
 @njit(boundscheck=False, error_model="numpy")
-def gather(m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any) -> None:
+def gather(
+    m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
+) -> None:
     for d in range(0, ROW, COUNT):
         sums = splat(ZERO)
         for slot in range(firsts[m], firsts[m + 1]):
@@ -363,16 +401,28 @@ def gather(m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: A
     s0, sx, sy = grads[at], grads[at + u64(1)], grads[at + u64(2)]
     sxx, sxy, syy = grads[at + u64(3)], grads[at + u64(4)], grads[at + u64(5)]
     means2d[m, 0], means2d[m, 1] = (a + a) * sx + b * sy, b * sx + (c + c) * sy
-    grads[at + u64(2)], grads[at + u64(3)], grads[at + u64(4)] = f32(-0.5) * sxx, -sxy, f32(-0.5) * syy
+    grads[at + u64(2)], grads[at + u64(3)], grads[at + u64(4)] = (
+        f32(-0.5) * sxx,
+        -sxy,
+        f32(-0.5) * syy,
+    )
     grads[at + u64(5)] = s0
 
 
 @compiled(boundscheck=False)
 def gather_share(
-    worker: int, workers: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
+    worker: int,
+    workers: int,
+    partial: Any,
+    places: Any,
+    firsts: Any,
+    rows: Any,
+    means2d: Any,
+    grads: Any,
 ) -> None:
-    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``places``: gradients of means2d [V*N,2]
-    and of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for the conic itself."""
+    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``places``: gradients
+    of means2d [V*N,2] and of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for
+    the conic itself."""
     total = means2d.shape[0]
     for m in range(worker * total // workers, (worker + 1) * total // workers):
         gather(m, partial, places, firsts, rows, means2d, grads)

@@ -51,11 +51,33 @@ def direction_gradient(g: Any, number: int, x: Any, y: Any, z: Any) -> tuple:
         gy = gy + g0 * x + g1 * z - g2 * y - g4 * y
         gz = gz + g1 * y + g2 * z * 2.0 + g3 * x
     if number > 9:
-        g0, g1, g2 = load(g, 9 * COUNT) * (3 * B0), load(g, 10 * COUNT) * B1, load(g, 11 * COUNT) * B2
+        g0, g1, g2 = (
+            load(g, 9 * COUNT) * (3 * B0),
+            load(g, 10 * COUNT) * B1,
+            load(g, 11 * COUNT) * B2,
+        )
         g3, g4 = load(g, 12 * COUNT) * (3 * B3), load(g, 13 * COUNT) * B4
         g5, g6 = load(g, 14 * COUNT) * B5, load(g, 15 * COUNT) * (3 * B6)
         xy, xz, yz, skew = x * y * 2.0, x * z * 2.0, y * z * 2.0, xx - yy
-        gx = gx + g0 * xy + g1 * y * z - g2 * xy - g3 * xz + g4 * (zz * 4.0 - xx * 3.0 - yy) + g5 * xz + g6 * skew
-        gy = gy + g0 * skew + g1 * x * z + g2 * (zz * 4.0 - xx - yy * 3.0) - g3 * yz - g4 * xy - g5 * yz - g6 * xy
+        gx = (
+            gx
+            + g0 * xy
+            + g1 * y * z
+            - g2 * xy
+            - g3 * xz
+            + g4 * (zz * 4.0 - xx * 3.0 - yy)
+            + g5 * xz
+            + g6 * skew
+        )
+        gy = (
+            gy
+            + g0 * skew
+            + g1 * x * z
+            + g2 * (zz * 4.0 - xx - yy * 3.0)
+            - g3 * yz
+            - g4 * xy
+            - g5 * yz
+            - g6 * xy
+        )
         gz = gz + g1 * x * y + g2 * yz * 4.0 + g3 * (zz * 2.0 - xx - yy) + g4 * xz * 4.0 + g5 * skew
     return gx, gy, gz

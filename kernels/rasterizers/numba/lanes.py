@@ -1,9 +1,11 @@
-"""Vectors of float32 inside compiled loops: a few numbers that one instruction adds, multiplies or compares.
+"""Vectors of float32 inside compiled loops: a few numbers that one instruction adds, multiplies or
+compares.
 
-The compiler turns simple loops into such vectors by itself, but neither chooses 4x4 blocks of pixels, nor the full
-width of AVX-512, nor keeps ten sums in registers over a loop in a loop. A `Lanes` value holds COUNT numbers, a `Mask`
-as many truths; ``+ - * /`` work between Lanes, and with floats, ``>= <= > <`` make masks, ``&`` joins them. On
-processors with shorter registers LLVM splits them up.
+The compiler turns simple loops into such vectors by itself, but neither chooses 4x4 blocks of
+pixels, nor the full width of AVX-512, nor keeps ten sums in registers over a loop in a loop. A
+`Lanes` value holds COUNT numbers, a `Mask` as many truths; ``+ - * /`` work between Lanes, and with
+floats, ``>= <= > <`` make masks, ``&`` joins them. On processors with shorter registers LLVM splits
+them up.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from numba.core import cgutils, config
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 # As numba chooses them.
-FEATURES = getattr(config, "CPU_FEATURES", None) or llvmlite.binding.get_host_cpu_features().flatten()
+FEATURES = (
+    getattr(config, "CPU_FEATURES", None) or llvmlite.binding.get_host_cpu_features().flatten()
+)
 COUNT = 16 if "+avx512f" in FEATURES.split(",") else 8
 BLOCK = 4  # the lanes as a block of pixels: 4 columns, COUNT / 4 rows
 FLAGS = ("contract", "nsz", "arcp")  # none that forbids NaN: comparisons with it stay false
@@ -79,7 +83,10 @@ def define(function: Any, emit: Any, result: types.Type, operand: types.Type = l
     @type_callable(function)
     def typed(context: Any) -> Any:
         def typer(a: Any, b: Any) -> Any:
-            fits = all(kind is operand or (operand is lanes and isinstance(kind, types.Float)) for kind in (a, b))
+            fits = all(
+                kind is operand or (operand is lanes and isinstance(kind, types.Float))
+                for kind in (a, b)
+            )
             return result if fits and operand in (a, b) else None
 
         return typer
@@ -185,10 +192,14 @@ def root(typing: Any, a: Any) -> Any:
 
 @emitted
 def reciprocal(typing: Any, a: Any) -> Any:
-    """1 / a of finite numbers, to the last bit or two: an estimate and one Newton step where the processor has them."""
+    """1 / a of finite numbers, to the last bit or two: an estimate and one Newton step where the
+    processor has them.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.fdiv(constant([1.0] * COUNT), values[0], flags=("arcp", "contract", "ninf", "nnan"))
+        return builder.fdiv(
+            constant([1.0] * COUNT), values[0], flags=("arcp", "contract", "ninf", "nnan")
+        )
 
     return lanes(a), emit
 
@@ -207,7 +218,9 @@ def place(context: Any, builder: Any, array_type: Any, array: Any, index: Any) -
 
 @emitted
 def load(typing: Any, array: Any, index: Any) -> Any:
-    """COUNT neighbours of a flat, contiguous float32 array, from the index on. No bounds are checked."""
+    """COUNT neighbours of a flat, contiguous float32 array, from the index on. No bounds are
+    checked.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load(place(context, builder, signature.args[0], *values), align=4)
@@ -217,7 +230,9 @@ def load(typing: Any, array: Any, index: Any) -> Any:
 
 @emitted
 def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write Lanes to COUNT neighbours of a flat, contiguous float32 array. No bounds are checked."""
+    """Write Lanes to COUNT neighbours of a flat, contiguous float32 array. No bounds are
+    checked.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         builder.store(values[2], place(context, builder, signature.args[0], *values[:2]), align=4)
@@ -228,12 +243,16 @@ def store(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 @emitted
 def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
-    """Write the whole parts of Lanes to COUNT neighbours of a flat, contiguous int32 array. No bounds are checked."""
+    """Write the whole parts of Lanes to COUNT neighbours of a flat, contiguous int32 array. No
+    bounds are checked.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
         whole = builder.fptosi(values[2], ir.VectorType(INDEX, COUNT))
-        builder.store(whole, builder.bitcast(builder.gep(data, [values[1]]), whole.type.as_pointer()), align=4)
+        builder.store(
+            whole, builder.bitcast(builder.gep(data, [values[1]]), whole.type.as_pointer()), align=4
+        )
         return context.get_dummy_value()
 
     return types.void(array, index, value), emit
@@ -241,7 +260,8 @@ def store_whole(typing: Any, array: Any, index: Any, value: Any) -> Any:
 
 @emitted
 def spans_mask(typing: Any, array: Any) -> Any:
-    """64 bits, eight rows of eight: in row i those from array[8+i] up to but without array[i], whole numbers 0..8.
+    """64 bits, eight rows of eight: in row i those from array[8+i] up to but without array[i],
+    whole numbers 0..8.
 
     ``array`` [16]: flat, contiguous float32; fractions are dropped.
     """
@@ -272,7 +292,9 @@ def lowest(typing: Any, bits: Any) -> Any:
 
 @emitted
 def claim(typing: Any, counter: Any, number: Any) -> Any:
-    """Raise an int64 array's first item by so much, whatever other threads do to it, and return what it was."""
+    """Raise an int64 array's first item by so much, whatever other threads do to it, and return
+    what it was.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         data = context.make_array(signature.args[0])(context, builder, values[0]).data
@@ -299,8 +321,8 @@ def prefetch(typing: Any, array: Any, index: Any) -> Any:
 
 @emitted
 def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
-    """Write the sum over the lanes of each of a tuple's Lanes, one after the other, filled up with zeros to a multiple
-    of COUNT."""
+    """Write the sum over the lanes of each of a tuple's Lanes, one after the other, filled up with
+    zeros to a multiple of COUNT."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         array, index, vectors = values
@@ -309,30 +331,43 @@ def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
             group = parts[first : first + COUNT]
             group += [constant([0.0] * COUNT)] * (COUNT - len(group))
             here = builder.add(index, ir.Constant(index.type, first))
-            builder.store(folded(builder, group), place(context, builder, signature.args[0], array, here), align=4)
+            builder.store(
+                folded(builder, group),
+                place(context, builder, signature.args[0], array, here),
+                align=4,
+            )
         return context.get_dummy_value()
 
     return types.void(array, index, vectors), emit
 
 
 def folded(builder: Any, vectors: list) -> Any:
-    """One vector that holds the sum of each of COUNT vectors: neighbours are added until one of each is left."""
+    """One vector that holds the sum of each of COUNT vectors: neighbours are added until one of
+    each is left.
+    """
     halves = [[ir.Constant(INDEX, lane + odd) for lane in range(0, 2 * COUNT, 2)] for odd in (0, 1)]
     even, odd = (ir.Constant(ir.VectorType(INDEX, COUNT), half) for half in halves)
     while len(vectors) > 1:
         vectors = [
-            builder.fadd(builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd), flags=FLAGS)
+            builder.fadd(
+                builder.shuffle_vector(a, b, even), builder.shuffle_vector(a, b, odd), flags=FLAGS
+            )
             for a, b in zip(vectors[::2], vectors[1::2], strict=True)
         ]
     return vectors[0]
 
 
 def items(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-    """Pointers to what each lane reads or writes: the items ``offset`` of COUNT rows of a flat, contiguous array."""
+    """Pointers to what each lane reads or writes: the items ``offset`` of COUNT rows of a flat,
+    contiguous array.
+    """
     data = context.make_array(signature.args[0])(context, builder, values[0]).data
     first, count, stride, offset = (widened(builder, value) for value in values[1:5])
     wide = first.type
-    one, steps = (ir.Constant(wide, [ir.Constant(wide.element, i) for i in row]) for row in ([1] * COUNT, range(COUNT)))
+    one, steps = (
+        ir.Constant(wide, [ir.Constant(wide.element, i) for i in row])
+        for row in ([1] * COUNT, range(COUNT))
+    )
     row, last = builder.add(first, steps), builder.sub(count, one)
     row = builder.select(builder.icmp_signed("<", row, last), row, last)
     size = ir.Constant(wide.element, context.get_abi_sizeof(data.type.pointee))
@@ -349,22 +384,32 @@ def masked(builder: Any, name: str, result: Any, arguments: list, kind: str) -> 
 
 
 ALIGNED, ALL = ir.Constant(INDEX, 1), ir.Constant(BITS, [ir.Constant(BIT, 1)] * COUNT)
-ROWS = (types.intp, types.intp, types.intp, types.intp)  # first row, number of rows, items per row, which item
+# first row, number of rows, items per row, which item
+ROWS = (types.intp, types.intp, types.intp, types.intp)
 
 
 @emitted
 def pick(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any) -> Any:
-    """One item of each of COUNT rows of a flat array, from row ``first`` on; the last row again beyond ``count``."""
+    """One item of each of COUNT rows of a flat array, from row ``first`` on; the last row again
+    beyond ``count``.
+    """
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        arguments = [items(context, builder, signature, values), ALIGNED, ALL, ir.Constant(VECTOR, ir.Undefined)]
+        arguments = [
+            items(context, builder, signature, values),
+            ALIGNED,
+            ALL,
+            ir.Constant(VECTOR, ir.Undefined),
+        ]
         return masked(builder, "gather", VECTOR, arguments, "f32")
 
     return lanes(array, *ROWS), emit
 
 
 @emitted
-def put(typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any, value: Any) -> Any:
+def put(
+    typing: Any, array: Any, first: Any, count: Any, stride: Any, offset: Any, value: Any
+) -> Any:
     """Write what `pick` reads. ``value``: Lanes, or for an array of bool a Mask."""
 
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:

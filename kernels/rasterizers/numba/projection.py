@@ -1,8 +1,10 @@
-"""EWA projection, colours and their derivative as compiled loops: `projection.project` for COUNT Gaussians at once.
+"""EWA projection, colours and their derivative as compiled loops: `projection.project` for COUNT
+Gaussians at once.
 
-A projected Gaussian is one row of ROW floats, a line of the cache: mean (2), A/2, B, C/2 of the conic, log opacity,
-colour (3), depth, half sides of its box (2), then what `compositing.block_spans` needs: the conic's determinant,
-1/A and where the ellipse reaches furthest to the right, px below the mean; last 1 if it is visible, else 0.
+A projected Gaussian is one row of ROW floats, a line of the cache: mean (2), A/2, B, C/2 of the
+conic, log opacity, colour (3), depth, half sides of its box (2), then what
+`compositing.block_spans` needs: the conic's determinant, 1/A and where the ellipse reaches furthest
+to the right, px below the mean; last 1 if it is visible, else 0.
 """
 
 from __future__ import annotations
@@ -81,7 +83,11 @@ def turn(rows: Any, axes: Any) -> tuple:
 @njit(error_model="numpy")
 def three(array: Any, first: int, count: int) -> tuple:
     """The rows of three numbers of COUNT Gaussians."""
-    return pick(array, first, count, 3, 0), pick(array, first, count, 3, 1), pick(array, first, count, 3, 2)
+    return (
+        pick(array, first, count, 3, 0),
+        pick(array, first, count, 3, 1),
+        pick(array, first, count, 3, 2),
+    )
 
 
 @njit(error_model="numpy")
@@ -95,7 +101,11 @@ def camera_rows(views: Any, v: int) -> tuple:
     """The rotation's rows and columns and the translation of a viewmat."""
     m = views[v]
     rows = ((m[0, 0], m[0, 1], m[0, 2]), (m[1, 0], m[1, 1], m[1, 2]), (m[2, 0], m[2, 1], m[2, 2]))
-    columns = ((m[0, 0], m[1, 0], m[2, 0]), (m[0, 1], m[1, 1], m[2, 1]), (m[0, 2], m[1, 2], m[2, 2]))
+    columns = (
+        (m[0, 0], m[1, 0], m[2, 0]),
+        (m[0, 1], m[1, 1], m[2, 1]),
+        (m[0, 2], m[1, 2], m[2, 2]),
+    )
     return rows, columns, (m[0, 3], m[1, 3], m[2, 3])
 
 
@@ -104,7 +114,10 @@ def centre(rows: Any, translation: Any, mean: Any) -> tuple:
     """Camera coordinates x/z, y/z, z of the means, and 1/z with z kept above NEAR."""
     z = dot(mean, rows[2]) + translation[2]
     inverse = 1.0 / most(z, splat(NEAR))
-    x, y = (dot(mean, rows[0]) + translation[0]) * inverse, (dot(mean, rows[1]) + translation[1]) * inverse
+    x, y = (
+        (dot(mean, rows[0]) + translation[0]) * inverse,
+        (dot(mean, rows[1]) + translation[1]) * inverse,
+    )
     return x, y, z, inverse
 
 
@@ -115,7 +128,9 @@ def clip(x: Any, limit: float) -> Any:
 
 @njit(error_model="numpy")
 def footprint(axes: Any, x: Any, y: Any, sx: Any, sy: Any) -> tuple:
-    """The rows r0, r1 of J V M, their cross product, its squared length, and the blurred covariance a, b, c, det."""
+    """The rows r0, r1 of J V M, their cross product, its squared length, and the blurred covariance
+    a, b, c, det.
+    """
     r0 = plus(times(sx, axes[0]), times(0.0 - sx * x, axes[2]))
     r1 = plus(times(sy, axes[1]), times(0.0 - sy * y, axes[2]))
     normal = cross(r0, r1)
@@ -154,12 +169,13 @@ def color_of(coefficients: Any, numbers: int, basis: Any) -> tuple:
 
 @compiled()
 def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: Any) -> None:
-    """Project one worker's share of the Gaussians; see `projection.project` for the formulas and units.
+    """Project one worker's share of the Gaussians; see `projection.project` for the formulas and
+    units.
 
     ``cloud``: means [N*3], scales [N*3], quats [N*4], log opacities [N], sh [N*3*K], all flat.
-    ``screens``: viewmats [V,4,4], pinholes [V,4] (fx, fy, cx, cy), positions [V,3], width, height, antialiased.
-    ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], depths [V*N], visible [V*N] bool; and for `bin_share`, boxes
-    [V*N*4] and lengths [workers,V*tiles], which comes zeroed.
+    ``screens``: viewmats [V,4,4], pinholes [V,4] (fx, fy, cx, cy), positions [V,3], width, height,
+    antialiased. ``outputs``, flat: means2d [V*N*2], rows [V*N*ROW], depths [V*N], visible [V*N]
+    bool; and for `bin_share`, boxes [V*N*4] and lengths [workers,V*tiles], which comes zeroed.
     """
     means, scales, quats, strengths, sh = cloud
     views, pinholes, positions, width, height, antialiased = screens
@@ -180,13 +196,20 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
             x, y, z, inverse = centre(rows, translation, mean)
             mx, my = x * fx + pinholes[v, 2], y * fy + pinholes[v, 3]
             x, y = clip(x, FRUSTUM * 0.5 * width / fx), clip(y, FRUSTUM * 0.5 * height / fy)
-            _, _, _, area, a, b, c, det = footprint(turn(rows, local), x, y, inverse * fx, inverse * fy)
+            _, _, _, area, a, b, c, det = footprint(
+                turn(rows, local), x, y, inverse * fx, inverse * fy
+            )
             strength = log_opacity
             if antialiased:
                 strength = strength + logarithm(most(area / det, splat(AREA_FLOOR))) * 0.5
             reach = most(strength - LOG_ALPHA_MIN, splat(0.0)) * 2.0
             ex, ey = root(reach * a), root(reach * c)
-            meets = (mx + ex > 0.0) & (mx - ex < np.float32(width)) & (my + ey > 0.0) & (my - ey < np.float32(height))
+            meets = (
+                (mx + ex > 0.0)
+                & (mx - ex < np.float32(width))
+                & (my + ey > 0.0)
+                & (my - ey < np.float32(height))
+            )
             seen = (z > NEAR) & (strength > LOG_ALPHA_MIN) & meets
             direction, _ = ray(mean, positions[v])
             store_harmonics(basis, numbers // 3, direction[0], direction[1], direction[2])
@@ -215,7 +238,9 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
             put(visible[v * count : (v + 1) * count], n, count, 1, 0, seen)
             store_tiles(box, mx, my, ex, ey, seen, width, height)
             first = v * count + n
-            count_tiles(box, min(COUNT, count - n), boxes[4 * first :], lengths[worker], v, width, height)
+            count_tiles(
+                box, min(COUNT, count - n), boxes[4 * first :], lengths[worker], v, width, height
+            )
 
 
 @njit(error_model="numpy")
@@ -225,7 +250,25 @@ def quaternion_gradient(q: Any, g: Any) -> tuple:
     g0, g1, g2 = g
     return (
         (z * (g1[0] - g0[1]) + y * (g0[2] - g2[0]) + x * (g2[1] - g1[2])) * 2.0,
-        (y * (g0[1] + g1[0]) + z * (g0[2] + g2[0]) + w * (g2[1] - g1[2]) - x * (g1[1] + g2[2]) * 2.0) * 2.0,
-        (x * (g0[1] + g1[0]) + z * (g1[2] + g2[1]) + w * (g0[2] - g2[0]) - y * (g0[0] + g2[2]) * 2.0) * 2.0,
-        (x * (g0[2] + g2[0]) + y * (g1[2] + g2[1]) + w * (g1[0] - g0[1]) - z * (g0[0] + g1[1]) * 2.0) * 2.0,
+        (
+            y * (g0[1] + g1[0])
+            + z * (g0[2] + g2[0])
+            + w * (g2[1] - g1[2])
+            - x * (g1[1] + g2[2]) * 2.0
+        )
+        * 2.0,
+        (
+            x * (g0[1] + g1[0])
+            + z * (g1[2] + g2[1])
+            + w * (g0[2] - g2[0])
+            - y * (g0[0] + g2[2]) * 2.0
+        )
+        * 2.0,
+        (
+            x * (g0[2] + g2[0])
+            + y * (g1[2] + g2[1])
+            + w * (g1[0] - g0[1])
+            - z * (g0[0] + g1[1]) * 2.0
+        )
+        * 2.0,
     )

@@ -35,8 +35,12 @@ from .projection import (
 
 
 @njit(error_model="numpy")
-def shape_gradients(axes: Any, x: Any, y: Any, sx: Any, sy: Any, slopes: Any, antialiased: bool) -> tuple:
-    """From the gradients of conic and log opacity those of ``axes``, and of x, y and log(1/z) times themselves."""
+def shape_gradients(
+    axes: Any, x: Any, y: Any, sx: Any, sy: Any, slopes: Any, antialiased: bool
+) -> tuple:
+    """From the gradients of conic and log opacity those of ``axes``, and of x, y and log(1/z) times
+    themselves.
+    """
     ga, gb, gc, strength = slopes
     r0, r1, normal, area, a, b, c, det = footprint(axes, x, y, sx, sy)
     over = 1.0 / det
@@ -49,8 +53,12 @@ def shape_gradients(axes: Any, x: Any, y: Any, sx: Any, sy: Any, slopes: Any, an
         to_det = to_det - select(clear, half * over, splat(0.0))
     to_a, to_b, to_c = gc * over + to_det * BLUR, 0.0 - gb * over, ga * over + to_det * BLUR
     # area = |r0 x r1|^2, whose gradient with respect to r0 is 2 r1 x (r0 x r1).
-    to_r0 = plus(plus(times(to_a * 2.0, r0), times(to_b, r1)), times(to_area * 2.0, cross(r1, normal)))
-    to_r1 = plus(plus(times(to_c * 2.0, r1), times(to_b, r0)), times(to_area * 2.0, cross(normal, r0)))
+    to_r0 = plus(
+        plus(times(to_a * 2.0, r0), times(to_b, r1)), times(to_area * 2.0, cross(r1, normal))
+    )
+    to_r1 = plus(
+        plus(times(to_c * 2.0, r1), times(to_b, r0)), times(to_area * 2.0, cross(normal, r0))
+    )
     last = plus(times(0.0 - sx * x, to_r0), times(0.0 - sy * y, to_r1))
     to_x, to_y = 0.0 - sx * dot(to_r0, axes[2]), 0.0 - sy * dot(to_r1, axes[2])
     return (times(sx, to_r0), times(sy, to_r1), last), to_x, to_y, dot(to_r0, r0) + dot(to_r1, r1)
@@ -64,11 +72,14 @@ def kept(seen: Any, p: Any) -> tuple:
 
 
 @compiled()
-def pull_back_share(worker: int, workers: int, cloud: Any, screens: Any, grads: Any, outputs: Any) -> None:
+def pull_back_share(
+    worker: int, workers: int, cloud: Any, screens: Any, grads: Any, outputs: Any
+) -> None:
     """Pull the gradients of `project_share`'s means2d and rows back, summed over the views.
 
-    ``cloud``, ``screens``: as there. ``grads``, flat: the rows themselves, gradients of means2d [V*N*2] and of the rows
-    [V*N*ROW]. ``outputs``, flat: gradients of means, log scales, quats, log opacities and sh.
+    ``cloud``, ``screens``: as there. ``grads``, flat: the rows themselves, gradients of means2d
+    [V*N*2] and of the rows [V*N*ROW]. ``outputs``, flat: gradients of means, log scales, quats, log
+    opacities and sh.
     """
     means, scales, quats, strengths, sh = cloud
     views, pinholes, positions, width, height, antialiased = screens
@@ -101,7 +112,11 @@ def pull_back_share(worker: int, workers: int, cloud: Any, screens: Any, grads: 
             limit_x, limit_y = FRUSTUM * 0.5 * width / fx, FRUSTUM * 0.5 * height / fy
             tx, ty = clip(x, limit_x), clip(y, limit_y)
             sx, sy = inverse * fx, inverse * fy
-            conic = (pick(g, n, count, ROW, 2), pick(g, n, count, ROW, 3), pick(g, n, count, ROW, 4))
+            conic = (
+                pick(g, n, count, ROW, 2),
+                pick(g, n, count, ROW, 3),
+                pick(g, n, count, ROW, 4),
+            )
             strength = pick(g, n, count, ROW, 5)
             to_strength = to_strength + strength
             axes = turn(rows, local)
@@ -116,9 +131,16 @@ def pull_back_share(worker: int, workers: int, cloud: Any, screens: Any, grads: 
             to_z = pick(g, n, count, ROW, 9) - select(z >= NEAR, inverse * to_inverse, zero)
             to_centre = (to_x * inverse, to_y * inverse, to_z)
             to_mean = plus(
-                to_mean, (dot(to_centre, columns[0]), dot(to_centre, columns[1]), dot(to_centre, columns[2]))
+                to_mean,
+                (
+                    dot(to_centre, columns[0]),
+                    dot(to_centre, columns[1]),
+                    dot(to_centre, columns[2]),
+                ),
             )
-            back = turn(columns, (kept(seen, to_axes[0]), kept(seen, to_axes[1]), kept(seen, to_axes[2])))
+            back = turn(
+                columns, (kept(seen, to_axes[0]), kept(seen, to_axes[1]), kept(seen, to_axes[2]))
+            )
             to0, to1, to2 = plus(to0, back[0]), plus(to1, back[1]), plus(to2, back[2])
 
             direction, distance = ray(mean, positions[v])
@@ -131,11 +153,21 @@ def pull_back_share(worker: int, workers: int, cloud: Any, screens: Any, grads: 
                 weight, i = load(basis, k * COUNT), 3 * k * COUNT
                 store(to_coefficients, i, load(to_coefficients, i) + weight * red)
                 store(to_coefficients, i + COUNT, load(to_coefficients, i + COUNT) + weight * green)
-                store(to_coefficients, i + 2 * COUNT, load(to_coefficients, i + 2 * COUNT) + weight * blue)
-                k0, k1, k2 = load(coefficients, i), load(coefficients, i + COUNT), load(coefficients, i + 2 * COUNT)
+                store(
+                    to_coefficients,
+                    i + 2 * COUNT,
+                    load(to_coefficients, i + 2 * COUNT) + weight * blue,
+                )
+                k0, k1, k2 = (
+                    load(coefficients, i),
+                    load(coefficients, i + COUNT),
+                    load(coefficients, i + 2 * COUNT),
+                )
                 store(slopes, k * COUNT, k0 * red + k1 * green + k2 * blue)
             if numbers > 3:
-                to_ray = direction_gradient(slopes, numbers // 3, direction[0], direction[1], direction[2])
+                to_ray = direction_gradient(
+                    slopes, numbers // 3, direction[0], direction[1], direction[2]
+                )
                 across = plus(to_ray, times(0.0 - dot(to_ray, direction), direction))
                 to_mean = plus(to_mean, times(1.0 / distance, across))
 

@@ -1,4 +1,6 @@
-"""The CPU rasterizer of compiled loops. Importing this module imports numba; `rasterize` guards it."""
+"""The CPU rasterizer of compiled loops. Importing this module imports numba; `rasterize` guards
+it.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from .pullback import pull_back_share
 GRAIN = 256  # Gaussians that are worth waking a thread for
 
 
-def rasterize_numba(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
+def rasterize_numba(
+    gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+) -> Layers:
     """Render a float32 cloud on the CPU. The first call compiles for some seconds."""
     screens = _Screens(cameras, antialiased)
     means2d, rows, visible = _Project.apply(*gaussians.tensors().values(), screens)
@@ -46,7 +50,9 @@ class _Screens:
         self.columns, self.rows = -(-self.width // TILE_WIDTH), -(-self.height // TILE_HEIGHT)
 
     def bin(self) -> tuple[np.ndarray, ...]:
-        """Tile lists of all views: entries [E], offsets [tiles+1] into them, slots [E], firsts [V*N+1]."""
+        """Tile lists of all views: entries [E], offsets [tiles+1] into them, slots [E], firsts
+        [V*N+1].
+        """
         offsets = np.concatenate((np.zeros(1, np.int64), np.cumsum(self.lengths.sum(0))))
         number, tiles = int(offsets[-1]), self.columns * self.rows
         entries, slots = np.empty(number, np.int32), np.empty(number, np.int32)
@@ -57,7 +63,9 @@ class _Screens:
         return entries, offsets, slots, firsts
 
     def order(self, work: np.ndarray) -> np.ndarray:
-        """The tiles view by view, so that the caches hold one view's Gaussians, and most work first."""
+        """The tiles view by view, so that the caches hold one view's Gaussians, and most work
+        first.
+        """
         return np.lexsort((-work, np.arange(len(work)) // (self.columns * self.rows)))
 
 
@@ -73,7 +81,13 @@ def flat(tensor: Tensor) -> np.ndarray:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, log_scales: Tensor, quats: Tensor, logits: Tensor, sh: Tensor, screens: _Screens
+        ctx: Any,
+        means: Tensor,
+        log_scales: Tensor,
+        quats: Tensor,
+        logits: Tensor,
+        sh: Tensor,
+        screens: _Screens,
     ) -> tuple[Tensor, ...]:
         views, count = screens.views, len(means)
         with np.errstate(over="ignore"):
@@ -82,10 +96,19 @@ class _Project(torch.autograd.Function):
         ctx.cloud = flat(means), scales, flat(quats), strengths, flat(sh)
         means2d, rows = means.new_empty(views, count, 2), means.new_empty(views, count, ROW)
         visible = means.new_empty(views, count, dtype=torch.bool)
-        screens.depths, screens.boxes = np.empty((views, count), np.float32), np.empty((views, count, 4), np.int16)
+        screens.depths, screens.boxes = (
+            np.empty((views, count), np.float32),
+            np.empty((views, count, 4), np.int16),
+        )
         workers = team(count // GRAIN)
         screens.lengths = np.zeros((workers, views * screens.columns * screens.rows), np.int64)
-        outputs = flat(means2d), flat(rows), screens.depths.ravel(), flat(visible), screens.boxes.ravel()
+        outputs = (
+            flat(means2d),
+            flat(rows),
+            screens.depths.ravel(),
+            flat(visible),
+            screens.boxes.ravel(),
+        )
         spread(project_share, workers, ctx.cloud, screens.arguments, (*outputs, screens.lengths))
         ctx.save_for_backward(means, log_scales, quats, logits, sh, rows)
         ctx.screens = screens
@@ -96,9 +119,16 @@ class _Project(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         *inputs, rows = ctx.saved_tensors
-        outputs = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs]
+        outputs = [
+            torch.empty_like(tensor, memory_format=torch.contiguous_format) for tensor in inputs
+        ]
         given = flat(rows), flat(grads[0]), flat(grads[1])
-        arguments = ctx.cloud, ctx.screens.arguments, given, tuple(flat(output) for output in outputs)
+        arguments = (
+            ctx.cloud,
+            ctx.screens.arguments,
+            given,
+            tuple(flat(output) for output in outputs),
+        )
         spread(pull_back_share, len(inputs[0]) // GRAIN, *arguments)
         outputs[3] *= torch.sigmoid(-inputs[3])
         return *outputs, None
@@ -109,14 +139,19 @@ class _Composite(torch.autograd.Function):
     def forward(ctx: Any, means2d: Tensor, rows: Tensor, screens: _Screens) -> tuple[Tensor, ...]:
         views, width, height = screens.views, screens.width, screens.height
         color = means2d.new_empty(views, height, width, 3)
-        alpha, depth = means2d.new_empty(views, height, width, 1), means2d.new_empty(views, height, width, 1)
+        alpha, depth = (
+            means2d.new_empty(views, height, width, 1),
+            means2d.new_empty(views, height, width, 1),
+        )
         entries, offsets, *places = screens.bin()
         tiles = screens.lengths.shape[1]
         kept = [np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32)]
         kept += [np.empty(tiles, np.int64), np.empty(len(entries), np.uint64)]
         pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
         order = screens.order(np.diff(offsets))
-        spread(composite_share, tiles, turns(), order, entries, offsets, flat(rows), *pictures, *kept)
+        spread(
+            composite_share, tiles, turns(), order, entries, offsets, flat(rows), *pictures, *kept
+        )
         ctx.save_for_backward(rows)
         ctx.lists, ctx.places, ctx.screens = (entries, offsets, *kept), places, screens
         return color, alpha, depth
@@ -131,7 +166,16 @@ class _Composite(torch.autograd.Function):
         partial = np.empty(len(entries) * ROW, np.float32)
         order = ctx.screens.order(kept[2] - offsets[:-1])
         spread(
-            composite_back_share, len(order), turns(), order, entries, offsets, flat(rows), *kept, *pictures, partial
+            composite_back_share,
+            len(order),
+            turns(),
+            order,
+            entries,
+            offsets,
+            flat(rows),
+            *kept,
+            *pictures,
+            partial,
         )
         to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
         gathered = to_means2d.view(-1, 2).numpy(), flat(to_rows)

@@ -1,10 +1,10 @@
 """Front-to-back compositing and its derivative as Triton kernels.
 
-A program, one warp, owns the pixels of one tile, and goes through the tile's list one Gaussian after the other: the
-Gaussian is a few scalars, the pixels are the lanes. The next Gaussian's numbers are on their way meanwhile. Gradients
-go to a row of the list's own, which a second kernel sums per Gaussian: no two programs ever write the same number, so
-results repeat bit for bit.
-A pixel is finished once less than 1e-4 of the light is left.
+A program, one warp, owns the pixels of one tile, and goes through the tile's list one Gaussian
+after the other: the Gaussian is a few scalars, the pixels are the lanes. The next Gaussian's
+numbers are on their way meanwhile. Gradients go to a row of the list's own, which a second kernel
+sums per Gaussian: no two programs ever write the same number, so results repeat bit for bit. A
+pixel is finished once less than 1e-4 of the light is left.
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ from ..projection import ALPHA_MAX, ALPHA_MIN
 
 TILE_WIDTH, TILE_HEIGHT = 16, 8  # pixels, powers of two; four to a lane
 WARPS = 1  # that share a tile: more would have to meet at every sum over its pixels
-ROW = 12  # numbers per row of the pack, two of them unused: each row begins at a multiple of 16 bytes
+# numbers per row of the pack, two of them unused: each row begins at a multiple of 16 bytes
+ROW = 12
 LANES = 64  # pairs of a program of `_pack`
 PAIRS, STEP = 16, 8  # of a program of `_sum_entries`, and entries of each that it adds at once
 LOG2_E = math.log2(math.e)
 counting = triton.jit(  # few compilations
-    do_not_specialize=["pairs", "count", "color_stride", "plane", "width", "height", "columns", "rows", "tiles"]
+    do_not_specialize=[
+        "pairs",
+        "count",
+        "color_stride",
+        "plane",
+        "width",
+        "height",
+        "columns",
+        "rows",
+        "tiles",
+    ]
 )
 
 _TOP, _MIN, _OPAQUE = tl.constexpr(ALPHA_MAX), tl.constexpr(ALPHA_MIN), tl.constexpr(1e-4)
@@ -35,7 +46,9 @@ _NOTHING = tl.constexpr(-1e4)  # log2 of an alpha that is 0
 def _pack(
     means2d_ptr, shapes_ptr, colors_ptr, depths_ptr, rows_ptr, pairs, count, color_stride, B: tl.constexpr
 ):  # fmt: skip
-    """Rows of mean, conic and log opacity as `_alpha` takes them, colour and depth, one per view and Gaussian."""
+    """Rows of mean, conic and log opacity as `_alpha` takes them, colour and depth, one per view
+    and Gaussian.
+    """
     pair = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)[:, None]
     column = tl.arange(0, 16)[None, :]
     inside = pair < pairs
@@ -53,7 +66,13 @@ def _pack(
 @triton.jit
 def _row(rows_ptr, pair, DEPTH: tl.constexpr):
     row = rows_ptr + pair.to(tl.int64) * _ROW
-    mx, my, a, b, c = tl.load(row), tl.load(row + 1), tl.load(row + 2), tl.load(row + 3), tl.load(row + 4)
+    mx, my, a, b, c = (
+        tl.load(row),
+        tl.load(row + 1),
+        tl.load(row + 2),
+        tl.load(row + 3),
+        tl.load(row + 4),
+    )
     peak, red, green, blue = tl.load(row + 5), tl.load(row + 6), tl.load(row + 7), tl.load(row + 8)
     z = tl.load(row + 9) if DEPTH else 0.0
     return mx, my, a, b, c, peak, red, green, blue, z
@@ -69,7 +88,9 @@ def _alpha(dx, dy, a, b, c, peak, through):
 
 @triton.jit
 def _place(width, height, columns, rows, TILE_W: tl.constexpr, TILE_H: tl.constexpr):
-    """Coordinates of the tile's pixels, which of them are of the picture, and their numbers among all views'."""
+    """Coordinates of the tile's pixels, which of them are of the picture, and their numbers among
+    all views'.
+    """
     tile = tl.program_id(0)
     view, at = tile // (rows * columns), tile % (rows * columns)
     x = at % columns * TILE_W + tl.arange(0, TILE_W)
@@ -96,7 +117,9 @@ def _composite(
     rows_ptr, entries_ptr, offsets_ptr, planes_ptr, reached_ptr, plane, width, height, columns, rows,
     DEPTH: tl.constexpr, TILE_W: tl.constexpr, TILE_H: tl.constexpr,
 ):  # fmt: skip
-    """Sums of weight times colour, of the weights and of weight times depth; how much of its list the tile has used."""
+    """Sums of weight times colour, of the weights and of weight times depth; how much of its list
+    the tile has used.
+    """
     tile = tl.program_id(0)
     x, y, known, pixel = _place(width, height, columns, rows, TILE_W, TILE_H)
     first = tl.load(offsets_ptr + tile)
@@ -106,22 +129,61 @@ def _composite(
     out0, out1 = tl.zeros([TILE_H, TILE_W], tl.float32), tl.zeros([TILE_H, TILE_W], tl.float32)
     out2, out3 = tl.zeros([TILE_H, TILE_W], tl.float32), tl.zeros([TILE_H, TILE_W], tl.float32)
     pair0 = tl.load(list_ptr, length > 0, 0)
-    pair1, pair2 = tl.load(list_ptr + 1, length > 1, pair0), tl.load(list_ptr + 2, length > 2, pair0)
+    pair1, pair2 = (
+        tl.load(list_ptr + 1, length > 1, pair0),
+        tl.load(list_ptr + 2, length > 2, pair0),
+    )
     mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair0, DEPTH)
     i, light = 0, tl.max(through)
     while (i < length) & (light > _OPAQUE):
         end = tl.minimum(i + _CHECK, length)
-        while i < end:  # two by two, so that the next one's numbers are on their way; the last may be drawn as nothing
+        # two by two, so that the next one's numbers are on their way; the last may be drawn as
+        # nothing
+        while i < end:
             mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1 = _row(rows_ptr, pair1, DEPTH)
             pair1 = tl.load(list_ptr + i + 3, i + 3 < length, pair1)
             through, out0, out1, out2, out3 = _blend(
-                x, y, through, out0, out1, out2, out3, mx, my, a, b, c, peak, red, green, blue, z, DEPTH
+                x,
+                y,
+                through,
+                out0,
+                out1,
+                out2,
+                out3,
+                mx,
+                my,
+                a,
+                b,
+                c,
+                peak,
+                red,
+                green,
+                blue,
+                z,
+                DEPTH,
             )
             mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair2, DEPTH)
             pair2 = tl.load(list_ptr + i + 4, i + 4 < length, pair2)
             peak1 = tl.where(i + 1 < length, peak1, _NOTHING)
             through, out0, out1, out2, out3 = _blend(
-                x, y, through, out0, out1, out2, out3, mx1, my1, a1, b1, c1, peak1, red1, green1, blue1, z1, DEPTH
+                x,
+                y,
+                through,
+                out0,
+                out1,
+                out2,
+                out3,
+                mx1,
+                my1,
+                a1,
+                b1,
+                c1,
+                peak1,
+                red1,
+                green1,
+                blue1,
+                z1,
+                DEPTH,
             )
             i += 2
         light = tl.max(through)
@@ -137,7 +199,9 @@ def _composite(
 
 @triton.jit
 def _both(first, second):
-    """The sums of two vectors as a column [2,1], the first above, for the cost of one: each takes half of the lanes."""
+    """The sums of two vectors as a column [2,1], the first above, for the cost of one: each takes
+    half of the lanes.
+    """
     above = tl.arange(0, 2)[:, None] == 0
     return tl.sum(tl.where(above, first[None, :], second[None, :]), 1)[:, None]
 
@@ -147,8 +211,8 @@ def _differentiate(
     x, y, column, through, rest, grad0, grad1, grad2, flat, grad3, mx, my, a, b, c, peak, red, green, blue, z,
     DEPTH: tl.constexpr,
 ):  # fmt: skip
-    """Light and sum of w v that are left behind one more Gaussian, and the gradient of its row, [2,16]: numbers
-    0 and 1 one above the other in column 0, and so on."""
+    """Light and sum of w v that are left behind one more Gaussian, and the gradient of its row,
+    [2,16]: numbers 0 and 1 one above the other in column 0, and so on."""
     dx, dy = x - mx, y - my
     raw, alpha = _alpha(dx, dy, a, b, c, peak, through)
     weight = alpha * through
@@ -178,9 +242,9 @@ def _composite_back(
 ):  # fmt: skip
     """Every entry's share, summed over the tile's pixels, of the gradient of its Gaussian's row.
 
-    With v = <grad_color, color> + grad_alpha + grad_depth z per Gaussian and pixel, w = alpha T the weight,
-    d loss / d log alpha_i = alpha_i (T_i v_i - sum_{j>i} w_j v_j / (1 - alpha_i)); the sum over all j is known
-    from the pictures, so the list is read from the front, as before.
+    With v = <grad_color, color> + grad_alpha + grad_depth z per Gaussian and pixel, w = alpha T the
+    weight, d loss / d log alpha_i = alpha_i (T_i v_i - sum_{j>i} w_j v_j / (1 - alpha_i)); the sum
+    over all j is known from the pictures, so the list is read from the front, as before.
     """
     tile = tl.program_id(0)
     x, y, known, pixel = _place(width, height, columns, rows, TILE_W, TILE_H)
@@ -189,8 +253,14 @@ def _composite_back(
     list_ptr, place_ptr = entries_ptr + first, ranked_ptr + first
     reached = tl.load(reached_ptr + tile)
     plane = plane.to(tl.int64)
-    grad0, grad1 = tl.load(grads_ptr + pixel, known, 0.0), tl.load(grads_ptr + plane + pixel, known, 0.0)
-    grad2, flat = tl.load(grads_ptr + 2 * plane + pixel, known, 0.0), tl.load(grads_ptr + 3 * plane + pixel, known, 0.0)
+    grad0, grad1 = (
+        tl.load(grads_ptr + pixel, known, 0.0),
+        tl.load(grads_ptr + plane + pixel, known, 0.0),
+    )
+    grad2, flat = (
+        tl.load(grads_ptr + 2 * plane + pixel, known, 0.0),
+        tl.load(grads_ptr + 3 * plane + pixel, known, 0.0),
+    )
     rest = grad0 * tl.load(planes_ptr + pixel, known, 0.0)
     rest += grad1 * tl.load(planes_ptr + plane + pixel, known, 0.0)
     rest += grad2 * tl.load(planes_ptr + 2 * plane + pixel, known, 0.0)
@@ -204,7 +274,10 @@ def _composite_back(
     column = tl.arange(0, 16)[None, :]
     number = 2 * column + tl.arange(0, 2)[:, None]  # of a row, as `_differentiate` lays it out
     pair0 = tl.load(list_ptr, length > 0, 0)
-    pair1, pair2 = tl.load(list_ptr + 1, length > 1, pair0), tl.load(list_ptr + 2, length > 2, pair0)
+    pair1, pair2 = (
+        tl.load(list_ptr + 1, length > 1, pair0),
+        tl.load(list_ptr + 2, length > 2, pair0),
+    )
     mx, my, a, b, c, peak, red, green, blue, z = _row(rows_ptr, pair0, DEPTH)
     i = 0
     while i < reached:
@@ -260,7 +333,9 @@ def _sum_entries(
     grad_means2d_ptr, grad_shapes_ptr, grad_colors_ptr, grad_depths_ptr, pairs, tiles,
     DEPTH: tl.constexpr, R: tl.constexpr, K: tl.constexpr,
 ):  # fmt: skip
-    """Sum the rows of each pair's entries, and undo what `_pack` did to the conic and the opacity."""
+    """Sum the rows of each pair's entries, and undo what `_pack` did to the conic and the
+    opacity.
+    """
     rank = tl.program_id(0) * R + tl.arange(0, R)
     inside = rank < pairs
     pair = tl.load(order_ptr + rank, inside, 0)
@@ -273,9 +348,13 @@ def _sum_entries(
     while done < most:
         k = (done + tl.arange(0, K))[None, :]
         entry = start[:, None] + k
-        known = tl.load(tiles_ptr + entry, k < count[:, None], tiles) < tiles  # else no tile has written there
+        # else no tile has written there
+        known = tl.load(tiles_ptr + entry, k < count[:, None], tiles) < tiles
         place = entry[:, :, None] * stride + column[None, None, :]
-        total += tl.sum(tl.load(partial_ptr + place, known[:, :, None] & (column < stride)[None, None, :], 0.0), 1)
+        total += tl.sum(
+            tl.load(partial_ptr + place, known[:, :, None] & (column < stride)[None, None, :], 0.0),
+            1,
+        )
         done += K
     scale = tl.where(column < 2, -2 / _LOG2_E, 1.0)
     scale = tl.where(column == 3, -1.0, tl.where((column == 2) | (column == 4), -0.5, scale))

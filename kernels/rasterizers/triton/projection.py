@@ -1,7 +1,8 @@
-"""EWA projection and its derivative as Triton kernels: what `projection.project` does, without the colours.
+"""EWA projection and its derivative as Triton kernels: what `projection.project` does, without the
+colours.
 
-One lane is one Gaussian. Forward, a program sees one view; backward, all of them one after the other, so that the sum
-over the views has a fixed order.
+One lane is one Gaussian. Forward, a program sees one view; backward, all of them one after the
+other, so that the sum over the views has a fixed order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from ..projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
 LANES = 128  # Gaussians of a forward program
 LANES_BACK = 64  # of a backward program: a small cloud should still fill the device
 AREA_FLOOR = 1e-8  # as in projection.py
-counting = triton.jit(do_not_specialize=["count", "views", "width", "height", "columns", "rows"])  # few compilations
+# few compilations
+counting = triton.jit(do_not_specialize=["count", "views", "width", "height", "columns", "rows"])
 
 _NEAR, _BLUR, _FRUSTUM = tl.constexpr(NEAR), tl.constexpr(BLUR), tl.constexpr(FRUSTUM)
 _FLOOR, _LOG_MIN = tl.constexpr(AREA_FLOOR), tl.constexpr(math.log(ALPHA_MIN))
@@ -25,7 +27,11 @@ _FLOOR, _LOG_MIN = tl.constexpr(AREA_FLOOR), tl.constexpr(math.log(ALPHA_MIN))
 @triton.jit
 def _row3(base, inside):
     """Three neighbouring numbers of every lane."""
-    return tl.load(base, inside, 0.0), tl.load(base + 1, inside, 0.0), tl.load(base + 2, inside, 0.0)
+    return (
+        tl.load(base, inside, 0.0),
+        tl.load(base + 1, inside, 0.0),
+        tl.load(base + 2, inside, 0.0),
+    )
 
 
 @triton.jit
@@ -68,10 +74,16 @@ def _clip(x, limit):
 
 @triton.jit
 def _footprint(p0, p1, p2, q0, q1, q2):
-    """The rows' cross product, its squared length, and the blurred covariance a, b, c with its determinant."""
+    """The rows' cross product, its squared length, and the blurred covariance a, b, c with its
+    determinant.
+    """
     n0, n1, n2 = _cross(p0, p1, p2, q0, q1, q2)
     area = _dot(n0, n1, n2, n0, n1, n2)  # a c - b^2 without its cancellation
-    a, b, c = _dot(p0, p1, p2, p0, p1, p2), _dot(p0, p1, p2, q0, q1, q2), _dot(q0, q1, q2, q0, q1, q2)
+    a, b, c = (
+        _dot(p0, p1, p2, p0, p1, p2),
+        _dot(p0, p1, p2, q0, q1, q2),
+        _dot(q0, q1, q2, q0, q1, q2),
+    )
     det = area + _BLUR * (a + c) + _BLUR * _BLUR
     return n0, n1, n2, area, a + _BLUR, b, c + _BLUR, det
 
@@ -83,14 +95,21 @@ def _project(
     count, width, height, columns, rows,
     ANTIALIASED: tl.constexpr, TILE_W: tl.constexpr, TILE_H: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """Per view and Gaussian: mean, conic and log opacity, depth, and the tiles that its box meets."""
+    """Per view and Gaussian: mean, conic and log opacity, depth, and the tiles that its box
+    meets.
+    """
     v = tl.program_id(1)
     n = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
     inside = n < count
     view, hole = views_ptr + v * 16, intrinsics_ptr + v * 9
     v00, v01, v02, v03 = tl.load(view), tl.load(view + 1), tl.load(view + 2), tl.load(view + 3)
     v10, v11, v12, v13 = tl.load(view + 4), tl.load(view + 5), tl.load(view + 6), tl.load(view + 7)
-    v20, v21, v22, v23 = tl.load(view + 8), tl.load(view + 9), tl.load(view + 10), tl.load(view + 11)
+    v20, v21, v22, v23 = (
+        tl.load(view + 8),
+        tl.load(view + 9),
+        tl.load(view + 10),
+        tl.load(view + 11),
+    )
     fx, fy, cx, cy = tl.load(hole), tl.load(hole + 4), tl.load(hole + 2), tl.load(hole + 5)
 
     _, _, _, _, _, r00, r01, r02, r10, r11, r12, r20, r21, r22 = _rotation(quats_ptr, n, inside)
@@ -112,7 +131,14 @@ def _project(
     q0, q1, q2 = _through(
         v10 - y * v20, v11 - y * v21, v12 - y * v22, r00, r01, r02, r10, r11, r12, r20, r21, r22
     )  # fmt: skip
-    p0, p1, p2, q0, q1, q2 = sx * s0 * p0, sx * s1 * p1, sx * s2 * p2, sy * s0 * q0, sy * s1 * q1, sy * s2 * q2
+    p0, p1, p2, q0, q1, q2 = (
+        sx * s0 * p0,
+        sx * s1 * p1,
+        sx * s2 * p2,
+        sy * s0 * q0,
+        sy * s1 * q1,
+        sy * s2 * q2,
+    )
     _, _, _, area, a, b, c, det = _footprint(p0, p1, p2, q0, q1, q2)
 
     strength = tl.minimum(logit, 0.0) - tl.log(1 + tl.exp(-tl.abs(logit)))  # log of the sigmoid
@@ -120,16 +146,36 @@ def _project(
         strength += 0.5 * tl.log(tl.maximum(area / det, _FLOOR))
     reach = 2 * tl.maximum(strength - _LOG_MIN, 0.0)
     ex, ey = tl.sqrt(reach * a), tl.sqrt(reach * c)
-    # Written so that a Gaussian with a NaN in it is not visible, nor one whose conic would not be a number.
+    # Written so that a Gaussian with a NaN in it is not visible, nor one whose conic would not be a
+    # number.
     seen = (z > _NEAR) & (strength > _LOG_MIN) & (det < 1e37)
     seen = seen & (mx + ex > 0) & (mx - ex < width) & (my + ey > 0) & (my - ey < height)
 
-    # First and last pixel whose centre lies in the box, clamped as floats: a stray mean may not fit an integer.
+    # First and last pixel whose centre lies in the box, clamped as floats: a stray mean may not fit
+    # an integer.
     right, bottom = (width - 1).to(tl.float32), (height - 1).to(tl.float32)
-    left = tl.minimum(tl.maximum(tl.ceil(tl.where(seen, mx - ex, 0.0) - 0.5), 0.0), right).to(tl.int32) // TILE_W
-    top = tl.minimum(tl.maximum(tl.ceil(tl.where(seen, my - ey, 0.0) - 0.5), 0.0), bottom).to(tl.int32) // TILE_H
-    far = tl.minimum(tl.maximum(tl.floor(tl.where(seen, mx + ex, 0.0) - 0.5), 0.0), right).to(tl.int32) // TILE_W
-    low = tl.minimum(tl.maximum(tl.floor(tl.where(seen, my + ey, 0.0) - 0.5), 0.0), bottom).to(tl.int32) // TILE_H
+    left = (
+        tl.minimum(tl.maximum(tl.ceil(tl.where(seen, mx - ex, 0.0) - 0.5), 0.0), right).to(tl.int32)
+        // TILE_W
+    )
+    top = (
+        tl.minimum(tl.maximum(tl.ceil(tl.where(seen, my - ey, 0.0) - 0.5), 0.0), bottom).to(
+            tl.int32
+        )
+        // TILE_H
+    )
+    far = (
+        tl.minimum(tl.maximum(tl.floor(tl.where(seen, mx + ex, 0.0) - 0.5), 0.0), right).to(
+            tl.int32
+        )
+        // TILE_W
+    )
+    low = (
+        tl.minimum(tl.maximum(tl.floor(tl.where(seen, my + ey, 0.0) - 0.5), 0.0), bottom).to(
+            tl.int32
+        )
+        // TILE_H
+    )
     across, down = tl.maximum(far - left + 1, 0), tl.maximum(low - top + 1, 0)
 
     out = v.to(tl.int64) * count + n
@@ -157,11 +203,17 @@ def _pull_back(
     """Pull the gradients of `_project`'s means2d, shapes and depths back, summed over the views."""
     n = (tl.program_id(0) * B + tl.arange(0, B)).to(tl.int64)
     inside = n < count
-    qw, qx, qy, qz, length, r00, r01, r02, r10, r11, r12, r20, r21, r22 = _rotation(quats_ptr, n, inside)
+    qw, qx, qy, qz, length, r00, r01, r02, r10, r11, r12, r20, r21, r22 = _rotation(
+        quats_ptr, n, inside
+    )
     s0, s1, s2 = _row3(log_scales_ptr + n * 3, inside)
     s0, s1, s2 = tl.exp(s0), tl.exp(s1), tl.exp(s2)
     m0, m1, m2 = _row3(means_ptr + n * 3, inside)
-    to_m0, to_m1, to_m2 = tl.zeros([B], tl.float32), tl.zeros([B], tl.float32), tl.zeros([B], tl.float32)
+    to_m0, to_m1, to_m2 = (
+        tl.zeros([B], tl.float32),
+        tl.zeros([B], tl.float32),
+        tl.zeros([B], tl.float32),
+    )
     to_strength = tl.zeros([B], tl.float32)
     # g: the gradient of the matrix whose columns are the scaled axes, R diag(s).
     g00, g01, g02 = tl.zeros([B], tl.float32), tl.zeros([B], tl.float32), tl.zeros([B], tl.float32)
@@ -171,8 +223,18 @@ def _pull_back(
     while v < views:
         view, hole = views_ptr + v * 16, intrinsics_ptr + v * 9
         v00, v01, v02, v03 = tl.load(view), tl.load(view + 1), tl.load(view + 2), tl.load(view + 3)
-        v10, v11, v12, v13 = tl.load(view + 4), tl.load(view + 5), tl.load(view + 6), tl.load(view + 7)
-        v20, v21, v22, v23 = tl.load(view + 8), tl.load(view + 9), tl.load(view + 10), tl.load(view + 11)
+        v10, v11, v12, v13 = (
+            tl.load(view + 4),
+            tl.load(view + 5),
+            tl.load(view + 6),
+            tl.load(view + 7),
+        )
+        v20, v21, v22, v23 = (
+            tl.load(view + 8),
+            tl.load(view + 9),
+            tl.load(view + 10),
+            tl.load(view + 11),
+        )
         fx, fy = tl.load(hole), tl.load(hole + 4)
         at = v * count.to(tl.int64) + n
         to_x, to_y = (
@@ -183,7 +245,9 @@ def _pull_back(
         gs = tl.load(grad_shapes_ptr + at * 4 + 3, inside, 0.0)
         to_z = tl.load(grad_depths_ptr + at, inside, 0.0)
         # Most Gaussians that nobody sees have no upstream gradient; their projection may overflow.
-        used = (to_x != 0) | (to_y != 0) | (ga != 0) | (gb != 0) | (gc != 0) | (gs != 0) | (to_z != 0)
+        used = (
+            (to_x != 0) | (to_y != 0) | (ga != 0) | (gb != 0) | (gc != 0) | (gs != 0) | (to_z != 0)
+        )
 
         z = _dot(v20, v21, v22, m0, m1, m2) + v23
         inverse = 1 / tl.maximum(z, _NEAR)
@@ -196,7 +260,14 @@ def _pull_back(
         w0, w1, w2 = v10 - ty * v20, v11 - ty * v21, v12 - ty * v22
         p0, p1, p2 = _through(u0, u1, u2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
         q0, q1, q2 = _through(w0, w1, w2, r00, r01, r02, r10, r11, r12, r20, r21, r22)
-        p0, p1, p2, q0, q1, q2 = sx * s0 * p0, sx * s1 * p1, sx * s2 * p2, sy * s0 * q0, sy * s1 * q1, sy * s2 * q2
+        p0, p1, p2, q0, q1, q2 = (
+            sx * s0 * p0,
+            sx * s1 * p1,
+            sx * s2 * p2,
+            sy * s0 * q0,
+            sy * s1 * q1,
+            sy * s2 * q2,
+        )
         n0, n1, n2, area, a, b, c, det = _footprint(p0, p1, p2, q0, q1, q2)
 
         over = 1 / det
@@ -216,7 +287,8 @@ def _pull_back(
         to_q0 = 2 * to_c * q0 + to_b * p0 + 2 * to_area * l0
         to_q1 = 2 * to_c * q1 + to_b * p1 + 2 * to_area * l1
         to_q2 = 2 * to_c * q2 + to_b * p2 + 2 * to_area * l2
-        to_inverse = _dot(to_p0, to_p1, to_p2, p0, p1, p2) + _dot(to_q0, to_q1, to_q2, q0, q1, q2)  # times inverse
+        # times inverse
+        to_inverse = _dot(to_p0, to_p1, to_p2, p0, p1, p2) + _dot(to_q0, to_q1, to_q2, q0, q1, q2)
 
         # p = sx u R diag(s): to the matrix, and through u to the clipped place.
         to_p0, to_p1, to_p2 = sx * to_p0, sx * to_p1, sx * to_p2
@@ -247,7 +319,11 @@ def _pull_back(
     tl.store(grad_means_ptr + n * 3, to_m0, inside)
     tl.store(grad_means_ptr + n * 3 + 1, to_m1, inside)
     tl.store(grad_means_ptr + n * 3 + 2, to_m2, inside)
-    tl.store(grad_logits_ptr + n, to_strength / (1 + tl.exp(tl.load(logits_ptr + n, inside, 0.0))), inside)
+    tl.store(
+        grad_logits_ptr + n,
+        to_strength / (1 + tl.exp(tl.load(logits_ptr + n, inside, 0.0))),
+        inside,
+    )
     g00, g10, g20 = s0 * g00, s0 * g10, s0 * g20  # from here on the gradient of R
     g01, g11, g21 = s1 * g01, s1 * g11, s1 * g21
     g02, g12, g22 = s2 * g02, s2 * g12, s2 * g22
@@ -258,7 +334,8 @@ def _pull_back(
     to_x = 2 * (qy * (g01 + g10) + qz * (g02 + g20) + qw * (g21 - g12) - 2 * qx * (g11 + g22))
     to_y = 2 * (qx * (g01 + g10) + qz * (g12 + g21) + qw * (g02 - g20) - 2 * qy * (g00 + g22))
     to_z = 2 * (qx * (g02 + g20) + qy * (g12 + g21) + qw * (g10 - g01) - 2 * qz * (g00 + g11))
-    along = to_w * qw + to_x * qx + to_y * qy + to_z * qz  # the length of a quaternion changes nothing
+    # the length of a quaternion changes nothing
+    along = to_w * qw + to_x * qx + to_y * qy + to_z * qz
     tl.store(grad_quats_ptr + n * 4, (to_w - along * qw) / length, inside)
     tl.store(grad_quats_ptr + n * 4 + 1, (to_x - along * qx) / length, inside)
     tl.store(grad_quats_ptr + n * 4 + 2, (to_y - along * qy) / length, inside)

@@ -1,4 +1,6 @@
-"""The rasterizer of Triton kernels for GPUs. Importing this module imports triton; `rasterize` guards it."""
+"""The rasterizer of Triton kernels for GPUs. Importing this module imports triton; `rasterize`
+guards it.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,18 @@ from . import compositing, projection
 from .binning import bin_pairs
 
 
-def rasterize_triton(gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> Layers:
+def rasterize_triton(
+    gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+) -> Layers:
     """Render a float32 cloud. The first call compiles for some seconds, once on a machine."""
     with torch.cuda.device(gaussians.device) if gaussians.means.is_cuda else nullcontext():
         screens = _Screens(gaussians, cameras, antialiased, depth)
-        parameters = (gaussians.means, gaussians.log_scales, gaussians.quats, gaussians.opacity_logits)
+        parameters = (
+            gaussians.means,
+            gaussians.log_scales,
+            gaussians.quats,
+            gaussians.opacity_logits,
+        )
         means2d, shapes, depths, boxes, counts, visible = _Project.apply(*parameters, screens)
         colors = view_colors(gaussians, cameras)
         pictures = _Composite.apply(means2d, shapes, colors, depths, boxes, counts, screens)
@@ -32,7 +41,9 @@ def rasterize_triton(gaussians: Gaussians, cameras: Cameras, antialiased: bool, 
 class _Screens:
     """The cameras and their tiles, as the kernels take them."""
 
-    def __init__(self, gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool) -> None:
+    def __init__(
+        self, gaussians: Gaussians, cameras: Cameras, antialiased: bool, depth: bool
+    ) -> None:
         self.matrices = cameras.viewmats.detach().to(gaussians.means).contiguous()
         self.intrinsics = cameras.intrinsics.detach().to(gaussians.means).contiguous()
         self.views, self.antialiased, self.depth = len(cameras), bool(antialiased), bool(depth)
@@ -47,13 +58,29 @@ class _Screens:
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, means: Tensor, log_scales: Tensor, quats: Tensor, logits: Tensor, screens: _Screens
+        ctx: Any,
+        means: Tensor,
+        log_scales: Tensor,
+        quats: Tensor,
+        logits: Tensor,
+        screens: _Screens,
     ) -> tuple[Tensor, ...]:
         inputs = tuple(tensor.contiguous() for tensor in (means, log_scales, quats, logits))
         views, count = screens.views, len(means)
-        means2d, shapes, depths = (means.new_empty(views, count, *rest) for rest in ((2,), (4,), ()))
-        boxes, counts = (means.new_empty((views, count, *rest), dtype=torch.int32) for rest in ((2,), ()))
-        outputs = (means2d, shapes, depths, boxes, counts, means.new_empty((views, count), dtype=torch.bool))
+        means2d, shapes, depths = (
+            means.new_empty(views, count, *rest) for rest in ((2,), (4,), ())
+        )
+        boxes, counts = (
+            means.new_empty((views, count, *rest), dtype=torch.int32) for rest in ((2,), ())
+        )
+        outputs = (
+            means2d,
+            shapes,
+            depths,
+            boxes,
+            counts,
+            means.new_empty((views, count), dtype=torch.bool),
+        )
         grid = (triton.cdiv(count, projection.LANES), views)
         projection._project[grid](
             *inputs, screens.matrices, screens.intrinsics, *outputs, count, *screens.sizes,
@@ -90,7 +117,9 @@ class _Composite(torch.autograd.Function):
         counts: Tensor,
         screens: _Screens,
     ) -> tuple[Tensor, ...]:
-        lists = bin_pairs(means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, screens.tile)
+        lists = bin_pairs(
+            means2d, shapes, depths, boxes, counts, screens.columns, screens.rows, screens.tile
+        )
         views, count = depths.shape
         rows = means2d.new_empty(views * count, compositing.ROW)
         color_stride = 3 * count if len(colors) > 1 else 0
@@ -107,7 +136,9 @@ class _Composite(torch.autograd.Function):
         tiled = (rows, lists.entries, lists.ranked, lists.offsets, reached, planes)
         ctx.save_for_backward(*tiled, lists.order, lists.counts, lists.ends, lists.tiles)
         ctx.screens, ctx.views, ctx.count, ctx.shared = screens, views, count, len(colors) < views
-        return planes[:3].permute(1, 2, 3, 0).contiguous(), *(layer[..., None] for layer in planes[3:])
+        return planes[:3].permute(1, 2, 3, 0).contiguous(), *(
+            layer[..., None] for layer in planes[3:]
+        )
 
     @staticmethod
     @once_differentiable

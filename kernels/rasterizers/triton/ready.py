@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 
 
 def home() -> str:
-    """The type of the device that the kernels run on: with TRITON_INTERPRET=1, Triton's interpreter, the CPU."""
+    """The type of the device that the kernels run on: with TRITON_INTERPRET=1, Triton's
+    interpreter, the CPU.
+    """
     return "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 
 
@@ -32,7 +34,8 @@ def present() -> bool:
 
 @lru_cache(maxsize=1)
 def ready() -> bool:
-    """Compile the kernels and compare them with plain torch. False, with the reason logged, if that fails.
+    """Compile the kernels and compare them with plain torch. False, with the reason logged, if that
+    fails.
 
     The first time on a machine takes some seconds: Triton compiles, and keeps what it made.
     """
@@ -40,7 +43,10 @@ def ready() -> bool:
         return False
     try:
         if wrong := disagreeing(home()):
-            log.warning("The Triton rasterizer gives wrong numbers here (%s); rendering without it.", ", ".join(wrong))
+            log.warning(
+                "The Triton rasterizer gives wrong numbers here (%s); rendering without it.",
+                ", ".join(wrong),
+            )
             return False
     except Exception as error:  # a missing compiler or driver function, each in a way of its own
         log.warning("The Triton rasterizer does not work here (%s); rendering without it.", error)
@@ -51,7 +57,9 @@ def ready() -> bool:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def disagreeing(device: str) -> list[str]:
-    """Names of the results on a small scene that are not plain torch's. Raises what Triton raises."""
+    """Names of the results on a small scene that are not plain torch's. Raises what Triton
+    raises.
+    """
     from .rasterize import rasterize_triton
 
     wrong = []
@@ -65,15 +73,23 @@ def disagreeing(device: str) -> list[str]:
             sh=0.5 * torch.randn(24, (degree + 1) ** 2, 3, generator=generator),
         ).to(device)
         cameras = turntable(2, size=(20, 12), device=device)
-        found, expected = (_results(draw, cloud, cameras, antialiased) for draw in (rasterize_triton, rasterize_tiled))
+        found, expected = (
+            _results(draw, cloud, cameras, antialiased)
+            for draw in (rasterize_triton, rasterize_tiled)
+        )
         for name, value in expected.items():
-            if not torch.allclose(found[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item()):
+            if not torch.allclose(
+                found[name], value, rtol=1e-3, atol=1e-3 * value.abs().max().item()
+            ):
                 wrong.append(name)
     return wrong
 
 
 def _results(
-    rasterize: Callable[[Gaussians, Cameras, bool, bool], Layers], cloud: Gaussians, cameras: Cameras, depth: bool
+    rasterize: Callable[[Gaussians, Cameras, bool, bool], Layers],
+    cloud: Gaussians,
+    cameras: Cameras,
+    depth: bool,
 ) -> dict[str, Tensor]:
     """Pictures and gradients of one rendering, by name; antialiased if with depth."""
     leaves = cloud.map(lambda tensor: tensor.clone().requires_grad_())
@@ -84,5 +100,8 @@ def _results(
     ramp = torch.linspace(0, 1, cameras.width, device=cloud.device)[:, None]
     loss = torch.stack([(picture * ramp).sum() for picture in pictures.values()]).sum()
     gradients = torch.autograd.grad(loss, list(leaves.tensors().values()))
-    named = {f"gradient of {name}": gradient for name, gradient in zip(leaves.tensors(), gradients, strict=True)}
+    named = {
+        f"gradient of {name}": gradient
+        for name, gradient in zip(leaves.tensors(), gradients, strict=True)
+    }
     return {name: picture.detach() for name, picture in pictures.items()} | named

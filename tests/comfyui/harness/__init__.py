@@ -1,1 +1,3 @@
-"""A real ComfyUI for tests and for the ``object`` session: its environment, its server, its prompts."""
+"""A real ComfyUI for tests and for the ``object`` session: its environment, its server, its
+prompts.
+"""

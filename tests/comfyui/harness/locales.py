@@ -1,4 +1,6 @@
-"""locales/en: what ComfyUI's page shows of the nodes, from their own schemas. locales/zh is written by hand."""
+"""locales/en: what ComfyUI's page shows of the nodes, from their own schemas. locales/zh is written
+by hand.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ TYPES = {
 
 def english(object_info: dict) -> dict[str, dict]:
     """By file name, what the page shows of the pack's nodes when there is no translation."""
-    nodes = {name: _node(info) for name, info in sorted(object_info.items()) if name.startswith("Distill3D_")}
+    nodes = {
+        name: _node(info)
+        for name, info in sorted(object_info.items())
+        if name.startswith("Distill3D_")
+    }
     return {"nodeDefs": nodes, "main": {"nodeCategories": CATEGORIES, "dataTypes": TYPES}}
 
 
@@ -29,7 +35,9 @@ def _node(info: dict) -> dict:
     }
     outputs = {
         str(slot): {"name": name, "tooltip": tooltip}
-        for slot, (name, tooltip) in enumerate(zip(info["output_name"], info["output_tooltips"], strict=True))
+        for slot, (name, tooltip) in enumerate(
+            zip(info["output_name"], info["output_tooltips"], strict=True)
+        )
     }
     return {
         "display_name": info["display_name"],

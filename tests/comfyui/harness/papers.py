@@ -1,4 +1,6 @@
-"""docs/method/papers.md: the papers' values beside ours, from nodes/papers.json and the nodes' schemas."""
+"""docs/method/papers.md: the papers' values beside ours, from nodes/papers.json and the nodes'
+schemas.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,10 @@ def page(object_info: dict, words: dict) -> str:
         specs = {name: (group, spec) for group, name, spec in inputs_of(object_info[id])}
         columns = [short for short in papers if any(short in given for given in values.values())]
         titles = ["Input", "Default here", *(papers[short]["name"] for short in columns)]
-        text += f"\n## {object_info[id]['display_name']}\n\n| {' | '.join(titles)} |\n{'|---' * len(titles)}|\n"
+        text += (
+            f"\n## {object_info[id]['display_name']}\n\n| {' | '.join(titles)}"
+            f" |\n{'|---' * len(titles)}|\n"
+        )
         for name, given in values.items():
             group, spec = specs[name]
             cells = [name_of(name, spec[1]), value_of(group, spec, words, ranges=False)]

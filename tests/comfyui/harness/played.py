@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-# What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its own templates, which
-# are not installed, and models of its default graph that it wants to ask for, which the server's policy forbids.
+# What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its
+# own templates, which are not installed, and models of its default graph that it wants to ask for,
+# which the server's policy forbids.
 ITS_OWN = re.compile(
-    r"userdata|user\.css|favicon|/templates/|fuse options|core workflow templates|accessed before init|huggingface\.co"
+    r"userdata|user\.css|favicon|/templates/|fuse options|core workflow templates|accessed before"
+    r" init|huggingface\.co"
 )
 
 
 @dataclass(frozen=True)
 class Played:
-    """``facts``: by the scenario's own names. ``told``: {"errors", "warnings" of the console, "outside" requests}."""
+    """``facts``: by the scenario's own names. ``told``: {"errors", "warnings" of the console,
+    "outside" requests}.
+    """
 
     facts: dict[str, Any]
     pictures: dict[str, str]

@@ -10,7 +10,8 @@ from typing import Any
 from .environment import ROOT
 
 WORKFLOWS = ROOT / "workflows"
-PREFIX = "distill3d_"  # of the files: some pages show and search nothing of a template but its file's name
+# of the files: some pages show and search nothing of a template but its file's name
+PREFIX = "distill3d_"
 NAMES = sorted(file.stem.removeprefix(PREFIX) for file in WORKFLOWS.glob("*.json"))
 BLUEPRINTS = ROOT / "subgraphs"
 NODES = {
@@ -46,21 +47,30 @@ def read_blueprint(name: str) -> dict:
 
 
 def without_preset(workflow: dict) -> dict:
-    """The workflow, UI form, with the numbers that stand in its nodes and no Quality Preset that gives them others."""
-    (preset,) = (node["id"] for node in workflow["nodes"] if node["type"] == "Distill3D_QualityPreset")
+    """The workflow, UI form, with the numbers that stand in its nodes and no Quality Preset that
+    gives them others.
+    """
+    (preset,) = (
+        node["id"] for node in workflow["nodes"] if node["type"] == "Distill3D_QualityPreset"
+    )
     gone = {link[0] for link in workflow["links"] if link[1] == preset}
     nodes = [
         node | {"inputs": [slot for slot in node.get("inputs", []) if slot.get("link") not in gone]}
         for node in workflow["nodes"]
         if node["id"] != preset
     ]
-    return workflow | {"nodes": nodes, "links": [link for link in workflow["links"] if link[0] not in gone]}
+    return workflow | {
+        "nodes": nodes,
+        "links": [link for link in workflow["links"] if link[0] not in gone],
+    }
 
 
 def api_form(workflow: dict, object_info: dict) -> dict:
-    """The API form of a UI-form workflow, as the page would queue it; nodes of a subgraph get ids "outer:inner".
+    """The API form of a UI-form workflow, as the page would queue it; nodes of a subgraph get ids
+    "outer:inner".
 
-    Raises ValueError for what shipped graphs do not have: reroutes, bypassed nodes, unknown node types.
+    Raises ValueError for what shipped graphs do not have: reroutes, bypassed nodes, unknown node
+    types.
     """
     prompt = {}
     for id, node, sources in _Graph(workflow).nodes():
@@ -84,19 +94,32 @@ def api_form(workflow: dict, object_info: dict) -> dict:
 
 
 class _Graph:
-    """A workflow, or a subgraph where a node of its type stands; sources are [node id, output], as in API form."""
+    """A workflow, or a subgraph where a node of its type stands; sources are [node id, output], as
+    in API form.
+    """
 
     INPUTS, OUTPUTS = -10, -20  # a subgraph's boundary, as node ids in its links
 
-    def __init__(self, graph: dict, subgraphs: dict | None = None, prefix: str = "", given: list | None = None):
+    def __init__(
+        self,
+        graph: dict,
+        subgraphs: dict | None = None,
+        prefix: str = "",
+        given: list | None = None,
+    ):
         found = graph.get("definitions", {}).get("subgraphs", [])
         self.graph, self.prefix, self.given = graph, prefix, given or []
-        self.subgraphs = subgraphs if subgraphs is not None else {part["id"]: part for part in found}
+        self.subgraphs = (
+            subgraphs if subgraphs is not None else {part["id"]: part for part in found}
+        )
         self.by_id = {node["id"]: node for node in graph["nodes"]}
         self.origins, self.outputs = {}, {}
         for link in graph["links"]:
             if isinstance(link, dict):  # in subgraphs
-                link = [link[key] for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")]
+                link = [
+                    link[key]
+                    for key in ("id", "origin_id", "origin_slot", "target_id", "target_slot")
+                ]
             self.origins[link[0]] = (link[1], link[2])
             if link[3] == self.OUTPUTS:
                 self.outputs[link[4]] = (link[1], link[2])
@@ -107,15 +130,22 @@ class _Graph:
             if node["type"] in self.subgraphs:
                 yield from self.inside(node).nodes()
             else:
-                sources = {slot["name"]: self.source(slot.get("link")) for slot in node.get("inputs", [])}
+                sources = {
+                    slot["name"]: self.source(slot.get("link")) for slot in node.get("inputs", [])
+                }
                 found = {name: source for name, source in sources.items() if source is not None}
                 yield f"{self.prefix}{node['id']}", node, found
 
     def inside(self, node: dict) -> _Graph:
         if node.get("widgets_values"):
-            raise ValueError(f"subgraph node {node['id']} has values of its own; only those inside it are read here.")
+            raise ValueError(
+                f"subgraph node {node['id']} has values of its own; only those inside it are read"
+                " here."
+            )
         given = [self.source(slot.get("link")) for slot in node.get("inputs", [])]
-        return _Graph(self.subgraphs[node["type"]], self.subgraphs, f"{self.prefix}{node['id']}:", given)
+        return _Graph(
+            self.subgraphs[node["type"]], self.subgraphs, f"{self.prefix}{node['id']}:", given
+        )
 
     def source(self, link: int | None) -> list | None:
         return None if link is None else self.at(*self.origins[link])
@@ -135,11 +165,13 @@ def of_type(prompt: dict, class_type: str) -> list[str]:
 
 
 def set_values(prompt: dict, class_type: str, /, **values: Any) -> dict:
-    """The prompt with these inputs of every node of that type set; links among them stay, but for those to a Quality
-    Preset's numbers. Raises ValueError."""
+    """The prompt with these inputs of every node of that type set; links among them stay, but for
+    those to a Quality Preset's numbers. Raises ValueError."""
     ids = of_type(prompt, class_type)
     if not ids:
-        raise ValueError(f"the workflow has no {class_type} node, whose {', '.join(values)} should be set.")
+        raise ValueError(
+            f"the workflow has no {class_type} node, whose {', '.join(values)} should be set."
+        )
     changed, presets = dict(prompt), of_type(prompt, "Distill3D_QualityPreset")
     for id in ids:
         inputs = prompt[id]["inputs"]
@@ -153,7 +185,9 @@ def set_values(prompt: dict, class_type: str, /, **values: Any) -> dict:
 
 
 def with_steps(prompt: dict, steps: int) -> dict:
-    """The prompt with so many steps per Optimize node; a schedule over several of them shrinks with them."""
+    """The prompt with so many steps per Optimize node; a schedule over several of them shrinks with
+    them.
+    """
     ids = of_type(prompt, "Distill3D_Optimize")
     total = steps * len(ids)
     for id in ids:
@@ -192,8 +226,8 @@ def reduced(prompt: dict, steps: int) -> dict:
 
 
 def _widget_values(node: dict, info: dict) -> dict:
-    """Names for the positional ``widgets_values``, which follow the schema's order; widgets that are newer than the
-    workflow have their defaults, as on the page."""
+    """Names for the positional ``widgets_values``, which follow the schema's order; widgets that
+    are newer than the workflow have their defaults, as on the page."""
     values = list(node.get("widgets_values") or [])
     named = {}
     for name, spec in _inputs(info):
@@ -213,8 +247,17 @@ def _widget_values(node: dict, info: dict) -> dict:
 
 
 def _inputs(info: dict) -> list[tuple[str, list]]:
-    return [(name, spec) for group in ("required", "optional") for name, spec in info["input"].get(group, {}).items()]
+    return [
+        (name, spec)
+        for group in ("required", "optional")
+        for name, spec in info["input"].get(group, {}).items()
+    ]
 
 
 def _is_link(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+    return (
+        isinstance(value, list)
+        and len(value) == 2
+        and isinstance(value[0], str)
+        and isinstance(value[1], int)
+    )

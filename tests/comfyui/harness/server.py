@@ -22,11 +22,14 @@ import aiohttp
 
 from .environment import ROOT, child_environment
 
-_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy has no business on the loopback
+# a proxy has no business on the loopback
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class ServerError(RuntimeError):
-    """The server did not start, died, or did not answer in time; the message ends with its log's last lines."""
+    """The server did not start, died, or did not answer in time; the message ends with its log's
+    last lines.
+    """
 
 
 class PromptRefused(RuntimeError):
@@ -53,7 +56,9 @@ class Preview:
 
 @dataclass
 class Run:
-    """What came of one prompt. ``events``: (seconds since it was queued, message) in order of arrival."""
+    """What came of one prompt. ``events``: (seconds since it was queued, message) in order of
+    arrival.
+    """
 
     prompt_id: str
     events: list[tuple[float, dict]] = field(default_factory=list)
@@ -63,16 +68,27 @@ class Run:
     @property
     def status(self) -> str:
         """success, error or interrupted; running while there is no end yet."""
-        ends = {"execution_success": "success", "execution_error": "error", "execution_interrupted": "interrupted"}
-        return next((ends[m["type"]] for _, m in reversed(self.events) if m["type"] in ends), "running")
+        ends = {
+            "execution_success": "success",
+            "execution_error": "error",
+            "execution_interrupted": "interrupted",
+        }
+        return next(
+            (ends[m["type"]] for _, m in reversed(self.events) if m["type"] in ends), "running"
+        )
 
     @property
     def error(self) -> str:
-        """Node type and message of the node that failed, with its traceback; empty when none did."""
+        """Node type and message of the node that failed, with its traceback; empty when none
+        did.
+        """
         for _, message in self.events:
             if message["type"] == "execution_error":
                 data = message["data"]
-                return f"{data['node_type']}: {data['exception_message']}\n{''.join(data['traceback'])}"
+                return (
+                    f"{data['node_type']}:"
+                    f" {data['exception_message']}\n{''.join(data['traceback'])}"
+                )
         return ""
 
     @property
@@ -103,12 +119,15 @@ class Run:
 
 
 class Server:
-    """ComfyUI ``tree`` on a free loopback port, with this pack linked into ``base``/custom_nodes; log in ``log``.
+    """ComfyUI ``tree`` on a free loopback port, with this pack linked into ``base``/custom_nodes;
+    log in ``log``.
 
     Use as a context manager: it is up inside the block and gone after it.
     """
 
-    def __init__(self, tree: Path, base: Path, log: Path, cpu: bool = True, arguments: tuple[str, ...] = ()):
+    def __init__(
+        self, tree: Path, base: Path, log: Path, cpu: bool = True, arguments: tuple[str, ...] = ()
+    ):
         self.tree, self.base, self.log = tree, base, log
         self.arguments = (*(("--cpu",) if cpu else ()), *arguments)
         self.port = 0
@@ -145,7 +164,8 @@ class Server:
             "--base-directory", str(self.base), "--database-url", "sqlite:///:memory:",
             "--disable-api-nodes", "--disable-auto-launch", *self.arguments,
         ]  # fmt: skip
-        # A session of its own: Ctrl-C in the terminal reaches us alone, and we decide what becomes of the server.
+        # A session of its own: Ctrl-C in the terminal reaches us alone, and we decide what becomes
+        # of the server.
         own_group = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x200}
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -160,7 +180,9 @@ class Server:
                 return
             except OSError:
                 if time.monotonic() > end:
-                    raise ServerError(f"ComfyUI did not answer within {timeout:.0f} s.\n{self.log_tail()}") from None
+                    raise ServerError(
+                        f"ComfyUI did not answer within {timeout:.0f} s.\n{self.log_tail()}"
+                    ) from None
                 time.sleep(0.1)
 
     def stop(self) -> None:
@@ -186,11 +208,14 @@ class Server:
         except urllib.error.HTTPError as error:
             raise PromptRefused(json.load(error)) from None
 
-    def run(self, prompt: dict, timeout: float = 600, on_event: Callable[[Run], None] | None = None) -> Run:
-        """Queues an API-form prompt and follows it to its end, whatever that is: see ``Run.status``.
+    def run(
+        self, prompt: dict, timeout: float = 600, on_event: Callable[[Run], None] | None = None
+    ) -> Run:
+        """Queues an API-form prompt and follows it to its end, whatever that is: see
+        ``Run.status``.
 
-        ``on_event`` is called after every event and preview with the run so far. Raises PromptRefused, and
-        ServerError when there is no end within ``timeout`` seconds.
+        ``on_event`` is called after every event and preview with the run so far. Raises
+        PromptRefused, and ServerError when there is no end within ``timeout`` seconds.
         """
         return asyncio.run(self._run(prompt, timeout, on_event or (lambda run: None)))
 
@@ -201,7 +226,9 @@ class Server:
             session.ws_connect(f"{self.url}/ws?clientId={client}", max_msg_size=0) as socket,
         ):
             # Asks for previews that say which node they are of.
-            await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            await socket.send_json(
+                {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+            )
             start = time.monotonic()
             run = Run(self.queue(prompt, client))
             while True:
@@ -209,7 +236,9 @@ class Server:
                 try:
                     message = await socket.receive(timeout=max(left, 0.01))
                 except asyncio.TimeoutError:
-                    raise ServerError(f"The prompt took more than {timeout:.0f} s.\n{self.log_tail()}") from None
+                    raise ServerError(
+                        f"The prompt took more than {timeout:.0f} s.\n{self.log_tail()}"
+                    ) from None
                 seconds = time.monotonic() - start
                 if message.type == aiohttp.WSMsgType.BINARY:
                     if preview := _preview(message.data, seconds):
@@ -234,7 +263,9 @@ class Server:
 
     def view(self, record: dict) -> bytes:
         """The contents of a file that a node reported."""
-        query = urllib.parse.urlencode({key: record[key] for key in ("filename", "subfolder", "type")})
+        query = urllib.parse.urlencode(
+            {key: record[key] for key in ("filename", "subfolder", "type")}
+        )
         with _DIRECT.open(f"{self.url}/view?{query}", timeout=60) as answer:
             return answer.read()
 
@@ -243,7 +274,10 @@ class Server:
         records = [file for file in run.files if file["filename"].endswith(suffix)]
         if len(records) != 1:
             names = ", ".join(file["filename"] for file in run.files)
-            raise ValueError(f"expected one {suffix} file, found {len(records)} among: {names or 'no file at all'}.")
+            raise ValueError(
+                f"expected one {suffix} file, found {len(records)} among:"
+                f" {names or 'no file at all'}."
+            )
         return self.view(records[0])
 
     def interrupt(self, prompt_id: str | None = None) -> None:
@@ -287,7 +321,8 @@ def link(target: Path, place: Path) -> None:
     if place.exists() and place.resolve() == target.resolve():
         return
     if place.is_symlink() or place.exists():
-        place.unlink() if place.is_symlink() else place.rmdir()  # rmdir takes a junction away and not its target
+        # rmdir takes a junction away and not its target
+        place.unlink() if place.is_symlink() else place.rmdir()
     try:
         place.symlink_to(target, target_is_directory=True)
     except OSError:
@@ -299,7 +334,9 @@ def link(target: Path, place: Path) -> None:
 
 
 def _preview(data: bytes, seconds: float) -> Preview | None:
-    """ComfyUI's binary events: 1 = picture, 4 = length, JSON about it, picture; others are not previews."""
+    """ComfyUI's binary events: 1 = picture, 4 = length, JSON about it, picture; others are not
+    previews.
+    """
     kind, word = struct.unpack(">II", data[:8])
     if kind == 1:
         return Preview(None, seconds, data[8:])
@@ -310,4 +347,8 @@ def _preview(data: bytes, seconds: float) -> Preview | None:
 
 def _is_end(event: dict, prompt_id: str) -> bool:
     data = event.get("data", {})
-    return event["type"] == "executing" and data.get("node") is None and data.get("prompt_id") == prompt_id
+    return (
+        event["type"] == "executing"
+        and data.get("node") is None
+        and data.get("prompt_id") == prompt_id
+    )

@@ -1,8 +1,10 @@
-"""Lets a CUDA-built torchvision import beside a CPU torch; does nothing where torchvision's own library loads.
+"""Lets a CUDA-built torchvision import beside a CPU torch; does nothing where torchvision's own
+library loads.
 
-PyPI's torchvision for Linux is a CUDA build. Beside a CPU torch its C++ library cannot be loaded, and the import stops
-at ``operator torchvision::nms does not exist``: the fake kernels it registers for two operators need their schemas.
-ComfyUI only needs the Python parts, so the schemas are declared here, just before torchvision's first import.
+PyPI's torchvision for Linux is a CUDA build. Beside a CPU torch its C++ library cannot be loaded,
+and the import stops at ``operator torchvision::nms does not exist``: the fake kernels it registers
+for two operators need their schemas. ComfyUI only needs the Python parts, so the schemas are
+declared here, just before torchvision's first import.
 """
 
 import contextlib
@@ -15,7 +17,8 @@ class _DeclareOperators:
     def find_spec(self, name, path=None, target=None):
         if name == "torchvision":
             sys.meta_path.remove(self)
-            with contextlib.suppress(ImportError):  # no torch: torchvision's own import says so better
+            # no torch: torchvision's own import says so better
+            with contextlib.suppress(ImportError):
                 _declare()
         return None  # the usual finders do the import
 
@@ -25,7 +28,12 @@ def _declare():
 
     spec = importlib.util.find_spec("torchvision")
     folders = spec.submodule_search_locations if spec else []
-    for library in (file for folder in folders for file in Path(folder).glob("_C*") if file.suffix in (".so", ".pyd")):
+    for library in (
+        file
+        for folder in folders
+        for file in Path(folder).glob("_C*")
+        if file.suffix in (".so", ".pyd")
+    ):
         try:
             torch.ops.load_library(str(library))
             return
@@ -33,7 +41,9 @@ def _declare():
             pass
     declarations = torch.library.Library("torchvision", "DEF")
     for operator in ("nms", "qnms"):
-        declarations.define(operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        declarations.define(
+            operator + "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+        )
     torch._distill3d_torchvision_operators = declarations  # they last as long as this object
 
 

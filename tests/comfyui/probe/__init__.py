@@ -1,6 +1,8 @@
-"""A second node pack for the tests: tiny models in ComfyUI's own classes, and a look at what a prior makes of them.
+"""A second node pack for the tests: tiny models in ComfyUI's own classes, and a look at what a
+prior makes of them.
 
-It runs inside the server, hence under ComfyUI's inference mode and from weights that were loaded there.
+It runs inside the server, hence under ComfyUI's inference mode and from weights that were loaded
+there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""What a prior answers, beside what ComfyUI's own model, text encoder and VAE answer when called directly."""
+"""What a prior answers, beside what ComfyUI's own model, text encoder and VAE answer when called
+directly.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ def asked(latent_channels, side=8):
 
 
 class ProbePrior:
-    """What the prior of any loader says, as numbers: noise estimates, latents, and the encoder's gradients."""
+    """What the prior of any loader says, as numbers: noise estimates, latents, and the encoder's
+    gradients.
+    """
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -32,7 +36,9 @@ class ProbePrior:
         with prior.loaded() as model:
             z_t, t = asked(model.latent_channels)
             text, null = model.embed(TEXTS), model.embed([""] * 3).as_negative()
-            pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+            pixels = torch.rand(
+                2, 3, 64, 64, generator=torch.Generator().manual_seed(5)
+            ).requires_grad_()
             latents = model.encode(pixels)
             (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
             said = {
@@ -40,7 +46,10 @@ class ProbePrior:
                 "needs_grad": [noise.requires_grad for noise in model.predict(z_t, t, [text])],
                 "embeddings": text.embeddings.tolist(),
                 "latents": latents.tolist(),
-                "samples": [model.encode(pixels, torch.Generator().manual_seed(seed)).tolist() for seed in (6, 6, 7)],
+                "samples": [
+                    model.encode(pixels, torch.Generator().manual_seed(seed)).tolist()
+                    for seed in (6, 6, 7)
+                ],
                 "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
                 "images": model.decode(latents.detach()).tolist(),
                 "in_turns": bool(getattr(model, "_turns", None)),
@@ -79,7 +88,9 @@ class ProbeViews:
             texts = model.embed([*TEXTS[:1], ""])
         with prior.loaded() as model:
             rows = [texts.index(row).repeat(8).seen(camera, None) for row in (0, 1)]
-            pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(5)).requires_grad_()
+            pixels = torch.rand(
+                4, 3, 16, 16, generator=torch.Generator().manual_seed(5)
+            ).requires_grad_()
             latents = model.encode(pixels)
             (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
             said = {
@@ -91,18 +102,27 @@ class ProbeViews:
                 "embeddings": texts.embeddings.tolist(),
                 "latents": latents.tolist(),
                 "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
-                "tokens": [token for token, _ in SD2ClipHTokenizer().tokenize_with_weights(TEXTS[0])[0]],
+                "tokens": [
+                    token for token, _ in SD2ClipHTokenizer().tokenize_with_weights(TEXTS[0])[0]
+                ],
             }
         return {"ui": {"said": [json.dumps(said)]}}
 
 
 class ProbeDirect:
-    """The same from ComfyUI's network called with a latent and a time, without its samplers, and from its VAE."""
+    """The same from ComfyUI's network called with a latent and a time, without its samplers, and
+    from its VAE.
+    """
 
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",), "v": ("BOOLEAN", {"default": False})}
+            "required": {
+                "model": ("MODEL",),
+                "clip": ("CLIP",),
+                "vae": ("VAE",),
+                "v": ("BOOLEAN", {"default": False}),
+            }
         }
 
     RETURN_TYPES = ()
@@ -134,8 +154,12 @@ class ProbeDirect:
                 from comfy.ldm.modules.diffusionmodules.openaimodel import timestep_embedding
 
                 # SDXL's order: height, width of the original, crop, height, width of the target
-                sizes = timestep_embedding(torch.tensor([1024.0, 1024, 0, 0, 1024, 1024]), 256).flatten()
-                more["y"] = torch.cat([torch.cat([pooled for _, pooled in chosen]), sizes.expand(3, -1)], 1)
+                sizes = timestep_embedding(
+                    torch.tensor([1024.0, 1024, 0, 0, 1024, 1024]), 256
+                ).flatten()
+                more["y"] = torch.cat(
+                    [torch.cat([pooled for _, pooled in chosen]), sizes.expand(3, -1)], 1
+                )
             noise.append(answer(context, more).tolist())
         pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
         latents = inner.process_latent_in(vae.encode(pixels.movedim(1, -1)))
@@ -151,7 +175,10 @@ class ProbeDirect:
 def by_steps(inner, sampling, z_t, t, v):
     """Noise by a U-Net that counts in steps and sees alpha z0 + sigma eps."""
     abar = 1 / (1 + sampling.sigmas[t].double() ** 2)
-    alpha, sigma = abar.sqrt().float()[:, None, None, None], (1 - abar).sqrt().float()[:, None, None, None]
+    alpha, sigma = (
+        abar.sqrt().float()[:, None, None, None],
+        (1 - abar).sqrt().float()[:, None, None, None],
+    )
 
     def answer(context, more):
         output = inner.diffusion_model(z_t, t.float(), context=context, **more)
@@ -210,7 +237,10 @@ class ProbeMemory:
 
         gc.collect()
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
+        storages = {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
+            for tensor in tensors
+        }
         said = [sum(storages.values()), len(comfy.model_management.current_loaded_models)]
         return {"ui": {"said": [json.dumps(said)]}}
 

@@ -21,7 +21,8 @@ COLORS = {
     "sd3": comfy.latent_formats.SD3, "flux": comfy.latent_formats.Flux,
 }  # fmt: skip
 SHALLOW = {"num_hidden_layers": 3, "intermediate_size": 64}
-SHALLOW_T5 = {"num_layers": 1, "d_ff": 64, "num_heads": 2}  # of FLUX; its width, words and tokenizer are the true ones
+# of FLUX; its width, words and tokenizer are the true ones
+SHALLOW_T5 = {"num_layers": 1, "d_ff": 64, "num_heads": 2}
 SD3 = {
     "input_size": None, "patch_size": 2, "in_channels": 16, "out_channels": 16, "depth": 2, "adm_in_channels": 2048,
     "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 128}},
@@ -57,12 +58,15 @@ WHOLE = {
     },
 }  # fmt: skip
 V_MARK = (
-    "output_blocks.11.1.transformer_blocks.0.norm1.bias"  # by whose spread ComfyUI tells Stable Diffusion 2's kinds
+    # by whose spread ComfyUI tells Stable Diffusion 2's kinds
+    "output_blocks.11.1.transformer_blocks.0.norm1.bias"
 )
 
 
 class ProbeModel:
-    """MODEL, CLIP and VAE of a family with random weights; ``channels`` beyond 4 are an inpainting model's."""
+    """MODEL, CLIP and VAE of a family with random weights; ``channels`` beyond 4 are an inpainting
+    model's.
+    """
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -90,7 +94,9 @@ class ProbeModel:
 
 
 def filled(state, seed):
-    """Weights of a sensible size for every tensor of ``state``: networks stay neither silent nor wild."""
+    """Weights of a sensible size for every tensor of ``state``: networks stay neither silent nor
+    wild.
+    """
     generator = torch.Generator().manual_seed(seed)
     made = {}
     for name, tensor in state.items():
@@ -109,8 +115,12 @@ def filled(state, seed):
 def unet(family, channels, whole):
     """``family`` "sd20v" is Stable Diffusion 2 with v prediction, told apart only if ``whole``."""
     kind = family.removesuffix("v")
-    config = COMMON | UNETS[kind] | {"in_channels": channels} | (WHOLE.get(kind, {}) if whole else {})
-    net = UNetModel(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    config = (
+        COMMON | UNETS[kind] | {"in_channels": channels} | (WHOLE.get(kind, {}) if whole else {})
+    )
+    net = UNetModel(
+        **config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
+    )
     state = filled(net.state_dict(), 1)
     if V_MARK in state:
         state[V_MARK] *= 1.5 if family == "sd20v" else 0.5
@@ -122,12 +132,16 @@ def unet(family, channels, whole):
     model = known.get_model(state, "")
     model.load_model_weights(state, "")
     device = comfy.model_management.get_torch_device()
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=torch.device("cpu"))
+    return comfy.model_patcher.ModelPatcher(
+        model, load_device=device, offload_device=torch.device("cpu")
+    )
 
 
 def transformer(family):
     kind, config = {"sd3": (MMDiT, SD3), "flux": (Flux, FLUX)}[family]
-    net = kind(**config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+    net = kind(
+        **config, dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init
+    )
     return comfy.sd.load_diffusion_model_state_dict(filled(net.state_dict(), 1))
 
 
@@ -157,14 +171,18 @@ def vae(latent_channels, whole):
         "num_res_blocks": 2 if whole else 1, "attn_resolutions": [], "dropout": 0.0,
     }  # fmt: skip
     parameters = {"ddconfig": config, "embed_dim": latent_channels}
-    made = comfy.sd.VAE(sd=filled(AutoencoderKL(**parameters).state_dict(), 3), config={"params": parameters})
+    made = comfy.sd.VAE(
+        sd=filled(AutoencoderKL(**parameters).state_dict(), 3), config={"params": parameters}
+    )
     made.latent_channels = latent_channels
     return made
 
 
 @torch.no_grad()
 def paint(net, form):
-    """Make a VAE's latents of flat colours those that a format's previews show in these colours, but for edges."""
+    """Make a VAE's latents of flat colours those that a format's previews show in these colours,
+    but for edges.
+    """
     flats = torch.tensor([[r, g, b] for r in (0.1, 0.9) for g in (0.1, 0.9) for b in (0.1, 0.9)])
     seen = []
     hook = net.encoder.conv_out.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
@@ -173,7 +191,9 @@ def paint(net, form):
     features = torch.cat([seen[0][..., 2:6, 2:6].mean((2, 3)), torch.ones(len(flats), 1)], 1)
     shown = (2 * flats - 1) @ torch.linalg.pinv(torch.tensor(form.latent_rgb_factors))
     latents = form.process_out(shown[:, :, None, None]).flatten(1)
-    solved = torch.linalg.lstsq(features.double(), latents.double(), driver="gelsd").solution.float()
+    solved = torch.linalg.lstsq(
+        features.double(), latents.double(), driver="gelsd"
+    ).solution.float()
     channels = latents.shape[1]
     net.encoder.conv_out.weight.zero_()
     net.encoder.conv_out.bias.zero_()

@@ -1,7 +1,8 @@
 """The embedded prior as a checkpoint file, and what ComfyUI's own loader must be taught to read it.
 
-Its networks are of Stable Diffusion's architecture in sizes that no published model has. The weights go into a file
-under Stable Diffusion 1.x's names; here ComfyUI's detection learns that family's sizes, and nothing else.
+Its networks are of Stable Diffusion's architecture in sizes that no published model has. The
+weights go into a file under Stable Diffusion 1.x's names; here ComfyUI's detection learns that
+family's sizes, and nothing else.
 """
 
 from __future__ import annotations
@@ -40,11 +41,18 @@ def checkpoint():
     names = comfy.utils.unet_to_diffusers(UNET)
     state = {f"model.diffusion_model.{names[name]}": value for name, value in unet.items()}
     vae = {name: value.float() for name, value in load_file(part_file("vae")).items()}
-    state |= {f"first_stage_model.{name}": value for name, value in with_attention(converted(vae)).items()}
+    state |= {
+        f"first_stage_model.{name}": value for name, value in with_attention(converted(vae)).items()
+    }
     text = load_file(FOLDER / "text_encoder" / "model.safetensors")
-    text = {f"text_model.{name.removeprefix('text_model.')}": value.float() for name, value in text.items()}
+    text = {
+        f"text_model.{name.removeprefix('text_model.')}": value.float()
+        for name, value in text.items()
+    }
     table = "text_model.embeddings.token_embedding.weight"
-    text[table] = torch.cat([text[table], torch.zeros(CLIP_WORDS - len(text[table]), text[table].shape[1])])
+    text[table] = torch.cat(
+        [text[table], torch.zeros(CLIP_WORDS - len(text[table]), text[table].shape[1])]
+    )
     return state | {f"cond_stage_model.transformer.{name}": value for name, value in text.items()}
 
 
@@ -57,7 +65,9 @@ def converted(vae):
     levels = len(sizes("vae")["block_out_channels"])
     renamed = {}
     for name, value in vae.items():
-        name = name.replace("mid_block.resnets.0", "mid.block_1").replace("mid_block.resnets.1", "mid.block_2")
+        name = name.replace("mid_block.resnets.0", "mid.block_1").replace(
+            "mid_block.resnets.1", "mid.block_2"
+        )
         name = name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
         name = name.replace("downsamplers.0", "downsample").replace("upsamplers.0", "upsample")
         for level in range(levels):
@@ -105,7 +115,10 @@ class ToyboxLatents(comfy.latent_formats.SD15):
 
 
 class ToyboxFamily(comfy.supported_models.SD15):
-    unet_config = comfy.supported_models.SD15.unet_config | {"context_dim": 128, "model_channels": 64}
+    unet_config = comfy.supported_models.SD15.unet_config | {
+        "context_dim": 128,
+        "model_channels": 64,
+    }
     unet_extra_config = comfy.supported_models.SD15.unet_extra_config | {"num_heads": 2}
     latent_format = ToyboxLatents
 
@@ -113,15 +126,24 @@ class ToyboxFamily(comfy.supported_models.SD15):
         return comfy.model_base.ModelType.V_PREDICTION
 
     def get_model(self, state_dict, prefix="", device=None):
-        return with_groups(super().get_model(state_dict, prefix, device), sizes("unet")["norm_num_groups"])
+        return with_groups(
+            super().get_model(state_dict, prefix, device), sizes("unet")["norm_num_groups"]
+        )
 
     def clip_target(self, state_dict={}):  # noqa: B006 - as in ComfyUI
         text = sizes("text_encoder")
-        special = {"start": text["bos_token_id"], "end": text["eos_token_id"], "pad": text["pad_token_id"]}
+        special = {
+            "start": text["bos_token_id"],
+            "end": text["eos_token_id"],
+            "pad": text["pad_token_id"],
+        }
         model = functools.partial(SDClipModel, textmodel_json_config=text, special_tokens=special)
-        tokenizer = functools.partial(SDTokenizer, tokenizer_path=str(FOLDER / "tokenizer"), embedding_size=128)
+        tokenizer = functools.partial(
+            SDTokenizer, tokenizer_path=str(FOLDER / "tokenizer"), embedding_size=128
+        )
         return ClipTarget(
-            functools.partial(SD1Tokenizer, tokenizer=tokenizer), functools.partial(SD1ClipModel, clip_model=model)
+            functools.partial(SD1Tokenizer, tokenizer=tokenizer),
+            functools.partial(SD1ClipModel, clip_model=model),
         )
 
 

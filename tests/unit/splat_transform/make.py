@@ -1,9 +1,11 @@
-"""Makes the files beside it anew: what PlayCanvas' splat-transform reads in our files, and what it writes itself.
+"""Makes the files beside it anew: what PlayCanvas' splat-transform reads in our files, and what it
+writes itself.
 
-    npm install --no-save @playcanvas/splat-transform && .venv/bin/python tests/unit/splat_transform/make.py
+    npm install --no-save @playcanvas/splat-transform && .venv/bin/python
+    tests/unit/splat_transform/make.py
 
-Made with splat-transform 2.7.1 (MIT), which uses Adobe's build of Niantic's own SPZ library. `test_splat_transform.py`
-holds our readers and writers against them.
+Made with splat-transform 2.7.1 (MIT), which uses Adobe's build of Niantic's own SPZ library.
+`test_splat_transform.py` holds our readers and writers against them.
 """
 
 from __future__ import annotations
@@ -19,14 +21,18 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = HERE.parents[2] / "node_modules" / "@playcanvas" / "splat-transform" / "bin" / "cli.mjs"
-OURS = ("compressed ply", "splat", "spz")  # of those it reads, the ones where something could be misunderstood
+# of those it reads, the ones where something could be misunderstood
+OURS = ("compressed ply", "splat", "spz")
 THEIRS = ("compressed.ply", "spz", "glb")
 
 
 def cloud() -> Gaussians:
-    """Forty long, thin, half transparent Gaussians of all colours, without any symmetry; the same on every machine."""
+    """Forty long, thin, half transparent Gaussians of all colours, without any symmetry; the same
+    on every machine.
+    """
     steps = torch.arange(40 * 59, dtype=torch.float64).reshape(40, 59)
-    value = (torch.frac(0.5 + steps * 0.6180339887498949) * 1024).round().float() / 1024  # 0..1, of ten bits
+    # 0..1, of ten bits
+    value = (torch.frac(0.5 + steps * 0.6180339887498949) * 1024).round().float() / 1024
     sh = torch.cat([(value[:, 11:14] - 0.5) * 2.5, (value[:, 14:59] - 0.5) * 0.75], 1)
     return Gaussians(
         means=value[:, 0:3] * torch.tensor([1.0, 2.0, 0.5]) - torch.tensor([0.25, 0.5, 0.375]),
@@ -41,7 +47,9 @@ def convert(source: Path, target: Path) -> None:
     """Let splat-transform convert a file; the kinds are told by the names."""
     node = shutil.which("node")
     assert node and PROGRAM.is_file(), f"needs node and {PROGRAM}"
-    subprocess.run([node, str(PROGRAM), "-q", "-w", str(source), str(target)], check=True, capture_output=True)
+    subprocess.run(
+        [node, str(PROGRAM), "-q", "-w", str(source), str(target)], check=True, capture_output=True
+    )
 
 
 def main() -> None:
