@@ -169,7 +169,8 @@ def make(caption, folder: Path, arguments: argparse.Namespace, setup: float) -> 
     steps = sum(run.progress(id)[-1][1] for id in prompts.of_type(prompt, OPTIMIZE))
     return {
         "prompt": caption.text,
-        "quality": quality(prompt, run),
+        "quality": quality(prompt, run)
+        + (f", with {steps} steps as asked" if arguments.steps else ""),
         "steps": steps,
         "seconds": clock.report(),
         **measures,
