@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kit import normal
 from safetensors.torch import load_file, save_file
 
 from distill3d.kernels.losses.base import Views
@@ -111,10 +112,6 @@ def copy(pipeline_folder, tmp_path):
 def edit(path, **changes):
     content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_geometry_and_schedule_come_from_the_configs(prior):

@@ -13,6 +13,7 @@ import pytest
 import tiny_mvdream
 import tiny_prior
 import torch
+from kit import normal, seeded
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit, turntable
@@ -73,14 +74,6 @@ def reader(tmp_path_factory):
     vocabulary["!"], vocabulary["a"] = vocabulary["a"], vocabulary["!"]  # CLIP's begins with "!"
     (place / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     return place, len(vocabulary)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed))
 
 
 def question(prior, views=8, texts=("a red mug", ""), seed=1):

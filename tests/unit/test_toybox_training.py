@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kit import seeded
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
@@ -22,10 +23,6 @@ from distill3d.kernels.toybox.data import NO_VIEW, Atlas, Batch, draw, training_
 from distill3d.kernels.toybox.render import render_layers
 from distill3d.kernels.toybox.scene_captions import SCENE_WORDS
 from distill3d.kernels.toybox.scene_data import SceneAtlas, draw_scenes
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def noise_atlas(size=128, views=2):
