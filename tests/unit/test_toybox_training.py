@@ -1,4 +1,4 @@
-"""TODO test_toybox_training."""
+"""Training the toybox prior in small: what is resumed, what the schedule says, what comes out."""
 
 import itertools
 import json
