@@ -10,9 +10,9 @@ import os
 import numpy as np
 import pytest
 import torch
+from harness.nodes import columns, node, optimize, saved, succeeded
 from harness.server import PromptRefused
 from safetensors.torch import load_file, save_file
-from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import asked_of, close, info, looked, parts, probing, said  # noqa: F401 - fixtures
 
 # SDXL's text encoders take 3 GB of memory and minutes: only where it is asked for

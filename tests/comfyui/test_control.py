@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 from harness import environment
+from harness.nodes import columns, node, optimize, saved, succeeded
 from harness.server import PromptRefused
 from test_four_ways import alive, freed
-from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import (  # noqa: F401 - fixtures
     asked_of,
     close,

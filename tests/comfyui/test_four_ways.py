@@ -15,9 +15,9 @@ import pytest
 import torch
 import toybox_lora
 from harness.environment import ROOT
+from harness.nodes import node, saved, succeeded
 from harness.server import link
 from safetensors.torch import save_file
-from test_nodes import node, saved, succeeded
 from test_prior_from_model import asked_of, close, info, probing  # noqa: F401 - fixtures
 
 from distill3d.kernels.evaluate.metrics import compare, ring_of_views

@@ -10,9 +10,9 @@ import mvdream_reference as reference
 import numpy as np
 import pytest
 import torch
+from harness.nodes import columns, node, optimize, saved, succeeded
 from safetensors.torch import load_file
 from test_checkpoints import load_prior
-from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import info, probing  # noqa: F401 - fixtures
 from tiny_mvdream import FILES, FOLDER, write_checkpoint, write_tiny_mvdream
 

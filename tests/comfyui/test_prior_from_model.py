@@ -11,9 +11,9 @@ import pytest
 import torch
 from harness import environment
 from harness.environment import ROOT
+from harness.nodes import columns, node, optimize, saved, succeeded
 from harness.server import Server, link
 from safetensors.torch import save_file
-from test_nodes import columns, node, optimize, saved, succeeded
 
 
 def probing_server(folder, version=environment.MAIN):
