@@ -43,7 +43,7 @@ def run(
 @nox.session
 def setup(session: nox.Session) -> None:
     """Install everything: packages into .venv, ComfyUI into .comfyui."""
-    run(session, "python", "tests/comfyui/harness/environment.py")
+    run(session, "python", "tests/comfyui/set_up.py")
 
 
 @nox.session

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from harness import environment, prompts
 from harness.nodes import PACK, node, optimize
+from harness.probing import probing_server
 from harness.server import Run, Server
 from tiny_prior import write_tiny_prior
 
@@ -29,6 +30,19 @@ def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def object_info(comfyui: Server) -> dict:
     return comfyui.object_info()
+
+
+@pytest.fixture(scope="session")
+def probing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same with the probe, see `harness.probing`."""
+    with probing_server(tmp_path_factory.mktemp("probing")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def info(probing: Server) -> dict:
+    """What that server says of its nodes."""
+    return probing.object_info()
 
 
 @pytest.fixture(scope="session")
