@@ -1,21 +1,25 @@
-"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs all tests, ``nox -s
-setup`` only installs, ``nox -s texts`` writes what is generated, ``nox -s docs`` builds the manual.
+"""``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs the tests, ``nox -s unit``
+those without a server, ``nox -s nightly`` all there are, ``nox -s setup`` only installs, ``nox -s
+texts`` writes what is generated, ``nox -s docs`` builds the manual.
 
 All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
 """
 
+import os
 import sys
 from pathlib import Path
 
 import nox
 
 ROOT = Path(__file__).resolve().parent
+Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests"]
 sys.path.insert(0, str(ROOT / "tests" / "comfyui"))
 
 from harness import environment  # noqa: E402
+from harness.suites import side_by_side  # noqa: E402
 
 
 def run(
@@ -39,7 +43,7 @@ def run(
 @nox.session
 def setup(session: nox.Session) -> None:
     """Install everything: packages into .venv, ComfyUI into .comfyui."""
-    run(session, "python", "tests/comfyui/harness/environment.py")
+    run(session, "python", "tests/comfyui/set_up.py")
 
 
 @nox.session
@@ -61,31 +65,75 @@ def gpu(session: nox.Session) -> None:
 
 
 @nox.session
+def unit(session: nox.Session) -> None:
+    """Style, types and the fast unit tests: nox -s unit -- [PATH ...] [pytest's options]"""
+    _install_tests(session)
+    paths, options = _split(session.posargs)
+    _run_suites(session, _quick(paths or ["tests/unit"], options))
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Style, types, unit tests, and the tests against real ComfyUI servers and in a browser;
-    arguments go to these.
+    """What `unit` runs, and the tests against a real ComfyUI server and in a browser; options of
+    pytest's go to these.
     """
+    _install_tests(session)
+    _run_suites(session, _quick(["tests/unit"], session.posargs))
+    _run_suites(session, _served(session.posargs))
+
+
+@nox.session
+def nightly(session: nox.Session) -> None:
+    """All tests there are: older ComfyUIs, benchmarks, and 2,000 mutations of a file, too."""
+    _install_tests(session)
+    os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
+    options = ["-m", "", *session.posargs]
+    _run_suites(session, _quick(["tests/unit"], options))
+    _run_suites(session, _served(options))
+
+
+def _install_tests(session: nox.Session) -> None:
     setup(session)
     # Its interpreter runs the GPU's kernels; where it cannot be had, their tests skip themselves.
-    run(
-        session,
-        "python",
-        "-m",
-        "pip",
-        "install",
-        "-q",
-        "triton>=3.2; sys_platform == 'linux'",
-        allowed=(0, 1),
+    triton = "triton>=3.2; sys_platform == 'linux'"
+    run(session, "python", "-m", "pip", "install", "-q", triton, allowed=(0, 1))
+
+
+def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Paths of tests, and the rest."""
+    paths = [word for word in arguments if (ROOT / word.partition("::")[0]).exists()]
+    return paths, [word for word in arguments if word not in paths]
+
+
+def _quick(paths: list[str], options: list[str]) -> Suites:
+    return {
+        "style": [["ruff", "check", "."], ["ruff", "format", "--check", "."]],
+        "types": [["mypy"]],
+        "unit": [["pytest", "-n", "2", "--dist", "worksteal", *paths, *options]],
+    }
+
+
+def _served(options: list[str]) -> Suites:
+    """The latter skips itself where there is no browser."""
+    return {
+        "comfyui": [["pytest", "tests/comfyui", *options]],
+        "browser": [["pytest", "tests/browser", *options]],
+    }
+
+
+def _run_suites(session: nox.Session, suites: Suites) -> None:
+    """Side by side. Not "python -m pytest": with the clone on the path, transformers takes our
+    "kernels" for a package it uses.
+    """
+    programs = environment.python().parent
+    failures = side_by_side(
+        {
+            name: [[str(programs / command[0]), *command[1:]] for command in commands]
+            for name, commands in suites.items()
+        }
     )
-    run(session, "ruff", "check", ".")
-    run(session, "ruff", "format", "--check", ".")
-    run(session, "mypy")
-    # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a
-    # package it uses.
-    run(session, "pytest", "tests/unit", *session.posargs)
-    run(session, "pytest", "tests/comfyui", *session.posargs)
-    # skips itself where there is no browser
-    run(session, "pytest", "tests/browser", *session.posargs)
+    if failures:
+        session.error(f"failed first: {', '.join(failures)}")
 
 
 @nox.session

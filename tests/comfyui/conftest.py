@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from harness import environment, prompts
+from harness.nodes import PACK, node, optimize
+from harness.probing import probing_server
 from harness.server import Run, Server
+from tiny_prior import write_tiny_prior
 
 
 def pytest_configure() -> None:
@@ -30,6 +33,19 @@ def object_info(comfyui: Server) -> dict:
 
 
 @pytest.fixture(scope="session")
+def probing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The same with the probe, see `harness.probing`."""
+    with probing_server(tmp_path_factory.mktemp("probing")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def info(probing: Server) -> dict:
+    """What that server says of its nodes."""
+    return probing.object_info()
+
+
+@pytest.fixture(scope="session")
 def quickstart_prompt(object_info: dict) -> dict:
     """The quickstart workflow at reduced size, API form."""
     whole = prompts.api_form(prompts.without_preset(prompts.read("quickstart")), object_info)
@@ -44,6 +60,50 @@ def quickstart(comfyui: Server, quickstart_prompt: dict) -> Run:
     run = comfyui.run(quickstart_prompt)
     assert run.status == "success", run.error
     return run
+
+
+@pytest.fixture(scope="session")
+def prior(comfyui):
+    """The name of a diffusers folder with a tiny random prior, for runs whose result does not
+    matter.
+    """
+    folder = comfyui.base / "models" / "diffusers" / "tiny" / "nested"
+    if not folder.exists():
+        write_tiny_prior(folder)
+    return "tiny/nested"
+
+
+@pytest.fixture(scope="session")
+def pack(object_info):
+    return {name: info for name, info in object_info.items() if name.startswith(PACK)}
+
+
+@pytest.fixture
+def graph(prior, object_info):
+    """A function that gives the API form of prior -> Optimize -> Save Gaussians, with values set by
+    node id.
+    """
+
+    def build(kind="VDMLoss", /, **values):
+        nodes = {
+            "prior": node(object_info, "LoadDiffusionPrior", model=prior),
+            "prompts": node(object_info, "ViewPrompts", prior=["prior", 0]),
+            "cameras": node(object_info, "OrbitCameras"),
+            "start": node(object_info, "InitGaussians", count=300, scale=0.04, opacity=0.12),
+            "loss": node(object_info, kind),
+            "optimize": optimize(object_info, "start"),
+            "save": node(
+                object_info,
+                "SaveGaussians",
+                gaussians=["optimize", 0],
+                filename_prefix="nodes/saved",
+            ),
+        }
+        for id, changes in values.items():
+            nodes[id]["inputs"] |= changes
+        return nodes
+
+    return build
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 measures them.
 
 ``python tests/comfyui/make_object.py "a red mug" [--steps N] [--seed N] [--workflow FILE] [--output
-FOLDER]`` in the environment that harness/environment.py sets up; ``nox -s object`` does both.
+FOLDER]`` in the environment that set_up.py sets up; ``nox -s object`` does both.
 """
 
 from __future__ import annotations

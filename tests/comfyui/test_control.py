@@ -10,27 +10,21 @@ import numpy as np
 import pytest
 import torch
 from harness import environment
+from harness.nodes import columns, node, optimize, saved, succeeded
+from harness.probing import probing_server
 from harness.server import PromptRefused
 from test_four_ways import alive, freed
-from test_nodes import columns, node, optimize, saved, succeeded
-from test_prior_from_model import (  # noqa: F401 - fixtures
-    asked_of,
-    close,
-    info,
-    parts,
-    probing,
-    probing_server,
-)
+from test_prior_from_model import asked_of, close, parts
 from tiny_prior import write_tiny_prior
 
 SMALL = {"count": 300, "scale": 0.08, "opacity": 0.9}  # solid enough to be seen
 
 
-def control_prior(info, source="prior", **inputs):  # noqa: F811
+def control_prior(info, source="prior", **inputs):
     return node(info, "ControlPrior", prior=[source, 0], **inputs)
 
 
-def seen(info, family, **inputs):  # noqa: F811
+def seen(info, family, **inputs):
     """API form: the probe's model and ControlNet, the prior of both, and the look at it."""
     prompt = parts(info, family=family) | {
         "net": {"class_type": "ProbeControlNet", "inputs": {"family": family, "file": ""}},
@@ -62,7 +56,7 @@ def told(server, prompt, id="said"):
 
 
 @pytest.mark.parametrize("family", ["sd15", "sd20", "sdxl", "sd3", "flux"])
-def test_answers_are_those_of_comfyuis_own_call_with_the_control_net(probing, info, family):  # noqa: F811
+def test_answers_are_those_of_comfyuis_own_call_with_the_control_net(probing, info, family):
     said = told(probing, seen(info, family, strength=0.8))
     close(said["noise"], said["direct"])
     without = told(probing, seen(info, family, strength=0.0))
@@ -71,7 +65,7 @@ def test_answers_are_those_of_comfyuis_own_call_with_the_control_net(probing, in
 
 
 @pytest.fixture(scope="module")
-def file(probing, info):  # noqa: F811
+def file(probing, info):
     """A ControlNet of SD 1.5's layout (control_model.*) below models/controlnet."""
     folder = probing.base / "models" / "controlnet"
     folder.mkdir(parents=True, exist_ok=True)
@@ -81,7 +75,7 @@ def file(probing, info):  # noqa: F811
     return name
 
 
-def test_a_file_from_comfyuis_loader_does_the_same_and_the_first_prior_stays(probing, info, file):  # noqa: F811
+def test_a_file_from_comfyuis_loader_does_the_same_and_the_first_prior_stays(probing, info, file):
     prompt = seen(info, "sd15") | {"plain": asked_of("prior")}
     prompt["net"] = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}
     run = succeeded(probing.run(prompt))
@@ -92,7 +86,7 @@ def test_a_file_from_comfyuis_loader_does_the_same_and_the_first_prior_stays(pro
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 0.3), (0.3, 0.8), (0.97, 1.0)])
-def test_start_and_end_hold_for_each_row_as_for_comfyuis_single_one(probing, info, start, end):  # noqa: F811
+def test_start_and_end_hold_for_each_row_as_for_comfyuis_single_one(probing, info, start, end):
     inside, whole, without = (
         told(probing, seen(info, "sd15", **range))
         for range in ({"start_percent": start, "end_percent": end}, {}, {"strength": 0.0})
@@ -104,16 +98,15 @@ def test_start_and_end_hold_for_each_row_as_for_comfyuis_single_one(probing, inf
         close(np.array(inside["noise"])[:, row], expected)
 
 
-@pytest.mark.parametrize(
-    "version", [version for version in environment.SDISTS if version != environment.MAIN]
-)
+@pytest.mark.nightly(reason="a server for each; test_versions.py starts the oldest")
+@pytest.mark.parametrize("version", environment.OLDER)
 def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
     with probing_server(tmp_path, version) as server:
         said = told(server, seen(server.object_info(), "sd15"))
     close(said["noise"], said["direct"])
 
 
-def run_of(info, prior, loss="VDMLoss", **inputs):  # noqa: F811
+def run_of(info, prior, loss="VDMLoss", **inputs):
     """API form of a short run with the node ``prior`` of these, saved."""
     links = {"loss": ["loss", 0], "prior": [prior, 0], "image_size": 64, "steps": 2, **inputs}
     return {
@@ -128,7 +121,7 @@ def run_of(info, prior, loss="VDMLoss", **inputs):  # noqa: F811
     }
 
 
-def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):  # noqa: F811
+def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):
     prompt = parts(info, family="sd15") | {
         "net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}},
         "controlled": control_prior(info, control_net=["net", 0]),
@@ -150,7 +143,7 @@ def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):  #
 
 
 @pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
-def test_a_run_with_the_other_families_goes_to_its_end(probing, info, family):  # noqa: F811
+def test_a_run_with_the_other_families_goes_to_its_end(probing, info, family):
     prompt = seen(info, family)
     del prompt["said"]
     run = succeeded(probing.run(prompt | run_of(info, "controlled")))
@@ -158,7 +151,7 @@ def test_a_run_with_the_other_families_goes_to_its_end(probing, info, family):  
 
 
 @pytest.fixture(scope="module")
-def folders(probing):  # noqa: F811
+def folders(probing):
     """Names of a diffusers folder with a tiny prior and of a ControlNet folder for it."""
     from diffusers import ControlNetModel, UNet2DConditionModel
 
@@ -174,8 +167,8 @@ def folders(probing):  # noqa: F811
     return "tiny-controlled", "tiny/depth"
 
 
-def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, folders):  # noqa: F811
-    info, (prior, control) = probing.object_info(), folders  # noqa: F811
+def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, folders):
+    info, (prior, control) = probing.object_info(), folders
     assert control in json.dumps(info["Distill3D_ControlPrior"]["input"]["required"]["folder"])
     prompt = {
         "prior": node(info, "LoadDiffusionPrior", model=prior),
@@ -199,8 +192,8 @@ def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, f
     assert saved(probing, alone).read_bytes() not in results
 
 
-def test_both_priors_hold_the_weights_once_and_give_them_back(probing, folders, file):  # noqa: F811
-    info, (prior, control) = probing.object_info(), folders  # noqa: F811
+def test_both_priors_hold_the_weights_once_and_give_them_back(probing, folders, file):
+    info, (prior, control) = probing.object_info(), folders
     net = {"net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}}
     ways = (
         # reads, judges, control
@@ -221,8 +214,8 @@ def test_both_priors_hold_the_weights_once_and_give_them_back(probing, folders, 
         assert left < start[0] + 2e6 and models == 0
 
 
-def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probing, folders, file):  # noqa: F811
-    info, (tiny, folder) = probing.object_info(), folders  # noqa: F811
+def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probing, folders, file):
+    info, (tiny, folder) = probing.object_info(), folders
     net = {"net": {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}}
     diffusers = {"prior": node(info, "LoadDiffusionPrior", model=tiny)}
     linked = {"control_net": ["net", 0]}
@@ -255,7 +248,7 @@ def test_pairs_that_do_not_fit_are_refused_with_the_reason_before_the_run(probin
     assert run.status == "error" and "is told of the views already" in run.error
 
 
-def test_shares_in_the_wrong_order_are_refused_before_anything_runs(probing, info):  # noqa: F811
+def test_shares_in_the_wrong_order_are_refused_before_anything_runs(probing, info):
     prompt = parts(info, family="sd15") | {
         "controlled": control_prior(info, start_percent=0.8, end_percent=0.2)
     }

@@ -15,10 +15,10 @@ import pytest
 import torch
 import toybox_lora
 from harness.environment import ROOT
+from harness.nodes import node, saved, succeeded
 from harness.server import link
 from safetensors.torch import save_file
-from test_nodes import node, saved, succeeded
-from test_prior_from_model import asked_of, close, info, probing  # noqa: F401 - fixtures
+from test_prior_from_model import asked_of, close
 
 from distill3d.kernels.evaluate.metrics import compare, ring_of_views
 from distill3d.kernels.files.ply import load_ply
@@ -32,7 +32,7 @@ STEPS, SIZE = 30, 96
 
 
 @pytest.fixture(scope="module")
-def files(probing, info):  # noqa: F811
+def files(probing, info):
     """The folder, the checkpoint and the LoRA, where ComfyUI looks for them."""
     models = probing.base / "models"
     models.joinpath("checkpoints").mkdir(exist_ok=True)
@@ -84,12 +84,12 @@ WAYS = {
 }
 
 
-def answers(probing, way):  # noqa: F811
+def answers(probing, way):
     outputs = succeeded(probing.run(WAYS[way] | {"said": asked_of("prior")})).history["outputs"]
     return json.loads(outputs["said"]["said"][0])
 
 
-def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
+def test_every_way_gives_the_same_answers(probing, files):
     plain, blue = answers(probing, "folder"), answers(probing, "folder with LoRA")
     assert not plain["in_turns"] and answers(probing, "folder in turns") == plain | {
         "in_turns": True
@@ -110,7 +110,7 @@ def test_every_way_gives_the_same_answers(probing, files):  # noqa: F811
     assert np.abs(np.array(plain["noise"]) - np.array(blue["noise"])).max() > 0.05
 
 
-def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):  # noqa: F811
+def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):
     clouds = {
         way: cloud_of(probing, info, way) for way in ("folder", "file", "parts", "parts with LoRA")
     }
@@ -129,7 +129,7 @@ def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing,
         assert wanted > 0.3 and max(other, green) < 0.3 * wanted, (way, red, green, blue)
 
 
-def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F811
+def test_a_lora_for_another_model_is_refused(probing, info, files):
     other = files / "loras" / "other.safetensors"
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_v"
     for width, key, told in (
@@ -152,7 +152,7 @@ def test_a_lora_for_another_model_is_refused(probing, info, files):  # noqa: F81
             )
 
 
-def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, info, files):  # noqa: F811
+def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, info, files):
     def run(way):
         prompt = distilled(info, way)
         prompt["optimize"]["inputs"] |= {"steps": 1, "image_size": 64}
@@ -167,7 +167,7 @@ def test_free_gives_back_what_two_workflows_with_different_priors_took(probing, 
         assert left < start[0] + 2e6 and models == 0, way
 
 
-def freed(probing):  # noqa: F811
+def freed(probing):
     """What is alive once the server has given everything back."""
     probing.free()
     for _ in range(20):  # the server gets to it when its queue is empty
@@ -178,13 +178,13 @@ def freed(probing):  # noqa: F811
     return found
 
 
-def alive(probing):  # noqa: F811
+def alive(probing):
     """Bytes of the tensors that are alive in the server, and the models that ComfyUI holds."""
     run = succeeded(probing.run({"memory": {"class_type": "ProbeMemory", "inputs": {}}}))
     return json.loads(run.history["outputs"]["memory"]["said"][0])
 
 
-def distilled(info, way):  # noqa: F811
+def distilled(info, way):
     """API form of the caption distilled into a grey ball."""
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {
         "gaussians": ["start", 0]
@@ -212,7 +212,7 @@ def distilled(info, way):  # noqa: F811
     }
 
 
-def cloud_of(probing, info, way):  # noqa: F811
+def cloud_of(probing, info, way):
     """What the caption becomes."""
     return load_ply(saved(probing, succeeded(probing.run(distilled(info, way)))))
 

@@ -10,10 +10,9 @@ import mvdream_reference as reference
 import numpy as np
 import pytest
 import torch
+from harness.nodes import columns, node, optimize, saved, succeeded
 from safetensors.torch import load_file
 from test_checkpoints import load_prior
-from test_nodes import columns, node, optimize, saved, succeeded
-from test_prior_from_model import info, probing  # noqa: F401 - fixtures
 from tiny_mvdream import FILES, FOLDER, write_checkpoint, write_tiny_mvdream
 
 VOCABULARY = 49408  # CLIP's, whose tokenizer ComfyUI brings along
@@ -21,7 +20,7 @@ FOLDER_NAME, FILE_NAME = "tiny-mvdream", "tiny-mvdream-sd2.safetensors"
 
 
 @pytest.fixture(scope="module")
-def models(probing):  # noqa: F811
+def models(probing):
     """Below models/diffusers and models/checkpoints; the file's weights."""
     folder, files = (probing.base / "models" / name for name in ("diffusers", "checkpoints"))
     files.mkdir(parents=True, exist_ok=True)
@@ -38,7 +37,7 @@ def part(weights, prefix):
     }
 
 
-def heard(probing, name):  # noqa: F811
+def heard(probing, name):
     prompt = {
         "prior": load_prior(name, "fp32"),
         "said": {"class_type": "ProbeViews", "inputs": {"prior": ["prior", 0]}},
@@ -63,7 +62,7 @@ def agrees(said, weights, config):
         torch.testing.assert_close(noise, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_folder_answers_as_the_network_written_down_plainly(probing, models):  # noqa: F811
+def test_folder_answers_as_the_network_written_down_plainly(probing, models):
     folder = probing.base / "models" / "diffusers" / FOLDER_NAME
     agrees(
         heard(probing, FOLDER_NAME),
@@ -72,7 +71,7 @@ def test_folder_answers_as_the_network_written_down_plainly(probing, models):  #
     )
 
 
-def test_file_answers_as_the_networks_written_down_plainly(probing, models):  # noqa: F811
+def test_file_answers_as_the_networks_written_down_plainly(probing, models):
     said = heard(probing, FILE_NAME)
     agrees(said, part(models, "model.diffusion_model."), FILES["sd2"])
     own = reference.openclip(part(models, "cond_stage_model.model."), said["tokens"].long(), 64)
@@ -81,7 +80,7 @@ def test_file_answers_as_the_networks_written_down_plainly(probing, models):  # 
     torch.testing.assert_close(said["latents"], 0.18215 * mean, atol=1e-5, rtol=1e-5)
 
 
-def run(info, name, loss, **inputs):  # noqa: F811
+def run(info, name, loss, **inputs):
     return {
         "prior": load_prior(name, "fp32"),
         "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red mug, 3d asset"),
@@ -98,7 +97,7 @@ def run(info, name, loss, **inputs):  # noqa: F811
 
 
 @pytest.mark.parametrize(("name", "loss"), [(FOLDER_NAME, "CDSLoss"), (FILE_NAME, "VDMLoss")])
-def test_runs_go_to_their_end(probing, info, models, name, loss):  # noqa: F811
+def test_runs_go_to_their_end(probing, info, models, name, loss):
     prompt = run(info, name, loss, views=4)
     links = {
         "prior": ["prior", 0],
@@ -111,7 +110,7 @@ def test_runs_go_to_their_end(probing, info, models, name, loss):  # noqa: F811
     assert np.isfinite(columns(saved(probing, succeeded(probing.run(prompt))))).all()
 
 
-def test_views_that_make_no_groups_and_scene_cameras_are_refused(probing, info, models):  # noqa: F811
+def test_views_that_make_no_groups_and_scene_cameras_are_refused(probing, info, models):
     refused = probing.run(run(info, FOLDER_NAME, "SDSLoss", views=6))
     assert refused.status == "error"
     assert (
@@ -123,7 +122,7 @@ def test_views_that_make_no_groups_and_scene_cameras_are_refused(probing, info, 
     assert refused.status == "error" and "Use Orbit Cameras" in refused.error
 
 
-def test_imagedream_is_refused_with_the_reason(probing, models):  # noqa: F811
+def test_imagedream_is_refused_with_the_reason(probing, models):
     prompt = {
         "prior": load_prior("tiny-imagedream"),
         "said": {"class_type": "ProbeViews", "inputs": {"prior": ["prior", 0]}},

@@ -10,28 +10,9 @@ import numpy as np
 import pytest
 import torch
 from harness import environment
-from harness.environment import ROOT
-from harness.server import Server, link
+from harness.nodes import columns, node, optimize, saved, succeeded
+from harness.probing import probing_server
 from safetensors.torch import save_file
-from test_nodes import columns, node, optimize, saved, succeeded
-
-
-def probing_server(folder, version=environment.MAIN):
-    """A ComfyUI with this pack and the probe."""
-    (folder / "base" / "custom_nodes").mkdir(parents=True)
-    link(ROOT / "tests" / "comfyui" / "probe", folder / "base" / "custom_nodes" / "probe")
-    return Server(environment.tree(version), folder / "base", folder / "comfyui.log")
-
-
-@pytest.fixture(scope="module")
-def probing(tmp_path_factory):
-    with probing_server(tmp_path_factory.mktemp("probing")) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def info(probing):
-    return probing.object_info()
 
 
 def parts(info, source="source", **inputs):
@@ -85,9 +66,8 @@ def test_answers_are_those_of_the_networks_called_directly(probing, info, family
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
-@pytest.mark.parametrize(
-    "version", [version for version in environment.SDISTS if version != environment.MAIN]
-)
+@pytest.mark.nightly(reason="a server for each; test_versions.py starts the oldest")
+@pytest.mark.parametrize("version", environment.OLDER)
 def test_answers_are_those_of_an_older_comfyui_too(tmp_path, version):
     with probing_server(tmp_path, version) as server:
         prior, direct = said(server, looked(parts(server.object_info(), family="sd15")))

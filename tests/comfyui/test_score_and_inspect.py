@@ -6,9 +6,9 @@ import io
 
 import pytest
 from harness import prompts
+from harness.nodes import PACK, defaults
 from harness.server import PromptRefused
 from PIL import Image
-from test_nodes import PACK, defaults
 from tiny_clip import write_tiny_clip
 
 SCORE, INSPECT = "Distill3D_ScoreViews", "Distill3D_InspectGuidance"

@@ -2,7 +2,7 @@
 docs/nodes, the papers' values in docs/method/papers.md, workflows/api.
 
 ``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the
-environment that harness/environment.py sets up.
+environment that set_up.py sets up.
 """
 
 from __future__ import annotations

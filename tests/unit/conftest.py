@@ -14,6 +14,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if importlib.util.find_spec("triton") and not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from mvdream_priors import mvdream  # noqa: F401
+from pipeline_folders import pipeline_folder  # noqa: F401
+
 
 @pytest.fixture
 def full_disk():

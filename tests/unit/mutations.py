@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 
+# of each kind of file; the nightly session asks for more
+MUTATIONS = int(os.environ.get("DISTILL3D_MUTATIONS", "200"))
 KINDS = ("flip", "change", "delete", "insert", "cut", "number", "word", "float")
 HUGE = (0, 1, 255, 257, 1 << 16, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 400_000_000, 10**17, 10**30)
 ODD = (float("nan"), float("inf"), float("-inf"), 3e38, -1.0, 0.0, -0.0, 1e-45, 1e9)

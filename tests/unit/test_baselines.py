@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.csd import CSD
@@ -16,19 +18,11 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors.base import NoiseSchedule
-from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.mixture import GaussianMixturePrior
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)
 KINDS = (SDS, CSD, NFSD, ISM, SDI, SCTD, VSD)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 class GaussianLearner:
@@ -68,12 +62,8 @@ class AdaptableMixture(GaussianMixturePrior):
 
 
 def gaussian_prior(variance=0.25, mean=2.0, other=2.0, other_variance=0.25):
-    def around(value, spread):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), spread).double(), torch.ones(1))
-
     return AdaptableMixture(
-        {"a": around(mean, variance), "": around(other, other_variance)}, SCHEDULE
+        {"a": around(mean, variance, SHAPE), "": around(other, other_variance, SHAPE)}, SCHEDULE
     )
 
 

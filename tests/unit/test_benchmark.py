@@ -260,6 +260,8 @@ sys.path += sys.argv[1:]
 import quality, quality_plan, slow
 
 if __name__ == "__main__":
+    # a shell's background job ignores Ctrl-C, and hands that on
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = argparse.Namespace(device="cpu", threads=1, jobs=1, bench=slow.Slow)
     setup = quality_plan.build("vdm", 10, "auto", {})
     captions = quality_plan.captions_of(argparse.Namespace(captions=None, caption_seed=0, prompts=60))

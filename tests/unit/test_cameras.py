@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from kit import seeded
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit, sphere, turntable
@@ -13,10 +14,6 @@ def project(cameras, point):
     x, y, z = (cameras.viewmats @ p)[:, :3].unbind(-1)
     k = cameras.intrinsics
     return torch.stack([k[:, 0, 0] * x / z + k[:, 0, 2], k[:, 1, 1] * y / z + k[:, 1, 2]], -1), z
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(
@@ -134,19 +131,19 @@ def test_the_sphere_is_covered_evenly():
 def test_sampled_azimuths_fall_one_in_each_sector():
     sampler = OrbitSampler(target_jitter=0)
     for seed in range(20):
-        azimuths = sampler.sample(8, 32, generator(seed)).azimuths
+        azimuths = sampler.sample(8, 32, seeded(seed)).azimuths
         # There is one phase for which every sector of 45 degrees holds one view, so no sorted gap
         # reaches 90.
         ordered = torch.sort(azimuths % 360).values
         gaps = torch.diff(ordered, append=ordered[:1] + 360)
         assert gaps.max() < 90
-    phases = torch.cat([sampler.sample(1, 32, generator(seed)).azimuths for seed in range(64)])
+    phases = torch.cat([sampler.sample(1, 32, seeded(seed)).azimuths for seed in range(64)])
     assert phases.min() < -120 and phases.max() > 120
 
 
 def test_samples_stay_in_their_ranges_and_overhead_views_have_their_share():
     cameras = OrbitSampler(fov_y_min=30, fov_y_max=50, overhead_share=0.25).sample(
-        4000, 64, generator()
+        4000, 64, seeded()
     )
     above = cameras.elevations >= 60
     assert 0.22 < above.float().mean() < 0.28
@@ -158,7 +155,7 @@ def test_samples_stay_in_their_ranges_and_overhead_views_have_their_share():
 
 
 def test_the_target_jitters_within_its_bound():
-    cameras = OrbitSampler(target_jitter=0.05).sample(500, 64, generator())
+    cameras = OrbitSampler(target_jitter=0.05).sample(500, 64, seeded())
     a, e = torch.deg2rad(cameras.azimuths), torch.deg2rad(cameras.elevations)
     backward = torch.stack([a.sin() * e.cos(), e.sin(), a.cos() * e.cos()], -1)
     targets = cameras.positions - cameras.distances[:, None] * backward
@@ -167,9 +164,9 @@ def test_the_target_jitters_within_its_bound():
 
 
 def test_the_same_generator_gives_the_same_cameras():
-    one, two = (OrbitSampler().sample(4, 32, generator(7)) for _ in range(2))
+    one, two = (OrbitSampler().sample(4, 32, seeded(7)) for _ in range(2))
     assert torch.equal(one.viewmats, two.viewmats)
-    assert not torch.equal(one.viewmats, OrbitSampler().sample(4, 32, generator(8)).viewmats)
+    assert not torch.equal(one.viewmats, OrbitSampler().sample(4, 32, seeded(8)).viewmats)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +185,7 @@ def test_bad_settings_are_named(settings, message):
     with pytest.raises(ValueError, match=message):
         OrbitSampler(**settings).check()
     with pytest.raises(ValueError, match=message):
-        OrbitSampler(**settings).sample(4, 32, generator())
+        OrbitSampler(**settings).sample(4, 32, seeded())
 
 
 @pytest.mark.parametrize(
@@ -200,7 +197,7 @@ def test_bad_settings_are_named(settings, message):
         (lambda: orbit(0, 0, 1.0, fov_y=180), "fov_y holds 180"),
         (lambda: orbit(0, 0, 1.0, size=0), "0 x 0 pixels"),
         (lambda: turntable(0), "n is 0"),
-        (lambda: OrbitSampler().sample(0, 32, generator()), "count is 0"),
+        (lambda: OrbitSampler().sample(0, 32, seeded()), "count is 0"),
     ],
 )
 def test_bad_input_is_named(call, message):

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.cameras.pinhole import orbit, sectors
 from distill3d.kernels.losses.base import Views, guided
@@ -14,21 +16,14 @@ SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 16, 16)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior(variance=0.25, mean=2.0, other=None, **options):
-    def around(value):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
-
     return GaussianMixturePrior(
-        {"a": around(mean), "": around(mean if other is None else other)}, SCHEDULE, **options
+        {
+            "a": around(mean, variance, SHAPE),
+            "": around(mean if other is None else other, variance, SHAPE),
+        },
+        SCHEDULE,
+        **options,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import trimesh
+from kit import normal
 
 import distill3d
 from distill3d.kernels.cameras.orbit import OrbitSampler
@@ -36,10 +37,6 @@ from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
 TOYBOX = Path(distill3d.__file__).parent / "models" / "toybox"
 SIZE = 64
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def picture(seed, rows, size=SIZE):

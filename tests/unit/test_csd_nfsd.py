@@ -1,6 +1,8 @@
 """CSD and NFSD against the losses they are parts of, and NFSD's two branches."""
 
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.csd import CSD, csd
@@ -8,28 +10,21 @@ from distill3d.kernels.losses.nfsd import NFSD, nfsd
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.base import NoiseSchedule
-from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.mixture import GaussianMixturePrior
 
 SHAPE = (1, 8, 8)
 FIXED = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "weighting": "sigma/alpha"}
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior():
-    def around(value, variance):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
-
     schedule = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
     return GaussianMixturePrior(
-        {"a": around(2.0, 0.25), "": around(-1.0, 0.5), "bad": around(0.5, 1.0)}, schedule
+        {
+            "a": around(2.0, 0.25, SHAPE),
+            "": around(-1.0, 0.5, SHAPE),
+            "bad": around(0.5, 1.0, SHAPE),
+        },
+        schedule,
     )
 
 

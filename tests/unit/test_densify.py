@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kit import seeded
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.gaussians.cloud import Gaussians
@@ -43,19 +44,13 @@ def statistics_of(gradients):
     return {"gradient": torch.tensor(gradients), "views": torch.ones(len(gradients))}
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 KEEP_ALL = Densify(grow_share=1.0, count_min=1)
 
 
 def test_without_gradients_nothing_changes():
     cloud = cloud_of()
     moments = moments_of(cloud)
-    after, carried = densify_and_prune(
-        KEEP_ALL, cloud, fresh_statistics(cloud), moments, generator()
-    )
+    after, carried = densify_and_prune(KEEP_ALL, cloud, fresh_statistics(cloud), moments, seeded())
     for key, value in cloud.tensors().items():
         assert torch.equal(getattr(after, key), value)
         assert torch.equal(carried[key][0], moments[key][0]) and torch.equal(
@@ -70,7 +65,7 @@ def test_rows_are_survivors_then_clones_then_first_and_second_parts():
     before = {key: value.clone() for key, value in cloud.tensors().items()}
     moments = moments_of(cloud)
     after, carried = densify_and_prune(
-        KEEP_ALL, cloud, statistics_of([1.0, 1, 1, 0, 1, 1]), moments, generator()
+        KEEP_ALL, cloud, statistics_of([1.0, 1, 1, 0, 1, 1]), moments, seeded()
     )
 
     source = [0, 3, 5, 0, 5, 1, 4, 1, 4]
@@ -92,14 +87,14 @@ def test_rows_are_survivors_then_clones_then_first_and_second_parts():
 def test_moments_of_any_name_and_shape_keep_their_rows():
     cloud = cloud_of(3)
     extra = {"other": (torch.arange(3.0), torch.arange(6.0).reshape(3, 2))}
-    _, carried = densify_and_prune(KEEP_ALL, cloud, statistics_of([0.0, 0, 1]), extra, generator())
+    _, carried = densify_and_prune(KEEP_ALL, cloud, statistics_of([0.0, 0, 1]), extra, seeded())
     assert carried["other"][0].tolist() == [0, 1, 2, 0]
     assert carried["other"][1].tolist() == [[0, 1], [2, 3], [4, 5], [0, 0]]
 
 
 def test_doubling_in_place_lets_as_much_light_through_as_before():
     cloud = cloud_of(4)
-    after, _ = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0, 1, 0, 0]), {}, generator())
+    after, _ = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0, 1, 0, 0]), {}, seeded())
     pair = 1 - (1 - after.opacities[[0, 1]]) * (1 - after.opacities[[4, 5]])
     torch.testing.assert_close(pair, cloud.opacities[:2])
     torch.testing.assert_close(after.opacities[[2, 3]], cloud.opacities[[2, 3]])
@@ -113,7 +108,7 @@ def test_the_parts_of_a_split_follow_the_shape_of_the_gaussian():
     cloud = replace(
         cloud, quats=torch.tensor([math.sqrt(0.5), 0, 0, math.sqrt(0.5)]).expand(count, 4)
     )
-    after, _ = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * count), {}, generator())
+    after, _ = densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * count), {}, seeded())
     offsets = after.means - cloud.means.repeat(2, 1)
     assert len(after) == 2 * count
     torch.testing.assert_close(offsets.std(0), torch.tensor([0.05, 0.2, 0.01]), rtol=0.05, atol=0)
@@ -135,7 +130,7 @@ def test_faint_huge_stray_and_broken_gaussians_go(key, value):
     cloud = cloud_of(5)
     getattr(cloud, key)[3] = value
     after, carried = densify_and_prune(
-        KEEP_ALL, cloud, fresh_statistics(cloud), moments_of(cloud), generator()
+        KEEP_ALL, cloud, fresh_statistics(cloud), moments_of(cloud), seeded()
     )
     assert torch.equal(after.sh, cloud.sh[[0, 1, 2, 4]])
     assert carried["means"][0][:, 0].tolist() == [1, 2, 3, 5]
@@ -145,7 +140,7 @@ def test_removal_stops_at_the_least_count_and_keeps_the_most_opaque():
     cloud = cloud_of(50)
     cloud = replace(cloud, opacity_logits=torch.linspace(-9, -6, 50))
     after, _ = densify_and_prune(
-        Densify(count_min=10), cloud, fresh_statistics(cloud), {}, generator()
+        Densify(count_min=10), cloud, fresh_statistics(cloud), {}, seeded()
     )
     assert torch.equal(after.opacity_logits, cloud.opacity_logits[40:])
 
@@ -154,16 +149,14 @@ def test_a_cloud_of_nothing_but_nans_is_an_error():
     cloud = cloud_of(5)
     cloud.means[:] = torch.nan
     with pytest.raises(ValueError, match="not one Gaussian is finite"):
-        densify_and_prune(Densify(), cloud, fresh_statistics(cloud), {}, generator())
+        densify_and_prune(Densify(), cloud, fresh_statistics(cloud), {}, seeded())
 
 
 def test_growth_takes_the_largest_gradients_and_keeps_to_its_share():
     cloud = cloud_of(100)
-    gradients = torch.rand(100, generator=generator(3))
+    gradients = torch.rand(100, generator=seeded(3))
     statistics = {"gradient": gradients * 7, "views": torch.full((100,), 7.0)}
-    after, _ = densify_and_prune(
-        replace(KEEP_ALL, grow_share=0.1), cloud, statistics, {}, generator()
-    )
+    after, _ = densify_and_prune(replace(KEEP_ALL, grow_share=0.1), cloud, statistics, {}, seeded())
     expected = torch.sort(torch.topk(gradients, 10).indices).values
     assert torch.equal(after.sh[100:], cloud.sh[expected])
 
@@ -172,7 +165,7 @@ def test_the_threshold_is_on_the_mean_per_view():
     cloud = cloud_of(3)
     statistics = {"gradient": torch.tensor([4.0, 4.0, 0.0]), "views": torch.tensor([2.0, 8.0, 0.0])}
     after, _ = densify_and_prune(
-        replace(KEEP_ALL, gradient_threshold=1.0), cloud, statistics, {}, generator()
+        replace(KEEP_ALL, gradient_threshold=1.0), cloud, statistics, {}, seeded()
     )
     assert torch.equal(after.sh, cloud.sh[[0, 1, 2, 0]])
 
@@ -183,11 +176,11 @@ def test_the_cap_is_never_exceeded(log_scale, cap):
     cloud = cloud_of(10, log_scale)
     strategy = replace(KEEP_ALL, count_max=40)
     after, _ = densify_and_prune(
-        strategy, cloud, statistics_of([1.0] * 10), {}, generator(), count_max=cap
+        strategy, cloud, statistics_of([1.0] * 10), {}, seeded(), count_max=cap
     )
     assert len(after) == min(cap, 20)
     after, _ = densify_and_prune(
-        replace(strategy, count_max=cap), cloud, statistics_of([1.0] * 10), {}, generator()
+        replace(strategy, count_max=cap), cloud, statistics_of([1.0] * 10), {}, seeded()
     )
     assert len(after) == min(cap, 20)
 
@@ -195,7 +188,7 @@ def test_the_cap_is_never_exceeded(log_scale, cap):
 def test_the_same_generator_gives_the_same_cloud():
     cloud = cloud_of(10, LARGE)
     one, two, other = (
-        densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * 10), {}, generator(seed))[0]
+        densify_and_prune(KEEP_ALL, cloud, statistics_of([1.0] * 10), {}, seeded(seed))[0]
         for seed in (1, 1, 2)
     )
     assert torch.equal(one.means, two.means)
@@ -281,4 +274,4 @@ def test_rows_that_do_not_match_are_named():
     cloud = cloud_of(5)
     with pytest.raises(ValueError, match=r"means has \(4,\) rows, but the cloud has 5"):
         short = {"means": (torch.zeros(4, 3), torch.zeros(4, 3))}
-        densify_and_prune(Densify(), cloud, fresh_statistics(cloud), short, generator())
+        densify_and_prune(Densify(), cloud, fresh_statistics(cloud), short, seeded())

@@ -2,99 +2,22 @@
 against its parts.
 """
 
-import importlib.util
-import json
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from kit import normal
+from pipeline_folders import edit
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors import folder
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
 
 WORDS = "a red blue mug front side back overhead view".split()
-
-
-def tokenizer():
-    from transformers import CLIPTokenizer
-
-    letters = [*map(chr, range(ord("a"), ord("z") + 1)), ","]
-    tokens = [piece for letter in letters for piece in (letter, letter + "</w>")]
-    vocabulary = {token: k for k, token in enumerate([*tokens, "<|startoftext|>", "<|endoftext|>"])}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=32)
-
-
-@pytest.fixture(scope="session")
-def pipeline_folder(tmp_path_factory):
-    """A StableDiffusionPipeline of a few thousand weights: latents 3x8x8 of 16-pixel images,
-    shifted and scaled.
-    """
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
-    from transformers import CLIPTextConfig, CLIPTextModel
-
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        unet = UNet2DConditionModel(
-            sample_size=8,
-            in_channels=3,
-            out_channels=3,
-            block_out_channels=(8, 16),
-            layers_per_block=1,
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            cross_attention_dim=16,
-            attention_head_dim=2,
-            norm_num_groups=4,
-        )
-        vae = AutoencoderKL(
-            latent_channels=3,
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            scaling_factor=0.5,
-            shift_factor=0.25,
-        )
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=56,
-                hidden_size=16,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=32,
-                bos_token_id=54,
-                eos_token_id=55,
-                pad_token_id=55,
-            )
-        )
-    scheduler = DDIMScheduler(
-        beta_start=0.00085,
-        beta_end=0.012,
-        beta_schedule="scaled_linear",
-        clip_sample=False,
-        steps_offset=1,
-    )
-    pipeline = StableDiffusionPipeline(
-        vae, text, tokenizer(), unet, scheduler, None, None, requires_safety_checker=False
-    )
-    folder = tmp_path_factory.mktemp("priors") / "tiny"
-    pipeline.save_pretrained(folder, safe_serialization=True)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,15 +29,6 @@ def prior(pipeline_folder):
 def copy(pipeline_folder, tmp_path):
     """A folder to spoil."""
     return shutil.copytree(pipeline_folder, tmp_path / "copy")
-
-
-def edit(path, **changes):
-    content = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    path.write_text(json.dumps({**content, **changes}), encoding="utf-8")
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def test_geometry_and_schedule_come_from_the_configs(prior):
@@ -303,140 +217,3 @@ def test_sizes_must_suit_the_unet(prior):
 def test_conditioning_rows_must_match_the_latents(prior):
     with pytest.raises(ValueError, match="1 rows of conditioning for 2 latents"):
         prior.predict(normal(1, 2, 3, 8, 8), torch.tensor([1, 1]), [prior.embed([""])])
-
-
-def test_missing_folder_and_files_are_named(copy, tmp_path):
-    with pytest.raises(ValueError, match="nowhere does not exist"):
-        load_diffusers(tmp_path / "nowhere")
-    (copy / "vae" / "config.json").unlink()
-    (copy / "tokenizer" / "tokenizer_config.json").unlink()
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    weights.rename(weights.with_suffix(".bin"))
-    with pytest.raises(
-        ValueError,
-        match=(
-            r"copy lacks vae/config.json, tokenizer/tokenizer_config.json, unet/diff.*safetensors"
-        ),
-    ):
-        load_diffusers(copy)
-
-
-@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
-def test_weights_that_are_cut_short_or_lacking_are_named(copy, part):
-    file = copy / part / f"{folder.WEIGHTS[part]}.safetensors"
-    whole, weights = (
-        file.read_bytes(),
-        {name: value.clone() for name, value in load_file(file).items()},
-    )
-    file.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=rf"its {part} cannot be read .*Download it again"):
-        load_diffusers(copy)
-    lost = next(name for name in weights if name.endswith("weight"))
-    save_file(
-        {name: value for name, value in weights.items() if name != lost}, file, {"format": "pt"}
-    )
-    with pytest.raises(
-        ValueError,
-        match=rf"its {part} (lacks 1 of its weights, .*{lost}|cannot be read .*lacks weights)",
-    ):
-        load_diffusers(copy)
-
-
-@pytest.mark.parametrize("with_accelerate", [True, False])
-def test_no_weight_is_left_to_chance_without_accelerate_either(copy, monkeypatch, with_accelerate):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: with_accelerate or None)
-    file = copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors"
-    weights = {
-        name: value.clone() for name, value in load_file(file).items() if name != "conv_in.weight"
-    }
-    save_file(weights, file, {"format": "pt"})
-    with pytest.raises(
-        ValueError, match=r"its unet (lacks 1 of its weights, conv_in.weight|cannot be read)"
-    ):
-        load_diffusers(copy)
-
-
-def test_variant_files_are_found(copy, prior):
-    for part, stem in folder.WEIGHTS.items():
-        (copy / part / f"{stem}.safetensors").rename(copy / part / f"{stem}.fp16.safetensors")
-    z_t, t = normal(1, 1, 3, 8, 8), torch.tensor([40])
-    results = [p.predict(z_t, t, [p.embed(["a mug"])])[0] for p in (load_diffusers(copy), prior)]
-    torch.testing.assert_close(*results)
-
-
-def test_models_of_other_kinds_are_refused_by_name(copy):
-    scheduler, unet = copy / "scheduler" / "scheduler_config.json", copy / "unet" / "config.json"
-    edit(scheduler, prediction_type="sample")
-    with pytest.raises(
-        ValueError, match="DDIMScheduler with prediction 'sample'; only epsilon and v_prediction"
-    ):
-        load_diffusers(copy)
-    edit(scheduler, prediction_type="epsilon", _class_name="FlowMatchEulerDiscreteScheduler")
-    with pytest.raises(ValueError, match="FlowMatchEulerDiscreteScheduler"):
-        load_diffusers(copy)
-    edit(scheduler, _class_name="DDIMScheduler")
-    edit(unet, addition_embed_type="text_time")
-    with pytest.raises(ValueError, match="SDXL"):
-        load_diffusers(copy)
-    edit(unet, addition_embed_type=None, in_channels=9)
-    with pytest.raises(ValueError, match="takes 9 channels per latent, but its vae makes 3"):
-        load_diffusers(copy)
-    edit(unet, in_channels=3, cross_attention_dim=1024)
-    with pytest.raises(
-        ValueError, match="takes 1024 values per token, but its text_encoder makes 16"
-    ):
-        load_diffusers(copy)
-    edit(unet, cross_attention_dim=16)
-    scheduler.write_text("{", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"scheduler_config.json is not valid JSON"):
-        load_diffusers(copy)
-
-
-@pytest.mark.parametrize(
-    ("part", "change", "message"),
-    [
-        ("unet", {"_class_name": "UNet3DConditionModel"}, "a UNet3DConditionModel.*videos"),
-        ("unet", {"time_cond_proj_dim": 256}, "distilled to few steps"),
-        ("unet", {"addition_embed_type": "text_time"}, "Take SDXL's checkpoint file"),
-        ("scheduler", {"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler.*none distilled"),
-        ("scheduler", {"_class_name": "LCMScheduler"}, "LCMScheduler.*none distilled"),
-    ],
-)
-def test_other_kinds_of_networks_are_refused_before_their_weights_are_read(
-    copy, part, change, message
-):
-    edit(copy / part / folder.CONFIGS[part], **change)
-    (copy / "unet" / f"{folder.WEIGHTS['unet']}.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match=message):
-        load_diffusers(copy)
-
-
-def test_a_config_that_is_no_table_is_refused_by_name(copy):
-    (copy / "unet" / "config.json").write_text("[1]")
-    with pytest.raises(
-        ValueError, match=r"unet.config.json holds a list where names with values belong"
-    ):
-        load_diffusers(copy)
-
-
-def test_loads_without_accelerate(pipeline_folder, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    assert load_diffusers(pipeline_folder).dtype == torch.float32
-
-
-def test_importing_the_module_imports_neither_diffusers_nor_transformers():
-    code = (
-        "import sys, distill3d.kernels.priors.diffusers.loading; "
-        "sys.exit(bool({'diffusers', 'transformers'} & set(sys.modules)))"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_texts_embedded_before_need_no_text_encoder_and_pictures_none_at_all(pipeline_folder):
-    prior = load_diffusers(pipeline_folder)
-    z_t, t = normal(1, 2, 3, 8, 8), torch.tensor([40, 900])
-    expected = prior.predict(z_t, t, [prior.embed(["a red mug", ""])])
-    prior.to("meta", parts=["text_encoder"])  # where there are no weights
-    assert prior.device.type == "cpu"
-    torch.testing.assert_close(prior.predict(z_t, t, [prior.embed(["a red mug", ""])]), expected)
-    prior.encode(torch.rand(1, 3, 16, 16).requires_grad_()).sum().backward()

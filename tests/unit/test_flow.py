@@ -4,6 +4,7 @@ over flow time.
 
 import pytest
 import torch
+from kit import normal
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
@@ -19,10 +20,6 @@ from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 
 STEPS = torch.arange(1000)
 LOSSES = (SDS(), CDS(), VDM(), CSD(), NFSD(), ISM(), SDI(), SCTD())
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def times(shift):

@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 import trimesh
+from kit import seeded
 
 from distill3d.kernels.files.glb import save_glb
 from distill3d.kernels.files.mesh import load_mesh
@@ -13,10 +14,6 @@ from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def sphere(subdivisions=3):
     mesh = trimesh.creation.icosphere(subdivisions)
     vertices = torch.tensor(mesh.vertices, dtype=torch.float32)
@@ -24,7 +21,7 @@ def sphere(subdivisions=3):
 
 
 def test_the_ball_is_filled_evenly():
-    cloud = random_ball(20_000, radius=0.6, generator=generator())
+    cloud = random_ball(20_000, radius=0.6, generator=seeded())
     radii = cloud.means.norm(dim=-1)
     assert radii.max() <= 0.6
     # Uniform in volume: the cube of the radius is uniform, so its quantiles are a straight line.
@@ -34,7 +31,7 @@ def test_the_ball_is_filled_evenly():
 
 
 def test_the_ball_has_the_asked_scale_opacity_and_grey():
-    cloud = random_ball(5000, scale=0.03, opacity_logit=-1.0, generator=generator(), sh_degree=2)
+    cloud = random_ball(5000, scale=0.03, opacity_logit=-1.0, generator=seeded(), sh_degree=2)
     torch.testing.assert_close(cloud.scales, torch.full((5000, 3), 0.03))
     torch.testing.assert_close(cloud.opacities, torch.full((5000,), 1 / (1 + math.e)))
     assert cloud.colors.mean().item() == pytest.approx(0.5, abs=0.01)
@@ -44,15 +41,15 @@ def test_the_ball_has_the_asked_scale_opacity_and_grey():
 
 def test_the_seed_decides():
     assert torch.equal(
-        random_ball(10, generator=generator(1)).means, random_ball(10, generator=generator(1)).means
+        random_ball(10, generator=seeded(1)).means, random_ball(10, generator=seeded(1)).means
     )
-    assert not torch.equal(random_ball(10, generator=generator(1)).means, random_ball(10).means)
+    assert not torch.equal(random_ball(10, generator=seeded(1)).means, random_ball(10).means)
 
 
 def test_points_keep_place_and_colour_and_take_their_spacing_as_scale():
     axis = torch.arange(5) * 0.02
     points = torch.cartesian_prod(axis, axis, axis)
-    colors = torch.rand(125, 3, generator=generator())
+    colors = torch.rand(125, 3, generator=seeded())
     cloud = from_points(points, colors)
     assert torch.equal(cloud.means, points)
     torch.testing.assert_close(cloud.colors, colors)
@@ -65,15 +62,15 @@ def test_one_point_and_coinciding_points_have_finite_scales():
 
 
 def test_points_with_normals_lie_flat():
-    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=generator()), dim=-1)
+    normals = torch.nn.functional.normalize(torch.randn(50, 3, generator=seeded()), dim=-1)
     normals[:2] = torch.tensor([[0, 0, 1.0], [0, 0, -1]])
-    cloud = from_points(torch.rand(50, 3, generator=generator()), normals=normals)
+    cloud = from_points(torch.rand(50, 3, generator=seeded()), normals=normals)
     thinnest = rotations(cloud.quats)[torch.arange(50), :, cloud.log_scales.argmin(-1)]
     torch.testing.assert_close((thinnest * normals).sum(-1), torch.ones(50), atol=1e-4, rtol=0)
 
 
 def test_a_mesh_is_covered_evenly_in_its_colours():
-    cloud = from_mesh(sphere(), 3000, generator(), size=None)
+    cloud = from_mesh(sphere(), 3000, seeded(), size=None)
     torch.testing.assert_close(cloud.means.norm(dim=-1), torch.ones(3000), atol=0.01, rtol=0)
     torch.testing.assert_close(cloud.colors, (cloud.means + 1) / 2, atol=0.01, rtol=0)
     # Uniform on the sphere: every coordinate is uniform in -1..1 (Archimedes).
@@ -88,7 +85,7 @@ def test_a_mesh_is_brought_to_size_around_the_origin():
     box = trimesh.creation.box((2, 8, 4))
     vertices = torch.tensor(box.vertices, dtype=torch.float32) + 7
     cloud = from_mesh(
-        Mesh(vertices, torch.tensor(box.faces), torch.zeros(8, 3)), 5000, generator(), size=1.0
+        Mesh(vertices, torch.tensor(box.faces), torch.zeros(8, 3)), 5000, seeded(), size=1.0
     )
     torch.testing.assert_close(
         cloud.means.amax(0), torch.tensor([0.125, 0.5, 0.25]), atol=5e-3, rtol=0

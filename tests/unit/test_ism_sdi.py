@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.ism import ISM, ism
@@ -14,21 +16,9 @@ SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior(variance=0.25, mean=2.0, other=2.0, other_variance=None):
-    def around(value, spread):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), spread).double(), torch.ones(1))
-
-    null = around(other, variance if other_variance is None else other_variance)
-    return GaussianMixturePrior({"a": around(mean, variance), "": null}, SCHEDULE)
+    null = around(other, variance if other_variance is None else other_variance, SHAPE)
+    return GaussianMixturePrior({"a": around(mean, variance, SHAPE), "": null}, SCHEDULE)
 
 
 def gradient(loss, prior, latents, step=0, seed=1):

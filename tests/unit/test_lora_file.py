@@ -4,6 +4,7 @@ fit.
 
 import pytest
 import torch
+from kit import normal
 from safetensors.torch import save_file
 from tiny_prior import write_tiny_prior
 
@@ -25,10 +26,6 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def prior(folder):
     return load_diffusers(folder)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def weight(prior, part, name):

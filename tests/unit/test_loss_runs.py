@@ -4,6 +4,8 @@ forms.
 
 import pytest
 import torch
+from kit import normal64 as normal
+from kit import seeded
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS, cds
@@ -21,14 +23,6 @@ from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE, VARIANCE = (1, 16, 16), 0.25
 MEANS = {"a": 2.0, "ugly": -1.0, "": 0.5}  # prompt, negative prompt, null text
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 def gaussian_prior(means=MEANS):

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kit import normal64 as normal
+from kit import seeded
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS
@@ -20,14 +22,6 @@ from distill3d.kernels.priors.prompts import view_prompts
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (2, 8, 8)
 SIDES = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
 
 
 class CountingPrior(GaussianMixturePrior):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import guided
 from distill3d.kernels.priors.base import (
@@ -18,10 +19,6 @@ from distill3d.kernels.priors.mixture import GaussianMixturePrior, LinearEncoder
 from distill3d.kernels.priors.prompts import view_prompts
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_schedule_is_stable_diffusions_and_variance_preserving():

@@ -1,57 +1,25 @@
 """The renderer against closed forms, and what it does with inputs and backends it cannot use."""
 
 import math
-import sys
-import threading
 from dataclasses import replace
 
 import pytest
 import torch
+from gaussian_blobs import blobs, facing_cameras
 
-from distill3d.kernels.cameras.pinhole import Cameras
-from distill3d.kernels.gaussians.cloud import SH_C0, Gaussians
-from distill3d.kernels.rasterizers import rasterize
 from distill3d.kernels.rasterizers.projection import ALPHA_MAX, BLUR, project
 from distill3d.kernels.rasterizers.rasterize import (
-    BACKENDS,
     available,
-    choose,
-    fast_backends,
     home,
     render,
 )
 
 CPU_BACKENDS = [name for name in ("reference", "torch", "numba") if available(name)]
+
 if available("triton") and home("triton") == "cpu":  # in Triton's interpreter
     CPU_BACKENDS.append("triton")
+
 every_backend = pytest.mark.parametrize("backend", CPU_BACKENDS)
-
-
-def facing_cameras(count=1, width=33, height=33, focal=40.0, dtype=torch.float32):
-    """Cameras at distance 2 in front of the origin (+Z) that look along -Z, x to the right."""
-    viewmat = torch.tensor([[1.0, 0, 0, 0], [0, -1, 0, 0], [0, 0, -1, 2], [0, 0, 0, 1]])
-    k = torch.tensor([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1]])
-    zeros = torch.zeros(count)
-    cameras = (
-        viewmat.repeat(count, 1, 1).to(dtype),
-        k.repeat(count, 1, 1).to(dtype),
-        width,
-        height,
-    )
-    return Cameras(*cameras, zeros, zeros, zeros + 2)
-
-
-def blobs(positions, sigma=0.1, opacity=0.8, colors=((1.0, 0.5, 0.25),), dtype=torch.float32):
-    """Round Gaussians at these places."""
-    means = torch.tensor(positions, dtype=dtype)
-    n = len(means)
-    return Gaussians(
-        means=means,
-        log_scales=torch.full((n, 3), math.log(sigma), dtype=dtype),
-        quats=torch.tensor([1.0, 0, 0, 0], dtype=dtype).repeat(n, 1),
-        opacity_logits=torch.logit(torch.full((n,), opacity, dtype=dtype)),
-        sh=((torch.tensor(colors, dtype=dtype).expand(n, 3) - 0.5) / SH_C0)[:, None],
-    )
 
 
 @every_backend
@@ -271,131 +239,3 @@ def test_inputs_that_do_not_fit_are_named(change, complaint):
 def test_a_background_of_the_wrong_shape_is_named(background):
     with pytest.raises(ValueError, match="background has shape"):
         render(blobs([[0.0, 0, 0]]), facing_cameras(2), background=background)
-
-
-def test_an_unknown_backend_is_answered_with_the_known_ones():
-    with pytest.raises(
-        ValueError, match=r"'opengl'.*auto, reference, torch, numba, triton, gsplat"
-    ):
-        render(blobs([[0.0, 0, 0]]), facing_cameras(), backend="opengl")
-    with pytest.raises(ValueError, match="'opengl'"):
-        available("opengl")
-    assert [available(name) for name in BACKENDS[:3]] == [True, True, True]
-
-
-def test_a_backend_for_another_device_is_refused():
-    with pytest.raises(ValueError, match="'gsplat' renders clouds on cuda"):
-        render(blobs([[0.0, 0, 0]]), facing_cameras(), backend="gsplat")
-
-
-def test_without_numba_the_cpu_gets_the_torch_backend(monkeypatch):
-    # Whatever goes wrong inside numba's import counts, not only its absence.
-    for name in [
-        name for name in sys.modules if name.startswith("distill3d.kernels.rasterizers.numba")
-    ]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    rasterize.numba_backend.cache_clear()
-    try:
-        assert choose("cpu") == "torch" and not available("numba")
-        assert render(blobs([[0.0, 0, 0]]), facing_cameras()).alpha.max() > 0
-        with pytest.raises(ValueError, match="'numba' cannot be imported"):
-            render(blobs([[0.0, 0, 0]]), facing_cameras(), backend="numba")
-    finally:
-        rasterize.numba_backend.cache_clear()
-
-
-def test_a_device_without_a_backend_of_its_own_gets_torch():
-    assert choose("mps") == "torch"
-    if not torch.cuda.is_available():
-        assert choose("cuda") == "torch"
-
-
-@pytest.fixture
-def graphics_card(monkeypatch):
-    """As if there were a CUDA device, Triton and gsplat, whose code is compiled if
-    ``graphics_card["compiled"]``.
-    """
-    state = {"compiled": True}
-    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    monkeypatch.setattr(rasterize.gsplat_raster, "present", lambda: True)
-    monkeypatch.setattr(rasterize.gsplat_raster, "compiled", lambda: state["compiled"])
-    monkeypatch.setattr(rasterize.triton_ready, "present", lambda: True)
-    return state
-
-
-def test_a_graphics_card_gets_gsplat_if_it_is_compiled_and_else_triton(graphics_card):
-    assert fast_backends("cuda") == ["gsplat", "triton"] and choose("cuda") == "gsplat"
-    graphics_card["compiled"] = False
-    assert fast_backends("cuda:1") == ["triton", "gsplat"] and choose("cuda") == "triton"
-    assert "triton" not in fast_backends("cpu")
-
-
-def test_only_gsplat_that_is_not_compiled_yet_compiles_at_its_first_picture(
-    graphics_card, monkeypatch
-):
-    assert not rasterize.compiles("gsplat", "cuda") and not rasterize.compiles("auto", "cuda")
-    graphics_card["compiled"] = False
-    assert rasterize.compiles("gsplat", "cuda:0") and not rasterize.compiles("gsplat", "cpu")
-    assert not rasterize.compiles("auto", "cuda") and not rasterize.compiles("triton", "cuda")
-    monkeypatch.setattr(rasterize.triton_ready, "present", lambda: False)
-    assert rasterize.compiles("auto", "cuda")
-
-
-def test_compilation_is_told_of_every_second_and_can_be_left_alone(monkeypatch):
-    seconds, done = [], threading.Event()
-    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: done.wait(30))
-
-    def told(passed):
-        seconds.append(passed)
-        if len(seconds) == 2:
-            done.set()
-
-    rasterize.gsplat_raster.compile_beside(told)
-    assert len(seconds) >= 2 and seconds == sorted(seconds) and 1.5 < seconds[1] < 20
-
-    class Interrupt(BaseException):
-        pass
-
-    def interrupted(passed):
-        raise Interrupt
-
-    done.clear()
-    with pytest.raises(Interrupt):
-        rasterize.gsplat_raster.compile_beside(interrupted)
-    done.set()
-
-
-def test_what_fails_at_first_use_is_passed_over_by_auto_and_refused_by_name(
-    graphics_card, monkeypatch
-):
-    device = torch.device("cuda")
-    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: False)
-    monkeypatch.setattr(rasterize.triton_ready, "ready", lambda: False)
-    assert rasterize.resolve("auto", device, torch.float32) is rasterize.rasterize_tiled
-    for name in ("triton", "gsplat"):
-        with pytest.raises(ValueError, match=f"backend '{name}' cannot be used here"):
-            rasterize.resolve(name, device, torch.float32)
-        assert rasterize.resolve(name, device, torch.float64) is rasterize.rasterize_tiled
-    with pytest.raises(ValueError, match="'triton' renders clouds on cuda"):
-        rasterize.resolve("triton", torch.device("cpu"), torch.float32)
-    monkeypatch.setattr(rasterize.gsplat_raster, "ready", lambda: True)
-    assert (
-        rasterize.resolve("auto", device, torch.float32) is rasterize.gsplat_raster.rasterize_gsplat
-    )
-
-
-def test_gsplat_counts_as_compiled_once_its_library_lies_where_gsplat_looks(monkeypatch, tmp_path):
-    gsplat = rasterize.gsplat_raster
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
-    monkeypatch.setattr(gsplat, "present", lambda: True)
-    monkeypatch.setattr(gsplat, "find_spec", lambda name: None)
-    gsplat.compiled.cache_clear()
-    try:
-        assert not gsplat.compiled()
-        (library,) = tmp_path.rglob("gsplat_cuda")
-        library.joinpath("gsplat_cuda.so").touch()
-        gsplat.compiled.cache_clear()
-        assert gsplat.compiled()
-    finally:
-        gsplat.compiled.cache_clear()

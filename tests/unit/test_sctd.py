@@ -2,32 +2,24 @@
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.ode import estimates
 from distill3d.kernels.losses.sctd import SCTD, sctd
 from distill3d.kernels.priors.base import NoiseSchedule
-from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.mixture import GaussianMixturePrior
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)
 LEVELS = [torch.tensor([20, 500]), torch.tensor([100, 600]), torch.tensor([240, 700])]  # e, s, t
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior(variance=0.25, mean=2.0, other=2.0):
-    def around(value):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
-
-    return GaussianMixturePrior({"a": around(mean), "": around(other)}, SCHEDULE)
+    return GaussianMixturePrior(
+        {"a": around(mean, variance, SHAPE), "": around(other, variance, SHAPE)}, SCHEDULE
+    )
 
 
 def parts(prior, guidance=7.5):

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views, cleaned, guided, inject
 from distill3d.kernels.losses.cds import CDS, cds
@@ -23,20 +25,12 @@ SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (3, 16, 16)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior(kind=GaussianMixturePrior, variance=0.25, mean=2.0, other=2.0, **options):
-    def around(value):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
-
-    return kind({"a": around(mean), "": around(other)}, SCHEDULE, **options)
+    return kind(
+        {"a": around(mean, variance, SHAPE), "": around(other, variance, SHAPE)},
+        SCHEDULE,
+        **options,
+    )
 
 
 def views(prior, count=1, step=0, steps=100):

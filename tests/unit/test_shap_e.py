@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 import torch
+from kit import seeded
 from tiny_shap_e import fill_cubes, write_tiny_shap_e
 
 from distill3d.kernels.cameras.pinhole import orbit
@@ -22,10 +23,6 @@ from distill3d.kernels.rasterizers.rasterize import render
 
 GRID = 40
 RED, GREEN, BLUE, GRAY = (0.9, 0.1, 0.1), (0.1, 0.8, 0.1), (0.1, 0.1, 0.9), (0.5, 0.5, 0.5)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +133,7 @@ class TestLoading:
 class TestMesh:
     def test_the_seed_decides(self, pipeline):
         first, again, other = (
-            shap_e_mesh(pipeline, "a mug", generator(seed), steps=3) for seed in (0, 0, 1)
+            shap_e_mesh(pipeline, "a mug", seeded(seed), steps=3) for seed in (0, 0, 1)
         )
         assert torch.equal(first.vertices, again.vertices) and torch.equal(
             first.colors, again.colors
@@ -150,13 +147,11 @@ class TestMesh:
             pipeline = load_shap_e(folder)
             renderer = pipeline.shap_e_renderer
             renderer.decode_to_mesh = functools.partial(renderer.decode_to_mesh, grid_size=GRID)
-            assert len(shap_e_mesh(pipeline, "a mug", generator(), steps=1).faces)
+            assert len(shap_e_mesh(pipeline, "a mug", seeded(), steps=1).faces)
 
     def test_every_call_of_the_denoiser_is_told(self, pipeline):
         calls = []
-        shap_e_mesh(
-            pipeline, "a mug", generator(), steps=3, on_call=lambda *call: calls.append(call)
-        )
+        shap_e_mesh(pipeline, "a mug", seeded(), steps=3, on_call=lambda *call: calls.append(call))
         assert calls[:5] == [(1, 5), (2, 5), (3, 5), (4, 5), (5, 5)]
         assert set(calls[5:]) == {(5, 5)}  # the renderer's
 
@@ -166,24 +161,24 @@ class TestMesh:
                 raise Cancelled
 
         with pytest.raises(Cancelled):
-            shap_e_mesh(pipeline, "a mug", generator(), steps=3, on_call=cancel)
-        shap_e_mesh(pipeline, "a mug", generator(), steps=3)
+            shap_e_mesh(pipeline, "a mug", seeded(), steps=3, on_call=cancel)
+        shap_e_mesh(pipeline, "a mug", seeded(), steps=3)
 
     def test_an_empty_mesh_is_named(self, known):
         known.shap_e_renderer.mlp.forward = lambda **inputs: KnownShape.forward(
             known.shap_e_renderer.mlp, **inputs | {"position": inputs["position"] + 9}
         )
         with pytest.raises(ValueError, match=r"made an empty mesh of 'a mug'. Choose another seed"):
-            shap_e_mesh(known, "a mug", generator(), steps=1)
+            shap_e_mesh(known, "a mug", seeded(), steps=1)
 
     def test_a_prompt_beyond_its_tokens_is_refused(self, pipeline):
         with pytest.raises(ValueError, match=r"Shap-E reads 77. Shorten it"):
-            shap_e_mesh(pipeline, "a mug " * 40, generator(), steps=1)
+            shap_e_mesh(pipeline, "a mug " * 40, seeded(), steps=1)
 
 
 class TestAxes:
     def test_top_front_side_and_colours_stay(self, known):
-        cloud = from_mesh(shap_e_mesh(known, "a mug", generator(), steps=1), 4000, generator())
+        cloud = from_mesh(shap_e_mesh(known, "a mug", seeded(), steps=1), 4000, seeded())
         places = {name: cloud.means[near(cloud.colors, value)] for name, value in (
             ("red", RED), ("green", GREEN), ("blue", BLUE), ("gray", GRAY))}  # fmt: skip
         assert all(len(found) > 100 for found in places.values())
@@ -194,7 +189,7 @@ class TestAxes:
         assert sum(map(len, places.values())) > 0.9 * len(cloud)
 
     def test_it_fills_the_cube_around_the_origin(self, known):
-        cloud = from_mesh(shap_e_mesh(known, "a mug", generator(), steps=1), 4000, generator())
+        cloud = from_mesh(shap_e_mesh(known, "a mug", seeded(), steps=1), 4000, seeded())
         extent = torch.stack([cloud.means.amin(0), cloud.means.amax(0)])
         torch.testing.assert_close(extent[:, 1], torch.tensor([-0.5, 0.5]), atol=0.02, rtol=0)
         torch.testing.assert_close(extent.mean(0), torch.zeros(3), atol=0.02, rtol=0)
@@ -208,9 +203,7 @@ class TestAxes:
         theirs = renderer.decode_to_image(
             blank, "cpu", size=size, n_coarse_samples=48, n_fine_samples=48
         )[frame]
-        cloud = from_mesh(
-            shap_e_mesh(known, "a mug", generator(), steps=1), 8000, generator(), None, 5.0
-        )
+        cloud = from_mesh(shap_e_mesh(known, "a mug", seeded(), steps=1), 8000, seeded(), None, 5.0)
         ours = render(cloud, orbit(azimuth, elevation, 4.0, math.degrees(0.7), size), 1.0).color[0]
         assert (ours - theirs).abs().mean() < 0.03
 

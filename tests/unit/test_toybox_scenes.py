@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from kit import seeded
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.cameras.scene import joined, look_around
@@ -47,10 +48,6 @@ from distill3d.kernels.toybox.scenes import (
 
 TEXT = "a red mug and a blue chair on a green ground under a cyan sky"
 SCENE = Scene(Caption("mug", "red"), Caption("chair", "blue"), "green", "cyan")
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def scene(first="mug", second="chair", colors=("red", "blue"), ground="green", sky="cyan"):

@@ -6,7 +6,6 @@ from itertools import chain
 
 import pytest
 import torch
-from test_diffusers_prior import pipeline_folder  # noqa: F401 - a fixture
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.init.ball import random_ball
@@ -22,7 +21,7 @@ from distill3d.kernels.run.settings import OptimizeSettings
 
 
 @pytest.fixture
-def prior(pipeline_folder):  # noqa: F811
+def prior(pipeline_folder):
     return load_diffusers(pipeline_folder)
 
 

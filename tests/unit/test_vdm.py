@@ -6,33 +6,25 @@ from math import cos, pi
 
 import pytest
 import torch
+from kit import around, seeded
+from kit import normal64 as normal
 
 from distill3d.kernels.devices.streams import Aside
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
 from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
 from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
-from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.mixture import GaussianMixturePrior
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 16, 16)
 CPU = torch.device("cpu")
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed), dtype=torch.float64)
-
-
 def gaussian_prior(variance=0.25, mean=2.0, other=2.0):
-    def around(value):
-        means = torch.full((1, *SHAPE), value).double()
-        return Mixture(means, torch.full((1, 1, 1, 1), variance).double(), torch.ones(1))
-
-    return GaussianMixturePrior({"a": around(mean), "": around(other)}, SCHEDULE)
+    return GaussianMixturePrior(
+        {"a": around(mean, variance, SHAPE), "": around(other, variance, SHAPE)}, SCHEDULE
+    )
 
 
 def views(prior, count=1, step=0, steps=100):

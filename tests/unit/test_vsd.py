@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from kit import normal, seeded
 from safetensors.torch import load, save
 
 from distill3d.kernels.losses.base import Views, guided
@@ -19,14 +20,6 @@ from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 SHAPE = (3, 8, 8)
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def normal(seed, *shape):
-    return torch.randn(shape, generator=seeded(seed))
 
 
 class TinyPrior:

@@ -1,8 +1,8 @@
 """One environment for everything, inside the clone: ``.venv`` (packages) and ``.comfyui`` (ComfyUI
 trees).
 
-``python tests/comfyui/harness/environment.py`` sets it up, or returns at once when it already
-stands. Standard library only, because it runs before anything is installed. An interrupted set-up
+``python tests/comfyui/set_up.py`` sets it up, or returns at once when it already stands. Standard
+library only, because it runs before anything is installed. An interrupted set-up
 is taken up again by the next one.
 """
 
@@ -40,6 +40,7 @@ SDISTS = {
     "0.24.1": ("2.3.1", "dd4a132c219a59c2321158f0a677f159134e004e85888415818c1b217ce93813"),
     "0.20.1": ("2.2.0", "d2e75736204b1f6e7eccd24a5e776ab8f7015c5be90355916348c0a974afc415"),
 }
+OLDER = [version for version in SDISTS if version != MAIN]
 TORCH = ("torch==2.13.0", "torchvision==0.28.0", "torchaudio==2.11.0")
 COMFY_CLI = "comfy-cli==1.23.0"
 CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -341,14 +342,8 @@ def _logged(command: list[str], variables: dict[str, str] | None = None) -> str:
 def _fingerprint() -> str:
     """Changes when what is to be installed, or where, changes."""
     project = ROOT.joinpath("pyproject.toml").read_text().split("\n[project.urls]")[0]
-    parts = [
-        project,
-        Path(__file__).read_text(),
-        SHIM.read_text(),
-        str(ROOT),
-        sys.version,
-        str(tree_path(MAIN)),
-    ]
+    parts = [project, Path(__file__).read_text(), SHIM.read_text(), sys.version]
+    parts += [str(ROOT), str(tree_path(MAIN))]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
@@ -402,22 +397,3 @@ def _background(function: Callable, *arguments) -> Iterator[Callable]:
         yield result
     finally:
         thread.join()
-
-
-def main() -> int:
-    start = time.monotonic()
-    try:
-        description = setup(lambda text: print(text, end="", flush=True))
-    except SetupError as error:
-        print(f"The set-up failed.\n{error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Set-up interrupted; the next run goes on from here.", file=sys.stderr)
-        return 130
-    description["seconds"]["total"] = round(time.monotonic() - start, 1)
-    HOME.joinpath("setup-seconds.json").write_text(json.dumps(description["seconds"]) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

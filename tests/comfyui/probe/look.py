@@ -10,8 +10,11 @@ import math
 
 import torch
 
+from .models import remembered
+
 TEXTS = ["a red mug, side view", "a (blue:1.3) chair", ""]
 STEPS = (40, 500, 900)
+SIDE = 32  # pixels: a VAE of its true size has enough to do with them
 
 
 def asked(latent_channels, side=8):
@@ -37,7 +40,7 @@ class ProbePrior:
             z_t, t = asked(model.latent_channels)
             text, null = model.embed(TEXTS), model.embed([""] * 3).as_negative()
             pixels = torch.rand(
-                2, 3, 64, 64, generator=torch.Generator().manual_seed(5)
+                2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5)
             ).requires_grad_()
             latents = model.encode(pixels)
             (gradient,) = torch.autograd.grad(latents.square().sum(), pixels)
@@ -161,7 +164,7 @@ class ProbeDirect:
                     [torch.cat([pooled for _, pooled in chosen]), sizes.expand(3, -1)], 1
                 )
             noise.append(answer(context, more).tolist())
-        pixels = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+        pixels = torch.rand(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(5))
         latents = inner.process_latent_in(vae.encode(pixels.movedim(1, -1)))
         said = {
             "noise": noise,
@@ -235,6 +238,7 @@ class ProbeMemory:
     def look(self):
         import comfy.model_management
 
+        remembered.cache_clear()
         gc.collect()
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
         storages = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import comfy.latent_formats
 import comfy.model_management
 import comfy.model_patcher
@@ -85,12 +87,21 @@ class ProbeModel:
     FUNCTION = "make"
 
     def make(self, family, channels, latent_channels, whole, colors):
-        wide = family in ("sd3", "flux")
-        made = vae(16 if wide else latent_channels, whole)
-        if colors:
-            paint(made.first_stage_model, COLORS[colors]())
-        denoiser = transformer(family) if wide else unet(family, channels, whole)
-        return denoiser, clip(family.removesuffix("v"), whole), made
+        # ComfyUI forgets what the next prompt does not use
+        make = made if whole else remembered
+        return make(family, channels, latent_channels, whole, colors)
+
+
+def made(family, channels, latent_channels, whole, colors):
+    wide = family in ("sd3", "flux")
+    parts = vae(16 if wide else latent_channels, whole)
+    if colors:
+        paint(parts.first_stage_model, COLORS[colors]())
+    denoiser = transformer(family) if wide else unet(family, channels, whole)
+    return denoiser, clip(family.removesuffix("v"), whole), parts
+
+
+remembered = functools.lru_cache(maxsize=4)(made)
 
 
 def filled(state, seed):
