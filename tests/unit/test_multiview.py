@@ -41,7 +41,7 @@ from distill3d.kernels.priors.diffusers.multiview import (
     load_multiview_file,
 )
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.priors.seeing import told, views_together
+from distill3d.kernels.priors.view_conditioning import condition_on_views, group_size
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
 from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
@@ -85,13 +85,13 @@ def normal(seed, *shape):
 
 def question(prior, views=8, texts=("a red mug", ""), seed=1):
     """Noisy latents, one t per group, and what was asked of them, told of the cameras."""
-    cameras = ORBIT.sample(views, 16, seeded(seed), together=4)
+    cameras = ORBIT.sample(views, 16, seeded(seed), views_per_group=4)
     rows = tuple(prior.embed([text] * views) for text in texts)
     t = torch.tensor([700, 40, 333])[: views // 4].repeat_interleave(4)
     return (
         normal(seed, views, 4, 8, 8),
         t,
-        told(prior, rows, cameras, torch.ones(views, 16, 16, 1), None),
+        condition_on_views(prior, rows, cameras, torch.ones(views, 16, 16, 1), None),
     )
 
 
@@ -115,7 +115,7 @@ def test_folder_answers_as_the_network_written_down_plainly(prior, weights):
     agree(found, answers(prior, weights, CONFIG, z, t, texts))
     assert (found[0] - found[1]).abs().max() > 0.01  # the text is read
     assert isinstance(prior, MultiViewPrior) and isinstance(prior, AdaptablePrior)
-    assert (prior.image_size, prior.downscale, views_together(prior)) == (16, 2, 4)
+    assert (prior.image_size, prior.downscale, group_size(prior)) == (16, 2, 4)
 
 
 def test_views_of_one_object_attend_to_each_other_and_to_no_other(prior):
@@ -293,7 +293,7 @@ def test_a_rigs_shift_is_not_told():
 
 def test_orbits_come_in_rigs_of_four():
     sampler = OrbitSampler(fov_y_min=30, fov_y_max=50, target_jitter=0.1)
-    cameras = sampler.sample(12, 16, seeded(3), together=4)
+    cameras = sampler.sample(12, 16, seeded(3), views_per_group=4)
     for rig in (cameras[first : first + 4] for first in (0, 4, 8)):
         steps = torch.remainder(rig.azimuths.roll(-1) - rig.azimuths, 360)
         torch.testing.assert_close(steps, torch.full((4,), 90.0), atol=1e-3, rtol=0)
@@ -316,7 +316,7 @@ def test_rigs_are_spread_over_a_quarter_turn():
     for seed in range(20):
         phases = (
             torch.remainder(
-                OrbitSampler().sample(16, 16, seeded(seed), together=4).azimuths[::4], 90
+                OrbitSampler().sample(16, 16, seeded(seed), views_per_group=4).azimuths[::4], 90
             )
             .sort()
             .values
@@ -328,13 +328,22 @@ def test_rigs_are_spread_over_a_quarter_turn():
 def test_single_views_are_drawn_as_before():
     draws = torch.rand(6, 8, generator=seeded(5))
     azimuths = 360.0 * (draws[0, 0] + (torch.arange(5) + draws[1:, 0]) / 5)
-    found = OrbitSampler().sample(5, 16, seeded(5), together=1)
+    found = OrbitSampler().sample(5, 16, seeded(5), views_per_group=1)
     assert torch.equal(found.azimuths, torch.remainder(azimuths + 180, 360) - 180)
 
 
 def test_turntable_orders_its_views_by_rigs():
-    assert turntable(8, together=4).azimuths.tolist() == [0, 90, -180, -90, 45, 135, -135, -45]
-    assert turntable(4, together=4).azimuths.tolist() == turntable(4).azimuths.tolist()
+    assert turntable(8, views_per_group=4).azimuths.tolist() == [
+        0,
+        90,
+        -180,
+        -90,
+        45,
+        135,
+        -135,
+        -45,
+    ]
+    assert turntable(4, views_per_group=4).azimuths.tolist() == turntable(4).azimuths.tolist()
 
 
 SHORT = {
@@ -386,7 +395,7 @@ def test_lora_begins_as_the_prior_and_learns_from_views_together(prior):
     assert sum(gradient.abs().max() > 0 for gradient in gradients) >= len(gradients) / 2
 
 
-def test_pictures_at_once_parts_no_group(prior):
+def test_micro_batch_parts_no_group(prior):
     z, t, texts = question(prior, views=12)
     whole = prior.predict(z, t, texts)
     sizes = []
@@ -394,7 +403,7 @@ def test_pictures_at_once_parts_no_group(prior):
         lambda module, given, output: sizes.append(len(given[0]))
     )
     for at_once in (1, 3, 5):
-        with prior.running(pictures_at_once=at_once):
+        with prior.running(micro_batch=at_once):
             agree(prior.predict(z, t, texts), whole)
     handle.remove()
     assert sizes == [4] * 6 + [8] * 3 + [12] * 2
@@ -445,8 +454,8 @@ def test_perp_neg_asks_of_whole_groups(prior):
     worded = copy.copy(prior)
     worded.around_words, worded.overhead_words = ("front", "side", "back", "side"), ("overhead",)
     prompts = view_prompts(worded, "a red mug", perp_neg=1.0)
-    cameras = turntable(8, 15.0, 2.0, size=16, together=4)
-    texts = told(
+    cameras = turntable(8, 15.0, 2.0, size=16, views_per_group=4)
+    texts = condition_on_views(
         prior,
         (prompts.at(cameras.azimuths, cameras.elevations), prompts.negative_rows(8)),
         cameras,
@@ -498,9 +507,9 @@ def test_views_that_make_no_whole_groups_are_refused_before_any_work(prior, monk
             cloud, SDS(), prior, prompts, SceneSampler(), 1, OptimizeSettings(views=4, densify=None)
         )
     with pytest.raises(ValueError, match="Scene cameras"):
-        SceneSampler().sample(4, 16, seeded(), together=4)
+        SceneSampler().sample(4, 16, seeded(), views_per_group=4)
     with pytest.raises(ValueError, match="count is 6; 4 views come together"):
-        ORBIT.sample(6, 16, seeded(), together=4)
+        ORBIT.sample(6, 16, seeded(), views_per_group=4)
     with pytest.raises(ValueError, match="views is 2; prior 'mvdream'"):
         inspect(cloud, turntable(2, size=16), prior, prompts, SDS(), None)
 
@@ -512,14 +521,16 @@ def test_the_prior_itself_refuses_what_it_cannot_judge(prior):
     with pytest.raises(ValueError, match="got 6 latents"):
         prior.predict(z[:6], t[:6], [text.index(slice(0, 6)) for text in texts])
     with pytest.raises(ValueError, match="4 views of a scene came"):
-        prior.facts(SceneSampler().sample(4, 16, seeded()), torch.ones(4, 16, 16, 1), None)
+        prior.encode_views(SceneSampler().sample(4, 16, seeded()), torch.ones(4, 16, 16, 1), None)
 
 
 def test_inspection_and_mesh_refinement_tell_it_the_cameras(prior):
     from distill3d.kernels.meshes.mesh import Mesh
 
     prompts = view_prompts(prior, "a red mug")
-    found = inspect(random_ball(30), turntable(8, size=16, together=4), prior, prompts, SDS(), 400)
+    found = inspect(
+        random_ball(30), turntable(8, size=16, views_per_group=4), prior, prompts, SDS(), 400
+    )
     assert torch.isfinite(found.gradient).all() and found.gradient.abs().max() > 0.1
     corners = torch.tensor([[0.5, 0, 0], [-0.5, 0, 0.4], [0, 0.5, 0], [0, -0.4, -0.5]])
     faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])
@@ -532,7 +543,9 @@ def test_inspection_and_mesh_refinement_tell_it_the_cameras(prior):
 
 def test_views_of_a_group_share_what_is_drawn():
     values = torch.arange(8)
-    assert Views(None, None, None, 0, 1, together=4).alike(values).tolist() == [0] * 4 + [4] * 4
+    assert (
+        Views(None, None, None, 0, 1, views_per_group=4).alike(values).tolist() == [0] * 4 + [4] * 4
+    )
     assert Views(None, None, None, 0, 1).alike(values) is values
 
 
