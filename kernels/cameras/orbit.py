@@ -51,9 +51,9 @@ class OrbitSampler:
         """
         return (self.distance_min + self.distance_max) / 2, (self.fov_y_min + self.fov_y_max) / 2
 
-    def check(self, together: int = 1) -> None:
+    def check(self, views_per_group: int = 1) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure; any
-        ``together`` will do.
+        ``views_per_group`` will do.
         """
         limits = {
             "elevation_min": (-90.0, 90.0, "degrees"),
@@ -73,29 +73,31 @@ class OrbitSampler:
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
-        together: int = 1,
+        views_per_group: int = 1,
     ) -> Cameras:
         """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
 
-        ``together``: so many in a row are one rig, at equal azimuth steps, alike in all else.
+        ``views_per_group``: so many in a row are one rig, at equal azimuth steps, alike in all else.
         """
         self.check()
         if count < 1:
             raise ValueError(f"Orbit cameras: count is {count}; at least 1 view is needed.")
-        if count % together:
+        if count % views_per_group:
             raise ValueError(
-                f"Orbit cameras: count is {count}; {together} views come together, use a multiple."
+                f"Orbit cameras: count is {count}; {views_per_group} views come together, use a multiple."
             )
         width, height = checked_size(size)
         device = generator.device if device is None else device
-        rigs, step = count // together, 360.0 / together
+        rigs, step = count // views_per_group, 360.0 / views_per_group
         # One draw, moved once: a run sees the same views whatever the device of the cloud, and
         # nothing synchronises.
         draws = torch.rand(rigs + 1, 8, generator=generator, device=generator.device).to(device)
-        phase, own = draws[0, 0], draws[1:].repeat_interleave(together, 0)
+        phase, own = draws[0, 0], draws[1:].repeat_interleave(views_per_group, 0)
         sector, elevation, distance, fov, overhead = own[:, :5].unbind(1)
         place = torch.arange(count, device=device)
-        azimuths = step * (phase + (place // together + sector) / rigs) + step * (place % together)
+        azimuths = step * (phase + (place // views_per_group + sector) / rigs) + step * (
+            place % views_per_group
+        )
         level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
         above = OVERHEAD_ELEVATIONS[0] + elevation * (
             OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0]

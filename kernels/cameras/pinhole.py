@@ -157,17 +157,17 @@ def turntable(
     fov_y: float = 40.0,
     size: int | tuple[int, int] = 128,
     device: torch.device | str | None = None,
-    together: int = 1,
+    views_per_group: int = 1,
 ) -> Cameras:
     """n cameras at equal azimuth steps, counter-clockwise seen from above, the first one at the
     front.
 
-    Ordered so that every ``together`` of them, a divisor of n, are all around the object by
+    Ordered so that every ``views_per_group`` of them, a divisor of n, are all around the object by
     themselves.
     """
     if n < 1:
         raise ValueError(f"turntable: n is {n}; at least 1 view is needed.")
-    azimuths = (torch.arange(n) * (360.0 / n)).view(together, -1).t().flatten()
+    azimuths = (torch.arange(n) * (360.0 / n)).view(views_per_group, -1).t().flatten()
     return orbit(azimuths, elevation, distance, fov_y, size, device=device)
 
 

@@ -18,9 +18,9 @@ class CameraSampler(Protocol):
         """Distance, world units, and vertical field of view, degrees, that stand for the views."""
         ...
 
-    def check(self, together: int = 1) -> None:
+    def check(self, views_per_group: int = 1) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure; and where
-        views cannot come ``together`` as `sample` has it."""
+        views cannot come ``views_per_group`` as `sample` has it."""
         ...
 
     def sample(
@@ -29,11 +29,11 @@ class CameraSampler(Protocol):
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
-        together: int = 1,
+        views_per_group: int = 1,
     ) -> Cameras:
         """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's).
 
-        ``together``, a divisor of count: so many in a row are one rig, at equal azimuth steps all
+        ``views_per_group``, a divisor of count: so many in a row are one rig, at equal azimuth steps all
         around the object, alike in all else.
         """
         ...

@@ -102,12 +102,12 @@ class SceneSampler:
         """
         return (self.distance_min + self.distance_max) / 2, self.fov_y
 
-    def check(self, together: int = 1) -> None:
+    def check(self, views_per_group: int = 1) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure; and for any
-        ``together`` above 1: views into a scene and out of it are no rig around an object."""
-        if together > 1:
+        ``views_per_group`` above 1: views into a scene and out of it are no rig around an object."""
+        if views_per_group > 1:
             raise ValueError(
-                f"Scene cameras: the prior judges {together} views around one object together, but"
+                f"Scene cameras: the prior judges {views_per_group} views around one object together, but"
                 " a scene is seen from within as well. Use Orbit Cameras, or a prior that judges"
                 " every view by itself."
             )
@@ -132,12 +132,12 @@ class SceneSampler:
         size: int | tuple[int, int],
         generator: torch.Generator,
         device: torch.device | str | None = None,
-        together: int = 1,
+        views_per_group: int = 1,
     ) -> Cameras:
         """``count`` random cameras of ``size`` pixels on ``device`` (default: the generator's),
         inward ones first.
         """
-        self.check(together)
+        self.check(views_per_group)
         if count < 1:
             raise ValueError(f"Scene cameras: count is {count}; at least 1 view is needed.")
         draws = torch.rand(count + 1, 6, generator=generator, device=generator.device).cpu()

@@ -23,7 +23,7 @@ graphs_alive: weakref.WeakSet[object] = weakref.WeakSet()
 ASYNCHRONOUS = "cudaMallocAsync"
 
 
-def sent(value: Tensor, device: torch.device) -> Tensor:
+def send(value: Tensor, device: torch.device) -> Tensor:
     """``value`` [any] from the CPU on ``device``, without waiting for what the device is busy
     with.
     """
@@ -47,19 +47,19 @@ def recording_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
-def asynchronous() -> bool:
+def uses_async_allocator() -> bool:
     """Whether torch takes a CUDA device's memory from the driver's own allocator."""
     return torch.cuda.get_allocator_backend() == ASYNCHRONOUS
 
 
-def out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is want of device memory that an error tells of; not all of torch's have the type
     for it.
     """
     return isinstance(error, torch.cuda.OutOfMemoryError) or "error: out of memory" in str(error)
 
 
-def give_back(device: torch.device) -> None:
+def release_memory(device: torch.device) -> None:
     """Return to the driver what torch and its libraries keep of a CUDA device's memory for later,
     and the pinned memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone
     have used."""
@@ -70,7 +70,7 @@ def give_back(device: torch.device) -> None:
         getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
     getattr(torch._C, "_host_emptyCache", lambda: None)()
     torch.cuda.empty_cache()
-    if asynchronous():
+    if uses_async_allocator():
         _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 
@@ -86,7 +86,7 @@ def _trim_graph_memory(index: int) -> None:
         log.warning("The memory of CUDA graphs cannot be given back here (%s).", error)
 
 
-class Aside:
+class SideStream:
     """Work on a CUDA device beside what else is asked of it; on another device one after the other,
     as usual.
     """
@@ -111,7 +111,7 @@ class Aside:
         with torch.cuda.stream(self.stream):
             yield
 
-    def awaited(self, made: Iterable[Tensor]) -> None:
+    def wait_for(self, made: Iterable[Tensor]) -> None:
         """What comes next outside waits for what was asked for inside so far; ``made``: the tensors
         it reads of it.
         """

@@ -17,7 +17,7 @@ from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import check_views, needs_depth, told
+from ..priors.view_conditioning import check_views, condition_on_views, needs_depth
 from ..rasterizers.rasterize import render
 
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
@@ -110,7 +110,7 @@ def inspect(
     orders them. Of several questions to the prior that of the prompt at the loss's own t is shown;
     the gradient has them all.
     """
-    together = check_views(prior, len(cameras))
+    views_per_group = check_views(prior, len(cameras))
     chosen = loss if timestep is None else loss.near(timestep)
     twin, questions = recorded(prior)
     with torch.no_grad():
@@ -127,9 +127,11 @@ def inspect(
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
-    text, negative = told(prior, (text, negative), cameras, rendering.alpha, rendering.depth)
+    text, negative = condition_on_views(
+        prior, (text, negative), cameras, rendering.alpha, rendering.depth
+    )
     factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, together)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, views_per_group)
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)

@@ -21,7 +21,7 @@ from typing import IO, Any
 import torch
 from torch.nn import functional as F
 
-from ..devices.streams import ASYNCHRONOUS, give_back
+from ..devices.streams import ASYNCHRONOUS, release_memory
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ def run(backend: str, index: int) -> None:
             raise RuntimeError("graphs could not be recorded")
         alone.drop()
         paired.drop()
-        give_back(torch.device("cuda", index))
+        release_memory(torch.device("cuda", index))
 
 
 def _network(device: torch.device) -> Any:

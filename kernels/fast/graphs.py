@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices.streams import asynchronous, graphs_alive, out_of_memory, recording_stream
+from ..devices.streams import graphs_alive, is_out_of_memory, recording_stream, uses_async_allocator
 from . import graph_trial
 
 log = logging.getLogger(__name__)
@@ -31,8 +31,7 @@ MOST_GRAPHS = 12
 SPARE = 2**29  # bytes that are to be free besides what a graph needs
 NO_GRAPH = "CUDA graphs of the %s cannot be recorded here (%s); it runs without."
 NO_ROOM = (
-    "Not enough memory for CUDA graphs of the %s, which then runs without; pictures_at_once needs"
-    " less."
+    "Not enough memory for CUDA graphs of the %s, which then runs without; micro_batch needs less."
 )
 
 _stranded: list[Any] = []  # what failed recordings had allocated, which must never be freed
@@ -258,7 +257,7 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
             ):
                 yield
         except BaseException as error:
-            if asynchronous():
+            if uses_async_allocator():
                 _stranded.append(_allocated(error))
             graph_trial.forbid(f"a recording failed: {error}")
             raise
@@ -273,7 +272,7 @@ def _allocated(error: BaseException) -> list[Any]:
 
 
 def warn_of_no_graph(network: str, error: Exception) -> None:
-    if out_of_memory(error):
+    if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:
         log.warning(NO_GRAPH, network, error)
@@ -289,7 +288,7 @@ def tuned(attention_first: bool = False) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
     cudnn.benchmark = before or not (
-        cudnn.deterministic or (torch.cuda.is_available() and asynchronous())
+        cudnn.deterministic or (torch.cuda.is_available() and uses_async_allocator())
     )
     try:
         with _attention() if attention_first else nullcontext():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..devices.streams import asynchronous
+from ..devices.streams import uses_async_allocator
 
 
 def launcher(kernel: Any, grid: Sequence[int]) -> Callable[..., None]:
@@ -20,7 +20,7 @@ def launcher(kernel: Any, grid: Sequence[int]) -> Callable[..., None]:
     """
 
     def launch(*args: Any, **options: Any) -> None:
-        if args[0].is_cuda and torch.cuda.is_current_stream_capturing() and asynchronous():
+        if args[0].is_cuda and torch.cuda.is_current_stream_capturing() and uses_async_allocator():
             launch_by_address(kernel, grid, *args, **options)
         else:
             kernel[grid](*args, **options)

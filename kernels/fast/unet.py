@@ -142,7 +142,7 @@ class _Block(nn.Module):
         self.norms = [(s, n.weight, n.bias, n.eps) for s, n in zip(shifts, norms, strict=True)]
         self.heads = own.heads, text.heads
         # pictures whose tokens attend to one another
-        self.together = getattr(own.processor, "views", 1)
+        self.views_per_group = getattr(own.processor, "views", 1)
         self.joined = torch.cat([part.weight for part in (own.to_q, own.to_k, own.to_v)])
         self.queries = text.to_q.weight
         self.read = torch.cat([text.to_k.weight, text.to_v.weight])
@@ -152,7 +152,7 @@ class _Block(nn.Module):
     def forward(self, stream: Tensor, text: Tensor) -> None:
         batch = len(text)
         joined = F.linear(layer_norm(stream, *self.norms[0]), self.joined)
-        joined = joined.view(batch // self.together, -1, self.joined.shape[0])
+        joined = joined.view(batch // self.views_per_group, -1, self.joined.shape[0])
         queries, keys, values = joined.chunk(3, -1)
         stream.addmm_(_mixed(queries, keys, values, self.heads[0]), self.outs[0].t())
         queries = F.linear(layer_norm(stream, *self.norms[1]), self.queries).view(

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
@@ -37,7 +37,7 @@ class Views:
     step: int
     steps: int
     guidance_factor: Tensor | float = 1.0
-    together: int = 1
+    views_per_group: int = 1
 
     @property
     def progress(self) -> float:
@@ -50,8 +50,8 @@ class Views:
         """
         return (
             values
-            if self.together == 1
-            else values[:: self.together].repeat_interleave(self.together, 0)
+            if self.views_per_group == 1
+            else values[:: self.views_per_group].repeat_interleave(self.views_per_group, 0)
         )
 
 
@@ -193,7 +193,7 @@ def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
     """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is."""
-    return sent(torch.randn(shape, generator=generator, device=generator.device), like.device).to(
+    return send(torch.randn(shape, generator=generator, device=generator.device), like.device).to(
         like.dtype
     )
 

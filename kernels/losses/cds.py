@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import sectors
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..priors.base import Conditioning, Prior
 from .base import (
     LossRun,
@@ -227,7 +227,7 @@ class CDS:
             generator=generator,
             device=generator.device,
         )
-        return (t_next + sent(up, device)).clamp(max=self.t_max), t_next
+        return (t_next + send(up, device)).clamp(max=self.t_max), t_next
 
     def start(
         self,

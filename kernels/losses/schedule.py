@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..devices.streams import sent
+from ..devices.streams import send
 from .base import check_choice, check_range
 
 SHAPES = ("constant", "linear", "sqrt", "cosine")
@@ -71,7 +71,7 @@ class TimestepRange:
     ) -> Tensor:
         """``count`` integer steps [count], both ends included."""
         high = self.t_max(progress) + 1
-        return sent(
+        return send(
             torch.randint(self.t_min, high, (count,), generator=generator, device=generator.device),
             device,
         )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..priors.base import Conditioning, Prior
 from .base import LossRun, Views, check_range, draw_noise, guided, restored
 from .ode import estimates, ode_step
@@ -137,7 +137,7 @@ class SCTD(TimestepLoss):
     def between(self, e: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """s [B], drawn from e + margin .. t - margin, both ends included."""
         room = t - e - 2 * self.margin + 1
-        share = sent(torch.rand(len(t), generator=generator, device=generator.device), t.device)
+        share = send(torch.rand(len(t), generator=generator, device=generator.device), t.device)
         return e + self.margin + torch.minimum((share * room).long(), room - 1)
 
 

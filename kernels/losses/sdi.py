@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..priors.base import Conditioning, Prior
 from .base import Views, check_range, draw_noise, guided
 from .ode import estimates, inverted
@@ -110,7 +110,7 @@ class SDI(TimestepLoss):
         over = torch.randint(
             0, self.stride, (len(t),), generator=generator, device=generator.device
         )
-        over = views.alike(sent(over, t.device))
+        over = views.alike(send(over, t.device))
         highest = min(self.timesteps.t_max(views.progress) + self.stride - 1, last)
         to, strides = (t + over).clamp(max=last), math.ceil(highest / self.stride)
         z = inverted(

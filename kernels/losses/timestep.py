@@ -187,4 +187,6 @@ def null_text(prior: Prior, like: Conditioning) -> Conditioning:
     """The null text, as many rows as ``like`` and of its views; `Views.negative` is it without a
     negative prompt.
     """
-    return prior.embed([""] * len(like)).to(like.embeddings.device).seen(like.camera, like.hint)
+    return (
+        prior.embed([""] * len(like)).to(like.embeddings.device).with_views(like.camera, like.hint)
+    )

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..devices.streams import Aside
+from ..devices.streams import SideStream
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from .base import (
     WEIGHTINGS,
@@ -268,7 +268,7 @@ class _Run:
 
     def __post_init__(self) -> None:
         # M_psi learns while gradients flow back to the Gaussians
-        self.aside = Aside(torch.device(self.prior.device))
+        self.side_stream = SideStream(torch.device(self.prior.device))
 
     def __call__(
         self, latents: Tensor, views: Views, generator: torch.Generator
@@ -327,7 +327,7 @@ class _Run:
 
     def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""
-        self.aside.awaited(self.psi.parameters.values())
+        self.side_stream.wait_for(self.psi.parameters.values())
         with torch.no_grad():
             steps = len(self.prior.schedule)
             return self.settings.degradation.apply(self.psi.parameters, x0, t, steps, generator)
@@ -340,7 +340,7 @@ class _Run:
         """
         answers = list[tuple[Tensor, Tensor]]()
         read = [x0, z0, t, *self.psi.tensors("psi").values()]
-        with torch.inference_mode(False), torch.enable_grad(), self.aside.running(read):
+        with torch.inference_mode(False), torch.enable_grad(), self.side_stream.running(read):
             # what was made in inference mode cannot be kept for a backward pass, its copy can
             x0, z0, t = (value.clone() if value.is_inference() else value for value in (x0, z0, t))
             for _ in range(self.settings.psi_updates if lr > 0 else 1):
@@ -353,7 +353,7 @@ class _Run:
                 loss = F.mse_loss(degraded, z0)
                 answers.append((degraded.detach(), loss.detach()))
                 if len(answers) == 1:
-                    self.aside.awaited(answers[0])
+                    self.side_stream.wait_for(answers[0])
                 if lr > 0:
                     gradients = torch.autograd.grad(loss, list(parameters.values()))
                     self.psi = self.psi.step(dict(zip(parameters, gradients, strict=True)), lr)
@@ -373,5 +373,5 @@ class _Run:
 
     def state(self) -> dict[str, Tensor]:
         tensors = self.psi.tensors("psi")
-        self.aside.awaited(tensors.values())
+        self.side_stream.wait_for(tensors.values())
         return tensors

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..priors.base import AdaptablePrior, Adapter, Prior
 from .base import LossRun, Views, check_range, draw_noise, guided
 from .degradation import AdamState
@@ -106,7 +106,7 @@ class _Run(TimestepRun):
         """The LoRA's loss on the renders, before the one AdamW step that lowers it."""
         count, steps = len(latents), len(self.prior.schedule)
         t = torch.randint(0, steps, (count,), generator=generator, device=generator.device)
-        t = views.alike(sent(t, latents.device))
+        t = views.alike(send(t, latents.device))
         noise = draw_noise(tuple(latents.shape), generator, latents)
         lr = self.settings.lora_lr
         with torch.inference_mode(False), torch.enable_grad():

@@ -31,7 +31,7 @@ class Conditioning:
         embeddings: [B,L,D]
         pooled: [B,P], for priors that take a pooled embedding besides
         against: texts that the estimate is bent away from (Perp-Neg)
-        camera: [B,K], for priors that are told where each row is seen from; see `seeing.told`
+        camera: [B,K], for priors that are told where each row is seen from; see `view_conditioning.condition_on_views`
         hint: [B,3,H,W] 0..1, for priors that are shown a picture of each row's shape
         negative: [B] bool on the CPU: rows that guidance leads away from; None: there are none
     """
@@ -84,12 +84,15 @@ class Conditioning:
         against = self.against and self.against.repeat(count)
         return self._map(lambda value: value.expand(count, *[-1] * (value.dim() - 1)), against)
 
-    def seen(self, camera: Tensor | None, hint: Tensor | None) -> Conditioning:
+    def with_views(self, camera: Tensor | None, hint: Tensor | None) -> Conditioning:
         """The same texts with what a prior is told of each row's view; Perp-Neg's texts are of the
         same views.
         """
         return replace(
-            self, camera=camera, hint=hint, against=self.against and self.against.seen(camera, hint)
+            self,
+            camera=camera,
+            hint=hint,
+            against=self.against and self.against.with_views(camera, hint),
         )
 
     @staticmethod
@@ -168,9 +171,11 @@ class Against:
         )
         return Against(tuple(branches), self.null.index(rows))
 
-    def seen(self, camera: Tensor | None, hint: Tensor | None) -> Against:
-        branches = tuple((text.seen(camera, hint), weights) for text, weights in self.branches)
-        return Against(branches, self.null.seen(camera, hint))
+    def with_views(self, camera: Tensor | None, hint: Tensor | None) -> Against:
+        branches = tuple(
+            (text.with_views(camera, hint), weights) for text, weights in self.branches
+        )
+        return Against(branches, self.null.with_views(camera, hint))
 
     def repeat(self, count: int) -> Against:
         return Against(
@@ -357,7 +362,7 @@ class AdaptablePrior(Protocol):
 class TunablePrior(Protocol):
     """A prior that can be told how its networks are to run."""
 
-    def running(self, accelerate: bool, pictures_at_once: int) -> AbstractContextManager[None]:
+    def running(self, accelerate: bool, micro_batch: int) -> AbstractContextManager[None]:
         """Inside, the networks run faster, at the cost of preparing that and of memory, if
         ``accelerate``; and on no more than so many pictures at a time, which takes longer and less
         memory, if not 0."""
@@ -365,16 +370,16 @@ class TunablePrior(Protocol):
 
 
 def running(
-    prior: Prior, accelerate: bool = False, pictures_at_once: int = 0
+    prior: Prior, accelerate: bool = False, micro_batch: int = 0
 ) -> AbstractContextManager[None]:
     """See `TunablePrior.running`; any other prior runs as it does. Raises ValueError if it cannot
     do what is asked.
     """
     if isinstance(prior, TunablePrior):
-        return prior.running(accelerate, pictures_at_once)
-    if pictures_at_once:
+        return prior.running(accelerate, micro_batch)
+    if micro_batch:
         raise ValueError(
-            f"pictures_at_once is {pictures_at_once}, but prior {prior.name!r} takes all pictures"
+            f"micro_batch is {micro_batch}, but prior {prior.name!r} takes all pictures"
             " of a step at once. Set it to 0 and lower views, or load the prior from a diffusers"
             " folder."
         )

@@ -18,7 +18,7 @@ from .diffusers.latent_prior import DiffusersPrior, make_ordinary
 from .folder import check_folder, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter
-from .seeing import SeeingPrior
+from .view_conditioning import ViewConditionedPrior
 
 WEIGHTS, CONFIGS = {"": "diffusion_pytorch_model"}, {"": "config.json"}
 SAME = (
@@ -31,7 +31,7 @@ SAME = (
 
 
 @dataclass(frozen=True)
-class Sight:
+class ControlSettings:
     """What of the renders' shape a control network is shown, and how much it counts.
 
     Args:
@@ -46,7 +46,7 @@ class Sight:
     start: float = 0.0
     end: float = 1.0
 
-    def check(self) -> Sight:
+    def check(self) -> ControlSettings:
         """Itself. Raises ValueError naming the setting, its value, what is allowed and the cure."""
         if self.shape not in SHAPES:
             raise ValueError(
@@ -64,10 +64,10 @@ class Sight:
             )
         return self
 
-    def facts(
+    def encode_views(
         self, cameras: Cameras, alpha: Tensor, depth: Tensor | None, name: str
     ) -> tuple[None, Tensor]:
-        """`SeeingPrior.facts` of a prior called ``name``: no camera, and the hint picture
+        """`ViewConditionedPrior.encode_views` of a prior called ``name``: no camera, and the hint picture
         [V,3,H,W].
         """
         if depth is None:
@@ -88,24 +88,24 @@ def check_single(prior: Prior) -> None:
     """Raises ValueError for a prior that is told something of the views already: there is one hint
     for each.
     """
-    if isinstance(prior, SeeingPrior):
+    if isinstance(prior, ViewConditionedPrior):
         raise ValueError(
             f"Control Prior: prior {prior.name!r} is told of the views already (a ControlNet,"
             " cameras). Link the prior as it was loaded."
         )
 
 
-def shown(text: Conditioning, name: str) -> Tensor:
+def require_hint(text: Conditioning, name: str) -> Tensor:
     """The hint [B,3,H,W] in a conditioning. Raises ValueError when there is none."""
     if text.hint is None:
         raise ValueError(
             f"predict: prior {name!r} is shown the shape of every view, but the texts come without."
-            " Pass them through seeing.told first."
+            " Pass them through condition_on_views first."
         )
     return text.hint
 
 
-def only(rows: Tensor, features: Tensor) -> Tensor:
+def mask_rows(rows: Tensor, features: Tensor) -> Tensor:
     """The features [B,...] of the rows [B] bool, 0 in the others, whatever they hold."""
     return torch.where(rows.view(-1, *[1] * (features.dim() - 1)), features, 0.0)
 
@@ -122,7 +122,9 @@ class ControlledPrior(DiffusersPrior):
 
     needs_depth = True
 
-    def __init__(self, prior: DiffusersPrior, control: Any, sight: Sight) -> None:
+    def __init__(
+        self, prior: DiffusersPrior, control: Any, control_settings: ControlSettings
+    ) -> None:
         """control: a diffusers ControlNetModel. Raises ValueError for one that does not fit, and
         for bad settings.
         """
@@ -130,23 +132,26 @@ class ControlledPrior(DiffusersPrior):
         check_control(dict(control.config), prior, "control network")
         vars(self).update(vars(prior))
         self._fast = None
-        self.control, self.sight = control.eval().requires_grad_(False), sight.check()
+        self.control, self.control_settings = (
+            control.eval().requires_grad_(False),
+            control_settings.check(),
+        )
         control.to(memory_format=torch.channels_last)
 
-    def facts(
+    def encode_views(
         self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not
         rendered.
         """
-        return self.sight.facts(cameras, alpha, depth, self.name)
+        return self.control_settings.encode_views(cameras, alpha, depth, self.name)
 
-    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
-        return (shown(text, self.name),)
+    def _extra_inputs(self, text: Conditioning) -> tuple[Tensor, ...]:
+        return (require_hint(text, self.name),)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
         return self.unet(
-            z, steps, encoder_hidden_states=hidden, **self._features(z, steps, hidden, *told)
+            z, steps, encoder_hidden_states=hidden, **self._features(z, steps, hidden, *extra)
         ).sample
 
     @torch.no_grad()
@@ -156,7 +161,7 @@ class ControlledPrior(DiffusersPrior):
         """The ControlNet's features as arguments of the U-Net's call; none where no row is within
         start and end.
         """
-        within, counts = self.sight.within(steps, self.schedule), shows_shape(picture)
+        within, counts = self.control_settings.within(steps, self.schedule), shows_shape(picture)
         if within is not None:
             if not within.any():  # waits for the device, and saves a third of the work
                 return {}
@@ -166,23 +171,27 @@ class ControlledPrior(DiffusersPrior):
             steps,
             encoder_hidden_states=hidden,
             controlnet_cond=picture.to(z),
-            conditioning_scale=self.sight.strength,
+            conditioning_scale=self.control_settings.strength,
             return_dict=False,
         )
-        down, middle = [only(counts, features) for features in down], only(counts, middle)
+        down, middle = [mask_rows(counts, features) for features in down], mask_rows(counts, middle)
         return {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
 
-    def visitors(self) -> dict[str, list[torch.nn.Module]]:
-        found = super().visitors()
+    def offload_groups(self) -> dict[str, list[torch.nn.Module]]:
+        found = super().offload_groups()
         return found | {"unet": [*found["unet"], self.control]}
 
     def adapter(self, rank: int) -> LoraAdapter:
         """As `DiffusersPrior.adapter`; the adapted U-Net is shown the same."""
 
-        def beside(z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning) -> dict[str, Any]:
-            return self._features(z, steps, hidden, shown(text, self.name))
+        def extra_inputs(
+            z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning
+        ) -> dict[str, Any]:
+            return self._features(z, steps, hidden, require_hint(text, self.name))
 
-        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, self._take, beside)
+        return LoraAdapter(
+            self.unet, self.schedule, self.prediction, rank, self._bring, extra_inputs
+        )
 
 
 def load_control(folder: str | Path, prior: DiffusersPrior) -> Any:

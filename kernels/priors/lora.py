@@ -30,8 +30,9 @@ class LoraAdapter:
         schedule: NoiseSchedule,
         prediction: str,
         rank: int,
-        take: Callable[[str], None] = lambda _: None,
-        beside: Callable[[Tensor, Tensor, Tensor, Conditioning], Mapping[str, Any]] | None = None,
+        bring: Callable[[str], None] = lambda _: None,
+        extra_inputs: Callable[[Tensor, Tensor, Tensor, Conditioning], Mapping[str, Any]]
+        | None = None,
     ) -> None:
         """take("unet"): brings the U-Net to its device. beside: of latents, steps, embeddings and
         the text, further arguments of the U-Net's call.
@@ -46,7 +47,7 @@ class LoraAdapter:
                 'Install it: pip install "peft>=0.13"'
             ) from error
         self.schedule, self.prediction, self.rank = schedule, prediction, rank
-        self.take, self.beside = take, beside
+        self.bring, self.extra_inputs = bring, extra_inputs
         shared = {id(tensor): tensor for tensor in (*unet.parameters(), *unet.buffers())}
         # alpha = rank: a scale of 1; without weights (meta) as they are passed in
         config = LoraConfig(r=rank, lora_alpha=rank, target_modules=TARGETS)
@@ -62,7 +63,7 @@ class LoraAdapter:
         """The way down drawn with standard deviation 1 / rank, the way up 0 (as diffusers' own LoRA
         layers had it).
         """
-        self.take("unet")
+        self.bring("unet")
         device = next(self.unet.parameters()).device
         weights = {}
         with torch.inference_mode(False):
@@ -99,7 +100,7 @@ class LoraAdapter:
     def _output(
         self, weights: Mapping[str, Tensor], z_t: Tensor, t: Tensor, text: Conditioning
     ) -> Tensor:
-        self.take("unet")
+        self.bring("unet")
         own = next(self.unet.parameters())
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor
@@ -107,7 +108,7 @@ class LoraAdapter:
         hidden, steps = text.embeddings.to(own, copy=True), t.to(own.device)
         options = {
             "encoder_hidden_states": hidden,
-            **(self.beside(z, steps, hidden, text) if self.beside else {}),
+            **(self.extra_inputs(z, steps, hidden, text) if self.extra_inputs else {}),
         }
         return torch.func.functional_call(
             self.unet, dict(weights), (z, steps), options

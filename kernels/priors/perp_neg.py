@@ -22,7 +22,7 @@ def predict(
     z_t: Tensor,
     t: Tensor,
     conditionings: Sequence[Conditioning],
-    together: int = 1,
+    views_per_group: int = 1,
 ) -> list[Tensor]:
     """Noise estimates [B,C,h,w], one per conditioning, from one call of ``network``; heeds
     ``against``.
@@ -31,7 +31,7 @@ def predict(
     and d_0 = e - e_null. Ordinary guidance with it is the paper's e_null + s [d_0 + sum_i w_i
     perp(d_i, d_0)], so that no loss need know of it; with a negative prompt, guidance starts from
     that one's estimate and the d_i still from the null text's. Rows of weight 0 are not evaluated,
-    unless the network judges them as one with others, ``together`` in a row; nor is a null text
+    unless the network judges them as one with others, ``views_per_group`` in a row; nor is a null text
     that is among ``conditionings`` evaluated again. Raises ValueError when a conditioning does not
     hold one row per latent.
     """
@@ -51,7 +51,9 @@ def predict(
     for place, against in enumerate(conditioning.against for conditioning in conditionings):
         if against is None:
             continue
-        wanted = _whole([i for i in everyone if any(w[i] for _, w in against.branches)], together)
+        wanted = _whole(
+            [i for i in everyone if any(w[i] for _, w in against.branches)], views_per_group
+        )
         if not wanted:
             continue
         null = next(
@@ -61,7 +63,7 @@ def predict(
             parts.append((_taken(against.null, wanted), wanted))
         branches = []
         for text, weights in against.branches:
-            if used := _whole([i for i in everyone if weights[i]], together):
+            if used := _whole([i for i in everyone if weights[i]], views_per_group):
                 branches.append((len(parts), weights))
                 parts.append((_taken(text, used), used))
         bends.append((place, null, branches))
@@ -120,10 +122,10 @@ def view_weights(azimuth: float) -> tuple[float, float]:
     return -2.0, 0.0 if r > 0.8 else -math.exp(-10 * r)
 
 
-def _whole(rows: list[int], together: int) -> list[int]:
+def _whole(rows: list[int], views_per_group: int) -> list[int]:
     """The rows with all those that are judged together with them."""
-    groups = dict.fromkeys(row // together for row in rows)
-    return [group * together + place for group in groups for place in range(together)]
+    groups = dict.fromkeys(row // views_per_group for row in rows)
+    return [group * views_per_group + place for group in groups for place in range(views_per_group)]
 
 
 def _taken(text: Conditioning, rows: Sequence[int]) -> Conditioning:

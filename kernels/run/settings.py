@@ -68,12 +68,12 @@ class RunSettings(WatchSettings, ViewSettings):
 
     Args:
         accelerate: fast networks on CUDA; None: if the run is long enough
-        pictures_at_once: through the prior's networks, to save memory; 0: all views
+        micro_batch: through the prior's networks, to save memory; 0: all views
     """
 
     # These two change no result beyond rounding, and so are no part of what tells two runs apart.
     accelerate: bool | None = field(default=None, repr=False)
-    pictures_at_once: int = field(default=0, repr=False)
+    micro_batch: int = field(default=0, repr=False)
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -84,7 +84,7 @@ class RunSettings(WatchSettings, ViewSettings):
             "max_bad_steps": 0,
             "check_every": 1,
         }
-        least |= {"seed": 0, "image_size": 1, "pictures_at_once": 0}
+        least |= {"seed": 0, "image_size": 1, "micro_batch": 0}
         for name, low in least.items():
             if name == "image_size" and self.image_size is None:
                 continue

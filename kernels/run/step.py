@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
-from ..devices.streams import sent
+from ..devices.streams import send
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import check_views, needs_depth, told, views_together
+from ..priors.view_conditioning import check_views, condition_on_views, group_size, needs_depth
 from .adam import adam, all_finite
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
@@ -160,7 +160,7 @@ def working(prior: Prior, steps: int, settings: RunSettings) -> Iterator[None]:
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        running(prior, accelerate, settings.pictures_at_once),
+        running(prior, accelerate, settings.micro_batch),
     ):
         yield
 
@@ -218,7 +218,7 @@ class Run(Generic[Result]):
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
         self.grays, self.depth = background_range(prior), needs_depth(prior)
-        self.together = views_together(prior)
+        self.views_per_group = group_size(prior)
         self.size = settings.image_size or prior.image_size
         latent_size = self.size // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
@@ -279,7 +279,7 @@ class Run(Generic[Result]):
         settings, subject, last = self.settings, self.subject, self.taken + 1 == self.steps
         before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
         sampled = self.sampler.sample(
-            settings.views, self.size, self.streams["cameras"], together=self.together
+            settings.views, self.size, self.streams["cameras"], views_per_group=self.views_per_group
         )
         cameras = _moved(sampled, self.device)
         params = {
@@ -321,16 +321,24 @@ class Run(Generic[Result]):
         """One colour per view, [V,3]."""
         settings, stream = self.settings, self.streams["background"]
         draws = draw_backgrounds(settings.background, self.grays, settings.views, stream)
-        return sent(draws, self.device).to(next(iter(self.subject.tensors().values())).dtype)
+        return send(draws, self.device).to(next(iter(self.subject.tensors().values())).dtype)
 
     def _views(self, sampled: Cameras, cameras: Cameras, pictures: Pictures) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
         negative = self.prompts.negative_rows(len(cameras))
-        text, negative = told(self.prior, (text, negative), cameras, pictures.alpha, pictures.depth)
+        text, negative = condition_on_views(
+            self.prior, (text, negative), cameras, pictures.alpha, pictures.depth
+        )
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         return Views(
-            text, negative, cameras, self.state.step, self.schedule_steps, factor, self.together
+            text,
+            negative,
+            cameras,
+            self.state.step,
+            self.schedule_steps,
+            factor,
+            self.views_per_group,
         )
 
     def _updated(
@@ -406,6 +414,6 @@ def _result(moment: tuple[Subject[Result], TrainingState]) -> Result:
 def _moved(cameras: Cameras, device: torch.device) -> Cameras:
     tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
     moved: dict[str, Any] = {
-        name: sent(v, device) for name, v in tensors.items() if isinstance(v, Tensor)
+        name: send(v, device) for name, v in tensors.items() if isinstance(v, Tensor)
     }
     return replace(cameras, **moved)

@@ -13,7 +13,7 @@ from ...kernels.evaluate.inspection import Inspection, inspect
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.losses.base import Loss
 from ...kernels.priors.prompts import ViewPrompts
-from ...kernels.priors.seeing import check_views
+from ...kernels.priors.view_conditioning import check_views
 from ...kernels.run.settings import background_range
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
@@ -148,8 +148,8 @@ class InspectGuidance(io.ComfyNode):
         check_declared(cls, numbers)
         size = prior.prior.image_size
         distance, fov_y = (cameras or OrbitSampler()).usual_look
-        together = check_views(prior.prior, views)
-        around = turntable(views, elevation, distance, fov_y, size, together=together)
+        views_per_group = check_views(prior.prior, views)
+        around = turntable(views, elevation, distance, fov_y, size, views_per_group=views_per_group)
         device = comfy.model_management.get_torch_device()
         with prior.loaded(scratch=scratch_bytes(views, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)

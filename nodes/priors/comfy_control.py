@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...kernels.cameras.pinhole import Cameras
 from ...kernels.priors.base import Conditioning
-from ...kernels.priors.control import Sight, check_single, only, shown
+from ...kernels.priors.control import ControlSettings, check_single, mask_rows, require_hint
 from ...kernels.priors.hints import shows_shape
 from .comfy_prior import ComfyPrior, ManagedComfyPrior
 from .comfy_vae import OwnVAE
@@ -34,33 +34,36 @@ class ControlledComfyPrior(ComfyPrior):
 
     needs_depth = True
 
-    def __init__(self, prior: ComfyPrior, control_net: Any, sight: Sight) -> None:
+    def __init__(
+        self, prior: ComfyPrior, control_net: Any, control_settings: ControlSettings
+    ) -> None:
         """Raises ValueError for a control net of another kind of model, and for bad settings."""
         check_single(prior)
         check_control_net(control_net, prior)
         vars(self).update(vars(prior))
-        self.sight, self.options = sight.check(), {}
+        self.control_settings, self.options = control_settings.check(), {}
         # its range is heeded row by row in `_ByRow`
         self.control = control_net.copy().set_cond_hint(
-            None, sight.strength, (0.0, 1.0), vae=_HintVAE(self.vae)
+            None, control_settings.strength, (0.0, 1.0), vae=_HintVAE(self.vae)
         )
-        self.beside = {"control": [{"control": self.control}]}
+        self.extra_inputs = {"control": [{"control": self.control}]}
 
-    def facts(
+    def encode_views(
         self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """No camera, and the hint picture [V,3,H,W] 0..1. Raises ValueError where the depth was not
         rendered.
         """
-        return self.sight.facts(cameras, alpha, depth, self.name)
+        return self.control_settings.encode_views(cameras, alpha, depth, self.name)
 
     def _cond(self, x: Tensor, text: Conditioning, kind: int) -> dict[str, Any]:
-        picture = shown(text, self.name)
+        picture = require_hint(text, self.name)
         # not what it was shown last
         self.control.cond_hint_original, self.control.cond_hint = picture, None
         sampling = self.model.get_model_object("model_sampling")
         first, last = (
-            sampling.percent_to_sigma(share) for share in (self.sight.start, self.sight.end)
+            sampling.percent_to_sigma(share)
+            for share in (self.control_settings.start, self.control_settings.end)
         )
         return super()._cond(x, text, kind) | {
             "control": _ByRow(self.control, first, last, shows_shape(picture))
@@ -85,7 +88,9 @@ class _ByRow:
         if found is None:
             return None
         return {
-            place: [None if features is None else only(counts, features) for features in layers]
+            place: [
+                None if features is None else mask_rows(counts, features) for features in layers
+            ]
             for place, layers in found.items()
         }
 
@@ -106,12 +111,12 @@ class _HintVAE:
 
 
 def with_control_net(
-    managed: ManagedComfyPrior, control_net: Any, sight: Sight
+    managed: ManagedComfyPrior, control_net: Any, control_settings: ControlSettings
 ) -> ManagedComfyPrior:
     """Another prior for a socket, on the weights of ``managed``, which stays as it is. Raises
     ValueError for a pair that does not fit."""
     result = copy.copy(managed)  # with its patcher: what is loaded for one is loaded for both
-    result.prior = ControlledComfyPrior(managed.prior, control_net, sight)
+    result.prior = ControlledComfyPrior(managed.prior, control_net, control_settings)
     return result
 
 

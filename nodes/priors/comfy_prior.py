@@ -142,7 +142,7 @@ class ComfyPrior:
         level = self.levels.to(t.device)[t]
         share = 1 - level if self.flow else torch.ones_like(level)
         x = z_t * (share.square() + level.square()).sqrt()[:, None, None, None]
-        at_once = 2 * self.vae.pictures_at_once or len(x)
+        at_once = 2 * self.vae.micro_batch or len(x)
         parts = [slice(i, i + at_once) for i in range(0, len(x), at_once)]
         clean = torch.cat(
             [self._clean(x[part], level[part], text.index(part), latents[part]) for part in parts]
@@ -181,20 +181,20 @@ class ComfyPrior:
         return clean
 
     @contextmanager
-    def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
-        """Inside, if not 0, no more than ``pictures_at_once`` go through the encoder together, each
+    def running(self, accelerate: bool = False, micro_batch: int = 0) -> Iterator[None]:
+        """Inside, if not 0, no more than ``micro_batch`` go through the encoder together, each
         batch once more on the way back, and twice as many rows through the denoiser: the same
         numbers for less memory. ``accelerate``: on a CUDA device the encoder runs as CUDA graphs,
         if it is of a kind known to work so; the denoiser runs as ComfyUI runs it."""
-        before, self.vae.pictures_at_once = (
-            self.vae.pictures_at_once,
-            pictures_at_once or self.vae.pictures_at_once,
+        before, self.vae.micro_batch = (
+            self.vae.micro_batch,
+            micro_batch or self.vae.micro_batch,
         )
         made = accelerate and self.vae.accelerate()
         try:
             yield
         finally:
-            self.vae.pictures_at_once = before
+            self.vae.micro_batch = before
             if made:
                 self.vae.settle()
 

@@ -14,10 +14,10 @@ import torch
 from comfy.ldm.models.autoencoder import AutoencodingEngine, DiagonalGaussianRegularizer
 from torch import Tensor, nn
 
-from ...kernels.devices.streams import give_back
+from ...kernels.devices.streams import release_memory
 from ...kernels.fast import graph_trial
 from ...kernels.fast.graphs import GraphedGradient
-from ...kernels.priors.diffusers.checkpointing import Recomputed
+from ...kernels.priors.diffusers.checkpointing import ChunkedCheckpoint
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class OwnVAE(nn.Module):
     move it is to move them.
     """
 
-    pictures_at_once = 0  # that are encoded together; 0 = all
+    micro_batch = 0  # that are encoded together; 0 = all
 
     def __init__(self, vae: Any) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ class OwnVAE(nn.Module):
         try:
             for graphed in self._graphed.values():
                 graphed.drop()
-            give_back(self.weights[0].device)
+            release_memory(self.weights[0].device)
         # of the device, whose first error should be the one that is told
         except RuntimeError as error:
             log.warning("The memory of the VAE's CUDA graphs cannot be given back (%s).", error)
@@ -123,8 +123,8 @@ class OwnVAE(nn.Module):
 
     def _run(self, what: str, given: Tensor) -> Tensor:
         run = self._call(what)
-        if 0 < self.pictures_at_once < len(given):
-            return Recomputed.apply(given, run, self.pictures_at_once)
+        if 0 < self.micro_batch < len(given):
+            return ChunkedCheckpoint.apply(given, run, self.micro_batch)
         return run(given)
 
     def _call(self, what: str) -> Callable[[Tensor], Tensor]:

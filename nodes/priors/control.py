@@ -10,7 +10,7 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import io
 
-from ...kernels.priors.control import ControlledPrior, Sight, load_control
+from ...kernels.priors.control import ControlledPrior, ControlSettings, load_control
 from ...kernels.priors.hints import SHAPES
 from ..shared import types
 from ..shared.validation import validate
@@ -128,7 +128,7 @@ class ControlPrior(io.ComfyNode):
         cls, strength: float, start_percent: float, end_percent: float
     ) -> bool | str:
         values = {"strength": strength, "start_percent": start_percent, "end_percent": end_percent}
-        return validate(cls, values, sight)
+        return validate(cls, values, control_settings)
 
     @classmethod
     def execute(
@@ -141,16 +141,18 @@ class ControlPrior(io.ComfyNode):
         folder: str,
         control_net: Any = None,
     ) -> io.NodeOutput:
-        seen = sight(strength, start_percent, end_percent, shape).check()
+        settings = control_settings(strength, start_percent, end_percent, shape).check()
         if isinstance(prior, ManagedComfyPrior):
-            return io.NodeOutput(with_control_net(prior, linked(control_net, folder, prior), seen))
-        return io.NodeOutput(with_folder(prior, chosen(folder, control_net, prior), seen))
+            return io.NodeOutput(
+                with_control_net(prior, linked(control_net, folder, prior), settings)
+            )
+        return io.NodeOutput(with_folder(prior, chosen(folder, control_net, prior), settings))
 
 
-def sight(
+def control_settings(
     strength: float, start_percent: float, end_percent: float, shape: str = SHAPES[0]
-) -> Sight:
-    return Sight(shape, strength, start_percent, end_percent)
+) -> ControlSettings:
+    return ControlSettings(shape, strength, start_percent, end_percent)
 
 
 def linked(control_net: Any, folder: str, prior: ManagedComfyPrior) -> Any:
@@ -191,13 +193,13 @@ def chosen(folder: str, control_net: Any, prior: ManagedPrior) -> Path:
     )
 
 
-def with_folder(managed: ManagedPrior, folder: Path, seen: Sight) -> ManagedPrior:
+def with_folder(managed: ManagedPrior, folder: Path, settings: ControlSettings) -> ManagedPrior:
     """Another prior for a socket, on the weights of ``managed``, which stays as it is, and those in
     the folder.
     """
     with autograd():  # else the weights would be inference tensors
         result = copy.copy(managed)
-        result.prior = ControlledPrior(managed.prior, load_control(folder, managed.prior), seen)
+        result.prior = ControlledPrior(managed.prior, load_control(folder, managed.prior), settings)
         # The prior's own patchers: what is loaded for one is loaded for both.
         result.patchers = managed.patchers | {CONTROL: result.patcher(CONTROL)}
         result.judging = (*managed.judging, CONTROL)

@@ -108,7 +108,7 @@ class LoadDiffusionPrior(io.ComfyNode):
                     tooltip=(
                         "Keep the weights in main memory and only the network that is at work on"
                         " the GPU: the same numbers for less memory, but slower, since two networks"
-                        " move in every step. With pictures_at_once 1 of Optimize the least."
+                        " move in every step. With micro_batch 1 of Optimize the least."
                         " ComfyUI's --lowvram and --novram turn it on by themselves, and are what"
                         " decides for checkpoints."
                     ),

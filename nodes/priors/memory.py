@@ -84,11 +84,11 @@ class ManagedPrior:
         patchers = [self.patchers[parts] for parts in groups]
         if self.low_vram:
             room = (
-                max(sum(map(_size, modules)) for modules in self.prior.visitors().values())
+                max(sum(map(_size, modules)) for modules in self.prior.offload_groups().values())
                 + scratch
             )
             comfy.model_management.free_memory(room, patchers[0].load_device)
-            with autograd(), self.prior.in_turns(patchers[0].load_device):
+            with autograd(), self.prior.sequential_offload(patchers[0].load_device):
                 yield self.prior
             return
         with autograd():

@@ -102,8 +102,8 @@ class Optimize(io.ComfyNode):
             steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
         )
         size = image_size or prior.prior.image_size
-        together = settings.pictures_at_once or settings.views
-        with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
+        at_once = settings.micro_batch or settings.views
+        with prior.loaded(scratch=scratch_bytes(at_once, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             prepare_to_render(settings.render_backend, torch.device(model.device))
             with watch:

@@ -276,8 +276,8 @@ def optimize_inputs() -> list[io.Input]:
             ),
         ),
         io.Int.Input(
-            "pictures_at_once",
-            default=DEFAULTS.pictures_at_once,
+            "micro_batch",
+            default=DEFAULTS.micro_batch,
             min=0,
             max=64,
             optional=True,

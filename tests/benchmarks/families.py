@@ -7,7 +7,7 @@ that it takes.
 Prints one JSON object last. ``sd21`` is Load Diffusion Prior's way for a diffusers folder, also
 with low_vram; the others go through ComfyUI's own networks and memory manager, as Diffusion Prior
 from Model does: they need a ComfyUI, which ``--comfyui`` names (its folder; no server is started).
-A case is views x pixels, and pictures_at_once where that is not 0. The text encoder takes no part
+A case is views x pixels, and micro_batch where that is not 0. The text encoder takes no part
 in a step: embeddings are random.
 """
 
@@ -146,7 +146,7 @@ def step(model: Any, views: int, size: int, at_once: int, steps: int) -> dict[st
         densify=None,
         preview_every=0,
         max_gaussians=COUNT,
-        pictures_at_once=at_once,
+        micro_batch=at_once,
     )
     fresh_peak()
 
@@ -160,7 +160,7 @@ def step(model: Any, views: int, size: int, at_once: int, steps: int) -> dict[st
     return {
         "views": views,
         "size": size,
-        "pictures_at_once": at_once,
+        "micro_batch": at_once,
         "step_ms": round(statistics.median(times), 1),
     } | peak()
 
@@ -190,7 +190,7 @@ def ways(family: str, device: str) -> dict[str, Callable[[], AbstractContextMana
     made = prior("sd21-shapes", parts("sd21-shapes", "cpu", *dtypes))
     return {
         "whole": lambda: nullcontext(made.to(device, ("unet", "vae"))),
-        "low_vram": lambda: made.in_turns(device),
+        "low_vram": lambda: made.sequential_offload(device),
     }
 
 
@@ -240,7 +240,7 @@ def main() -> None:
                     row |= {
                         "views": views,
                         "size": size,
-                        "pictures_at_once": at_once,
+                        "micro_batch": at_once,
                         "error": str(error)[:80],
                     }
                 result["rows"].append(row)

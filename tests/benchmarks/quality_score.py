@@ -23,7 +23,7 @@ from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.priors.base import Prior
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
-from distill3d.kernels.priors.seeing import needs_depth, told, views_together
+from distill3d.kernels.priors.view_conditioning import condition_on_views, group_size, needs_depth
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.step import DivergedError, Progress
@@ -210,11 +210,13 @@ class Watch:
             latents = bench.prior.encode(seen.color.clamp(0, 1).permute(0, 3, 1, 2))
         text = self.prompts.at(cameras.azimuths.cpu(), cameras.elevations.cpu())
         negative = self.prompts.negative_rows(len(cameras))
-        text, negative = told(bench.prior, (text, negative), cameras, seen.alpha, seen.depth)
+        text, negative = condition_on_views(
+            bench.prior, (text, negative), cameras, seen.alpha, seen.depth
+        )
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        together = views_together(bench.prior)
+        views_per_group = group_size(bench.prior)
         views = Views(
-            text, negative, cameras, progress.step, self.task.setup.steps, factor, together
+            text, negative, cameras, progress.step, self.task.setup.steps, factor, views_per_group
         )
         state = dict(cloud.training.loss)
         kinds = {"consistency": state} | ({"consistency_fresh": None} if "noise" in state else {})

@@ -49,7 +49,7 @@ from distill3d.kernels.priors.base import Conditioning
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.diffusers.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
-from distill3d.kernels.priors.seeing import told
+from distill3d.kernels.priors.view_conditioning import condition_on_views
 from distill3d.kernels.rasterizers.rasterize import BACKENDS, choose, render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
@@ -71,7 +71,7 @@ class Bench:
         self.repeats, self.warm, self.at_once = (
             options.repeats,
             options.warm,
-            options.pictures_at_once,
+            options.micro_batch,
         )
         self.kind, self.backend = options.prior, options.render_backend
         self.profiling = options.profile and self.cuda
@@ -82,7 +82,7 @@ class Bench:
         )
         self.modules = parts(self.kind, options.device, *dtypes)
         self.size: int = SIZES[self.kind]
-        self.together = VIEWS if self.kind == "mvdream-shapes" else 1
+        self.views_per_group = VIEWS if self.kind == "mvdream-shapes" else 1
         self.sampler = OrbitSampler()
 
     def timed(self, act: Callable[[], Any]) -> float:
@@ -121,15 +121,17 @@ class Bench:
 
     def cameras(self, views: int) -> Cameras:
         generator = torch.Generator().manual_seed(0)
-        return self.sampler.sample(views, self.size, generator, together=self.together).to(
-            self.device
-        )
+        return self.sampler.sample(
+            views, self.size, generator, views_per_group=self.views_per_group
+        ).to(self.device)
 
-    def told(self, ours: DiffusersPrior, *texts: Conditioning) -> list[Conditioning]:
+    def condition_on_views(self, ours: DiffusersPrior, *texts: Conditioning) -> list[Conditioning]:
         """Rows of texts, with the cameras for a prior that reads them."""
         cameras = self.cameras(len(texts[0]))
         return list(
-            told(ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None)
+            condition_on_views(
+                ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None
+            )
         )
 
     def settings(self, views: int, count: int) -> OptimizeSettings:
@@ -142,7 +144,7 @@ class Bench:
             max_gaussians=count,
             render_backend=self.backend,
             accelerate=True,
-            pictures_at_once=self.at_once,
+            micro_batch=self.at_once,
         )
 
     def fresh_peak(self) -> None:
@@ -236,15 +238,15 @@ def measure_naive(
     abar = torch.cumprod(1 - abar, 0).float().to(bench.device)
     texts = prompts.base.embeddings, prompts.null.embeddings
     networks = bench.modules["unet"], bench.modules["vae"]
-    camera = bench.told(bench.ours(), prompts.base.repeat(views))[0].camera
+    camera = bench.condition_on_views(bench.ours(), prompts.base.repeat(views))[0].camera
     naive = NaiveLoop(*networks, abar, cloud, *texts, loss, GUIDANCE[loss], bench.backend, camera)
     generator = torch.Generator().manual_seed(0)
 
     def act() -> None:
         naive.step(
-            bench.sampler.sample(views, bench.size, generator, together=bench.together).to(
-                bench.device
-            )
+            bench.sampler.sample(
+                views, bench.size, generator, views_per_group=bench.views_per_group
+            ).to(bench.device)
         )
 
     step = bench.timed(act)
@@ -338,7 +340,9 @@ def gradients(
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     run = LOSSES[loss].start(given, shape, generator)
     value, _ = run(
-        latents, Views(texts[0], texts[1], cameras, 30, 100, together=bench.together), generator
+        latents,
+        Views(texts[0], texts[1], cameras, 30, 100, views_per_group=bench.views_per_group),
+        generator,
     )
     found = torch.autograd.grad(value, [rendering.color, *params.values()])
     z = torch.randn(latents.shape, generator=generator).to(device)
@@ -350,7 +354,7 @@ def agreement(
     bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int
 ) -> dict[str, Any]:
     """Cosines with float32 of the naive dtype's plain networks and of the pack's fast ones."""
-    texts = bench.told(ours, *(ours.embed([words] * views) for words in (PROMPT, "")))
+    texts = bench.condition_on_views(ours, *(ours.embed([words] * views) for words in (PROMPT, "")))
     torch.backends.cudnn.allow_tf32 = False
     truth = gradients(
         bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views
@@ -393,7 +397,9 @@ def case(
     del naive, loop
 
     fast = measure_ours(bench, ours, loss, cloud, views, prompts)
-    text, null = bench.told(ours, prompts.base.repeat(views), prompts.null.repeat(views))
+    text, null = bench.condition_on_views(
+        ours, prompts.base.repeat(views), prompts.null.repeat(views)
+    )
     with ours.running(True, bench.at_once):
         timed = network_times(
             bench, ours.encode, lambda z, t: ours.predict(z, t, [text, null]), views
@@ -472,7 +478,7 @@ def run(options: argparse.Namespace, views: list[int], counts: list[int]) -> dic
             choose(bench.device) if options.render_backend == "auto" else options.render_backend
         ),
         "ceiling_tflops": round(top, 1),
-        "pictures_at_once": options.pictures_at_once,
+        "micro_batch": options.micro_batch,
         "cases": [],
         "cosine": {},
     }

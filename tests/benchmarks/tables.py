@@ -418,7 +418,7 @@ def step_memory() -> str:
     whole_batch, one = result("step")["cases"][0], result("step_memory")["cases"][0]
     kinds = (
         ("naive loop", whole_batch["naive"]), ("the pack", whole_batch["ours"]),
-        ("the pack, `pictures_at_once` 1", one["ours"]),
+        ("the pack, `micro_batch` 1", one["ours"]),
     )  # fmt: skip
     lines = [
         [
@@ -435,11 +435,11 @@ def step_memory() -> str:
 @table
 def families() -> str:
     found = {
-        (r["family"], r["way"], r["views"], r["size"], r["pictures_at_once"]): r
+        (r["family"], r["way"], r["views"], r["size"], r["micro_batch"]): r
         for r in result("families")["rows"]
     }
     cases = {
-        (4, 512, 0): "4 views of 512", (4, 512, 1): "4 views, `pictures_at_once` 1", (1, 512, 1): "1 view of 512",
+        (4, 512, 0): "4 views of 512", (4, 512, 1): "4 views, `micro_batch` 1", (1, 512, 1): "1 view of 512",
         (1, 1024, 1): "1 view of 1024",
     }  # fmt: skip
     lines = [

@@ -91,8 +91,8 @@ def answers(probing, way):
 
 def test_every_way_gives_the_same_answers(probing, files):
     plain, blue = answers(probing, "folder"), answers(probing, "folder with LoRA")
-    assert not plain["in_turns"] and answers(probing, "folder in turns") == plain | {
-        "in_turns": True
+    assert not plain["sequential_offload"] and answers(probing, "folder in turns") == plain | {
+        "sequential_offload": True
     }
     for reference, others in (
         (plain, ("file", "parts")),

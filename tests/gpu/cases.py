@@ -253,8 +253,8 @@ def priors(bed: Bed) -> dict[str, Any]:
     """Folder, one network at a time, a few pictures at once, a LoRA: each to its end."""
     ways = {
         "low_vram": (folder(bed, low_vram=True), {}),
-        "pictures_at_once": (folder(bed), {"pictures_at_once": 1}),
-        "model_pictures_at_once": (model(bed), {"pictures_at_once": 1}),
+        "micro_batch": (folder(bed), {"micro_batch": 1}),
+        "model_micro_batch": (model(bed), {"micro_batch": 1}),
         "folder_lora": (folder(bed, lora=bed.lora()), {}),
         "checkpoint_lora": (folder(bed, model=bed.toybox_file(), lora=bed.lora()), {}),
         "fp32": (folder(bed, precision="fp32"), {}),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
-from distill3d.kernels.devices.streams import give_back
+from distill3d.kernels.devices.streams import release_memory
 from distill3d.kernels.fast import graph_trial
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
@@ -27,7 +27,7 @@ DEVICE = torch.device("cuda")
 
 def held() -> int:
     gc.collect()
-    give_back(DEVICE)
+    release_memory(DEVICE)
     return torch.cuda.memory_reserved()
 
 

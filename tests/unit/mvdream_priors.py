@@ -7,7 +7,7 @@ import torch
 from kit import normal, seeded
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
-from distill3d.kernels.priors.seeing import told
+from distill3d.kernels.priors.view_conditioning import condition_on_views
 
 ORBIT = OrbitSampler(elevation_min=0, elevation_max=30, overhead_share=0, target_jitter=0)
 
@@ -21,13 +21,13 @@ def mvdream(tmp_path_factory):
 
 def question(prior, views=8, texts=("a red mug", ""), seed=1):
     """Noisy latents, one t per group, and what was asked of them, told of the cameras."""
-    cameras = ORBIT.sample(views, 16, seeded(seed), together=4)
+    cameras = ORBIT.sample(views, 16, seeded(seed), views_per_group=4)
     rows = tuple(prior.embed([text] * views) for text in texts)
     t = torch.tensor([700, 40, 333])[: views // 4].repeat_interleave(4)
     return (
         normal(seed, views, 4, 8, 8),
         t,
-        told(prior, rows, cameras, torch.ones(views, 16, 16, 1), None),
+        condition_on_views(prior, rows, cameras, torch.ones(views, 16, 16, 1), None),
     )
 
 

@@ -25,11 +25,15 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.priors.control import ControlledPrior, Sight, load_control
+from distill3d.kernels.priors.control import ControlledPrior, ControlSettings, load_control
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.hints import hint
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.priors.seeing import SeeingPrior, needs_depth, told
+from distill3d.kernels.priors.view_conditioning import (
+    ViewConditionedPrior,
+    condition_on_views,
+    needs_depth,
+)
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
@@ -74,7 +78,7 @@ def control(plain, folder):
 
 
 def controlled(plain, control, **sight):
-    return ControlledPrior(plain, control, Sight(**sight))
+    return ControlledPrior(plain, control, ControlSettings(**sight))
 
 
 def solid():
@@ -85,7 +89,9 @@ def solid():
 
 def asked(prior, rows=2):
     """Latents, steps and two texts of as many rows that have seen a hint."""
-    texts = [prior.embed([text] * rows).seen(None, picture(3, rows)) for text in ("a red mug", "")]
+    texts = [
+        prior.embed([text] * rows).with_views(None, picture(3, rows)) for text in ("a red mug", "")
+    ]
     return normal(1, rows, 4, 16, 16), torch.tensor([40, 900][:rows]), texts
 
 
@@ -119,12 +125,14 @@ def test_the_hint_matters_and_the_first_prior_stays_as_it_was(plain, control):
     before = plain.predict(z_t, t, texts)
     prior = controlled(plain, control)
     one = prior.predict(z_t, t, texts)
-    other = prior.predict(z_t, t, [text.seen(None, 1 - text.hint) for text in texts])
+    other = prior.predict(z_t, t, [text.with_views(None, 1 - text.hint) for text in texts])
     assert (one[0] - before[0]).abs().max() > 0.01 and (one[0] - other[0]).abs().max() > 0.001
     for now, then in zip(plain.predict(z_t, t, texts), before, strict=True):
         assert torch.equal(now, then)
     assert (
-        not isinstance(plain, SeeingPrior) and isinstance(prior, SeeingPrior) and needs_depth(prior)
+        not isinstance(plain, ViewConditionedPrior)
+        and isinstance(prior, ViewConditionedPrior)
+        and needs_depth(prior)
     )
     assert prior.unet is plain.unet and prior.vae is plain.vae
 
@@ -155,7 +163,7 @@ def test_a_view_that_shows_nothing_solid_is_judged_without(plain, control, backg
     empty = torch.stack(
         [texts[0].hint[0], torch.tensor(background).view(3, 1, 1).expand(3, SIZE, SIZE)]
     )
-    found = prior.predict(z_t, t, [text.seen(None, empty) for text in texts])[0]
+    found = prior.predict(z_t, t, [text.with_views(None, empty) for text in texts])[0]
     torch.testing.assert_close(found[:1], prior.predict(z_t, t, texts)[0][:1], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[1:], plain.predict(z_t, t, texts)[0][1:], rtol=1e-5, atol=1e-5)
 
@@ -168,7 +176,7 @@ def test_a_view_judged_without_is_safe_from_what_the_network_makes_of_it(plain, 
         for layers in control(z, *args, **options)
     )  # fmt: skip
     z_t, t, texts = asked(prior)
-    text = texts[0].seen(None, texts[0].hint * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
+    text = texts[0].with_views(None, texts[0].hint * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1))
     (found,) = prior.predict(z_t, t, [text])
     assert found.isfinite().all()
 
@@ -182,7 +190,7 @@ def test_the_networks_are_called_once_for_all_texts_and_in_parts_if_asked(
     )
     z_t, t, texts = asked(prior)
     together = prior.predict(z_t, t, texts)
-    with prior.running(pictures_at_once=1):
+    with prior.running(micro_batch=1):
         parts = prior.predict(z_t, t, texts)
     assert sizes == [4, 2, 2]
     for one, other in zip(together, parts, strict=True):
@@ -211,7 +219,7 @@ def test_what_it_is_told_of_a_view_is_the_hint_picture_of_its_render(plain, cont
     )
     rendering = render(solid(), cameras, 0.5)
     text, null = (prior.embed([words] * 2) for words in ("a red mug", ""))
-    seen = told(prior, (text, null), cameras, rendering.alpha, rendering.depth)
+    seen = condition_on_views(prior, (text, null), cameras, rendering.alpha, rendering.depth)
     assert all(each.camera is None for each in seen)
     assert all(
         torch.equal(each.hint, hint(shape, cameras, rendering.alpha, rendering.depth))
@@ -220,7 +228,7 @@ def test_what_it_is_told_of_a_view_is_the_hint_picture_of_its_render(plain, cont
     with pytest.raises(
         ValueError, match=f"is shown the renders' {shape}, but they came without depth"
     ):
-        told(prior, (text,), cameras, rendering.alpha, None)
+        condition_on_views(prior, (text,), cameras, rendering.alpha, None)
     with pytest.raises(ValueError, match="the texts come without"):
         prior.predict(normal(1, 2, 4, 16, 16), torch.tensor([40, 900]), [text])
 

@@ -134,7 +134,7 @@ def test_a_few_pictures_at_a_time_give_the_numbers_and_gradients_of_all_at_once(
     rows, sizes = [], []
     prior.unet.register_forward_hook(lambda module, given, output: sizes.append(len(given[0])))
     for at_once in (0, 2):
-        prior.pictures_at_once = at_once
+        prior.micro_batch = at_once
         pictures = torch.rand(
             3, 3, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
         )
@@ -160,9 +160,9 @@ def test_settings_of_a_run_end_with_it():
         "tiny", *nets, None, NoiseSchedule.scaled_linear(), card={"image_size": 16}
     )
     # on the CPU there is nothing to accelerate with
-    with prior.running(accelerate=True, pictures_at_once=2):
-        assert prior.pictures_at_once == 2
-    assert prior.pictures_at_once == 0
+    with prior.running(accelerate=True, micro_batch=2):
+        assert prior.micro_batch == 2
+    assert prior.micro_batch == 0
 
 
 @pytest.mark.parametrize("size", [1.0, 1e-7, 1e-12])

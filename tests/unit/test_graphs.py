@@ -150,7 +150,7 @@ def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "pictures_at_once needs less"),
+        (torch.cuda.OutOfMemoryError("CUDA out of memory"), "micro_batch needs less"),
         (
             RuntimeError("operation not permitted when stream is capturing"),
             "not permitted when stream is capturing",

@@ -37,7 +37,7 @@ from distill3d.kernels.priors.diffusers.multiview import (
     camera_rows,
 )
 from distill3d.kernels.priors.prompts import view_prompts
-from distill3d.kernels.priors.seeing import told, views_together
+from distill3d.kernels.priors.view_conditioning import condition_on_views, group_size
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
 from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
@@ -66,7 +66,7 @@ def test_folder_answers_as_the_network_written_down_plainly(prior, weights):
     agree(found, answers(prior, weights, CONFIG, z, t, texts))
     assert (found[0] - found[1]).abs().max() > 0.01  # the text is read
     assert isinstance(prior, MultiViewPrior) and isinstance(prior, AdaptablePrior)
-    assert (prior.image_size, prior.downscale, views_together(prior)) == (16, 2, 4)
+    assert (prior.image_size, prior.downscale, group_size(prior)) == (16, 2, 4)
 
 
 def test_views_of_one_object_attend_to_each_other_and_to_no_other(prior):
@@ -150,7 +150,7 @@ def test_every_loss_asks_in_whole_groups_at_one_noise_level_and_runs(prior, name
     assert torch.isfinite(result.means).all() and not torch.equal(result.means, cloud.means)
 
 
-def test_lora_begins_as_the_prior_and_learns_from_views_together(prior):
+def test_lora_begins_as_the_prior_and_learns_from_group_size(prior):
     pytest.importorskip("peft")
     z, t, texts = question(prior)
     adapter = prior.adapter(2)
@@ -163,7 +163,7 @@ def test_lora_begins_as_the_prior_and_learns_from_views_together(prior):
     assert sum(gradient.abs().max() > 0 for gradient in gradients) >= len(gradients) / 2
 
 
-def test_pictures_at_once_parts_no_group(prior):
+def test_micro_batch_parts_no_group(prior):
     z, t, texts = question(prior, views=12)
     whole = prior.predict(z, t, texts)
     sizes = []
@@ -171,7 +171,7 @@ def test_pictures_at_once_parts_no_group(prior):
         lambda module, given, output: sizes.append(len(given[0]))
     )
     for at_once in (1, 3, 5):
-        with prior.running(pictures_at_once=at_once):
+        with prior.running(micro_batch=at_once):
             agree(prior.predict(z, t, texts), whole)
     handle.remove()
     assert sizes == [4] * 6 + [8] * 3 + [12] * 2
@@ -222,8 +222,8 @@ def test_perp_neg_asks_of_whole_groups(prior):
     worded = copy.copy(prior)
     worded.around_words, worded.overhead_words = ("front", "side", "back", "side"), ("overhead",)
     prompts = view_prompts(worded, "a red mug", perp_neg=1.0)
-    cameras = turntable(8, 15.0, 2.0, size=16, together=4)
-    texts = told(
+    cameras = turntable(8, 15.0, 2.0, size=16, views_per_group=4)
+    texts = condition_on_views(
         prior,
         (prompts.at(cameras.azimuths, cameras.elevations), prompts.negative_rows(8)),
         cameras,
@@ -275,9 +275,9 @@ def test_views_that_make_no_whole_groups_are_refused_before_any_work(prior, monk
             cloud, SDS(), prior, prompts, SceneSampler(), 1, OptimizeSettings(views=4, densify=None)
         )
     with pytest.raises(ValueError, match="Scene cameras"):
-        SceneSampler().sample(4, 16, seeded(), together=4)
+        SceneSampler().sample(4, 16, seeded(), views_per_group=4)
     with pytest.raises(ValueError, match="count is 6; 4 views come together"):
-        ORBIT.sample(6, 16, seeded(), together=4)
+        ORBIT.sample(6, 16, seeded(), views_per_group=4)
     with pytest.raises(ValueError, match="views is 2; prior 'mvdream'"):
         inspect(cloud, turntable(2, size=16), prior, prompts, SDS(), None)
 
@@ -289,14 +289,16 @@ def test_the_prior_itself_refuses_what_it_cannot_judge(prior):
     with pytest.raises(ValueError, match="got 6 latents"):
         prior.predict(z[:6], t[:6], [text.index(slice(0, 6)) for text in texts])
     with pytest.raises(ValueError, match="4 views of a scene came"):
-        prior.facts(SceneSampler().sample(4, 16, seeded()), torch.ones(4, 16, 16, 1), None)
+        prior.encode_views(SceneSampler().sample(4, 16, seeded()), torch.ones(4, 16, 16, 1), None)
 
 
 def test_inspection_and_mesh_refinement_tell_it_the_cameras(prior):
     from distill3d.kernels.meshes.mesh import Mesh
 
     prompts = view_prompts(prior, "a red mug")
-    found = inspect(random_ball(30), turntable(8, size=16, together=4), prior, prompts, SDS(), 400)
+    found = inspect(
+        random_ball(30), turntable(8, size=16, views_per_group=4), prior, prompts, SDS(), 400
+    )
     assert torch.isfinite(found.gradient).all() and found.gradient.abs().max() > 0.1
     corners = torch.tensor([[0.5, 0, 0], [-0.5, 0, 0.4], [0, 0.5, 0], [0, -0.4, -0.5]])
     faces = torch.tensor([[0, 2, 1], [0, 1, 3], [0, 3, 2], [1, 2, 3]])

@@ -45,7 +45,7 @@ def test_a_rigs_shift_is_not_told():
 
 def test_orbits_come_in_rigs_of_four():
     sampler = OrbitSampler(fov_y_min=30, fov_y_max=50, target_jitter=0.1)
-    cameras = sampler.sample(12, 16, seeded(3), together=4)
+    cameras = sampler.sample(12, 16, seeded(3), views_per_group=4)
     for rig in (cameras[first : first + 4] for first in (0, 4, 8)):
         steps = torch.remainder(rig.azimuths.roll(-1) - rig.azimuths, 360)
         torch.testing.assert_close(steps, torch.full((4,), 90.0), atol=1e-3, rtol=0)
@@ -68,7 +68,7 @@ def test_rigs_are_spread_over_a_quarter_turn():
     for seed in range(20):
         phases = (
             torch.remainder(
-                OrbitSampler().sample(16, 16, seeded(seed), together=4).azimuths[::4], 90
+                OrbitSampler().sample(16, 16, seeded(seed), views_per_group=4).azimuths[::4], 90
             )
             .sort()
             .values
@@ -80,16 +80,27 @@ def test_rigs_are_spread_over_a_quarter_turn():
 def test_single_views_are_drawn_as_before():
     draws = torch.rand(6, 8, generator=seeded(5))
     azimuths = 360.0 * (draws[0, 0] + (torch.arange(5) + draws[1:, 0]) / 5)
-    found = OrbitSampler().sample(5, 16, seeded(5), together=1)
+    found = OrbitSampler().sample(5, 16, seeded(5), views_per_group=1)
     assert torch.equal(found.azimuths, torch.remainder(azimuths + 180, 360) - 180)
 
 
 def test_turntable_orders_its_views_by_rigs():
-    assert turntable(8, together=4).azimuths.tolist() == [0, 90, -180, -90, 45, 135, -135, -45]
-    assert turntable(4, together=4).azimuths.tolist() == turntable(4).azimuths.tolist()
+    assert turntable(8, views_per_group=4).azimuths.tolist() == [
+        0,
+        90,
+        -180,
+        -90,
+        45,
+        135,
+        -135,
+        -45,
+    ]
+    assert turntable(4, views_per_group=4).azimuths.tolist() == turntable(4).azimuths.tolist()
 
 
 def test_views_of_a_group_share_what_is_drawn():
     values = torch.arange(8)
-    assert Views(None, None, None, 0, 1, together=4).alike(values).tolist() == [0] * 4 + [4] * 4
+    assert (
+        Views(None, None, None, 0, 1, views_per_group=4).alike(values).tolist() == [0] * 4 + [4] * 4
+    )
     assert Views(None, None, None, 0, 1).alike(values) is values

@@ -157,8 +157,8 @@ class Tunable(GaussianMixturePrior):
         self.told: list[Any] = []
 
     @contextmanager
-    def running(self, accelerate: bool, pictures_at_once: int) -> Iterator[None]:
-        self.told.append((accelerate, pictures_at_once))
+    def running(self, accelerate: bool, micro_batch: int) -> Iterator[None]:
+        self.told.append((accelerate, micro_batch))
         try:
             yield
         finally:
@@ -172,7 +172,7 @@ def test_a_prior_is_told_how_to_run_until_the_run_ends_even_in_an_error():
         haze(),
         1,
         prior=prior,
-        pictures_at_once=1,
+        micro_batch=1,
         on_step=lambda progress: during.append(list(prior.told)) or None,
     )
     assert during == [[(False, 1)]] and prior.told == [(False, 1), "over"]
@@ -194,10 +194,8 @@ def test_long_runs_prepare_fast_networks_unless_told_not_to():
 
 def test_a_prior_that_takes_all_pictures_at_once_says_so_when_asked_for_fewer():
     with pytest.raises(
-        ValueError, match=r"pictures_at_once is 2, but prior .* takes all pictures .* Set it to 0"
+        ValueError, match=r"micro_batch is 2, but prior .* takes all pictures .* Set it to 0"
     ):
-        run(haze(), 1, pictures_at_once=2)
-    with pytest.raises(
-        ValueError, match="pictures_at_once is -1; give a whole number of 0 or more"
-    ):
-        settings(pictures_at_once=-1).check()
+        run(haze(), 1, micro_batch=2)
+    with pytest.raises(ValueError, match="micro_batch is -1; give a whole number of 0 or more"):
+        settings(micro_batch=-1).check()

@@ -23,7 +23,7 @@ def step():
 
 def test_both_loops_run_and_their_parts_and_gradients_are_reported(step, tmp_path):
     options = Namespace(
-        device="cpu", loss=["vdm"], prior="toybox", pictures_at_once=1, render_backend="torch"
+        device="cpu", loss=["vdm"], prior="toybox", micro_batch=1, render_backend="torch"
     )
     options.vae_dtype, options.profile = "bfloat16", True  # both are for a GPU
     options.repeats, options.warm, options.no_gradients, options.json = (
@@ -70,7 +70,7 @@ def test_a_prior_that_judges_views_together_is_timed_too(step, monkeypatch):
         device="cpu",
         loss=["sds"],
         prior="mvdream-shapes",
-        pictures_at_once=0,
+        micro_batch=0,
         render_backend="torch",
     )
     options.vae_dtype, options.profile, options.no_gradients, options.json = (

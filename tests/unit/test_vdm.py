@@ -9,7 +9,7 @@ import torch
 from kit import around, seeded
 from kit import normal64 as normal
 
-from distill3d.kernels.devices.streams import Aside
+from distill3d.kernels.devices.streams import SideStream
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
 from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
@@ -536,7 +536,7 @@ def test_the_map_learns_the_same_beside_other_work(monkeypatch):
     found = []
     for device in ("cpu", "cuda"):
         run = VDM(refine_from=1.0).start(prior, (2, 16, 16), seeded())
-        run.prior, run.aside = prior, Aside(torch.device(device))
+        run.prior, run.side_stream = prior, SideStream(torch.device(device))
         run.psi = AdamState.fresh({k: v.cuda() for k, v in run.psi.parameters.items()})
         generator, busy = seeded(1), torch.randn(2048, 2048, device="cuda")
         for _ in range(5):

@@ -25,15 +25,15 @@ SHAPE = (3, 8, 8)
 class TinyPrior:
     """A random U-Net behind the parts of DiffusersPrior that a loss meets."""
 
-    views_together = DiffusersPrior.views_together
+    views_per_group = DiffusersPrior.views_per_group
     name, latent_channels, adapter = "tiny", 3, DiffusersPrior.adapter
     predict, _noise, _output = DiffusersPrior.predict, DiffusersPrior._noise, DiffusersPrior._output
-    pictures_at_once, _fast, _told = (
-        DiffusersPrior.pictures_at_once,
+    micro_batch, _fast, _extra_inputs = (
+        DiffusersPrior.micro_batch,
         DiffusersPrior._fast,
-        DiffusersPrior._told,
+        DiffusersPrior._extra_inputs,
     )
-    _take, _turns = DiffusersPrior._take, DiffusersPrior._turns
+    _bring, _offload = DiffusersPrior._bring, DiffusersPrior._offload
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel

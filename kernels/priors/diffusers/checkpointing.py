@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 
-class Recomputed(torch.autograd.Function):
+class ChunkedCheckpoint(torch.autograd.Function):
     """function(pictures), a few pictures at a time and once more on the way back: the memory of
     those few.
     """
@@ -36,8 +36,8 @@ class Recomputed(torch.autograd.Function):
         return torch.cat(gradients), None, None
 
 
-class Narrowed(torch.autograd.Function):
-    """pictures.half(), whose gradient comes back divided by what `Widened` left in ``scale``."""
+class UnscaleGradient(torch.autograd.Function):
+    """pictures.half(), whose gradient comes back divided by what `ScaleGradient` left in ``scale``."""
 
     @staticmethod
     def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
@@ -49,7 +49,7 @@ class Narrowed(torch.autograd.Function):
         return grad.to(ctx.dtype) / ctx.scale.pop(), None
 
 
-class Widened(torch.autograd.Function):
+class ScaleGradient(torch.autograd.Function):
     """moments.float() of float16, whose gradient goes back multiplied to values around 1, lest
     small ones be lost.
     """

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...devices.streams import give_back, out_of_memory
+from ...devices.streams import is_out_of_memory, release_memory
 from ...fast import graph_trial
 from ...fast.encoder import Encoder, misfit
 from ...fast.graphs import Graphed, GraphedGradient
@@ -64,8 +64,8 @@ class Accelerated:
 
     def _graphed(self, unet: Any) -> Graphed:
         def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
-            beside = {"class_labels": camera[0]} if camera else {}
-            return unet(z, steps, encoder_hidden_states=text, return_dict=False, **beside)[0]
+            camera_inputs = {"class_labels": camera[0]} if camera else {}
+            return unet(z, steps, encoder_hidden_states=text, return_dict=False, **camera_inputs)[0]
 
         return Graphed(call, "U-Net", attention_first=self.fused_unet)
 
@@ -79,7 +79,7 @@ class Accelerated:
         try:
             return self.encoder(pictures)
         except Exception as error:
-            if not self.fused_encoder or out_of_memory(error):
+            if not self.fused_encoder or is_out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "encoder", error)
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
@@ -96,7 +96,7 @@ class Accelerated:
         try:
             result = self.denoiser(*given)
         except Exception as error:
-            if not self.fused_unet or out_of_memory(error):
+            if not self.fused_unet or is_out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet = False
@@ -113,7 +113,7 @@ class Accelerated:
             self.encoder.drop()
             if "denoiser" in self.__dict__:
                 self.denoiser.drop()
-            give_back(self.device)
+            release_memory(self.device)
         # of the device, whose first error should be the one that is told
         except RuntimeError as error:
             log.warning(

@@ -12,15 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...devices.streams import give_back, sent
+from ...devices.streams import release_memory, send
 from .. import perp_neg
 from ..base import Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
 from ..folder import WEIGHTS
 from ..lora import LoraAdapter
 from ..prompts import AROUND, OVERHEAD
-from .checkpointing import Narrowed, Recomputed, Widened
+from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
-from .offload import Turns
+from .offload import SequentialOffload
 
 PARTS = tuple(WEIGHTS)
 
@@ -32,13 +32,13 @@ class DiffusersPrior:
     the caller runs under torch.inference_mode(), as ComfyUI's nodes do.
     """
 
-    pictures_at_once = 0  # 0 = all; see `running`
+    micro_batch = 0  # 0 = all; see `running`
     # View words of a prior whose card names none.
     usual_around: tuple[str, ...] = AROUND
     usual_overhead: tuple[str, ...] = OVERHEAD
-    views_together = 1  # rows of the U-Net that must not be parted
+    views_per_group = 1  # rows of the U-Net that must not be parted
     _fast: Accelerated | None = None
-    _turns: Turns | None = None
+    _offload: SequentialOffload | None = None
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class DiffusersPrior:
 
     @property
     def device(self) -> torch.device:
-        return self._turns.device if self._turns else next(self.unet.parameters()).device
+        return self._offload.device if self._offload else next(self.unet.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,7 +112,7 @@ class DiffusersPrior:
         return self.to("cpu")
 
     @contextmanager
-    def in_turns(self, device: torch.device | str) -> Iterator[DiffusersPrior]:
+    def sequential_offload(self, device: torch.device | str) -> Iterator[DiffusersPrior]:
         """Inside, the prior works on ``device`` with one of its networks there at a time, the
         others in main memory.
 
@@ -121,23 +121,23 @@ class DiffusersPrior:
         """
         self.offload()
         with torch.inference_mode(False):
-            self._turns = Turns(self.visitors(), torch.device(device))
+            self._offload = SequentialOffload(self.offload_groups(), torch.device(device))
             self.schedule = self.schedule.to(device)
         try:
             yield self
         finally:
-            self._turns.release()
-            self._turns = None
+            self._offload.release()
+            self._offload = None
             self.schedule = self.schedule.to("cpu")
-            give_back(torch.device(device))
+            release_memory(torch.device(device))
 
-    def visitors(self) -> dict[str, list[nn.Module]]:
+    def offload_groups(self) -> dict[str, list[nn.Module]]:
         """The networks that are needed together, by the part whose turn it then is."""
         return {part: [module] for part, module in zip(PARTS, self._modules(), strict=True)}
 
-    def _take(self, part: str) -> None:
-        if self._turns:
-            self._turns.take(part)
+    def _bring(self, part: str) -> None:
+        if self._offload:
+            self._offload.bring(part)
 
     @torch.no_grad()
     def embed(self, texts: Sequence[str]) -> Conditioning:
@@ -162,7 +162,7 @@ class DiffusersPrior:
                 f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length},"
                 " view words included. Shorten it."
             )
-        self._take("text_encoder")
+        self._bring("text_encoder")
         tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
         tokens = tokens.to(next(self.text_encoder.parameters()).device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
@@ -183,17 +183,19 @@ class DiffusersPrior:
         """
         dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
         scaled = dtype == torch.float16
-        pictures = Narrowed.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
-        at_once = self.pictures_at_once or len(pictures)
-        if at_once < len(pictures) or self._turns:
-            moments = Recomputed.apply(pictures, self._moments, at_once)
+        pictures = (
+            UnscaleGradient.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
+        )
+        at_once = self.micro_batch or len(pictures)
+        if at_once < len(pictures) or self._offload:
+            moments = ChunkedCheckpoint.apply(pictures, self._moments, at_once)
         else:
             moments = self._moments(pictures)
         latents, log_variance = (
-            Widened.apply(moments, scale) if scaled else moments.float()
+            ScaleGradient.apply(moments, scale) if scaled else moments.float()
         ).chunk(2, 1)
         if generator is not None:
-            noise = sent(
+            noise = send(
                 torch.randn(latents.shape, generator=generator, device=generator.device),
                 latents.device,
             )
@@ -201,7 +203,7 @@ class DiffusersPrior:
         return (latents - self.shift) * self.scaling
 
     def _moments(self, pictures: Tensor) -> Tensor:
-        self._take("vae")
+        self._bring("vae")
         if self._fast:
             return self._fast.moments(pictures)
         # Renders come channels last, which would carry on through the layers, and their norms are
@@ -210,7 +212,7 @@ class DiffusersPrior:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""
-        self._take("vae")
+        self._bring("vae")
         weight = next(self.vae.parameters())
         images = self.vae.decode((latents / self.scaling + self.shift).to(weight)).sample
         return (images.float() / 2 + 0.5).clamp(0, 1)
@@ -223,16 +225,16 @@ class DiffusersPrior:
         them; Perp-Neg's branches too. Raises ValueError when a conditioning does not hold one row
         per latent."""
         return perp_neg.predict(
-            self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_together
+            self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_per_group
         )
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
-        self._take("unet")
+        self._bring("unet")
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
-        rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._told(text))
-        at_once = 2 * self.pictures_at_once or len(z)
-        whole = self.views_together * math.ceil(at_once / self.views_together)
+        rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._extra_inputs(text))
+        at_once = 2 * self.micro_batch or len(z)
+        whole = self.views_per_group * math.ceil(at_once / self.views_per_group)
         output = torch.cat(
             [self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)]
         )
@@ -241,36 +243,36 @@ class DiffusersPrior:
             output, z_t.float(), self.schedule.alpha(t), self.schedule.sigma(t), self.prediction
         )
 
-    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
+    def _extra_inputs(self, text: Conditioning) -> tuple[Tensor, ...]:
         """What else `_output` takes of each row."""
         return ()
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
         if self._fast:
             return self._fast.output(z, steps, hidden)
         return self.unet(z, steps, encoder_hidden_states=hidden).sample
 
     @contextmanager
-    def running(self, accelerate: bool = False, pictures_at_once: int = 0) -> Iterator[None]:
+    def running(self, accelerate: bool = False, micro_batch: int = 0) -> Iterator[None]:
         """Inside, on a CUDA device, the networks run as CUDA graphs of fused kernels if
         ``accelerate``: the same numbers within the rounding of their dtype, after some seconds of
         preparation. Nothing may move or change the weights.
 
-        pictures_at_once, if not 0: no more go through the encoder together, each batch once more on
+        micro_batch, if not 0: no more go through the encoder together, each batch once more on
         the way back, and no more than twice as many rows, or one group of views, through the U-Net.
         The same numbers for less memory.
         """
-        before, self.pictures_at_once = (
-            self.pictures_at_once,
-            pictures_at_once or self.pictures_at_once,
+        before, self.micro_batch = (
+            self.micro_batch,
+            micro_batch or self.micro_batch,
         )
-        made = accelerate and not (self._fast or self._turns) and self.device.type == "cuda"
+        made = accelerate and not (self._fast or self._offload) and self.device.type == "cuda"
         if made:
             self.accelerate()
         try:
             yield
         finally:
-            self.pictures_at_once = before
+            self.micro_batch = before
             if made:
                 self._drop_graphs()
 
@@ -289,7 +291,7 @@ class DiffusersPrior:
         """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not
         installed.
         """
-        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, self._take)
+        return LoraAdapter(self.unet, self.schedule, self.prediction, rank, self._bring)
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the U-Net does."""

@@ -33,7 +33,7 @@ class MultiViewPrior(DiffusersPrior):
     No view words by default: the camera says what they would, and it was trained without.
     """
 
-    views_together = VIEWS
+    views_per_group = VIEWS
     needs_depth = False
     usual_around, usual_overhead = (), ()
 
@@ -43,10 +43,12 @@ class MultiViewPrior(DiffusersPrior):
         """
         super().__init__(*given, **named)
         for place, module in self.unet.named_modules():
-            if place.endswith(".attn1") and not isinstance(module.processor, TogetherAttention):
-                module.set_processor(TogetherAttention(VIEWS, module.processor))
+            if place.endswith(".attn1") and not isinstance(module.processor, MultiViewAttention):
+                module.set_processor(MultiViewAttention(VIEWS, module.processor))
 
-    def facts(self, cameras: Cameras, alpha: Tensor, depth: Tensor | None) -> tuple[Tensor, None]:
+    def encode_views(
+        self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
+    ) -> tuple[Tensor, None]:
         """The cameras [V,16] as `camera_rows` has them. Raises ValueError for views that do not
         come in fours, or look out of a scene."""
         if len(cameras) % VIEWS or cameras.outward is not None:
@@ -64,7 +66,7 @@ class MultiViewPrior(DiffusersPrior):
         """Noise estimates [B,C,h,w] float32, one per conditioning; of B rows every four are the
         views of one object.
 
-        Raises ValueError for texts that are not told their cameras (see `seeing.told`), and for
+        Raises ValueError for texts that are not told their cameras (see `view_conditioning.extra`), and for
         rows that do not come in fours.
         """
         if len(z_t) % VIEWS or any(text.camera is None for text in conditionings):
@@ -75,12 +77,12 @@ class MultiViewPrior(DiffusersPrior):
             )
         return super().predict(z_t, t, conditionings)
 
-    def _told(self, text: Conditioning) -> tuple[Tensor, ...]:
+    def _extra_inputs(self, text: Conditioning) -> tuple[Tensor, ...]:
         assert text.camera is not None  # `predict` sees to it
         return (text.camera.to(self.device, self.dtype),)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *told: Tensor) -> Tensor:
-        (camera,) = told
+    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
+        (camera,) = extra
         if self._fast:
             return self._fast.output(z, steps, hidden, camera)
         return self.unet(z, steps, encoder_hidden_states=hidden, class_labels=camera).sample
@@ -88,18 +90,18 @@ class MultiViewPrior(DiffusersPrior):
     def adapter(self, rank: int) -> LoraAdapter:
         """As `DiffusersPrior.adapter`; the adapted U-Net is told the cameras too."""
 
-        def beside(
+        def extra_inputs(
             z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning
         ) -> dict[str, Tensor]:
             # it may be an inference tensor in a ComfyUI node
-            return {"class_labels": self._told(text)[0].clone()}
+            return {"class_labels": self._extra_inputs(text)[0].clone()}
 
         adapter = super().adapter(rank)
-        adapter.beside = beside
+        adapter.extra_inputs = extra_inputs
         return adapter
 
 
-class TogetherAttention:
+class MultiViewAttention:
     """An attention processor of diffusers that lets the tokens of ``views`` rows in a row attend to
     one another.
     """

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor, nn
 
 
-class Turns:
+class SequentialOffload:
     """Networks whose weights stay in main memory and visit the device when their turn comes, one
     network at a time.
 
     Nothing is copied back: the weights are frozen. What autograd saved of a network's weights is no
     longer right after another's turn, so that a backward pass has to compute the forward one once
-    more (`Recomputed`).
+    more (`ChunkedCheckpoint`).
     """
 
     def __init__(self, networks: Mapping[str, Sequence[nn.Module]], device: torch.device) -> None:
@@ -27,7 +27,7 @@ class Turns:
             for name, modules in networks.items()
         }
 
-    def take(self, name: str) -> None:
+    def bring(self, name: str) -> None:
         """From here on the networks of that name are on the device, and no others are."""
         if name == self.present:
             return

@@ -106,7 +106,7 @@ class ProbeControlled:
         direct = self.direct(model, clip, vae, control_net, hint, strength, (start, end))
         with prior.loaded() as seeing:
             z_t, t = asked(seeing.latent_channels)
-            text, null = (seeing.embed(texts).seen(None, hint) for texts in (TEXTS, [""] * 3))
+            text, null = (seeing.embed(texts).with_views(None, hint) for texts in (TEXTS, [""] * 3))
             noise = seeing.predict(z_t, t, [text, null])
             alpha, sigma = seeing.schedule.alpha(t), seeing.schedule.sigma(t)
             pixels = torch.rand(

@@ -55,11 +55,11 @@ class ProbePrior:
                 ],
                 "gradient": [float(gradient.abs().sum()), bool(torch.isfinite(gradient).all())],
                 "images": model.decode(latents.detach()).tolist(),
-                "in_turns": bool(getattr(model, "_turns", None)),
+                "sequential_offload": bool(getattr(model, "_offload", None)),
                 "size": [model.image_size, model.downscale, model.latent_channels],
                 "ratio": model.schedule.ratio(torch.arange(1000)).flatten().tolist(),
             }
-            with model.running(pictures_at_once=1):
+            with model.running(micro_batch=1):
                 apart = model.encode(pixels)
                 (change,) = torch.autograd.grad(apart.square().sum(), pixels)
                 said["apart"] = {
@@ -90,7 +90,7 @@ class ProbeViews:
         with prior.reading() as model:
             texts = model.embed([*TEXTS[:1], ""])
         with prior.loaded() as model:
-            rows = [texts.index(row).repeat(8).seen(camera, None) for row in (0, 1)]
+            rows = [texts.index(row).repeat(8).with_views(camera, None) for row in (0, 1)]
             pixels = torch.rand(
                 4, 3, 16, 16, generator=torch.Generator().manual_seed(5)
             ).requires_grad_()

@@ -12,7 +12,7 @@ from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.priors.control import ControlledPrior, Sight
+from distill3d.kernels.priors.control import ControlledPrior, ControlSettings
 from distill3d.kernels.priors.diffusers.latent_prior import PARTS
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
@@ -52,7 +52,7 @@ def watched(prior):
 def test_a_run_in_turns_is_the_same_run(prior, loss, at_once):
     pytest.importorskip("peft")
     cloud = random_ball(60, scale=0.06, opacity_logit=-1.4)
-    settings = OptimizeSettings(views=2, pictures_at_once=at_once)
+    settings = OptimizeSettings(views=2, micro_batch=at_once)
 
     def run():
         return optimize(
@@ -62,7 +62,7 @@ def test_a_run_in_turns_is_the_same_run(prior, loss, at_once):
     expected = run()
     prior._rows.clear()  # so that the texts are embedded in turns too
     homes, calls = {part: places(prior, part) for part in PARTS}, watched(prior)
-    with prior.in_turns("cpu"):
+    with prior.sequential_offload("cpu"):
         found = run()
     for name, value in expected.tensors().items():
         assert torch.equal(value, found.tensors()[name]), name
@@ -79,7 +79,7 @@ def test_a_control_network_comes_and_goes_with_the_unet(prior):
         control = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 16))
         for weight in control.parameters():
             torch.nn.init.normal_(weight, std=0.1)
-    shown = ControlledPrior(prior, control, Sight())
+    shown = ControlledPrior(prior, control, ControlSettings())
     homes, seen = [weight.data_ptr() for weight in control.parameters()], []
     shown.vae.encoder.register_forward_pre_hook(
         lambda *_: seen.append([w.data_ptr() for w in control.parameters()])
@@ -91,7 +91,7 @@ def test_a_control_network_comes_and_goes_with_the_unet(prior):
     settings = OptimizeSettings(views=2)
     expected = optimize(cloud, CDS(), shown, prompts, OrbitSampler(), 1, settings)
     seen.clear()
-    with shown.in_turns("cpu"):
+    with shown.sequential_offload("cpu"):
         found = optimize(cloud, CDS(), shown, prompts, OrbitSampler(), 1, settings)
     assert torch.equal(found.means, expected.means) and not torch.equal(found.means, cloud.means)
     assert seen[0] == homes and any(not set(places) & set(homes) for places in seen)
@@ -100,14 +100,14 @@ def test_a_control_network_comes_and_goes_with_the_unet(prior):
 def test_what_is_decoded_is_the_same(prior):
     latents = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(3))
     expected, calls = prior.decode(latents), watched(prior)
-    with prior.in_turns("cpu"):
+    with prior.sequential_offload("cpu"):
         assert torch.equal(prior.decode(latents), expected)
     assert calls == [("vae", ["vae"])]
 
 
 def test_an_error_brings_everything_home(prior):
     homes = {part: places(prior, part) for part in PARTS}
-    with pytest.raises(RuntimeError), prior.in_turns("cpu"):
+    with pytest.raises(RuntimeError), prior.sequential_offload("cpu"):
         prior.encode(torch.rand(1, 3, 16, 16))
         raise RuntimeError
-    assert {part: places(prior, part) for part in PARTS} == homes and prior._turns is None
+    assert {part: places(prior, part) for part in PARTS} == homes and prior._offload is None

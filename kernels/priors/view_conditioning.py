@@ -13,16 +13,16 @@ from .base import Conditioning, Prior
 
 
 @runtime_checkable
-class SeeingPrior(Protocol):
+class ViewConditionedPrior(Protocol):
     """A prior that is told of each view besides its text. Losses pass it on with the text,
     unread.
     """
 
     @property
-    # whether `facts` reads the renders' depth, which costs time to render
+    # whether `encode_views` reads the renders' depth, which costs time to render
     def needs_depth(self) -> bool: ...
 
-    def facts(
+    def encode_views(
         self, cameras: Cameras, alpha: Tensor, depth: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None]:
         """`Conditioning.camera` and `Conditioning.hint` of V views.
@@ -42,32 +42,32 @@ class GroupPrior(Protocol):
 
     @property
     # at equal azimuth steps all around, of one elevation and distance
-    def views_together(self) -> int: ...
+    def views_per_group(self) -> int: ...
 
 
-def views_together(prior: Prior) -> int:
+def group_size(prior: Prior) -> int:
     """How many views in a row the prior judges together; 1 for one that judges every view by
     itself.
     """
-    return prior.views_together if isinstance(prior, GroupPrior) else 1
+    return prior.views_per_group if isinstance(prior, GroupPrior) else 1
 
 
 def check_views(prior: Prior, views: int) -> int:
-    """`views_together`. Raises ValueError when ``views`` cannot be divided into such groups."""
-    together = views_together(prior)
-    if views % together:
+    """`views_per_group`. Raises ValueError when ``views`` cannot be divided into such groups."""
+    views_per_group = group_size(prior)
+    if views % views_per_group:
         raise ValueError(
-            f"views is {views}; prior {prior.name!r} judges {together} views of one object"
-            f" together: use {together}, {2 * together}, ..."
+            f"views is {views}; prior {prior.name!r} judges {views_per_group} views of one object"
+            f" together: use {views_per_group}, {2 * views_per_group}, ..."
         )
-    return together
+    return views_per_group
 
 
 def needs_depth(prior: Prior) -> bool:
-    return isinstance(prior, SeeingPrior) and prior.needs_depth
+    return isinstance(prior, ViewConditionedPrior) and prior.needs_depth
 
 
-def told(
+def condition_on_views(
     prior: Prior,
     texts: tuple[Conditioning, ...],
     cameras: Cameras,
@@ -77,7 +77,9 @@ def told(
     """The texts, V rows each, with what the prior is told of their views; as they are for any other
     prior.
     """
-    if not isinstance(prior, SeeingPrior):
+    if not isinstance(prior, ViewConditionedPrior):
         return texts
-    camera, hint = prior.facts(cameras, alpha.detach(), None if depth is None else depth.detach())
-    return tuple(text.seen(camera, hint) for text in texts)
+    camera, hint = prior.encode_views(
+        cameras, alpha.detach(), None if depth is None else depth.detach()
+    )
+    return tuple(text.with_views(camera, hint) for text in texts)
