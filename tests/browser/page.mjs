@@ -159,8 +159,8 @@ export class Page {
       return graph.getNodeById(id).title;
     }, id);
     const content = this.page.locator(".node-help-content", { hasText: title });
-    await this.page.waitForTimeout(300); // an open panel follows the selection
-    if (!(await content.count())) await this.page.getByTestId("info-button").click();
+    // An open panel follows the selection, sooner or later; its button would close it.
+    if (!(await this.page.locator(".node-help-content").count())) await this.page.getByTestId("info-button").click();
     await content.waitFor({ timeout: 20_000 });
     return content;
   }
@@ -184,6 +184,11 @@ export class Page {
     await list(false);
     await this.page.waitForTimeout(500);
     return boxes;
+  }
+
+  /** Until there are so many viewers. */
+  async viewers(count = 1) {
+    await this.page.waitForFunction((count) => document.querySelectorAll(".distill3d").length >= count, count, { timeout: 60_000 });
   }
 
   panel(place = 0) {
