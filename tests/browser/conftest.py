@@ -94,6 +94,7 @@ def play(browser: str, tmp_path_factory: pytest.TempPathFactory) -> Callable[...
             Path(settings["workflow"]).write_text(json.dumps(workflow))
         file = folder / f"{name}-settings.json"
         fixed = {"name": name, "url": server.url, "browser": browser, "folder": str(folder)}
+        fixed["watched"] = "DISTILL3D_SCREENSHOTS" in os.environ
         file.write_text(json.dumps(fixed | settings))
         done = subprocess.run(
             ["node", HERE / scenario, file], capture_output=True, text=True, timeout=560

@@ -37,7 +37,7 @@ try {
   await p.whole(`${name}-refused`);
   await p.set({ Distill3D_Optimize: { steps: 3, background: "gray" }, Distill3D_OrbitCameras: { elevation_min: 50, elevation_max: 10 } });
   await click();
-  await p.page.waitForTimeout(2000); // what was said before is gone
+  await p.page.waitForFunction(() => ![...document.querySelectorAll(".distill3d-message")].some((each) => each.textContent.includes("steps is 0")), null, { timeout: 30_000 });
   await said();
   facts.once = await p.page.evaluate(() => Object.values(window.app.lastNodeErrors).map((about) => about.errors.map((error) => error.extra_info.input_name)));
   await p.set({ Distill3D_OrbitCameras: { elevation_min: -10, elevation_max: 45 } });
@@ -73,7 +73,7 @@ try {
   await p.look_at(facts.note, 0.8);
   await p.queue();
   facts.note = [await p.end()];
-  await p.page.waitForTimeout(1000);
+  await said();
   facts.note.push(await messages());
   await p.whole(`${name}-note`);
 } catch (error) {

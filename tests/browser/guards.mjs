@@ -35,9 +35,9 @@ try {
 
   // A collapsed node asks for nothing, and goes on when it is opened.
   await p.page.evaluate((id) => window.app.graph.getNodeById(id).collapse(), optimize);
-  await p.page.waitForTimeout(2000);
+  await p.page.waitForTimeout(1500);
   asked.length = 0;
-  await p.page.waitForTimeout(5000);
+  await p.page.waitForTimeout(3000);
   facts.collapsed = asked.length;
   const closed = await p.step();
   await p.page.evaluate((id) => window.app.graph.getNodeById(id).collapse(), optimize);

@@ -11,9 +11,9 @@ export const FLAGS = [
 
 export class Page {
   /** Opens the page; `told` collects what its console, its errors and its requests say. */
-  static async open({ url, browser, folder }) {
+  static async open({ url, browser, folder, watched }) {
     const made = new Page();
-    Object.assign(made, { url, folder, told: { errors: [], warnings: [], outside: [] } });
+    Object.assign(made, { url, folder, watched, told: { errors: [], warnings: [], outside: [] } });
     made.browser = await chromium.launch({ executablePath: browser, headless: true, args: FLAGS });
     const context = await made.browser.newContext({ viewport: { width: 1500, height: 1000 }, hasTouch: true });
     made.page = await context.newPage();
@@ -84,15 +84,21 @@ export class Page {
     await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 60_000 });
     await this.page.waitForTimeout(500);
     await this.page.evaluate(() => window.app.canvas.canvas.clientWidth || window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
-    await this.page.waitForTimeout(300);
+    await this.page.waitForFunction(() => window.app.canvas.canvas.clientWidth > 0, null, { timeout: 20_000 });
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
+    await this.rest(() => this.layout());
+  }
+
+  /** What `read` gives once it has given the same twice in a row, so many ms apart. */
+  async rest(read, apart = 300) {
     let last;
-    for (let i = 0; i < 20; i++) {
-      await this.page.waitForTimeout(400);
-      const now = JSON.stringify(await this.layout());
-      if (now === last) return;
+    for (let i = 0; i < 40; i++) {
+      await this.page.waitForTimeout(apart);
+      const now = JSON.stringify(await read());
+      if (now === last) break;
       last = now;
     }
+    return JSON.parse(last);
   }
 
   /** Where everything is, in graph units: nodes as they are drawn, with their titles, and groups. */
@@ -153,8 +159,8 @@ export class Page {
       return graph.getNodeById(id).title;
     }, id);
     const content = this.page.locator(".node-help-content", { hasText: title });
-    await this.page.waitForTimeout(300); // an open panel follows the selection
-    if (!(await content.count())) await this.page.getByTestId("info-button").click();
+    // An open panel follows the selection, sooner or later; its button would close it.
+    if (!(await this.page.locator(".node-help-content").count())) await this.page.getByTestId("info-button").click();
     await content.waitFor({ timeout: 20_000 });
     return content;
   }
@@ -178,6 +184,11 @@ export class Page {
     await list(false);
     await this.page.waitForTimeout(500);
     return boxes;
+  }
+
+  /** Until there are so many viewers. */
+  async viewers(count = 1) {
+    await this.page.waitForFunction((count) => document.querySelectorAll(".distill3d").length >= count, count, { timeout: 60_000 });
   }
 
   panel(place = 0) {
@@ -233,8 +244,9 @@ export class Page {
     return `${name}.png`;
   }
 
+  /** The whole page, for people: where somebody wants to see them, and of what failed. */
   async whole(name) {
-    await this.page.screenshot({ path: `${this.folder}/${name}-page.png` });
+    if (this.watched || name.endsWith("failure")) await this.page.screenshot({ path: `${this.folder}/${name}-page.png` });
   }
 
   async drag(dx, dy, { place = 0, button = "left" } = {}) {

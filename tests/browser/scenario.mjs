@@ -21,6 +21,7 @@ try {
     [optimize],
   );
   facts.prompt = (await p.page.evaluate(() => window.app.graphToPrompt())).output[String(optimize)].inputs;
+  await p.viewers();
   facts.panels = await p.page.locator(".distill3d").count();
   await p.look_at(optimize);
   facts.loaded = await p.page.evaluate(() => performance.getEntriesByType("resource").map(({ name }) => name.split("/").at(-1)));

@@ -51,7 +51,7 @@ const resting = () =>
 try {
   await p.open_workflow(settings.workflow);
   await p.page.evaluate(`(${build})(${previews}, ${seed})`);
-  await p.page.waitForTimeout(1000);
+  await p.viewers(previews + 2);
   const count = await p.page.locator(".distill3d").count();
   const live = p.page.evaluate(() => {
     const seen = {};

@@ -39,24 +39,24 @@ try {
   await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
   await browse();
   await p.page.getByRole("button", { name: "Distill3D", exact: true }).first().click();
-  await p.page.waitForTimeout(1500);
-  facts.category = await cards();
+  facts.category = await p.rest(cards, 700);
   await p.whole(`${name}-category`);
   await p.page.keyboard.press("Escape");
   await p.page.waitForTimeout(500);
   await browse();
   await p.page.getByPlaceholder(/search/i).last().fill("distill3d");
-  await p.page.waitForTimeout(2500);
-  facts.search = await cards();
+  await p.page.waitForTimeout(1000); // until it begins to search
+  facts.search = await p.rest(cards, 700);
   await p.whole(`${name}-search`);
   await p.page.keyboard.press("Escape");
   for (const each of names) {
     await p.page.waitForTimeout(500);
+    const before = await p.page.evaluate(() => window.app.graph.id);
     await browse();
     await p.page.getByPlaceholder(/search/i).last().fill(each.replaceAll("_", " "));
     await p.page.getByTestId(`template-workflow-${each}`).click();
-    await p.page.waitForTimeout(3000);
-    facts.opened[each] = await view();
+    await p.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 60_000 });
+    facts.opened[each] = await p.rest(view, 800);
     await p.whole(`${name}-${each}`);
   }
 } catch (error) {

@@ -9,7 +9,13 @@ import json
 import pytest
 
 
-@pytest.fixture(scope="module", params=["comfyui", "newest"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "comfyui",
+        pytest.param("newest", marks=pytest.mark.nightly(reason="a newer page than ComfyUI's own")),
+    ],
+)
 def played(request, play, workflow):
     server = request.getfixturevalue(request.param)
     (optimize,) = (node["id"] for node in workflow["nodes"] if node["type"] == "Distill3D_Optimize")

@@ -9,6 +9,9 @@ from harness import environment
 from harness.frontend import WHEELS, frontend
 from harness.server import Server
 
+pytestmark = pytest.mark.nightly(
+    reason="a server and a page of its own; comfyui/test_versions.py starts that server"
+)
 OLDEST = "0.20.1"
 WAYS = ["nodes2", "classic"]
 

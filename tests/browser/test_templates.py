@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from contextlib import ExitStack
 
 import pytest
 from harness import environment, prompts
@@ -15,12 +16,18 @@ from harness.server import Server
 
 OTHERS = environment.HOME / "workflow-templates"  # ComfyUI's own, 420 MB: pip install --target
 PACKAGE = "comfyui_workflow_templates"
+NIGHTLY = pytest.mark.nightly(reason="a newer page than ComfyUI's own, on a server of its own")
 FILES = [f"{prompts.PREFIX}{name}" for name in prompts.NAMES]
 LISTED = json.loads((environment.ROOT / "web" / "templates.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(
-    scope="module", params=["installed page", "newest page", "newest page, ComfyUI's own templates"]
+    scope="module",
+    params=[
+        "installed page",
+        pytest.param("newest page", marks=NIGHTLY),
+        pytest.param("newest page, ComfyUI's own templates", marks=NIGHTLY),
+    ],
 )
 def played(request, browser, play, tmp_path_factory):
     arguments = (
@@ -39,15 +46,18 @@ def played(request, browser, play, tmp_path_factory):
         tmp_path_factory.mktemp("templates"),
         request.param.replace(" ", "-").replace(",", ""),
     )
-    with Server(
-        environment.tree(), folder / "base", folder / "comfyui.log", arguments=arguments
-    ) as server:
-        server.post("/settings", {"Comfy.TutorialCompleted": True})
-        nodes2 = request.param == "newest page"
-        names = FILES if "own" not in request.param else FILES[:1]
+    nodes2 = request.param == "newest page"
+    names = FILES if "own" not in request.param else FILES[:1]
+    with ExitStack() as stack:
+        if request.param == "installed page":
+            server = request.getfixturevalue("comfyui")
+        else:
+            files = folder / "base", folder / "comfyui.log"
+            server = stack.enter_context(Server(environment.tree(), *files, arguments=arguments))
+            server.post("/settings", {"Comfy.TutorialCompleted": True})
         told = play("templates.mjs", f"templates-{name}", server, nodes2=nodes2, names=names)
-        told.facts["newest"] = "newest" in request.param
-        yield told
+    told.facts["newest"] = "newest" in request.param
+    yield told
     patch.undo()
 
 

@@ -7,7 +7,13 @@ import copy
 import pytest
 
 
-@pytest.fixture(scope="module", params=["comfyui", "newest"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "comfyui",
+        pytest.param("newest", marks=pytest.mark.nightly(reason="a newer page than ComfyUI's own")),
+    ],
+)
 def played(request, play, workflow):
     workflow = copy.deepcopy(workflow)
     workflow["id"] = "00000000-0000-4000-8000-000000000003"  # with a history of its own

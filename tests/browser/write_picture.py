@@ -42,7 +42,7 @@ def main() -> None:
             server.post("/settings", {"Comfy.TutorialCompleted": True})
             settings = {
                 "url": server.url, "browser": shutil.which("chromium") or shutil.which("google-chrome"),
-                "folder": folder, "workflow": str(prompts.WORKFLOWS / "quickstart.json"),
+                "folder": folder, "workflow": str(prompts.file_of("quickstart")), "watched": True,
                 "nodes2": not options.classic, "scale": options.scale, "corner": list(options.corner),
             }  # fmt: skip
             file = base / "settings.json"

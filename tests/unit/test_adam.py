@@ -82,6 +82,15 @@ def test_rates_decay_exponentially_to_their_share():
     assert rates.at(0.7)["quats"] == 0.0 and rates.at(0.7)["sh"] == rates.lr_colors
 
 
+def test_each_group_has_its_own_rate_and_its_own_share_of_it_left():
+    groups = ("means", "scales", "quats", "opacities", "colors")
+    own = {f"lr_{group}": 0.1 * (k + 1) for k, group in enumerate(groups)}
+    own |= {f"final_{group}": 0.1 * (k + 2) for k, group in enumerate(groups)}
+    names = ("means", "log_scales", "quats", "opacity_logits", "sh")
+    last = LearningRates(**own).at(1.0)
+    assert last == pytest.approx({n: 0.01 * (k + 1) * (k + 2) for k, n in enumerate(names)})
+
+
 def test_view_dependent_colour_learns_slower():
     shares = sh_shares(torch.zeros(7, 9, 3))
     assert (
@@ -92,6 +101,8 @@ def test_view_dependent_colour_learns_slower():
 def test_total_variation_of_a_ramp_is_its_slope():
     ramp = torch.arange(6.0).view(1, 1, 6, 1).expand(2, 5, 6, 3)
     assert total_variation(0.25 * ramp) == 0.25
+    # downwards, too, and from row to row
+    assert total_variation(-0.25 * ramp) == total_variation(-0.25 * ramp.transpose(1, 2)) == 0.25
     assert total_variation(0.25 * ramp + 0.5 * ramp.new_tensor(range(5)).view(1, 5, 1, 1)) == 0.75
 
 

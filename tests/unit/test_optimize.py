@@ -43,6 +43,27 @@ def test_the_cloud_moves_to_what_the_prior_expects_from_every_side():
     assert torch.stack(losses[-20:]).mean() < 0.3 * torch.stack(losses[:20]).mean()
 
 
+def test_the_schedules_first_step_has_the_whole_learning_rate_and_its_middle_the_root_of_the_share():
+    """Adam's first step is as long as the rate, whatever the gradient; so is one after fresh
+    moments."""
+    start, moved = haze(), []
+    for behind in (0, 5):
+        training = run(start, 1, schedule_steps=10).training
+        fresh = {name: torch.zeros_like(value) for name, value in training.first.items()}
+        state = replace(
+            training,
+            step=behind,
+            first=fresh,
+            second=fresh,
+            updates=torch.zeros_like(training.updates),
+        )
+        after = run(
+            replace(start, training=state), 1, schedule_steps=10, lr_means=1e-3, final_means=0.16
+        )
+        moved.append((after.means - start.means).abs().max())
+    torch.testing.assert_close(torch.stack(moved), torch.tensor([1e-3, 4e-4]), rtol=1e-3, atol=0)
+
+
 def test_inputs_stay_as_they_are_and_the_result_is_plain():
     cloud = run(haze(), 2, loss=CDS())
     kept = {name: value.clone() for name, value in cloud.tensors().items()}
