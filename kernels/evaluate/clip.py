@@ -144,9 +144,7 @@ def load_clip(folder: str | os.PathLike[str]) -> Clip:
 def is_clip(folder: Path) -> bool:
     """Whether the folder's config.json is that of a whole CLIP, picture and text side."""
     try:
-        return (
-            json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-            == "clip"
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config.get("model_type") == "clip")
     except (OSError, ValueError, AttributeError):
         return False

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices.autograd import Function
 from ..devices.streams import graphs_alive, is_out_of_memory, recording_stream, uses_async_allocator
 from . import graph_trial
 
@@ -121,7 +122,8 @@ class GraphedGradient:
                 self.most = 0
                 warn_of_no_graph(self.name, error)
         if differentiable and key in self.graphs:
-            return _Replay.apply(pictures, self.graphs[key])
+            output: Tensor = _Replay.apply(pictures, self.graphs[key])
+            return output
         with tuned():
             return self.function(pictures)
 
@@ -171,7 +173,7 @@ class _Pair:
             self.open = False
 
 
-class _Replay(torch.autograd.Function):
+class _Replay(Function):
     @staticmethod
     def forward(ctx: Any, pictures: Tensor, pair: _Pair) -> Tensor:
         ctx.pair = pair

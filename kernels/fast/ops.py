@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..devices.autograd import Function
 from . import reference
 from .reference import Norm
 
@@ -137,10 +138,11 @@ def conv2d(
     """torch's conv2d, differentiable with respect to x; does not keep x, which only a weight's
     would need.
     """
-    return _Conv.apply(x, weight, bias, stride, padding)
+    result: Tensor = _Conv.apply(x, weight, bias, stride, padding)
+    return result
 
 
-class _Conv(torch.autograd.Function):
+class _Conv(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
@@ -163,7 +165,7 @@ class _Conv(torch.autograd.Function):
         return F.conv_transpose2d(grad, weight, None, stride, padding, left), None, None, None, None
 
 
-class _NormAct(torch.autograd.Function):
+class _NormAct(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Norm, shift: Tensor | None) -> Tensor:
         from . import triton_kernels
@@ -181,7 +183,7 @@ class _NormAct(torch.autograd.Function):
         return triton_kernels.backward(total, shift, grad, None, ctx.norm, mean, rstd), None, None
 
 
-class _AddNormAct(torch.autograd.Function):
+class _AddNormAct(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
@@ -207,7 +209,7 @@ class _AddNormAct(torch.autograd.Function):
         return back, back if ctx.added else None, None, None
 
 
-class _Add(torch.autograd.Function):
+class _Add(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
         from . import triton_kernels

@@ -301,7 +301,7 @@ class _Shape:
 
 def _columns(channels: int) -> int:
     """Columns of a tile: a power of two that divides the channels if one of 32 or more does."""
-    return max(min(channels & -channels, 128), min(32, triton.next_power_of_2(channels)))
+    return max(min(channels & -channels, 128), min(32, int(triton.next_power_of_2(channels))))
 
 
 def _stored(x: Tensor) -> Tensor:

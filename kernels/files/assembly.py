@@ -266,7 +266,8 @@ def scaled(values: Array, factor: float, shift: float) -> Array:
 def logits_of(opacities: Array) -> Array:
     """Logits [n] of opacities [n] in 0..1; those of 0 and 1 are finite."""
     unit = np.clip(opacities, OPACITY_MARGIN, 1 - OPACITY_MARGIN, dtype=np.float32)
-    return np.log(unit / (1 - unit))
+    logits: Array = np.log(unit / (1 - unit))
+    return logits
 
 
 def logits_of_bytes(values: Array) -> Array:

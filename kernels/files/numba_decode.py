@@ -117,7 +117,7 @@ def planes(
 
 
 @njit(error_model="numpy")
-def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
+def joined(word: Any, a: Any, b: Any, c: Any) -> tuple[Any, Any, Any, Any]:
     """The four parts, in the file's order, of a quaternion packed as its smallest three."""
     left = F(1) - a * a - b * b - c * c
     found = F(sqrt(left if left > F(0) else F(0)))

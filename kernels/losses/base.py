@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -125,7 +125,10 @@ def identity(loss: Loss) -> str:
     return f"{loss.name}({parts})" if parts else loss.name
 
 
-def first_valid(*candidates: Any) -> Any:
+SomeLoss = TypeVar("SomeLoss", bound=Loss)
+
+
+def first_valid(*candidates: SomeLoss) -> SomeLoss:
     """The first loss whose settings fit each other; the last one unseen."""
     for loss in candidates[:-1]:
         try:

@@ -97,7 +97,7 @@ def simplify(mesh: Mesh, count: int) -> Mesh:
     return Mesh(vertices, faces, mesh.colors.cpu()[torch.from_numpy(nearest)])
 
 
-def same_places(vertices: Tensor) -> tuple[Tensor, Tensor]:
+def merge_positions(vertices: Tensor) -> tuple[Tensor, Tensor]:
     """The number of its place for each vertex [M], in the order they come, and the first vertex of
     each place [W].
     """
@@ -117,7 +117,7 @@ def weld(mesh: Mesh) -> Mesh:
 
     The order of vertices and faces stays; faces that collapse are dropped.
     """
-    place, first = same_places(mesh.vertices)
+    place, first = merge_positions(mesh.vertices)
     count = torch.bincount(place, minlength=len(first))
     vertices, faces = mesh.vertices[first], place[mesh.faces]
     colors = (

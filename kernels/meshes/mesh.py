@@ -92,7 +92,8 @@ class Mesh:
     @property
     def face_areas(self) -> Tensor:  # [F] square world units
         a, b, c = self.vertices[self.faces].unbind(1)
-        return 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
+        areas: Tensor = 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
+        return areas
 
     @property
     # [M,3] unit length, weighted by face area; smooth across a texture's seams

@@ -11,6 +11,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from ..devices.autograd import Function
+
 # share of what is to be smoothed by which the iteration may miss the exact solution
 TOLERANCE = 1e-6
 
@@ -44,7 +46,7 @@ class Smoothing:
         return torch.from_numpy(self.solver.solve(u.detach().cpu().double().numpy())).to(u)
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, smoothing: Smoothing) -> Tensor:
         ctx.smoothing = smoothing

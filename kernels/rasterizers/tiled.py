@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..cameras.pinhole import Cameras
+from ..devices.autograd import Function
 from ..gaussians.cloud import Gaussians
 from .binning import Bins, bin_tiles
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
@@ -111,7 +112,7 @@ def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
     return Plan(chunks, bins.rows, bins.columns, views, clamps)
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     """Front-to-back sums of alpha and the channels, [tiles, pixels, 1+channels], over the rows of a
     pack.
     """

@@ -42,7 +42,8 @@ def box(center: Vector, half: Vector, rounding: float = 0.0) -> Distance:
 
     def distance(p: Tensor) -> Tensor:
         q = (p - _vec(center, p)).abs() - (_vec(half, p) - rounding)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0) - rounding
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0) - rounding
 
     return distance
 
@@ -53,7 +54,8 @@ def cylinder(
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         q = torch.stack([torch.hypot(u, v) - radius + rounding, w.abs() - half + rounding], -1)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0) - rounding
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0) - rounding
 
     return distance
 
@@ -156,7 +158,8 @@ def extruded(center: Vector, outline: Outline, half: float, axis: str = "z") -> 
         u, v, w = _across(p, center, axis)
         flat = polygon(v, u, outline) if axis == "x" else polygon(u, v, outline)
         q = torch.stack([flat, w.abs() - half], -1)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0)
 
     return distance
 

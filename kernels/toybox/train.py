@@ -49,9 +49,10 @@ def autoencoder_loss(vae: Any, pictures: Tensor) -> Tensor:
     y = vae.decode(posterior.sample()).sample.float()
     x = x.float()
     edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-    return (
+    loss: Tensor = (
         (y - x).abs().mean() + (y - x).square().mean() + 0.5 * edges + 2e-7 * posterior.kl().mean()
     )
+    return loss
 
 
 def denoiser_loss(
@@ -64,7 +65,7 @@ def denoiser_loss(
     a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
     noise = torch.randn(latents.shape, generator=generator, device=device)
     words = text(ids)[0]
-    v = unet(a * latents + s * noise, t, words, return_dict=False)[0].float()
+    v: Tensor = unet(a * latents + s * noise, t, words, return_dict=False)[0].float()
     return (v - (a * noise - s * latents)).square().mean()
 
 
@@ -252,7 +253,8 @@ def _train_denoiser(
     def encoded(pictures: Tensor) -> Tensor:
         with half:
             x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
-            return (vae.encode(x).latent_dist.mean.float() * scale).half()
+            mean: Tensor = vae.encode(x).latent_dist.mean
+            return (mean.float() * scale).half()
 
     @torch.no_grad()
     def fresh(count: int) -> tuple[Tensor, ...]:

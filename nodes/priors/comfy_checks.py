@@ -160,7 +160,7 @@ def check_clip(null: Conditioning, model: Any) -> None:
 def text_width(config: dict[str, Any]) -> int:
     """Values per token that a model reads, under the names that its kinds have for it."""
     width = config.get("context_dim") or config.get("context_in_dim")
-    return width or config["context_embedder_config"]["params"]["in_features"]
+    return int(width or config["context_embedder_config"]["params"]["in_features"])
 
 
 def family(model: Any) -> Family:
@@ -185,7 +185,8 @@ def family(model: Any) -> Family:
 
 
 def _config(model: Any) -> dict[str, Any]:
-    return model.model.model_config.unet_config
+    config: dict[str, Any] = model.model.model_config.unet_config
+    return config
 
 
 def check_weights(owner: str, file: str, model: Any, clip: Any, vae: Any) -> None:

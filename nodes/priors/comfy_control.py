@@ -104,7 +104,8 @@ class _HintVAE:
         self.vae = vae
 
     def spacial_compression_encode(self) -> int:
-        return self.vae.vae.spacial_compression_encode()
+        compression: int = self.vae.vae.spacial_compression_encode()
+        return compression
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.vae.encode(pixels.movedim(-1, 1))

@@ -36,7 +36,7 @@ def live(monkeypatch):
 
 def progress(step: int, seconds: float, loss: float = 1.0):
     return SimpleNamespace(
-        step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), look=lambda: "cloud"
+        step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), viewer_cloud=lambda: "cloud"
     )
 
 

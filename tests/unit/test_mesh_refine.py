@@ -247,7 +247,7 @@ def test_progress_tells_of_pictures_and_of_splats_that_look_like_the_mesh():
     told = []
 
     def on_step(progress):
-        told.append((progress.preview_due, progress.preview(), progress.look()))
+        told.append((progress.preview_due, progress.preview(), progress.viewer_cloud()))
 
     refine(textured(ball(rounds=3)), ball(), steps=4, preview_every=3, on_step=on_step)
     assert [due for due, *_ in told] == [False, False, True, True]

@@ -114,7 +114,8 @@ class MultiViewAttention:
     ) -> Tensor:
         rows, tokens, width = hidden_states.shape
         joined = hidden_states.reshape(rows // self.views, self.views * tokens, width)
-        return self.inner(attention, joined, *given, **options).reshape(rows, tokens, width)
+        attended: Tensor = self.inner(attention, joined, *given, **options)
+        return attended.reshape(rows, tokens, width)
 
 
 def camera_rows(cameras: Cameras) -> Tensor:

@@ -21,7 +21,7 @@ BUCKETS = 1 << DIGIT
 
 
 @njit(error_model="numpy")
-def tile_grid(width: int, height: int) -> tuple:
+def tile_grid(width: int, height: int) -> tuple[int, int]:
     """Columns and rows of tiles of a picture."""
     return -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
 

@@ -70,7 +70,7 @@ def exp_negative(x: Any) -> Any:
 
 
 @njit(boundscheck=False, error_model="numpy")
-def gaussian(rows: Any, at: Any) -> tuple:
+def gaussian(rows: Any, at: Any) -> tuple[Any, ...]:
     """Mean (2), A/2, B, C/2, log opacity, colour (3) and depth of the Gaussian whose row begins at
     ``at``.
     """
@@ -126,7 +126,7 @@ def new_guide() -> Any:
 
 
 @njit(boundscheck=False, error_model="numpy")
-def block_corners() -> tuple:
+def block_corners() -> tuple[Any, ...]:
     """The left and the top pixel of each of a tile's blocks, counted from the tile's."""
     x, y = np.empty(BLOCKS, np.float32), np.empty(BLOCKS, np.float32)
     for block in range(BLOCKS):
@@ -193,7 +193,7 @@ def clear(planes: Any) -> bool:
     most_light = splat(ZERO)
     for block in range(BLOCKS):
         most_light = most(most_light, load(planes, block * (FORWARD * COUNT)))
-    return any_of(most_light >= OPAQUE)
+    return bool(any_of(most_light >= OPAQUE))
 
 
 @njit(boundscheck=False, error_model="numpy")
@@ -255,7 +255,7 @@ def tile_backward(
 
 
 @njit(boundscheck=False, error_model="numpy")
-def corner(tile: int, width: int, height: int) -> tuple:
+def corner(tile: int, width: int, height: int) -> tuple[Any, ...]:
     """View, left and top pixel of a tile."""
     columns, rows = -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
     return (

@@ -40,7 +40,7 @@ def store_harmonics(basis: Any, number: int, x: Any, y: Any, z: Any) -> None:
 
 
 @njit(error_model="numpy")
-def direction_gradient(g: Any, number: int, x: Any, y: Any, z: Any) -> tuple:
+def direction_gradient(g: Any, number: int, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
     """Gradient of the direction from those of the harmonics, ``g`` [16*COUNT]."""
     gx, gy, gz = load(g, 3 * COUNT) * -SH_C1, load(g, COUNT) * -SH_C1, load(g, 2 * COUNT) * SH_C1
     xx, yy, zz = x * x, y * y, z * z

@@ -341,7 +341,7 @@ def store_sums(typing: Any, array: Any, index: Any, vectors: Any) -> Any:
     return types.void(array, index, vectors), emit
 
 
-def folded(builder: Any, vectors: list) -> Any:
+def folded(builder: Any, vectors: list[Any]) -> Any:
     """One vector that holds the sum of each of COUNT vectors: neighbours are added until one of
     each is left.
     """
@@ -376,7 +376,7 @@ def items(context: Any, builder: Any, signature: Any, values: Any) -> Any:
     return builder.inttoptr(address, ir.VectorType(data.type, COUNT))
 
 
-def masked(builder: Any, name: str, result: Any, arguments: list, kind: str) -> Any:
+def masked(builder: Any, name: str, result: Any, arguments: list[Any], kind: str) -> Any:
     """Call LLVM's gather or scatter of a ``kind`` of numbers with every lane switched on."""
     function = ir.FunctionType(result, [value.type for value in arguments])
     name = f"llvm.masked.{name}.v{COUNT}{kind}.v{COUNT}p0"

@@ -37,7 +37,7 @@ from .projection import (
 @njit(error_model="numpy")
 def shape_gradients(
     axes: Any, x: Any, y: Any, sx: Any, sy: Any, slopes: Any, antialiased: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     """From the gradients of conic and log opacity those of ``axes``, and of x, y and log(1/z) times
     themselves.
     """
@@ -65,7 +65,7 @@ def shape_gradients(
 
 
 @njit(error_model="numpy")
-def kept(seen: Any, p: Any) -> tuple:
+def kept(seen: Any, p: Any) -> tuple[Any, ...]:
     """p where the mask holds, else 0: what is not seen may be infinite."""
     zero = splat(0.0)
     return select(seen, p[0], zero), select(seen, p[1], zero), select(seen, p[2], zero)

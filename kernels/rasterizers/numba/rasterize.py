@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...cameras.pinhole import Cameras
+from ...devices.autograd import Function
 from ...devices.workers import spread, team
 from ...gaussians.cloud import Gaussians
 from ..projection import Layers, pinhole
@@ -78,7 +79,7 @@ def flat(tensor: Tensor) -> np.ndarray:
     return tensor.detach().reshape(-1).numpy()
 
 
-class _Project(torch.autograd.Function):
+class _Project(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -134,7 +135,7 @@ class _Project(torch.autograd.Function):
         return *outputs, None
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     @staticmethod
     def forward(ctx: Any, means2d: Tensor, rows: Tensor, screens: _Screens) -> tuple[Tensor, ...]:
         views, width, height = screens.views, screens.width, screens.height

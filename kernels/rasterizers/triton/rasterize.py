@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...cameras.pinhole import Cameras
+from ...devices.autograd import Function
 from ...gaussians.cloud import Gaussians
 from ...gaussians.sh import view_colors
 from ..projection import Layers
@@ -55,7 +56,7 @@ class _Screens:
         self.sizes = (self.width, self.height, self.columns, self.rows)
 
 
-class _Project(torch.autograd.Function):
+class _Project(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -105,7 +106,7 @@ class _Project(torch.autograd.Function):
         return *outputs, None
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     @staticmethod
     def forward(
         ctx: Any,
