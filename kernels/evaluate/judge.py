@@ -163,6 +163,7 @@ def save_sheet(pictures: Tensor, columns: int, file: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Sample, judge and write what --sheet and --json ask for; prints the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prior", default="models/toybox")
     parser.add_argument("--judge", default="models/judge")

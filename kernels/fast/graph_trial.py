@@ -71,7 +71,7 @@ class Trial:
             self.forbid("the allocator is not torch's")
         elif self.tries < MOST_TRIES:
             self.errors, self.began, self.tries = (
-                tempfile.TemporaryFile(),
+                tempfile.TemporaryFile(),  # noqa: SIM115  # the process writes into it
                 time.monotonic(),
                 self.tries + 1,
             )

@@ -274,6 +274,7 @@ def _allocated(error: BaseException) -> list[Any]:
 
 
 def warn_of_no_graph(network: str, error: Exception) -> None:
+    """Say in the log that the network runs without a graph, and why."""
     if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:

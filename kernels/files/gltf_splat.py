@@ -23,7 +23,7 @@ from ..gaussians.cloud import SH_C0, Gaussians
 from .assembly import (
     STRETCH,
     Array,
-    NegativeScale,
+    NegativeScaleError,
     Rows,
     arrays,
     assemble,
@@ -296,7 +296,7 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
         return assemble(
             counts[0], len(harmonics), decode, glb.name, turned=False, fill=fill if fast else None
         )
-    except NegativeScale:
+    except NegativeScaleError:
         return assemble(
             counts[0], len(harmonics), partial(decode, logarithmic=True), glb.name, turned=False
         )

@@ -288,4 +288,5 @@ def axes_record(axes: str) -> bytes:
 
 
 def damaged(name: str, what: str) -> ValueError:
+    """The error for a file called ``name``, to be raised."""
     return ValueError(f"{name} is a damaged SPZ: {what}. Copy or export the file again.")

@@ -202,6 +202,7 @@ def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor)
 
 
 def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError unless ``value`` is among those allowed."""
     if value not in allowed:
         raise ValueError(f"{owner}: {field} is {value!r}; choose one of {', '.join(allowed)}.")
 

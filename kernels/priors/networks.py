@@ -22,6 +22,8 @@ class UNetConfig(Protocol):
 
 
 class VaeConfig(Protocol):
+    """scaling_factor: of the latents, as the U-Net takes them."""
+
     latent_channels: int
     block_out_channels: Sequence[int]
     scaling_factor: float
@@ -55,6 +57,8 @@ class Posterior(Protocol):
 
 
 class Encoded(Protocol):
+    """What an encoder puts out."""
+
     latent_dist: Posterior
 
 
@@ -73,6 +77,8 @@ class Vae(nn.Module):
 
 
 class TextConfig(Protocol):
+    """max_position_embeddings: tokens that the encoder reads."""
+
     max_position_embeddings: int
 
 

@@ -64,6 +64,7 @@ def check_views(prior: Prior, views: int) -> int:
 
 
 def needs_depth(prior: Prior) -> bool:
+    """Whether the prior reads the depth of the renders."""
     return isinstance(prior, ViewConditionedPrior) and prior.needs_depth
 
 

@@ -74,11 +74,20 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
+    """How the pairs of tiles and Gaussians are walked.
+
+    Args:
+        chunks: of tiles, composited one after another
+        rows: of tiles in a view
+        columns: of tiles in a view
+        clamps: whether any alpha can reach ALPHA_MAX
+    """
+
     chunks: list[Chunk]
     rows: int
     columns: int
     views: int
-    clamps: bool  # whether any alpha can reach ALPHA_MAX
+    clamps: bool
 
 
 @torch.no_grad()

@@ -99,7 +99,7 @@ def penalties(
     """
     w, opacities = weights, cloud["opacity_logits"].sigmoid()
     terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
-        "opacity": (w.lambda_opacity, lambda: opacities.mean()),
+        "opacity": (w.lambda_opacity, opacities.mean),
         "binary_opacity": (w.lambda_binary_opacity, lambda: binarity(opacities)),
         "scale": (w.lambda_scale, lambda: cloud["log_scales"].exp().mean()),
         "binary_alpha": (w.lambda_binary_alpha, lambda: binarity(alpha)),

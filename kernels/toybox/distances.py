@@ -34,6 +34,7 @@ def _across(p: Tensor, center: Vector, axis: str) -> tuple[Tensor, Tensor, Tenso
 
 
 def sphere(center: Vector, radius: float) -> Distance:
+    """A ball; lengths here and below in world units."""
     return lambda p: (p - _vec(center, p)).norm(dim=-1) - radius
 
 
@@ -51,6 +52,8 @@ def box(center: Vector, half: Vector, rounding: float = 0.0) -> Distance:
 def cylinder(
     center: Vector, radius: float, half: float, axis: str = "y", rounding: float = 0.0
 ) -> Distance:
+    """``half``: half the length along ``axis``; ``rounding``: radius of the edges, included."""
+
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         q = torch.stack([torch.hypot(u, v) - radius + rounding, w.abs() - half + rounding], -1)
@@ -61,6 +64,8 @@ def cylinder(
 
 
 def torus(center: Vector, radius: float, tube: float, axis: str = "y") -> Distance:
+    """A ring around ``axis``; ``tube``: the radius of what is bent."""
+
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         return torch.hypot(torch.hypot(u, v) - radius, w) - tube

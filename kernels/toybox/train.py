@@ -115,6 +115,7 @@ class Scenes:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train autoencoder, denoiser and judge, or go on with what lies in --work, and write them."""
     work, device = Path(arguments.work), arguments.device
     work.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
@@ -349,6 +350,7 @@ def export(
 
 
 def plot_losses(curves: dict[str, list[float]], file: Path) -> None:
+    """Draw a curve per network into a picture file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -364,6 +366,7 @@ def plot_losses(curves: dict[str, list[float]], file: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train with the arguments of a command line; those of the process by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--work", required=True, help="checkpoint folder; a run resumes from what it finds there"

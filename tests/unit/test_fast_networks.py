@@ -206,8 +206,9 @@ def test_without_triton_the_layers_are_torchs_and_the_log_says_why(
     device_to_ask, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "distill3d.kernels.fast.triton_kernels", raising=False)
-    monkeypatch.delattr(fast, "triton_kernels", raising=False)
+    for name in ("triton_layers", "triton_norm"):
+        monkeypatch.delitem(sys.modules, f"distill3d.kernels.fast.{name}", raising=False)
+        monkeypatch.delattr(fast, name, raising=False)
     assert not ops.triton_works()
     (record,) = caplog.records
     assert "triton" in str(record.args) and "going on without fused kernels" in record.message

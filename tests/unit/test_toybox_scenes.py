@@ -333,7 +333,7 @@ def test_cameras_say_their_words():
         "outward front",
         "outward left side",
     ]
-    assert set(SCENE_VIEWS) == {*SIDES, *OUTWARD, *VIEWS[:3]} and NO_SCENE_VIEW == len(SCENE_VIEWS)
+    assert set(SCENE_VIEWS) == {*SIDES, *OUTWARD, *VIEWS[:3]} and len(SCENE_VIEWS) == NO_SCENE_VIEW
 
 
 def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):

@@ -391,6 +391,7 @@ def composite_back_share(
 def gather(
     m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
 ) -> None:
+    """Sum the gradients that tiles left for one Gaussian into its row of ``grads``."""
     for d in range(0, ROW, COUNT):
         sums = splat(ZERO)
         for slot in range(firsts[m], firsts[m + 1]):

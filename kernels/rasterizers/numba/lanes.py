@@ -51,17 +51,22 @@ lanes, mask = Lanes(), Mask()
 
 @register_model(Lanes)
 class LanesModel(models.PrimitiveModel):
+    """A `Lanes` in LLVM: a vector of floats."""
+
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, VECTOR)
 
 
 @register_model(Mask)
 class MaskModel(models.PrimitiveModel):
+    """A `Mask` in LLVM: a vector of bits."""
+
     def __init__(self, manager: Any, kind: Any) -> None:
         super().__init__(manager, kind, BITS)
 
 
 def constant(numbers: Any) -> Any:
+    """A vector of known numbers."""
     return ir.Constant(VECTOR, [ir.Constant(FLOAT, float(number)) for number in numbers])
 
 
@@ -131,6 +136,8 @@ def select(typing: Any, where: Any, a: Any, b: Any) -> Any:
 
 
 def smaller(sign: str) -> Any:
+    """Code that takes, lane by lane, the one that compares so with the other."""
+
     def emit(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         a, b = (widened(builder, value) for value in values)
         return builder.select(builder.fcmp_ordered(sign, a, b), a, b)

@@ -40,21 +40,25 @@ def rotation(w: Any, x: Any, y: Any, z: Any) -> tuple[Any, ...]:
 
 @njit(error_model="numpy")
 def dot(p: Any, q: Any) -> Any:
+    """p . q of three numbers each."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
 @njit(error_model="numpy")
 def cross(p: Any, q: Any) -> Triple:
+    """p x q."""
     return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
 
 
 @njit(error_model="numpy")
 def plus(p: Any, q: Any) -> Triple:
+    """p + q."""
     return p[0] + q[0], p[1] + q[1], p[2] + q[2]
 
 
 @njit(error_model="numpy")
 def times(s: Any, p: Any) -> Triple:
+    """s p."""
     return s * p[0], s * p[1], s * p[2]
 
 
@@ -93,6 +97,7 @@ def three(array: Any, first: int, count: int) -> tuple[Any, ...]:
 
 @njit(error_model="numpy")
 def four(array: Any, first: int, count: int) -> tuple[Any, ...]:
+    """The rows of four numbers of COUNT Gaussians."""
     a, b = pick(array, first, count, 4, 0), pick(array, first, count, 4, 1)
     return a, b, pick(array, first, count, 4, 2), pick(array, first, count, 4, 3)
 
@@ -124,6 +129,7 @@ def centre(rows: Any, translation: Any, mean: Any) -> tuple[Any, ...]:
 
 @njit(error_model="numpy")
 def clip(x: Any, limit: float) -> Any:
+    """x held within -limit..limit."""
     return least(most(x, splat(-limit)), splat(limit))
 
 

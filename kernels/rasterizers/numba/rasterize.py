@@ -76,6 +76,7 @@ def turns() -> np.ndarray:
 
 
 def flat(tensor: Tensor) -> np.ndarray:
+    """The numbers of a CPU tensor as one row, without copying where they lie in order."""
     return tensor.detach().reshape(-1).numpy()
 
 
