@@ -15,7 +15,9 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
-from ..priors.base import Conditioning, Prior, clean_from_noise
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import clean_from_noise
 from ..priors.prompts import ViewPrompts
 from ..priors.view_conditioning import check_views, condition_on_views, needs_depth
 from ..rasterizers.rasterize import render

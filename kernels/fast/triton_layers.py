@@ -21,12 +21,12 @@ def _add(x_ptr, residual_ptr, shift_ptr, out_ptr, rows, channels, R: tl.constexp
     row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
-    offset = row.to(tl.int64)[:, None] * channels + column[None, :]
-    value = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32) + tl.load(
-        residual_ptr + offset, inside, 0.0
+    index = row.to(tl.int64)[:, None] * channels + column[None, :]
+    value = tl.load(x_ptr + index, inside, 0.0).to(tl.float32) + tl.load(
+        residual_ptr + index, inside, 0.0
     ).to(tl.float32)
     value += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    tl.store(out_ptr + offset, value.to(out_ptr.dtype.element_ty), inside)
+    tl.store(out_ptr + index, value.to(out_ptr.dtype.element_ty), inside)
 
 
 @triton.jit
@@ -45,23 +45,23 @@ def _layer_norm(
     row, column = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, C)
     known = column < channels
     inside = (row < rows)[:, None] & known[None, :]
-    offset = row.to(tl.int64)[:, None] * channels + column[None, :]
-    x = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32)
+    index = row.to(tl.int64)[:, None] * channels + column[None, :]
+    x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
     x += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
     d = tl.where(inside, x - (tl.sum(x, 1) / channels)[:, None], 0.0)
     rstd = 1 / tl.sqrt(tl.sum(d * d, 1) / channels + eps)
     weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)[None, :]
     bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    tl.store(y_ptr + offset, (d * rstd[:, None] * weight + bias).to(y_ptr.dtype.element_ty), inside)
+    tl.store(y_ptr + index, (d * rstd[:, None] * weight + bias).to(y_ptr.dtype.element_ty), inside)
 
 
 @triton.jit
 def _geglu(x_ptr, y_ptr, rows, channels, R: tl.constexpr, C: tl.constexpr):
     row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
     inside = (row < rows)[:, None] & (column < channels)[None, :]
-    offset = row.to(tl.int64)[:, None] * 2 * channels + column[None, :]
-    a = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32)
-    b = tl.load(x_ptr + offset + channels, inside, 0.0).to(tl.float32)
+    index = row.to(tl.int64)[:, None] * 2 * channels + column[None, :]
+    a = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
+    b = tl.load(x_ptr + index + channels, inside, 0.0).to(tl.float32)
     y = a * (0.5 * b * (1 + tl.math.erf(b * 0.7071067811865476)))
     out = row.to(tl.int64)[:, None] * channels + column[None, :]
     tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), inside)

@@ -70,12 +70,12 @@ def _column_sums(
     while tile < (part + 1) * tiles:
         row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
-        offset = base + row[:, None] * channels + column[None, :]
-        value = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32) + shift[None, :]
+        index = base + row[:, None] * channels + column[None, :]
+        value = tl.load(x_ptr + index, inside, 0.0).to(tl.float32) + shift[None, :]
         if RESIDUAL:
-            value += tl.load(residual_ptr + offset, inside, 0.0).to(tl.float32)
+            value += tl.load(residual_ptr + index, inside, 0.0).to(tl.float32)
             rounded = value.to(total_ptr.dtype.element_ty)
-            tl.store(total_ptr + offset, rounded, inside)
+            tl.store(total_ptr + index, rounded, inside)
             value = rounded.to(tl.float32)
         d = tl.where(inside, value - pivot[None, :], 0.0)
         first += d
@@ -102,9 +102,9 @@ def _group_moments(
     while start < slabs:
         part = start + tl.arange(0, S)
         inside = (part < slabs)[:, None] & known[None, :]
-        offset = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
-        first += tl.load(sums_ptr + offset, inside, 0.0)
-        second += tl.load(sums_ptr + offset + channels, inside, 0.0)
+        index = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
+        first += tl.load(sums_ptr + index, inside, 0.0)
+        second += tl.load(sums_ptr + index + channels, inside, 0.0)
         start += S
     total = tl.sum(first, 0)
     means = tl.load(pivot_ptr + n * channels + column, known, 0.0) + total / pixels
@@ -125,16 +125,16 @@ def _normalise(
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     inside = (row < pixels)[:, None] & known[None, :]
-    offset = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    index = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
     scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
     offset = tl.load(bias_ptr + column, known, 0.0).to(tl.float32) - mean * scale
-    x = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32)
+    x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
     y, _ = _activated(x * scale[None, :] + offset[None, :], SILU)
-    tl.store(y_ptr + offset, y.to(y_ptr.dtype.element_ty), inside)
+    tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), inside)
 
 
 @counting
@@ -160,10 +160,10 @@ def _gradient_sums(
     while tile < (part + 1) * tiles:
         row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
-        offset = base + row[:, None] * channels + column[None, :]
-        x = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32)
+        index = base + row[:, None] * channels + column[None, :]
+        x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
         # 0 outside: adds nothing to the sums
-        grad = tl.load(grad_ptr + offset, inside, 0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + index, inside, 0.0).to(tl.float32)
         _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
         first += grad * slope
         second += (grad * slope) * (x * rstd[None, :] - (mean * rstd)[None, :])
@@ -185,11 +185,11 @@ def _group_means(
     while start < slabs:
         part = start + tl.arange(0, S)
         inside = (part < slabs)[:, None] & (lane < width)[None, :]
-        offset = (
+        index = (
             ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
         )
-        first += tl.load(sums_ptr + offset, inside, 0.0)
-        second += tl.load(sums_ptr + offset + channels, inside, 0.0)
+        first += tl.load(sums_ptr + index, inside, 0.0)
+        second += tl.load(sums_ptr + index + channels, inside, 0.0)
         start += S
     out = means_ptr + (n * groups + g) * 2
     tl.store(out, tl.sum(tl.sum(first, 0), 0) / (pixels * width))
@@ -209,7 +209,7 @@ def _gradient(
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     inside = (row < pixels)[:, None] & known[None, :]
-    offset = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    index = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
     scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
@@ -219,13 +219,13 @@ def _gradient(
     plain = rstd * tl.load(means_ptr + group * 2, known, 0.0)
     along = rstd * rstd * tl.load(means_ptr + group * 2 + 1, known, 0.0)
     level = mean * along - plain
-    x = tl.load(x_ptr + offset, inside, 0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + offset, inside, 0.0).to(tl.float32)
+    x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + index, inside, 0.0).to(tl.float32)
     _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
     out = (grad * slope) * scale[None, :] + (level[None, :] - x * along[None, :])
     if FURTHER:
-        out += tl.load(further_ptr + offset, inside, 0.0).to(tl.float32)
-    tl.store(out_ptr + offset, out.to(out_ptr.dtype.element_ty), inside)
+        out += tl.load(further_ptr + index, inside, 0.0).to(tl.float32)
+    tl.store(out_ptr + index, out.to(out_ptr.dtype.element_ty), inside)
 
 
 class _Shape:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..devices.streams import send
-from ..priors.base import Conditioning, NoiseSchedule, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import NoiseSchedule
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..cameras.pinhole import sectors
 from ..devices.streams import send
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import (
     LossRun,
     Views,

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .base import Conditioning, NoiseSchedule, noise_from_output
+from .conditioning import Conditioning
+from .noise_schedule import NoiseSchedule, noise_from_output
 
 if TYPE_CHECKING:
     from .networks import UNet

@@ -12,15 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import perp_neg
-from .base import (
-    Conditioning,
-    NoiseSchedule,
-    check_multiple,
-    check_words,
-    edm_shares,
-    flow_input,
-    noise_from_output,
-)
+from .base import check_multiple, check_words
+from .conditioning import Conditioning
+from .noise_schedule import NoiseSchedule, edm_shares, flow_input, noise_from_output
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .base import Conditioning, Prior
+from .base import Prior
+from .conditioning import Conditioning
 
 
 @runtime_checkable

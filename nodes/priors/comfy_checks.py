@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...kernels.priors.base import Conditioning, NoiseSchedule
+from ...kernels.priors.conditioning import Conditioning
+from ...kernels.priors.noise_schedule import NoiseSchedule
 from ...kernels.priors.weights import check_complete
 
 CURE = "Link a text-to-image model: Stable Diffusion 1.x, 2.x or 3.x, SDXL, or FLUX.1."

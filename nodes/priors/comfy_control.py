@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.cameras.pinhole import Cameras
-from ...kernels.priors.base import Conditioning
+from ...kernels.priors.conditioning import Conditioning
 from ...kernels.priors.control import ControlSettings, check_single, mask_rows, require_hint
 from ...kernels.priors.hints import shows_shape
 from .comfy_prior import ComfyPrior, ManagedComfyPrior

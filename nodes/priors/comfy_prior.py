@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ...kernels.priors import perp_neg
-from ...kernels.priors.base import Conditioning, check_multiple, check_words, noise_from_clean
+from ...kernels.priors.base import check_multiple, check_words
+from ...kernels.priors.conditioning import Conditioning
 from ...kernels.priors.diffusers.latent_prior import make_ordinary
+from ...kernels.priors.noise_schedule import noise_from_clean
 from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd

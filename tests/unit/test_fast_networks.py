@@ -11,8 +11,8 @@ from distill3d.kernels import fast
 from distill3d.kernels.fast import ops
 from distill3d.kernels.fast.encoder import Encoder, attend, misfit
 from distill3d.kernels.fast.unet import fast_unet, transformer, unwatched
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 
 def lively(net):
@@ -149,7 +149,7 @@ def test_a_few_pictures_at_a_time_give_the_numbers_and_gradients_of_all_at_once(
 
 
 def prior_text(count, seed):
-    from distill3d.kernels.priors.base import Conditioning
+    from distill3d.kernels.priors.conditioning import Conditioning
 
     return Conditioning(torch.randn(count, 7, 12, generator=torch.Generator().manual_seed(seed)))
 

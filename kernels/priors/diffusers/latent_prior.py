@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from ...devices.streams import release_memory, send
 from .. import perp_neg
-from ..base import Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from ..base import check_multiple, check_words
+from ..conditioning import Conditioning
 from ..folder import WEIGHTS
 from ..lora import LoraAdapter
+from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated

@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras.pinhole import Cameras
-from ..base import Conditioning, NoiseSchedule
+from ..conditioning import Conditioning
 from ..lora import LoraAdapter
+from ..noise_schedule import NoiseSchedule
 from ..weights import read_whole
 from . import ldm
 from .latent_prior import DiffusersPrior

@@ -10,7 +10,8 @@ import numpy as np
 from numba import njit
 
 from ...devices.compiled import compiled
-from .lanes import BLOCK, COUNT, least, most, select, splat, store_whole
+from .lanes import BLOCK, COUNT, least, most, select, splat
+from .memory import store_whole
 
 TILE_WIDTH, TILE_HEIGHT = 8 * BLOCK, 8 * COUNT // BLOCK  # pixels: eight by eight blocks
 SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel

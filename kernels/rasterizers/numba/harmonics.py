@@ -8,7 +8,8 @@ from numba import njit
 
 from ...gaussians.cloud import SH_C0
 from ...gaussians.sh import SH_C1, SH_C2, SH_C3
-from .lanes import COUNT, load, splat, store
+from .lanes import COUNT, splat
+from .memory import load, store
 
 A0, A1, A2, A3, A4 = SH_C2
 B0, B1, B2, B3, B4, B5, B6 = SH_C3

@@ -19,7 +19,8 @@ from ...devices.compiled import compiled
 from ..projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
 from .binning import count_tiles, store_tiles
 from .harmonics import store_harmonics
-from .lanes import COUNT, least, load, logarithm, most, pick, put, root, select, splat, store
+from .lanes import COUNT, least, logarithm, most, root, select, splat
+from .memory import load, pick, put, store
 
 Triple = tuple[Any, Any, Any]  # of numbers or of LLVM vectors of COUNT
 ROW = 16

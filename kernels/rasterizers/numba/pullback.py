@@ -10,7 +10,8 @@ from numba import njit
 from ...devices.compiled import compiled
 from ..projection import BLUR, FRUSTUM, NEAR
 from .harmonics import direction_gradient, store_harmonics
-from .lanes import COUNT, load, pick, put, select, splat, store
+from .lanes import COUNT, select, splat
+from .memory import load, pick, put, store
 from .projection import (
     AREA_FLOOR,
     ROW,

@@ -17,9 +17,10 @@ from ...devices.workers import spread, team
 from ...gaussians.cloud import Gaussians
 from ..projection import Layers, pinhole
 from .binning import TILE_HEIGHT, TILE_WIDTH, bin_share
-from .compositing import PIXELS, composite_back_share, composite_share, gather_share
+from .compositing import composite_back_share, composite_share, gather_share
 from .projection import ROW, project_share
 from .pullback import pull_back_share
+from .tile import PIXELS
 
 GRAIN = 256  # Gaussians that are worth waking a thread for
 
