@@ -42,8 +42,8 @@ class Question:
 
     def answer(self, conditioning: Conditioning) -> Tensor | None:
         """The estimate under that very conditioning, if it was among those asked."""
-        for asked, answer in zip(self.conditionings, self.answers, strict=True):
-            if asked is conditioning:
+        for other, answer in zip(self.conditionings, self.answers, strict=True):
+            if other is conditioning:
                 return answer
         return None
 

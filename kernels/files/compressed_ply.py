@@ -145,9 +145,9 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
             rest=None if harmonics is None else harmonics.transpose(0, 2, 1),
         )
 
-    places = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
+    offsets = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
     fast = (
-        compiled_decoders(count) if places == [0, 4, 8, 12] and word_type.itemsize == 16 else None
+        compiled_decoders(count) if offsets == [0, 4, 8, 12] and word_type.itemsize == 16 else None
     )
     if fast is None:
         return assemble(count, 1 + rest // 3, decode, name)

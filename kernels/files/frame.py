@@ -118,8 +118,8 @@ def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) 
     if turn:
         matrix[:3, :3] = upright(torch.eye(3, dtype=torch.float64), turn=turn).T.numpy()
     if size is not None:
-        seen = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
-        turned = gaussians.means[seen].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
+        visible = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
+        turned = gaussians.means[visible].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
         middle, factor = fitting(turned, size)
         matrix[:3, :3] *= factor
         matrix[:3, 3] = -factor * middle.numpy()
@@ -130,11 +130,11 @@ def _harmonic_rotation(rotation: Tensor, degree: int) -> Tensor:
     """[K,K] float64: coefficients in the turned frame from those before; solved for over many
     directions.
     """
-    seen = torch.nn.functional.normalize(
+    directions = torch.nn.functional.normalize(
         torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1
     )
     # The colour towards R d afterwards is that towards d before: Y(R d) new = Y(d) old.
-    before, after = sh_basis(seen, degree), sh_basis(seen @ rotation.T, degree)
+    before, after = sh_basis(directions, degree), sh_basis(directions @ rotation.T, degree)
     solution: Tensor = torch.linalg.lstsq(after, before).solution
     return solution
 

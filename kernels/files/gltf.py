@@ -170,18 +170,18 @@ def placements(glb: Glb) -> list[tuple[int, Array]]:
         raise bad(glb.name, f"it has {len(nodes)} nodes; {NODES_LIMIT} are read")
     children = {child for node in nodes if isinstance(node, dict) for child in _children(glb, node)}
     waiting = [(index, still) for index in range(len(nodes)) if index not in children]
-    found, seen = [], set()
+    found, visited = [], set()
     while waiting:
         index, above = waiting.pop()
-        if index in seen:
+        if index in visited:
             raise bad(glb.name, f"node {index} has two parents")
-        seen.add(index)
+        visited.add(index)
         node = get(glb, nodes, index, dict)
         matrix = above @ _matrix(glb, node)
         if "mesh" in node:
             found.append((get(glb, node, "mesh", int), matrix))
         waiting += [(child, matrix) for child in _children(glb, node)]
-    if len(seen) < len(nodes):
+    if len(visited) < len(nodes):
         raise bad(glb.name, "its nodes form a ring")
     return found
 

@@ -212,12 +212,12 @@ def _primitives(glb: Glb) -> Iterator[tuple[dict[str, Any], Array]]:
     are.
     """
     meshes = get(glb, glb.tree, "meshes", list, [])
-    places = placements(glb)
-    used = [mesh for mesh, _ in places]
+    instances = placements(glb)
+    used = [mesh for mesh, _ in instances]
     if len(set(used)) < len(used):
         raise bad(glb.name, "a mesh stands in several places, which is not read")
-    places += [(mesh, np.eye(4)) for mesh in range(len(meshes)) if mesh not in set(used)]
-    for index, matrix in sorted(places, key=lambda place: place[0]):
+    instances += [(mesh, np.eye(4)) for mesh in range(len(meshes)) if mesh not in set(used)]
+    for index, matrix in sorted(instances, key=lambda instance: instance[0]):
         primitives = get(glb, get(glb, meshes, index, dict), "primitives", list)
         for i in range(len(primitives)):
             primitive = get(glb, primitives, i, dict)

@@ -111,10 +111,8 @@ def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
             and (end + 1 - begin) * longest <= budget
         ):
             end += 1
-        place = torch.arange(longest, device=entries.device)
-        index = torch.where(
-            place < counts[begin:end, None], starts[begin:end, None] + place, padding
-        )
+        rank = torch.arange(longest, device=entries.device)
+        index = torch.where(rank < counts[begin:end, None], starts[begin:end, None] + rank, padding)
         chunks.append(Chunk(order[begin:end], entries[index.flatten()]))
         begin = end
     clamps = bool(projection.opacities.max() >= ALPHA_MAX)

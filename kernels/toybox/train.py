@@ -36,7 +36,7 @@ from .models import (
 )
 from .scene_captions import SCENE_WORDS
 from .scene_data import SceneAtlas, SceneTable, draw_scenes, render_scene_atlas, scene_said
-from .training_losses import autoencoder_loss, denoiser_loss, judge_loss, said
+from .training_losses import autoencoder_loss, denoiser_loss, drop_words, judge_loss
 from .training_stage import Run, loop
 
 
@@ -113,13 +113,13 @@ def train(arguments: argparse.Namespace) -> None:
 
     def train_autoencoder() -> Tensor:
         count = scenes.count(a.autoencoder_batch) if scenes else 0
-        pictures = draw(atlas, a.autoencoder_batch - count, generator, table.allowed).pictures
+        images = draw(atlas, a.autoencoder_batch - count, generator, table.allowed).images
         if scenes and count:
-            pictures = torch.cat(
-                [pictures, draw_scenes(scenes.atlas, count, generator, scenes.table).pictures]
+            images = torch.cat(
+                [images, draw_scenes(scenes.atlas, count, generator, scenes.table).images]
             )
         with half:
-            return autoencoder_loss(vae, pictures)
+            return autoencoder_loss(vae, images)
 
     def train_judge() -> Tensor:
         with half:
@@ -189,9 +189,9 @@ def _train_denoiser(
     scale = latent_scale(vae, atlas, generator)
     net = torch.compile(unet) if arguments.compile else unet
 
-    def encoded(pictures: Tensor) -> Tensor:
+    def encoded(images: Tensor) -> Tensor:
         with half:
-            x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+            x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
             mean: Tensor = vae.encode(x).latent_dist.mean
             return (mean.float() * scale).half()
 
@@ -199,13 +199,13 @@ def _train_denoiser(
     def fresh(count: int) -> tuple[Tensor, ...]:
         batch = draw(atlas, count, generator, table.allowed)
         words = batch.category, batch.color, batch.finish, batch.second, batch.view_said, batch.side
-        return encoded(batch.pictures), *words
+        return encoded(batch.images), *words
 
     @torch.no_grad()
     def fresh_scenes(count: int) -> tuple[Tensor, ...]:
         assert scenes is not None
         batch = draw_scenes(scenes.atlas, count, generator, scenes.table)
-        return encoded(batch.pictures), *batch.words
+        return encoded(batch.images), *batch.words
 
     began = time.monotonic()
     many = scenes.count(arguments.batch) if scenes else 0
@@ -220,7 +220,7 @@ def _train_denoiser(
     def step() -> Tensor:
         objects = arguments.batch - many
         latents, *words = pool.draw(objects, max(objects // 8, 1), generator)
-        ids = table.rows(*said(words, generator))
+        ids = table.rows(*drop_words(words, generator))
         if scenes and scene_pool:
             more, *words = scene_pool.draw(many, max(many // 8, 1), generator)
             ids = torch.cat([ids, scenes.table.rows(*scene_said(words, generator))])
@@ -247,7 +247,7 @@ def latent_scale(vae: Any, atlas: Atlas, generator: torch.Generator) -> float:
     """
     fixed = torch.Generator(generator.device).manual_seed(7)
     parts = [
-        vae.encode(draw(atlas, 256, fixed).pictures * 2 - 1).latent_dist.mean.float()
+        vae.encode(draw(atlas, 256, fixed).images * 2 - 1).latent_dist.mean.float()
         for _ in range(8)
     ]
     return float(1 / torch.cat(parts).std())

@@ -14,11 +14,11 @@ from .models import (
 )
 
 
-def autoencoder_loss(vae: Any, pictures: Tensor) -> Tensor:
+def autoencoder_loss(vae: Any, images: Tensor) -> Tensor:
     """Absolute error of pictures and of their gradients (crisp edges), and the usual tiny KL
     term.
     """
-    x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
+    x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
     posterior = vae.encode(x).latent_dist
     y = vae.decode(posterior.sample()).sample.float()
     x = x.float()
@@ -46,7 +46,7 @@ def denoiser_loss(
 def judge_loss(judge: Judge, batch: Batch, generator: torch.Generator) -> Tensor:
     """Cross entropy of every head, on pictures with a little noise. A second colour counts where
     there is a pattern, a view where its word is fair."""
-    x = batch.pictures
+    x = batch.images
     noise = torch.randn(x.shape, generator=generator, device=x.device)
     strength = 0.06 * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
     logits = judge((x + strength * noise).contiguous(memory_format=torch.channels_last))
@@ -61,7 +61,7 @@ def judge_loss(judge: Judge, batch: Batch, generator: torch.Generator) -> Tensor
     )
 
 
-def said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
+def drop_words(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
     """Caption indices (category, colour, finish, second, view) as the prior hears them: 10 %
     nothing at all, 5 % no colour (plain ones), 12 % no view, else 30 % the view's word (none near a
     boundary), 70 % the finer words.

@@ -75,21 +75,21 @@ class Accelerated:
 
         return Graphed(call, "U-Net", attention_first=self.fused_unet)
 
-    def _plain_moments(self, pictures: Tensor) -> Tensor:
-        return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
+    def _plain_moments(self, images: Tensor) -> Tensor:
+        return self.vae.encode(images.contiguous()).latent_dist.parameters  # see DiffusersPrior
 
-    def moments(self, pictures: Tensor) -> Tensor:
-        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1;
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and log variance of the posterior, [B,2C,h,w], of images [B,3,H,W] in -1..1;
         differentiable.
         """
         try:
-            return self.encoder(pictures)
+            return self.encoder(images)
         except Exception as error:
             if not self.fused_encoder or is_out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "encoder", error)
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
-            return self.encoder(pictures)
+            return self.encoder(images)
 
     def output(
         self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None

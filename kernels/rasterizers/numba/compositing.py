@@ -54,16 +54,16 @@ def lane(x: int, y: int) -> int:
 
 
 @njit(boundscheck=False, error_model="numpy")
-def interleaved(place: int, planes: int) -> int:
+def interleaved(pixel: int, planes: int) -> int:
     """The same place in the first of so many interleaved planes."""
-    return place // COUNT * (planes * COUNT) + place % COUNT
+    return pixel // COUNT * (planes * COUNT) + pixel % COUNT
 
 
 @compiled(boundscheck=False)
 def composite_share(
     worker: int,
     workers: int,
-    turns: Any,
+    work_queue: Any,
     order: Any,
     entries: Any,
     offsets: Any,
@@ -79,13 +79,13 @@ def composite_share(
     """Fill color [V,H,W,3], alpha and depth [V,H,W], and for the way back through and ranks
     [tiles*PIXELS], lasts [tiles] and masks [E].
 
-    ``turns`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to
+    ``work_queue`` [1]: how many tiles the workers have taken, 0. ``order``: the tiles in the order to
     take them. ``rows`` [V*N*ROW].
     """
     _, height, width = alpha.shape
     planes, guide, corners = np.empty(FORWARD * PIXELS, np.float32), new_guide(), block_corners()
     while True:
-        turn = claim(turns, 1)
+        turn = claim(work_queue, 1)
         if turn >= order.shape[0]:
             return
         tile = order[turn]
@@ -124,7 +124,7 @@ def composite_share(
 def composite_back_share(
     worker: int,
     workers: int,
-    turns: Any,
+    work_queue: Any,
     order: Any,
     entries: Any,
     offsets: Any,
@@ -144,7 +144,7 @@ def composite_back_share(
     _, height, width = alpha.shape
     planes, corners = np.empty(BACKWARD * PIXELS, np.float32), block_corners()
     while True:
-        turn = claim(turns, 1)
+        turn = claim(work_queue, 1)
         if turn >= order.shape[0]:
             return
         tile = order[turn]
@@ -171,13 +171,13 @@ def composite_back_share(
 
 @njit(boundscheck=False, error_model="numpy")
 def gather(
-    m: int, partial: Any, places: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
+    m: int, partial: Any, slot_entries: Any, firsts: Any, rows: Any, means2d: Any, grads: Any
 ) -> None:
     """Sum the gradients that tiles left for one Gaussian into its row of ``grads``."""
     for d in range(0, ROW, COUNT):
         sums = splat(ZERO)
         for slot in range(firsts[m], firsts[m + 1]):
-            sums = sums + load(partial, places[slot] * ROW + d)
+            sums = sums + load(partial, slot_entries[slot] * ROW + d)
         store(grads, m * ROW + d, sums)
     at = u64(m * ROW)
     a, b, c = rows[at + u64(2)], rows[at + u64(3)], rows[at + u64(4)]
@@ -197,15 +197,15 @@ def gather_share(
     worker: int,
     workers: int,
     partial: Any,
-    places: Any,
+    slot_entries: Any,
     firsts: Any,
     rows: Any,
     means2d: Any,
     grads: Any,
 ) -> None:
-    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``places``: gradients
+    """Add up what lies in ``partial`` for each Gaussian, in the order of its ``slot_entries``: gradients
     of means2d [V*N,2] and of the rest of ``rows``, ``grads`` [V*N*ROW], where A, B and C stand for
     the conic itself."""
     total = means2d.shape[0]
     for m in range(worker * total // workers, (worker + 1) * total // workers):
-        gather(m, partial, places, firsts, rows, means2d, grads)
+        gather(m, partial, slot_entries, firsts, rows, means2d, grads)

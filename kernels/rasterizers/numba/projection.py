@@ -149,9 +149,9 @@ def footprint(axes: Any, x: Any, y: Any, sx: Any, sy: Any) -> tuple[Any, ...]:
 
 
 @njit(error_model="numpy")
-def ray(mean: Any, place: Any) -> tuple[Any, ...]:
+def ray(mean: Any, position: Any) -> tuple[Any, ...]:
     """Unit vectors from a camera's place to the means, and their lengths before."""
-    along = mean[0] - place[0], mean[1] - place[1], mean[2] - place[2]
+    along = mean[0] - position[0], mean[1] - position[1], mean[2] - position[2]
     length = most(root(dot(along, along)), splat(1e-12))
     return times(1.0 / length, along), length
 
@@ -218,7 +218,7 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
                 & (my + ey > 0.0)
                 & (my - ey < np.float32(height))
             )
-            seen = (z > NEAR) & (strength > LOG_ALPHA_MIN) & meets
+            in_view = (z > NEAR) & (strength > LOG_ALPHA_MIN) & meets
             direction, _ = ray(mean, positions[v])
             store_harmonics(basis, numbers // 3, direction[0], direction[1], direction[2])
             color = color_of(coefficients, numbers, basis)
@@ -238,13 +238,13 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
             put(row, n, count, ROW, 12, over)
             put(row, n, count, ROW, 13, det / c)
             put(row, n, count, ROW, 14, ex * b / a)
-            put(row, n, count, ROW, 15, select(seen, splat(1.0), splat(0.0)))
+            put(row, n, count, ROW, 15, select(in_view, splat(1.0), splat(0.0)))
             pairs = v * count * 2
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 0, mx)
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 1, my)
             put(depths[v * count : (v + 1) * count], n, count, 1, 0, z)
-            put(visible[v * count : (v + 1) * count], n, count, 1, 0, seen)
-            store_tiles(box, mx, my, ex, ey, seen, width, height)
+            put(visible[v * count : (v + 1) * count], n, count, 1, 0, in_view)
+            store_tiles(box, mx, my, ex, ey, in_view, width, height)
             first = v * count + n
             count_tiles(
                 box, min(COUNT, count - n), boxes[4 * first :], lengths[worker], v, width, height

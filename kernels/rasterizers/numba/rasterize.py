@@ -71,7 +71,7 @@ class _Screens:
         return np.lexsort((-work, np.arange(len(work)) // (self.columns * self.rows)))
 
 
-def turns() -> np.ndarray:
+def new_queue() -> np.ndarray:
     """A counter for workers that take the next piece of work whenever they are done with one."""
     return np.zeros(1, np.int64)
 
@@ -146,17 +146,17 @@ class _Composite(Function):
             means2d.new_empty(views, height, width, 1),
             means2d.new_empty(views, height, width, 1),
         )
-        entries, offsets, *places = screens.bin()
+        entries, offsets, *slot_entries = screens.bin()
         tiles = screens.lengths.shape[1]
         kept = [np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32)]
         kept += [np.empty(tiles, np.int64), np.empty(len(entries), np.uint64)]
-        pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
+        images = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
         order = screens.order(np.diff(offsets))
         spread(
-            composite_share, tiles, turns(), order, entries, offsets, flat(rows), *pictures, *kept
+            composite_share, tiles, new_queue(), order, entries, offsets, flat(rows), *images, *kept
         )
         ctx.save_for_backward(rows)
-        ctx.lists, ctx.places, ctx.screens = (entries, offsets, *kept), places, screens
+        ctx.lists, ctx.slot_entries, ctx.screens = (entries, offsets, *kept), slot_entries, screens
         return color, alpha, depth
 
     @staticmethod
@@ -165,22 +165,24 @@ class _Composite(Function):
         (rows,) = ctx.saved_tensors
         entries, offsets, *kept = ctx.lists
         color, alpha, depth = (grad.contiguous().numpy() for grad in grads)
-        pictures = color, alpha[..., 0], depth[..., 0]
+        images = color, alpha[..., 0], depth[..., 0]
         partial = np.empty(len(entries) * ROW, np.float32)
         order = ctx.screens.order(kept[2] - offsets[:-1])
         spread(
             composite_back_share,
             len(order),
-            turns(),
+            new_queue(),
             order,
             entries,
             offsets,
             flat(rows),
             *kept,
-            *pictures,
+            *images,
             partial,
         )
         to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
         gathered = to_means2d.view(-1, 2).numpy(), flat(to_rows)
-        spread(gather_share, rows.shape[1] // GRAIN, partial, *ctx.places, flat(rows), *gathered)
+        spread(
+            gather_share, rows.shape[1] // GRAIN, partial, *ctx.slot_entries, flat(rows), *gathered
+        )
         return to_means2d, to_rows, None

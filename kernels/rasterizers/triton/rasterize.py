@@ -35,8 +35,8 @@ def rasterize_triton(
         )
         means2d, shapes, depths, boxes, counts, visible = _Project.apply(*parameters, screens)
         colors = view_colors(gaussians, cameras)
-        pictures = _Composite.apply(means2d, shapes, colors, depths, boxes, counts, screens)
-    return Layers(pictures[0], pictures[1], pictures[2] if depth else None, means2d, visible)
+        images = _Composite.apply(means2d, shapes, colors, depths, boxes, counts, screens)
+    return Layers(images[0], images[1], images[2] if depth else None, means2d, visible)
 
 
 class _Screens:
