@@ -128,6 +128,11 @@ def look_at(
     width: int,
     height: int,
 ) -> Cameras:
+    """V cameras of width x height pixels that look at ``centre`` [3 or V,3] from a sphere around it.
+
+    azimuth, elevation and fov (along the height) in degrees, distance in world units, all [V]; at
+    azimuth 0 the camera is at +z, at 90 at +x.
+    """
     a, e = torch.deg2rad(azimuth), torch.deg2rad(elevation)
     sin_a, cos_a, sin_e, cos_e = a.sin(), a.cos(), e.sin(), e.cos()
     # All three axes in closed form: no cross product with an up vector, so straight above is as
@@ -191,6 +196,7 @@ def sphere(
 
 
 def checked_size(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Width and height in pixels; one number is both. Raises ValueError outside 1..16384."""
     width, height = (size, size) if isinstance(size, int) else size
     if not (1 <= width <= 16384 and 1 <= height <= 16384):
         raise ValueError(f"Image size is {width} x {height} pixels; choose 1..16384 for both.")

@@ -44,7 +44,11 @@ def team(limit: int) -> int:
 
 
 def _on_team(
-    runtime: Any, threads: int, kernel: Callable[..., None], workers: int, arguments: tuple
+    runtime: Any,
+    threads: int,
+    kernel: Callable[..., None],
+    workers: int,
+    arguments: tuple[Any, ...],
 ) -> None:
     """All of torch's threads are asked, though not all may be needed: a smaller team would end the
     others.
@@ -65,7 +69,7 @@ def _on_team(
         raise errors[0]
 
 
-def _on_pool(kernel: Callable[..., None], workers: int, arguments: tuple) -> None:
+def _on_pool(kernel: Callable[..., None], workers: int, arguments: tuple[Any, ...]) -> None:
     pool = _pool(workers - 1, os.getpid())
     futures = [pool.submit(kernel, worker, workers, *arguments) for worker in range(1, workers)]
     try:

@@ -46,8 +46,8 @@ class Clip:
     std: tuple[float, ...]
 
     @torch.no_grad()
-    def similarities(self, pictures: Tensor, texts: Sequence[str], batch: int = 32) -> Tensor:
-        """Cosines [V, texts], on the CPU, of pictures [V,3,H,W] in 0..1 and texts.
+    def similarities(self, images: Tensor, texts: Sequence[str], batch: int = 32) -> Tensor:
+        """Cosines [V, texts], on the CPU, of images [V,3,H,W] in 0..1 and texts.
 
         Raises ValueError for a text of more tokens than the model reads.
         """
@@ -69,8 +69,8 @@ class Clip:
             torch.tensor(values, device=device).view(3, 1, 1) for values in (self.mean, self.std)
         )
         rows = []
-        for start in range(0, len(pictures), batch):
-            part = pictures[start : start + batch].to(device, torch.float32)
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch].to(device, torch.float32)
             sized = F.interpolate(part, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
             out = self.model(
                 input_ids=words["input_ids"],
@@ -84,14 +84,14 @@ class Clip:
         return torch.cat(rows)
 
     def score(
-        self, pictures: Tensor, azimuths: Tensor, prompt: str, rivals: Sequence[str] = ()
+        self, images: Tensor, azimuths: Tensor, prompt: str, rivals: Sequence[str] = ()
     ) -> ClipScore:
-        """Score pictures [V,3,H,W] in 0..1 taken from ``azimuths`` [V] degrees, 0 being the
+        """Score images [V,3,H,W] in 0..1 taken from ``azimuths`` [V] degrees, 0 being the
         front.
         """
         others = [rival for rival in rivals if rival != prompt]
         found = self.similarities(
-            pictures, [prompt, f"{prompt}, front view", f"{prompt}, back view", *others]
+            images, [prompt, f"{prompt}, front view", f"{prompt}, back view", *others]
         )
         own, front, back = found[:, 0], found[:, 1], found[:, 2]
         behind = ((azimuths.cpu() + 180) % 360 - 180).abs() >= 135
@@ -144,9 +144,7 @@ def load_clip(folder: str | os.PathLike[str]) -> Clip:
 def is_clip(folder: Path) -> bool:
     """Whether the folder's config.json is that of a whole CLIP, picture and text side."""
     try:
-        return (
-            json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
-            == "clip"
-        )
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return bool(config.get("model_type") == "clip")
     except (OSError, ValueError, AttributeError):
         return False

@@ -15,7 +15,9 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
-from ..priors.base import Conditioning, Prior, clean_from_noise
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import clean_from_noise
 from ..priors.prompts import ViewPrompts
 from ..priors.view_conditioning import check_views, condition_on_views, needs_depth
 from ..rasterizers.rasterize import render
@@ -40,8 +42,8 @@ class Question:
 
     def answer(self, conditioning: Conditioning) -> Tensor | None:
         """The estimate under that very conditioning, if it was among those asked."""
-        for asked, answer in zip(self.conditionings, self.answers, strict=True):
-            if asked is conditioning:
+        for other, answer in zip(self.conditionings, self.answers, strict=True):
+            if other is conditioning:
                 return answer
         return None
 

@@ -68,16 +68,16 @@ def sample(
 
 
 @torch.no_grad()
-def judge_logits(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, Tensor]:
-    """The judge's logits [B,classes] per head, on the CPU, for pictures [B,3,H,W]."""
-    parts = [judge(pictures[i : i + batch]) for i in range(0, len(pictures), batch)]
+def judge_logits(judge: Judge, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
+    """The judge's logits [B,classes] per head, on the CPU, for images [B,3,H,W]."""
+    parts = [judge(images[i : i + batch]) for i in range(0, len(images), batch)]
     return {name: torch.cat([p[name] for p in parts]).cpu() for name in parts[0]}
 
 
-def judged(judge: Judge, pictures: Tensor, batch: int = 256) -> dict[str, Tensor]:
-    """What the judge sees in pictures [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two
+def judged(judge: Judge, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
+    """What the judge sees in images [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two
     likeliest colours in ascending order."""
-    return likeliest(judge_logits(judge, pictures, batch))
+    return likeliest(judge_logits(judge, images, batch))
 
 
 def likeliest(logits: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -87,30 +87,32 @@ def likeliest(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: values.argmax(-1) for name, values in logits.items()} | {"pair": pair}
 
 
-def color_right(seen: dict[str, Tensor], color: Tensor, second: Tensor, finish: Tensor) -> Tensor:
+def color_right(
+    answers: dict[str, Tensor], color: Tensor, second: Tensor, finish: Tensor
+) -> Tensor:
     """Whether the judge sees the right colours [B] bool: the object's colour and, where patterned,
     the pattern's.
 
     Stripes and checks fill as much of an object in one colour as in the other, so which of the two
     is the object's cannot be seen: there the unordered pair has to be right.
     """
-    pair = (seen["pair"] == torch.stack([color, second], -1).sort(-1).values).all(-1)
-    dotted = (seen["color"] == color) & (seen["second"] == second)
+    pair = (answers["pair"] == torch.stack([color, second], -1).sort(-1).values).all(-1)
+    dotted = (answers["color"] == color) & (answers["second"] == second)
     return torch.where(
         finish == 0,
-        seen["color"] == color,
+        answers["color"] == color,
         torch.where(finish == FINISHES.index("dotted"), dotted, pair),
     )
 
 
-def _share(right: Tensor) -> float:
+def _fraction(right: Tensor) -> float:
     return float(right.float().mean())
 
 
-def score_samples(judge: Judge, captions: list[Caption], pictures: Tensor) -> dict[str, float]:
-    """pictures [len(captions)*4,...], the four views of a caption in a row -> accuracies 0..1,
+def score_samples(judge: Judge, captions: list[Caption], images: Tensor) -> dict[str, float]:
+    """images [len(captions)*4,...], the four views of a caption in a row -> accuracies 0..1,
     views of symmetric categories left out."""
-    seen = judged(judge, pictures)
+    answers = judged(judge, images)
     rows = [(c, v) for c in captions for v in range(len(VIEWS))]
     names = list(COLORS)
     color = torch.tensor([names.index(str(c.color)) for c, _ in rows])
@@ -118,12 +120,12 @@ def score_samples(judge: Judge, captions: list[Caption], pictures: Tensor) -> di
     finish = torch.tensor([FINISHES.index(c.finish) for c, _ in rows])
     turning = torch.tensor([c.category not in SYMMETRIC for c, _ in rows])
     return {
-        "category": _share(
-            seen["category"] == torch.tensor([CATEGORIES.index(c.category) for c, _ in rows])
+        "category": _fraction(
+            answers["category"] == torch.tensor([CATEGORIES.index(c.category) for c, _ in rows])
         ),
-        "color": _share(color_right(seen, color, second, finish)),
-        "view": _share((seen["view"] == torch.tensor([v for _, v in rows]))[turning]),
-        "finish": _share(seen["finish"] == finish),
+        "color": _fraction(color_right(answers, color, second, finish)),
+        "view": _fraction((answers["view"] == torch.tensor([v for _, v in rows]))[turning]),
+        "finish": _fraction(answers["finish"] == finish),
     }
 
 
@@ -135,27 +137,27 @@ def score_judge(
     """
     atlas = render_atlas(views, seed, device)
     batch = draw(atlas, 4096, torch.Generator(device).manual_seed(seed))
-    seen = judged(judge, batch.pictures)
+    answers = judged(judge, batch.images)
     category, color, finish, second = (
         x.cpu() for x in (batch.category, batch.color, batch.finish, batch.second)
     )
     turning = torch.tensor([c not in SYMMETRIC for c in CATEGORIES])[category]
     fair = turning & (batch.view_said.cpu() != NO_VIEW)
     return {
-        "category": _share(seen["category"] == category),
-        "color": _share(color_right(seen, color, second, finish)),
-        "view": _share((seen["view"] == batch.view.cpu())[fair]),
-        "finish": _share(seen["finish"] == finish),
+        "category": _fraction(answers["category"] == category),
+        "color": _fraction(color_right(answers, color, second, finish)),
+        "view": _fraction((answers["view"] == batch.view.cpu())[fair]),
+        "finish": _fraction(answers["finish"] == finish),
     }
 
 
-def save_sheet(pictures: Tensor, columns: int, file: Path) -> None:
-    """pictures [B,3,H,W] -> one PNG, row by row."""
+def save_sheet(images: Tensor, columns: int, file: Path) -> None:
+    """images [B,3,H,W] -> one PNG, row by row."""
     from PIL import Image
 
     rows = [
-        torch.cat(list(pictures[i : i + columns]), 2)
-        for i in range(0, len(pictures) - columns + 1, columns)
+        torch.cat(list(images[i : i + columns]), 2)
+        for i in range(0, len(images) - columns + 1, columns)
     ]
     Image.fromarray(
         (torch.cat(rows, 1).clamp(0, 1) * 255).byte().permute(1, 2, 0).cpu().numpy()
@@ -163,6 +165,7 @@ def save_sheet(pictures: Tensor, columns: int, file: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Sample, judge and write what --sheet and --json ask for; prints the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--prior", default="models/toybox")
     parser.add_argument("--judge", default="models/judge")
@@ -185,14 +188,18 @@ def main(arguments: list[str] | None = None) -> None:
     pipeline.set_progress_bar_config(disable=True)
     judge = load_judge(a.judge, a.device)
     captions = held_out_captions(a.captions, a.seed)
-    pictures = sample(
-        pipeline, [c.seen_from(v) for c in captions for v in VIEWS], a.guidance, a.steps, a.seed
+    images = sample(
+        pipeline,
+        [c.rasterize_view(v) for c in captions for v in VIEWS],
+        a.guidance,
+        a.steps,
+        a.seed,
     )
     if a.sheet:
-        save_sheet(pictures[: 56 * 4].cpu(), 16, a.sheet)
+        save_sheet(images[: 56 * 4].cpu(), 16, a.sheet)
     result = {
         "captions": a.captions, "guidance": a.guidance, "steps": a.steps, "seed": a.seed,
-        "prior": score_samples(judge, captions, pictures),
+        "prior": score_samples(judge, captions, images),
         "judge_on_fresh_renders": score_judge(judge, a.judge_views, a.device) if a.judge_views else None,
     }  # fmt: skip
     text = json.dumps(result, indent=2)

@@ -128,23 +128,23 @@ class Judgement:
     r_precision_all: float
 
 
-def judgement(judge: Judge, pictures: Tensor, caption: Caption) -> Judgement:
-    """The judge on pictures [11,3,H,W] in 0..1 from `judge_cameras`."""
-    logits = judge_logits(judge, pictures)
-    seen, count = likeliest(logits), len(pictures)
+def judgement(judge: Judge, images: Tensor, caption: Caption) -> Judgement:
+    """The judge on images [11,3,H,W] in 0..1 from `judge_cameras`."""
+    logits = judge_logits(judge, images)
+    answers, count = likeliest(logits), len(images)
     right_color = view = janus = None
     if caption.color:
         names = (caption.color, caption.second or caption.color)
         color, second = (torch.full((count,), list(COLORS).index(name)) for name in names)
         finish = torch.full((count,), FINISHES.index(caption.finish))
-        right_color = float(color_right(seen, color, second, finish).float().mean())
+        right_color = float(color_right(answers, color, second, finish).float().mean())
     if caption.category not in SYMMETRIC:
         wanted = torch.tensor([VIEWS.index(word) for word in WORDS])
         away = torch.tensor([word in ("side", "back") for word in WORDS])
-        view = float((seen["view"] == wanted).float().mean())
-        janus = float((seen["view"] == VIEWS.index("front"))[away].float().mean())
+        view = float((answers["view"] == wanted).float().mean())
+        janus = float((answers["view"] == VIEWS.index("front"))[away].float().mean())
     return Judgement(
-        float((seen["category"] == CATEGORIES.index(caption.category)).float().mean()),
+        float((answers["category"] == CATEGORIES.index(caption.category)).float().mean()),
         right_color,
         view,
         janus,

@@ -39,7 +39,7 @@ def psnr(color: Tensor, true_color: Tensor) -> float:
 
 
 def saturation(color: Tensor, inside: Tensor) -> float:
-    """Mean HSV saturation, 0..1, of pictures [V,H,W,3] in 0..1 over the pixels ``inside`` [V,H,W,1]
+    """Mean HSV saturation, 0..1, of images [V,H,W,3] in 0..1 over the pixels ``inside`` [V,H,W,1]
     bool.
     """
     high, low = color.clamp(0, 1).amax(-1), color.clamp(0, 1).amin(-1)
@@ -48,7 +48,7 @@ def saturation(color: Tensor, inside: Tensor) -> float:
 
 
 def contrast(color: Tensor, inside: Tensor) -> float:
-    """RMS contrast: standard deviation of the luma of pictures [V,H,W,3] in 0..1 over the pixels
+    """RMS contrast: standard deviation of the luma of images [V,H,W,3] in 0..1 over the pixels
     ``inside``.
     """
     luma = (color.clamp(0, 1) @ color.new_tensor(LUMA))[inside[..., 0]]
@@ -80,18 +80,18 @@ class Score:
     contrast: float
 
 
-def score(seen: Rendering, truth: Truth, colored: bool = True) -> Score:
+def score(rendering: Rendering, truth: Truth, colored: bool = True) -> Score:
     """Score renders against the truth from the same cameras, both on `BACKGROUND`."""
-    outside = (seen.alpha > 0.5) & (truth.alpha <= 0.01)
-    inside = (seen.alpha > 0.5) | (truth.alpha > 0.5)
+    outside = (rendering.alpha > 0.5) & (truth.alpha <= 0.01)
+    inside = (rendering.alpha > 0.5) | (truth.alpha > 0.5)
 
     def ratio(measure: Callable[[Tensor, Tensor], float], least: float) -> float:
         wanted = measure(truth.color, inside)
-        return measure(seen.color, inside) / wanted if colored and wanted > least else math.nan
+        return measure(rendering.color, inside) / wanted if colored and wanted > least else math.nan
 
     return Score(
-        iou(seen.alpha, truth.alpha),
-        psnr(seen.color, truth.color) if colored else math.nan,
+        iou(rendering.alpha, truth.alpha),
+        psnr(rendering.color, truth.color) if colored else math.nan,
         float(outside.float().mean()),
         ratio(saturation, LEAST_SATURATION),
         ratio(contrast, LEAST_CONTRAST),

@@ -47,7 +47,7 @@ class Sum:
 
 
 class Encoder:
-    """Call it with pictures [B,3,H,W] in -1..1 of the weights' dtype for the parameters [B,2C,h,w];
+    """Call it with images [B,3,H,W] in -1..1 of the weights' dtype for the parameters [B,2C,h,w];
     differentiable.
     """
 
@@ -75,8 +75,8 @@ class Encoder:
         self.last = _Convolution(encoder.conv_out)
         self.quant = None if vae.quant_conv is None else _Convolution(vae.quant_conv)
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        x = F.pad(pictures.flip(2, 3), (0, 0, 0, 0, 0, PADDED_CHANNELS - pictures.shape[1]))
+    def __call__(self, images: Tensor) -> Tensor:
+        x = F.pad(images.flip(2, 3), (0, 0, 0, 0, 0, PADDED_CHANNELS - images.shape[1]))
         state = Sum(self.first(x.contiguous(memory_format=torch.channels_last)))
         for level, resnets in enumerate(self.levels):
             for resnet in resnets:

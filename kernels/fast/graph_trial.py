@@ -71,7 +71,7 @@ class Trial:
             self.forbid("the allocator is not torch's")
         elif self.tries < MOST_TRIES:
             self.errors, self.began, self.tries = (
-                tempfile.TemporaryFile(),
+                tempfile.TemporaryFile(),  # noqa: SIM115  # the process writes into it
                 time.monotonic(),
                 self.tries + 1,
             )
@@ -160,15 +160,13 @@ def run(backend: str, index: int) -> None:
         function = _network(torch.device("cuda", index))
         alone, paired = graphs.Graphed(function, "network"), graphs.GraphedGradient(function)
         for size in (16, 32, 16, 32, 16):
-            pictures = torch.rand(2, 8, size, size, device=f"cuda:{index}", requires_grad=True)
-            expected, got = function(pictures), paired(pictures)
+            images = torch.rand(2, 8, size, size, device=f"cuda:{index}", requires_grad=True)
+            expected, got = function(images), paired(images)
             upstream = torch.rand_like(expected)
-            slopes = [
-                torch.autograd.grad(value, pictures, upstream)[0] for value in (expected, got)
-            ]
+            slopes = [torch.autograd.grad(value, images, upstream)[0] for value in (expected, got)]
             _compare(expected, got, "a graph")
             _compare(slopes[0], slopes[1], "a gradient's graph")
-            _compare(expected, alone(pictures.detach()), "a graph without gradient")
+            _compare(expected, alone(images.detach()), "a graph without gradient")
         if len(alone.graphs) != 2 or len(paired.graphs) != 2:
             raise RuntimeError("graphs could not be recorded")
         alone.drop()
@@ -192,8 +190,8 @@ def _network(device: torch.device) -> Any:
         Norm(draw(32), draw(32), 8, 1e-5, True),
     )
 
-    def function(pictures: torch.Tensor) -> torch.Tensor:
-        x = norm_act(F.conv2d(pictures, convolution, padding=1), norm)
+    def function(images: torch.Tensor) -> torch.Tensor:
+        x = norm_act(F.conv2d(images, convolution, padding=1), norm)
         q, k, v = F.linear(x.flatten(2).transpose(1, 2), mixing).chunk(3, -1)
         return F.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 

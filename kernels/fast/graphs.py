@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices.autograd import Function
 from ..devices.streams import graphs_alive, is_out_of_memory, recording_stream, uses_async_allocator
 from . import graph_trial
 
@@ -105,9 +106,9 @@ class GraphedGradient:
         self.function, self.name, self.most = function, name, MOST_GRAPHS
         self.graphs: dict[Hashable, _Pair] = {}
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        key = pictures.shape, pictures.dtype
-        differentiable = torch.is_grad_enabled() and pictures.requires_grad
+    def __call__(self, images: Tensor) -> Tensor:
+        key = images.shape, images.dtype
+        differentiable = torch.is_grad_enabled() and images.requires_grad
         if (
             differentiable
             and key not in self.graphs
@@ -115,15 +116,16 @@ class GraphedGradient:
             and graph_trial.allowed()
         ):
             try:
-                self.graphs[key] = _Pair(self.function, pictures)
+                self.graphs[key] = _Pair(self.function, images)
                 graphs_alive.add(self)
             except Exception as error:
                 self.most = 0
                 warn_of_no_graph(self.name, error)
         if differentiable and key in self.graphs:
-            return _Replay.apply(pictures, self.graphs[key])
+            output: Tensor = _Replay.apply(images, self.graphs[key])
+            return output
         with tuned():
-            return self.function(pictures)
+            return self.function(images)
 
     def drop(self) -> None:
         """Forget the graphs; what they used can be given back to the device then."""
@@ -139,15 +141,15 @@ class _Pair:
     """
 
     def __init__(self, function: Callable[[Tensor], Tensor], like: Tensor) -> None:
-        self.pictures = like.detach().clone().requires_grad_()
+        self.images = like.detach().clone().requires_grad_()
         self.gradient = torch.empty_like(like)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         # replays of the way there; whether the way back is still to come
         self.turn, self.open = 0, False
 
         def there_and_back() -> Tensor:
-            output = function(self.pictures)
-            torch.autograd.grad(output, self.pictures, torch.ones_like(output))
+            output = function(self.images)
+            torch.autograd.grad(output, self.images, torch.ones_like(output))
             return output.detach()
 
         # In this thread: autograd's own may free its last gradient when the recording is over
@@ -157,10 +159,10 @@ class _Pair:
             self.given = torch.ones_like(self.output)
             pool = torch.cuda.graph_pool_handle()
             with recording(self.forward, like.device, pool):
-                output = function(self.pictures)
+                output = function(self.images)
                 self.output.copy_(output.detach())
             with recording(self.backward, like.device, pool):
-                (gradient,) = torch.autograd.grad(output, self.pictures, self.given)
+                (gradient,) = torch.autograd.grad(output, self.images, self.given)
                 self.gradient.copy_(gradient)
                 del output, gradient
 
@@ -171,12 +173,12 @@ class _Pair:
             self.open = False
 
 
-class _Replay(torch.autograd.Function):
+class _Replay(Function):
     @staticmethod
-    def forward(ctx: Any, pictures: Tensor, pair: _Pair) -> Tensor:
+    def forward(ctx: Any, images: Tensor, pair: _Pair) -> Tensor:
         ctx.pair = pair
         with torch.no_grad():
-            pair.pictures.copy_(pictures)
+            pair.images.copy_(images)
         pair.forward.replay()
         pair.turn, pair.open = pair.turn + 1, True
         ctx.turn = pair.turn
@@ -272,6 +274,7 @@ def _allocated(error: BaseException) -> list[Any]:
 
 
 def warn_of_no_graph(network: str, error: Exception) -> None:
+    """Say in the log that the network runs without a graph, and why."""
     if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:

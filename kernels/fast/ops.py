@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..devices.autograd import Function
 from . import reference
 from .reference import Norm
 
@@ -50,7 +51,7 @@ def disagreeing(device: str) -> list[str]:
     """Names of the Triton kernels whose results on small inputs are not the reference's. Raises
     what Triton raises.
     """
-    from . import triton_kernels
+    from . import triton_layers, triton_norm
 
     generator = torch.Generator().manual_seed(0)
 
@@ -65,24 +66,24 @@ def disagreeing(device: str) -> list[str]:
         expected = reference.add_norm_act(x, residual, norm, shift)
         (slope,) = torch.autograd.grad(expected, x, (further, upstream))
     x = x.detach()
-    total, y, mean, rstd = triton_kernels.forward(x, residual, shift, norm)
+    total, y, mean, rstd = triton_norm.forward(x, residual, shift, norm)
     pairs = {
         "sum": (total, expected[0]),
         "group normalisation": (y, expected[1]),
         "gradient": (
-            triton_kernels.backward(total, None, upstream, further, norm, mean, rstd),
+            triton_norm.backward(total, None, upstream, further, norm, mean, rstd),
             slope,
         ),
         "shifted group normalisation": (
-            triton_kernels.forward(x, None, shift, norm)[1],
+            triton_norm.forward(x, None, shift, norm)[1],
             reference.norm_act(x, norm, shift),
         ),
-        "add": (triton_kernels.add(x, residual, shift), reference.add(x, residual, shift)),
+        "add": (triton_layers.add(x, residual, shift), reference.add(x, residual, shift)),
         "layer normalisation": (
-            triton_kernels.layer_norm(rows, shift, weight, bias, 1e-5),
+            triton_layers.layer_norm(rows, shift, weight, bias, 1e-5),
             reference.layer_norm(rows, shift, weight, bias, 1e-5),
         ),
-        "GEGLU": (triton_kernels.geglu(rows), reference.geglu(rows)),
+        "GEGLU": (triton_layers.geglu(rows), reference.geglu(rows)),
     }
     return [name for name, pair in pairs.items() if not torch.allclose(*pair, rtol=1e-3, atol=1e-3)]
 
@@ -116,18 +117,18 @@ def add(x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
 def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     """See `reference.layer_norm`; without gradient."""
     if fused(x):
-        from . import triton_kernels
+        from . import triton_layers
 
-        return triton_kernels.layer_norm(x, shift, weight, bias, eps)
+        return triton_layers.layer_norm(x, shift, weight, bias, eps)
     return reference.layer_norm(x, shift, weight, bias, eps)
 
 
 def geglu(x: Tensor) -> Tensor:
     """See `reference.geglu`; without gradient."""
     if fused(x):
-        from . import triton_kernels
+        from . import triton_layers
 
-        return triton_kernels.geglu(x)
+        return triton_layers.geglu(x)
     return reference.geglu(x)
 
 
@@ -137,10 +138,11 @@ def conv2d(
     """torch's conv2d, differentiable with respect to x; does not keep x, which only a weight's
     would need.
     """
-    return _Conv.apply(x, weight, bias, stride, padding)
+    result: Tensor = _Conv.apply(x, weight, bias, stride, padding)
+    return result
 
 
-class _Conv(torch.autograd.Function):
+class _Conv(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int
@@ -163,32 +165,32 @@ class _Conv(torch.autograd.Function):
         return F.conv_transpose2d(grad, weight, None, stride, padding, left), None, None, None, None
 
 
-class _NormAct(torch.autograd.Function):
+class _NormAct(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, norm: Norm, shift: Tensor | None) -> Tensor:
-        from . import triton_kernels
+        from . import triton_norm
 
-        total, y, mean, rstd = triton_kernels.forward(x, None, shift, norm)
+        total, y, mean, rstd = triton_norm.forward(x, None, shift, norm)
         ctx.save_for_backward(total, shift, mean, rstd)
         ctx.norm = norm
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        from . import triton_kernels
+        from . import triton_norm
 
         total, shift, mean, rstd = ctx.saved_tensors
-        return triton_kernels.backward(total, shift, grad, None, ctx.norm, mean, rstd), None, None
+        return triton_norm.backward(total, shift, grad, None, ctx.norm, mean, rstd), None, None
 
 
-class _AddNormAct(torch.autograd.Function):
+class _AddNormAct(Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, residual: Tensor | None, norm: Norm, shift: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        from . import triton_kernels
+        from . import triton_norm
 
-        total, y, mean, rstd = triton_kernels.forward(x, residual, shift, norm)
+        total, y, mean, rstd = triton_norm.forward(x, residual, shift, norm)
         ctx.save_for_backward(total, mean, rstd)
         ctx.norm, ctx.added = norm, residual is not None
         ctx.set_materialize_grads(False)
@@ -198,21 +200,21 @@ class _AddNormAct(torch.autograd.Function):
     def backward(
         ctx: Any, further: Tensor | None, grad: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        from . import triton_kernels
+        from . import triton_norm
 
         total, mean, rstd = ctx.saved_tensors
         back = further
         if grad is not None:
-            back = triton_kernels.backward(total, None, grad, further, ctx.norm, mean, rstd)
+            back = triton_norm.backward(total, None, grad, further, ctx.norm, mean, rstd)
         return back, back if ctx.added else None, None, None
 
 
-class _Add(torch.autograd.Function):
+class _Add(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
-        from . import triton_kernels
+        from . import triton_layers
 
-        return triton_kernels.add(x, residual, shift)
+        return triton_layers.add(x, residual, shift)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

@@ -36,7 +36,7 @@ _UNIT = np.clip(np.arange(256) / 255, OPACITY_MARGIN, 1 - OPACITY_MARGIN)
 LOGIT_OF_BYTE = np.log(_UNIT / (1 - _UNIT)).astype(np.float32)
 
 
-class NegativeScale(ValueError):
+class NegativeScaleError(ValueError):
     """A linear scale below 0; it may be a logarithm."""
 
 
@@ -105,7 +105,7 @@ def assemble(
         with ThreadPoolExecutor(workers) as pool:
             finite = all(list(pool.map(stretch, starts)))
     else:
-        finite = all([stretch(start) for start in starts])
+        finite = all(list(map(stretch, starts)))
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
     return cloud if finite else cloud.check(name)
 
@@ -197,7 +197,7 @@ def _store_scales(rows: Rows, logs: Array, name: str) -> None:
             scales = np.ascontiguousarray(rows.scales[:, axis])
             smallest = scales.min()
             if smallest < 0:
-                raise NegativeScale(
+                raise NegativeScaleError(
                     f"{name} holds a scale of {smallest:g}; linear scales are 0 or more. Export it"
                     " again."
                 )
@@ -266,7 +266,8 @@ def scaled(values: Array, factor: float, shift: float) -> Array:
 def logits_of(opacities: Array) -> Array:
     """Logits [n] of opacities [n] in 0..1; those of 0 and 1 are finite."""
     unit = np.clip(opacities, OPACITY_MARGIN, 1 - OPACITY_MARGIN, dtype=np.float32)
-    return np.log(unit / (1 - unit))
+    logits: Array = np.log(unit / (1 - unit))
+    return logits
 
 
 def logits_of_bytes(values: Array) -> Array:

@@ -95,10 +95,10 @@ def focus(cloud: Gaussians) -> tuple[Tensor, Tensor]:
 
     Anchors are a scene's ground and sky, so that the camera stays below the sky.
     """
-    seen = cloud.opacities > FAINT
+    opaque = cloud.opacities > FAINT
     if cloud.anchored is not None:
-        seen = seen & ~cloud.anchored
-    means = cloud.means[seen] if bool(seen.any()) else cloud.means
+        opaque = opaque & ~cloud.anchored
+    means = cloud.means[opaque] if bool(opaque.any()) else cloud.means
     # sorting is there on every device, kthvalue is not
     centre = means.sort(0).values[len(means) // 2]
     distance = (means - centre).norm(dim=1)

@@ -145,9 +145,9 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
             rest=None if harmonics is None else harmonics.transpose(0, 2, 1),
         )
 
-    places = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
+    offsets = [header.dtype("vertex").fields[word][1] for word in WORDS]  # type: ignore[index]
     fast = (
-        compiled_decoders(count) if places == [0, 4, 8, 12] and word_type.itemsize == 16 else None
+        compiled_decoders(count) if offsets == [0, 4, 8, 12] and word_type.itemsize == 16 else None
     )
     if fast is None:
         return assemble(count, 1 + rest // 3, decode, name)
@@ -162,7 +162,7 @@ def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
             )
             flat["sh"] = np.empty(3 * (stop - start), np.float32)
         words = vertices(start, stop).view("<u4")
-        usual = fast.compressed(
+        usual: bool = fast.compressed(
             words, table[start // CHUNK :], *ROTATION, LOGIT_OF_BYTE, tuple(flat.values())
         )
         if rest:
@@ -299,4 +299,5 @@ def _unboxed(
         out[axis] = padded >> shift & top
         out[axis] *= extent[axis] * np.float32(1 / top)
         out[axis] += low[axis]
-    return out.reshape(3, -1)[:, : len(words)].T
+    rows: Array = out.reshape(3, -1)[:, : len(words)].T
+    return rows

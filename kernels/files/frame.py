@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..gaussians.cloud import Gaussians
 from ..gaussians.sh import sh_basis
@@ -35,7 +36,7 @@ def from_file_frame(gaussians: Gaussians) -> Gaussians:
     return _turned(gaussians, torch.stack([x, -w, z, -y], -1))  # -i times q
 
 
-def _turned(gaussians: Gaussians, quats: torch.Tensor) -> Gaussians:
+def _turned(gaussians: Gaussians, quats: Tensor) -> Gaussians:
     signs = torch.tensor([1, -1, -1])
     return replace(
         gaussians,
@@ -46,7 +47,7 @@ def _turned(gaussians: Gaussians, quats: torch.Tensor) -> Gaussians:
     )
 
 
-def _flipped(sh: torch.Tensor, x: int, y: int, z: int) -> torch.Tensor:
+def _flipped(sh: Tensor, x: int, y: int, z: int) -> Tensor:
     """Coefficients [N,K,3] after those axes whose sign is -1 were turned round."""
     odd = {"x": x, "y": y, "z": z}
     signs = torch.tensor([math.prod(odd[axis] for axis in term) for term in SH_ODD[: sh.shape[1]]])
@@ -117,26 +118,28 @@ def settled(gaussians: Gaussians, size: float | None = None, turn: float = 0.0) 
     if turn:
         matrix[:3, :3] = upright(torch.eye(3, dtype=torch.float64), turn=turn).T.numpy()
     if size is not None:
-        seen = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
-        turned = gaussians.means[seen].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
+        visible = gaussians.opacities > min(FAINT, 0.5 * float(gaussians.opacities.max()))
+        turned = gaussians.means[visible].double().cpu() @ torch.from_numpy(matrix[:3, :3]).T
         middle, factor = fitting(turned, size)
         matrix[:3, :3] *= factor
         matrix[:3, 3] = -factor * middle.numpy()
     return placed(gaussians, matrix)
 
 
-def _harmonic_rotation(rotation: torch.Tensor, degree: int) -> torch.Tensor:
+def _harmonic_rotation(rotation: Tensor, degree: int) -> Tensor:
     """[K,K] float64: coefficients in the turned frame from those before; solved for over many
     directions.
     """
-    seen = torch.nn.functional.normalize(
+    directions = torch.nn.functional.normalize(
         torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double(), dim=1
     )
     # The colour towards R d afterwards is that towards d before: Y(R d) new = Y(d) old.
-    return torch.linalg.lstsq(sh_basis(seen @ rotation.T, degree), sh_basis(seen, degree)).solution
+    before, after = sh_basis(directions, degree), sh_basis(directions @ rotation.T, degree)
+    solution: Tensor = torch.linalg.lstsq(after, before).solution
+    return solution
 
 
-def _quaternion(turn: np.ndarray) -> torch.Tensor:
+def _quaternion(turn: np.ndarray) -> Tensor:
     """wxyz of a rotation matrix: the eigenvector of Bar-Itzhack's symmetric matrix, sound for every
     angle.
     """
@@ -152,7 +155,7 @@ def _quaternion(turn: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(np.linalg.eigh(matrix)[1][:, -1].copy())
 
 
-def _product(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+def _product(p: Tensor, q: Tensor) -> Tensor:
     """Quaternions p [4] times q [N,4]: first q, then p."""
     (w, x, y, z), (s, i, j, k) = p.unbind(-1), q.unbind(-1)
     parts = [w * s - x * i - y * j - z * k, w * i + x * s + y * k - z * j]

@@ -55,8 +55,9 @@ class Accessor:
         shape, strides = (stop - start, self.width), (self.stride, self.kind.itemsize)
         values: Array = np.ndarray(shape, self.kind, data, strides=strides)
         if self.normalized and self.kind.kind in "iu":
-            return np.maximum(values / np.float32(np.iinfo(self.kind).max), -1, dtype=np.float32)
-        return values.astype(np.float32, copy=False)
+            values = np.maximum(values / np.float32(np.iinfo(self.kind).max), -1, dtype=np.float32)
+        floats: Array = values.astype(np.float32, copy=False)
+        return floats
 
 
 def open_glb(path: str | os.PathLike[str], name: str) -> Glb:
@@ -169,18 +170,18 @@ def placements(glb: Glb) -> list[tuple[int, Array]]:
         raise bad(glb.name, f"it has {len(nodes)} nodes; {NODES_LIMIT} are read")
     children = {child for node in nodes if isinstance(node, dict) for child in _children(glb, node)}
     waiting = [(index, still) for index in range(len(nodes)) if index not in children]
-    found, seen = [], set()
+    found, visited = [], set()
     while waiting:
         index, above = waiting.pop()
-        if index in seen:
+        if index in visited:
             raise bad(glb.name, f"node {index} has two parents")
-        seen.add(index)
+        visited.add(index)
         node = get(glb, nodes, index, dict)
         matrix = above @ _matrix(glb, node)
         if "mesh" in node:
             found.append((get(glb, node, "mesh", int), matrix))
         waiting += [(child, matrix) for child in _children(glb, node)]
-    if len(seen) < len(nodes):
+    if len(visited) < len(nodes):
         raise bad(glb.name, "its nodes form a ring")
     return found
 
@@ -208,7 +209,9 @@ def _matrix(glb: Glb, node: dict[str, Any]) -> Array:
         return found
 
     if "matrix" in node:
-        return numbers("matrix", np.eye(4).reshape(-1).tolist()).reshape(4, 4).T  # column by column
+        columns: Array = numbers("matrix", np.eye(4).reshape(-1).tolist()).reshape(4, 4)
+        rows: Array = columns.T
+        return rows
     x, y, z, w = numbers("rotation", [0, 0, 0, 1])
     turn = np.array(
         [

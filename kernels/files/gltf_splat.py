@@ -23,7 +23,7 @@ from ..gaussians.cloud import SH_C0, Gaussians
 from .assembly import (
     STRETCH,
     Array,
-    NegativeScale,
+    NegativeScaleError,
     Rows,
     arrays,
     assemble,
@@ -212,12 +212,12 @@ def _primitives(glb: Glb) -> Iterator[tuple[dict[str, Any], Array]]:
     are.
     """
     meshes = get(glb, glb.tree, "meshes", list, [])
-    places = placements(glb)
-    used = [mesh for mesh, _ in places]
+    instances = placements(glb)
+    used = [mesh for mesh, _ in instances]
     if len(set(used)) < len(used):
         raise bad(glb.name, "a mesh stands in several places, which is not read")
-    places += [(mesh, np.eye(4)) for mesh in range(len(meshes)) if mesh not in set(used)]
-    for index, matrix in sorted(places, key=lambda place: place[0]):
+    instances += [(mesh, np.eye(4)) for mesh in range(len(meshes)) if mesh not in set(used)]
+    for index, matrix in sorted(instances, key=lambda instance: instance[0]):
         primitives = get(glb, get(glb, meshes, index, dict), "primitives", list)
         for i in range(len(primitives)):
             primitive = get(glb, primitives, i, dict)
@@ -296,7 +296,7 @@ def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
         return assemble(
             counts[0], len(harmonics), decode, glb.name, turned=False, fill=fill if fast else None
         )
-    except NegativeScale:
+    except NegativeScaleError:
         return assemble(
             counts[0], len(harmonics), partial(decode, logarithmic=True), glb.name, turned=False
         )

@@ -99,14 +99,14 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
             f"{name} holds no triangles and no points. Choose a mesh or a point cloud."
         )
     normals = [part.normals for part in points if part.normals is not None]
-    places, colors = (
+    positions, colors = (
         torch.cat([getattr(part, key) for part in points]) for key in ("points", "colors")
     )
-    if not bool(torch.isfinite(places).all() and torch.isfinite(colors).all()):
+    if not bool(torch.isfinite(positions).all() and torch.isfinite(colors).all()):
         raise ValueError(
             f"{name} holds points or colours that are NaN or infinite; remove them first."
         )
-    return Points(places, colors, torch.cat(normals) if len(normals) == len(points) else None)
+    return Points(positions, colors, torch.cat(normals) if len(normals) == len(points) else None)
 
 
 def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
@@ -115,19 +115,21 @@ def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
         return [(np.eye(4), loaded)]
     # Not Scene.dump: its copies lose the colours of meshes that also have a material. Not
     # graph.get: it begins at the root for every node.
-    forest, places = loaded.graph.transforms, {loaded.graph.base_frame: np.eye(4)}
-    waiting = list(places)
+    forest, matrices = loaded.graph.transforms, {loaded.graph.base_frame: np.eye(4)}
+    waiting = list(matrices)
     while waiting:
         node = waiting.pop()
         for child in forest.children.get(node, ()):
-            places[child] = places[node] @ forest.edge_data[(node, child)].get("matrix", np.eye(4))
+            matrices[child] = matrices[node] @ forest.edge_data[(node, child)].get(
+                "matrix", np.eye(4)
+            )
             waiting.append(child)
     nodes = [
         (node, forest.node_data[node]["geometry"])
         for node in loaded.graph.nodes_geometry
-        if node in places
+        if node in matrices
     ]
-    return [(places[node], loaded.geometry[key]) for node, key in nodes]
+    return [(matrices[node], loaded.geometry[key]) for node, key in nodes]
 
 
 class Pictures:
@@ -211,9 +213,9 @@ def _colors(part: Any, linear: bool) -> Tensor:
 
 
 def _points(part: Any, matrix: np.ndarray, linear: bool) -> Points:
-    places = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
-    colors = torch.full((len(places), 3), GREY)
-    if part.colors is not None and len(part.colors) == len(places):
+    positions = np.asarray(part.vertices) @ matrix[:3, :3].T + matrix[:3, 3]
+    colors = torch.full((len(positions), 3), GREY)
+    if part.colors is not None and len(part.colors) == len(positions):
         colors = linear_to_srgb(_unit(part.colors)) if linear else _unit(part.colors)
     columns, normals = _columns(part), None
     if {"nx", "ny", "nz"} <= set(columns):
@@ -221,9 +223,9 @@ def _points(part: Any, matrix: np.ndarray, linear: bool) -> Points:
             [np.ravel(columns[key]) for key in ("nx", "ny", "nz")], -1
         ) @ np.linalg.inv(matrix[:3, :3])
         lengths = np.linalg.norm(turned, axis=-1, keepdims=True)
-        if len(turned) == len(places) and (lengths > 1e-6).all():  # splat trainers write zeros
+        if len(turned) == len(positions) and (lengths > 1e-6).all():  # splat trainers write zeros
             normals = torch.from_numpy(turned / lengths).float()
-    return Points(torch.from_numpy(places).float(), colors, normals)
+    return Points(torch.from_numpy(positions).float(), colors, normals)
 
 
 def _columns(part: Any) -> dict[str, Any]:

@@ -32,7 +32,7 @@ COMPRESSED = {
 }
 
 
-class Beside(trimesh.resolvers.Resolver):
+class SiblingFiles(trimesh.resolvers.Resolver):
     """The files that a mesh file may name: in its folder or below, read only, each once."""
 
     def __init__(self, file: Path) -> None:
@@ -63,8 +63,8 @@ class Beside(trimesh.resolvers.Resolver):
     def write(self, name: str, data: Any) -> None:
         raise ValueError(f"{self.file_name}: nothing is written while it is read")
 
-    def namespaced(self, namespace: str) -> Beside:
-        return Beside(self.folder / namespace / self.file_name)
+    def namespaced(self, namespace: str) -> SiblingFiles:
+        return SiblingFiles(self.folder / namespace / self.file_name)
 
     def keys(self) -> list[str]:
         return [path.name for path in self.folder.iterdir() if path.is_file()]
@@ -75,18 +75,18 @@ def check_source(path: Path) -> None:
     or is compressed.
     """
     if path.suffix.lower() in (".glb", ".gltf"):
-        _check_gltf(path, Beside(path))
+        _check_gltf(path, SiblingFiles(path))
 
 
 def load_with_trimesh(path: Path) -> Any:
     """What trimesh makes of a checked file; whatever its parsers raise passes through."""
-    suffix, beside = path.suffix.lower(), Beside(path)
+    suffix, resolver = path.suffix.lower(), SiblingFiles(path)
     if suffix not in (".obj", ".stl"):
-        return trimesh.load(str(path), resolver=beside, process=False)
+        return trimesh.load(str(path), resolver=resolver, process=False)
     data = path.read_bytes()
     if suffix == ".obj" or len(data) != 84 + 50 * int.from_bytes(data[80:84], "little"):
         data = one_solid(utf8(data)) if suffix == ".stl" else utf8(data)
-    return trimesh.load(BytesIO(data), file_type=suffix[1:], resolver=beside, process=False)
+    return trimesh.load(BytesIO(data), file_type=suffix[1:], resolver=resolver, process=False)
 
 
 def utf8(data: bytes) -> bytes:
@@ -101,7 +101,7 @@ def one_solid(data: bytes) -> bytes:
     return re.sub(rb"endsolid[^\n]*\n\s*solid[^\n]*\n", b"", data, flags=re.IGNORECASE)
 
 
-def _check_gltf(path: Path, beside: Beside) -> None:
+def _check_gltf(path: Path, resolver: SiblingFiles) -> None:
     name, size = path.name, path.stat().st_size
     if path.suffix.lower() == ".glb":
         glb = open_glb(path, name)
@@ -124,7 +124,7 @@ def _check_gltf(path: Path, beside: Beside) -> None:
             )
     _check_fractions(glb)
     placements(glb)
-    room = max(SPARE, TIMES * (size + sum(_outside(glb, beside))))
+    room = max(SPARE, TIMES * (size + sum(_outside(glb, resolver))))
     for what, total in (("buffer views", sum(_views(glb))), ("accessors", sum(_accessors(glb)))):
         if total > room:
             raise bad(
@@ -169,7 +169,7 @@ def _check_chunks(glb: Glb, size: int) -> None:
             at += 8 + length
 
 
-def _outside(glb: Glb, beside: Beside) -> list[int]:
+def _outside(glb: Glb, resolver: SiblingFiles) -> list[int]:
     """Sizes of the files that its buffers are in."""
     uris = [
         buffer.get("uri")
@@ -177,7 +177,7 @@ def _outside(glb: Glb, beside: Beside) -> list[int]:
         if isinstance(buffer, dict)
     ]
     return [
-        beside.path(uri).stat().st_size
+        resolver.path(uri).stat().st_size
         for uri in uris
         if isinstance(uri, str) and not uri.startswith("data:")
     ]

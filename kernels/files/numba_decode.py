@@ -117,7 +117,7 @@ def planes(
 
 
 @njit(error_model="numpy")
-def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
+def joined(word: Any, a: Any, b: Any, c: Any) -> tuple[Any, Any, Any, Any]:
     """The four parts, in the file's order, of a quaternion packed as its smallest three."""
     left = F(1) - a * a - b * b - c * c
     found = F(sqrt(left if left > F(0) else F(0)))
@@ -135,8 +135,8 @@ def joined(word: Any, a: Any, b: Any, c: Any) -> tuple:
 
 
 @njit(error_model="numpy")
-def unboxed(words: Any, place: Any, box: Any, begin: Any, signs: Any, values: Any) -> None:
-    """A chunk's words at ``place`` of every four into values [3 n], as 11, 10 and 11 bits within
+def unboxed(words: Any, field: Any, box: Any, begin: Any, signs: Any, values: Any) -> None:
+    """A chunk's words at ``field`` of every four into values [3 n], as 11, 10 and 11 bits within
     its box.
     """
     x, y, z, dx, dy, dz = (
@@ -148,7 +148,7 @@ def unboxed(words: Any, place: Any, box: Any, begin: Any, signs: Any, values: An
         box[begin + 5],
     )
     for n in range(U(values.shape[0]) // U(3)):
-        word = words[U(4) * n + U(place)]
+        word = words[U(4) * n + U(field)]
         values[U(3) * n] = F(S(word >> 21 & 2047)) * dx + x
         values[U(3) * n + U(1)] = (F(S(word >> 11 & 1023)) * dy + y) * signs
         values[U(3) * n + U(2)] = (F(S(word & 2047)) * dz + z) * signs

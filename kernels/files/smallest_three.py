@@ -33,7 +33,10 @@ def join(largest: Array, a: Array, b: Array, c: Array) -> tuple[Array, Array, Ar
 def pack(largest: Array, codes: Array) -> Array:
     """uint32 [n] of the index (bits 30 and 31) and three 10-bit codes [n,3] (bits 20, 10 and 0)."""
     codes = codes.astype(np.uint32)
-    return largest.astype(np.uint32) << 30 | codes[:, 0] << 20 | codes[:, 1] << 10 | codes[:, 2]
+    words: Array = (
+        largest.astype(np.uint32) << 30 | codes[:, 0] << 20 | codes[:, 1] << 10 | codes[:, 2]
+    )
+    return words
 
 
 def unpack(packed: Array) -> tuple[Array, Array, Array, Array]:

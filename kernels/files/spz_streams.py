@@ -218,19 +218,19 @@ class Zstandard:
         self.records = file.read(min(table - VERSION_4_HEADER, EXTENSIONS_LIMIT))
         file.seek(table)
         entries = np.frombuffer(file.read(16 * len(wanted)), "<u8").reshape(-1, 2)
-        self.places = {}
+        self.ranges = {}
         for (packed, plain), (key, length) in zip(entries, wanted.items(), strict=True):
             if plain != length or begin + int(packed) > size:
                 raise damaged(
                     name, f"a stream of {packed} bytes for {plain} where {length} are needed"
                 )
-            self.places[key] = (begin, int(packed))
+            self.ranges[key] = (begin, int(packed))
             begin += int(packed)
 
     def read(self, plane: str, length: int) -> Array:
         try:
             if plane != self.plane:
-                begin, packed = self.places[plane]
+                begin, packed = self.ranges[plane]
                 self.file.seek(begin)
                 unpacker: Any = self.zstandard.ZstdDecompressor(max_window_size=1 << 27)
                 self.plane = plane
@@ -288,4 +288,5 @@ def axes_record(axes: str) -> bytes:
 
 
 def damaged(name: str, what: str) -> ValueError:
+    """The error for a file called ``name``, to be raised."""
     return ValueError(f"{name} is a damaged SPZ: {what}. Copy or export the file again.")

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..devices.streams import send
-from ..priors.base import Conditioning, NoiseSchedule, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import NoiseSchedule
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
 
@@ -125,7 +127,10 @@ def identity(loss: Loss) -> str:
     return f"{loss.name}({parts})" if parts else loss.name
 
 
-def first_valid(*candidates: Any) -> Any:
+SomeLoss = TypeVar("SomeLoss", bound=Loss)
+
+
+def first_valid(*candidates: SomeLoss) -> SomeLoss:
     """The first loss whose settings fit each other; the last one unseen."""
     for loss in candidates[:-1]:
         try:
@@ -199,6 +204,7 @@ def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor)
 
 
 def check_choice(owner: str, field: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Raises ValueError unless ``value`` is among those allowed."""
     if value not in allowed:
         raise ValueError(f"{owner}: {field} is {value!r}; choose one of {', '.join(allowed)}.")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..cameras.pinhole import sectors
 from ..devices.streams import send
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import (
     LossRun,
     Views,
@@ -139,17 +140,20 @@ class CDS:
     @classmethod
     def refine(cls, **changes: Any) -> CDS:
         """The paper's second stage: geometry (there on normal maps of a mesh)."""
-        stage: dict[str, Any] = dict(
-            t_start=300, t_end=20, t_min=20, t_max=500, perturb=100, guidance_end=31.0
-        )
+        stage = {
+            "t_start": 300,
+            "t_end": 20,
+            "t_min": 20,
+            "t_max": 500,
+            "perturb": 100,
+            "guidance_end": 31.0,
+        }
         return cls(**{**stage, "weighting": "1-abar", **changes})
 
     @classmethod
     def texture(cls, **changes: Any) -> CDS:
         """The paper's last stage: appearance, down to low noise at a constant guidance."""
-        stage: dict[str, Any] = dict(
-            t_start=500, t_end=20, t_min=20, perturb=100, guidance_start=51.0
-        )
+        stage = {"t_start": 500, "t_end": 20, "t_min": 20, "perturb": 100, "guidance_start": 51.0}
         return cls(**{**stage, "weighting": "1-abar", **changes})
 
     def below(self, top: int) -> CDS:

@@ -9,7 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import Views, check_range, guided
 from .ode import estimates, inverted, ode_step
 from .timestep import TimestepLoss, null_text

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..priors.base import Conditioning, NoiseSchedule, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import NoiseSchedule
 
 
 def estimates(

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ..devices.streams import send
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import LossRun, Views, check_range, draw_noise, guided, restored
 from .ode import estimates, ode_step
 from .timestep import TimestepLoss, TimestepRun, null_text

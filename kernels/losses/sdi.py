@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..devices.streams import send
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import Views, check_range, draw_noise, guided
 from .ode import estimates, inverted
 from .timestep import TimestepLoss

@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import Views, draw_noise, guided
 from .timestep import TimestepLoss
 

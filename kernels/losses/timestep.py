@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Conditioning, Prior
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
 from .base import (
     WEIGHTINGS,
     LossRun,

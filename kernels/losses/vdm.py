@@ -18,7 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..devices.streams import SideStream
-from ..priors.base import Conditioning, Prior, clean_from_noise
+from ..priors.base import Prior
+from ..priors.conditioning import Conditioning
+from ..priors.noise_schedule import clean_from_noise
 from .base import (
     WEIGHTINGS,
     LossRun,

@@ -78,15 +78,15 @@ def fill(points: Tensor, sums: Tensor, weights: Tensor) -> Tensor:
 
     A point [3] that no view sees takes the colour of the nearest one seen; grey if there is none.
     """
-    seen = weights[:, 0] > 0
-    colors = torch.where(seen[:, None], sums / weights.clamp_min(1e-9), 0.5)
-    if bool(seen.any()) and not bool(seen.all()):
-        places = points.cpu().numpy()
-        mask = seen.cpu().numpy()
+    covered = weights[:, 0] > 0
+    colors = torch.where(covered[:, None], sums / weights.clamp_min(1e-9), 0.5)
+    if bool(covered.any()) and not bool(covered.all()):
+        coordinates = points.cpu().numpy()
+        mask = covered.cpu().numpy()
         # of millions of texels every few will do
         near = slice(None, None, -(-int(mask.sum()) // NEIGHBOURS))
-        _, nearest = cKDTree(places[mask][near]).query(places[~mask], workers=-1)
-        colors[~seen] = colors[seen][near][torch.from_numpy(nearest).to(colors.device)]
+        _, nearest = cKDTree(coordinates[mask][near]).query(coordinates[~mask], workers=-1)
+        colors[~covered] = colors[covered][near][torch.from_numpy(nearest).to(colors.device)]
     return colors.clamp(0, 1)
 
 

@@ -16,8 +16,8 @@ from torch import Tensor
 from .mesh import Mesh
 
 
-def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """The connected pieces with at least ``share`` of the largest one's area; cavities inside a
+def largest_components(vertices: Tensor, faces: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
+    """The connected pieces with at least ``fraction`` of the largest one's area; cavities inside a
     body are filled.
 
     vertices [M,3], faces [F,3] facing outward; returns the same, without unused vertices, maybe
@@ -34,7 +34,7 @@ def largest_components(vertices: Tensor, faces: Tensor, share: float) -> tuple[T
         0, piece, (a * torch.linalg.cross(b, c)).sum(-1)
     )
     area[volume <= 0] = 0  # a surface that faces inward bounds a cavity
-    kept = (area >= share * area.max()) & (area > 0)
+    kept = (area >= fraction * area.max()) & (area > 0)
     return _compact(vertices, faces[kept[piece].to(faces.device)])
 
 
@@ -97,7 +97,7 @@ def simplify(mesh: Mesh, count: int) -> Mesh:
     return Mesh(vertices, faces, mesh.colors.cpu()[torch.from_numpy(nearest)])
 
 
-def same_places(vertices: Tensor) -> tuple[Tensor, Tensor]:
+def merge_positions(vertices: Tensor) -> tuple[Tensor, Tensor]:
     """The number of its place for each vertex [M], in the order they come, and the first vertex of
     each place [W].
     """
@@ -117,11 +117,12 @@ def weld(mesh: Mesh) -> Mesh:
 
     The order of vertices and faces stays; faces that collapse are dropped.
     """
-    place, first = same_places(mesh.vertices)
-    count = torch.bincount(place, minlength=len(first))
-    vertices, faces = mesh.vertices[first], place[mesh.faces]
+    position_of, first = merge_positions(mesh.vertices)
+    count = torch.bincount(position_of, minlength=len(first))
+    vertices, faces = mesh.vertices[first], position_of[mesh.faces]
     colors = (
-        torch.zeros_like(vertices).index_add_(0, place, mesh.colors.to(vertices)) / count[:, None]
+        torch.zeros_like(vertices).index_add_(0, position_of, mesh.colors.to(vertices))
+        / count[:, None]
     )
     a, b, c = faces.unbind(1)
     return Mesh(vertices, faces[(a != b) & (b != c) & (c != a)], colors)

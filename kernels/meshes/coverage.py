@@ -11,43 +11,45 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .raster import NEAR, seen_from
+from .raster import NEAR, rasterize_view
 
 BACKENDS = ("auto", "reference", "torch", "numba")
 Cover = Callable[[Tensor, Tensor, Cameras], Tensor]
 
 
-def cover(places: Tensor, faces: Tensor, cameras: Cameras, backend: str = "auto") -> Tensor:
+def cover(positions: Tensor, faces: Tensor, cameras: Cameras, backend: str = "auto") -> Tensor:
     """The index [V,H,W] of the face nearest to each pixel's centre, -1 where there is none.
 
-    ``places`` [V,M,3] are the vertices in each camera's space. Of faces at the same depth the
+    ``positions`` [V,M,3] are the vertices in each camera's space. Of faces at the same depth the
     higher index wins. All backends agree but for pixels whose centre lies on an edge to within
     rounding. Raises ValueError for an unknown backend, or one that cannot run here.
     """
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
-    compiled = _compiled() if places.device.type == "cpu" and backend in ("auto", "numba") else None
+    compiled = (
+        _compiled() if positions.device.type == "cpu" and backend in ("auto", "numba") else None
+    )
     if backend == "numba" and not callable(compiled):
         why = (
             f"cannot be imported ({compiled})"
             if compiled is not None
-            else f"covers on the CPU, not {places.device}"
+            else f"covers on the CPU, not {positions.device}"
         )
         raise ValueError(f"backend 'numba' {why}; use 'auto' or 'torch'.")
     if callable(compiled):
-        return compiled(places, faces, cameras)
-    return (cover_reference if backend == "reference" else cover_torch)(places, faces, cameras)
+        return compiled(positions, faces, cameras)
+    return (cover_reference if backend == "reference" else cover_torch)(positions, faces, cameras)
 
 
-def cover_reference(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+def cover_reference(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """Face after face over all pixels: slow, and plain to read."""
     views, height, width = len(cameras), cameras.height, cameras.width
-    result = torch.full((views, height, width), -1, device=places.device)
+    result = torch.full((views, height, width), -1, device=positions.device)
     nearest = torch.full(
-        (views, height, width), torch.inf, dtype=places.dtype, device=places.device
+        (views, height, width), torch.inf, dtype=positions.dtype, device=positions.device
     )
     for view in range(views):
-        x, y = _rays(cameras, view, places)
+        x, y = _rays(cameras, view, positions)
         rays = torch.stack(
             [
                 x.expand(height, width),
@@ -56,7 +58,7 @@ def cover_reference(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
             ]
         )
         for index, face in enumerate(faces.tolist()):
-            a, b, c = places[view, face]
+            a, b, c = positions[view, face]
             if min(a[2], b[2], c[2]) < NEAR:
                 continue
             normals = torch.stack([torch.linalg.cross(p, q) for p, q in ((b, c), (c, a), (a, b))])
@@ -73,12 +75,14 @@ def cover_reference(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     return result
 
 
-def cover_torch(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+def cover_torch(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """All faces of a view at once: every pixel within a face's bounding box is a pair to test, the
     nearest one wins.
     """
-    seen = [seen_from(place, faces, cameras[view])[0] for view, place in enumerate(places)]
-    return torch.stack(seen).view(-1, cameras.height, cameras.width)
+    covered = [
+        rasterize_view(points, faces, cameras[view])[0] for view, points in enumerate(positions)
+    ]
+    return torch.stack(covered).view(-1, cameras.height, cameras.width)
 
 
 def _rays(cameras: Cameras, view: int, like: Tensor) -> tuple[Tensor, Tensor]:

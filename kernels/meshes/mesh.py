@@ -92,7 +92,8 @@ class Mesh:
     @property
     def face_areas(self) -> Tensor:  # [F] square world units
         a, b, c = self.vertices[self.faces].unbind(1)
-        return 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
+        areas: Tensor = 0.5 * torch.linalg.cross(b - a, c - a).norm(dim=-1)
+        return areas
 
     @property
     # [M,3] unit length, weighted by face area; smooth across a texture's seams
@@ -103,8 +104,8 @@ class Mesh:
         for corner in range(3):
             total = total.index_add(0, self.faces[:, corner], normals)
         if self.uvs is not None:  # the doubled vertices of a seam lie at the very same place
-            _, place = torch.unique(self.vertices, dim=0, return_inverse=True)
-            total = torch.zeros_like(total).index_add(0, place, total)[place]
+            _, position_of = torch.unique(self.vertices, dim=0, return_inverse=True)
+            total = torch.zeros_like(total).index_add(0, position_of, total)[position_of]
         return torch.nn.functional.normalize(total, dim=-1)
 
 

@@ -112,23 +112,23 @@ def normals_near(dense: Mesh, points: Tensor, normals: Tensor) -> Tensor:
     tree = cKDTree(dense.vertices[used].numpy())
     triangles = dense.vertices.double()[dense.faces]
     found = []
-    for places, outward in zip(points.split(AT_ONCE), normals.split(AT_ONCE), strict=True):
-        _, near = tree.query(places.numpy(), k=range(1, min(NEIGHBOURS, len(used)) + 1))
+    for chunk, outward in zip(points.split(AT_ONCE), normals.split(AT_ONCE), strict=True):
+        _, near = tree.query(chunk.numpy(), k=range(1, min(NEIGHBOURS, len(used)) + 1))
         near = used[torch.from_numpy(near)]
         agrees = (smooth[near] * outward[:, None]).sum(-1) > 0
         # the next of all if none agrees
         vertex = near.gather(1, agrees.byte().argmax(1, keepdim=True))[:, 0]
-        owner = torch.repeat_interleave(torch.arange(len(places)), counts[vertex])
+        owner = torch.repeat_interleave(torch.arange(len(chunk)), counts[vertex])
         begin = counts[vertex].cumsum(0) - counts[vertex]
         face = around[starts[vertex][owner] + torch.arange(len(owner)) - begin[owner]]
-        corner, wanted = triangles[face], places.double()[owner]
+        corner, wanted = triangles[face], chunk.double()[owner]
         closest = torch.from_numpy(trimesh.triangles.closest_point(corner.numpy(), wanted.numpy()))
         distance = (closest - wanted).square().sum(-1)
-        least = torch.full((len(places),), torch.inf, dtype=torch.float64).scatter_reduce(
+        least = torch.full((len(chunk),), torch.inf, dtype=torch.float64).scatter_reduce(
             0, owner, distance, "amin"
         )
         best = torch.nonzero(distance <= least[owner])[:, 0]
-        best = torch.full((len(places),), len(owner)).scatter_reduce(0, owner[best], best, "amin")
+        best = torch.full((len(chunk),), len(owner)).scatter_reduce(0, owner[best], best, "amin")
         weights = trimesh.triangles.points_to_barycentric(
             corner[best].numpy(), closest[best].numpy()
         )

@@ -12,21 +12,21 @@ from ..devices.compiled import compiled
 from .raster import NEAR
 
 
-def cover_numba(places: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
+def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """As `cover_reference`, on the CPU."""
-    matrix = cameras.intrinsics.to(places)
+    matrix = cameras.intrinsics.to(positions)
     flat = (
-        places[..., :2] / places[..., 2:].clamp_min(NEAR) * matrix[:, None, [0, 1], [0, 1]]
+        positions[..., :2] / positions[..., 2:].clamp_min(NEAR) * matrix[:, None, [0, 1], [0, 1]]
         + matrix[:, None, :2, 2]
     )
     result = torch.full((len(cameras), cameras.height, cameras.width), -1)
-    arrays = [value.detach().contiguous().numpy() for value in (places, flat, faces, matrix)]
+    arrays = [value.detach().contiguous().numpy() for value in (positions, flat, faces, matrix)]
     _cover(*arrays, NEAR, result.numpy())
     return result
 
 
 @compiled(parallel=True)
-def _cover(places, flat, faces, matrix, near, result):  # type: ignore[no-untyped-def]
+def _cover(positions, flat, faces, matrix, near, result):  # type: ignore[no-untyped-def]
     views, height, width = result.shape
     for view in prange(views):
         nearest = np.full((height, width), np.inf)
@@ -38,7 +38,7 @@ def _cover(places, flat, faces, matrix, near, result):  # type: ignore[no-untype
         )
         for index in range(faces.shape[0]):
             i, j, k = faces[index]
-            a, b, c = places[view, i], places[view, j], places[view, k]
+            a, b, c = positions[view, i], positions[view, j], positions[view, k]
             if min(a[2], b[2], c[2]) < near:
                 continue
             p, q, r = flat[view, i], flat[view, j], flat[view, k]

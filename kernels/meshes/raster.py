@@ -50,44 +50,49 @@ def cover(
         yield part[index[inside]], (row * width + column)[inside], weights[inside]
 
 
-def first_seen(vertices: Tensor, faces: Tensor, cameras: Cameras) -> tuple[Tensor, Tensor, Tensor]:
+def rasterize_faces(
+    vertices: Tensor, faces: Tensor, cameras: Cameras
+) -> tuple[Tensor, Tensor, Tensor]:
     """What is in front in every pixel: triangle [V,H,W] (-1: none), weights [V,H,W,3], depth
     [V,H,W] (inf: none).
 
     vertices [M,3] world units, faces [F,3]; the weights are of the triangle's corners, correct in
     perspective; depth is the distance along the optical axis. Both sides of a triangle are seen.
     """
-    places = [vertices @ m[:3, :3].T + m[:3, 3] for m in cameras.viewmats]
-    parts = [seen_from(place, faces, cameras[view]) for view, place in enumerate(places)]
+    positions = [vertices @ m[:3, :3].T + m[:3, 3] for m in cameras.viewmats]
+    parts = [rasterize_view(points, faces, cameras[view]) for view, points in enumerate(positions)]
     triangle, weights, depth = (torch.stack(layer) for layer in zip(*parts, strict=True))
     shape = (len(cameras), cameras.height, cameras.width)
     return triangle.view(shape), weights.view(*shape, 3), depth.view(shape)
 
 
-def seen_from(places: Tensor, faces: Tensor, camera: Cameras) -> tuple[Tensor, Tensor, Tensor]:
-    """`first_seen` of one camera, flat over its pixels, for vertices ``places`` [M,3] in camera
+def rasterize_view(
+    positions: Tensor, faces: Tensor, camera: Cameras
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`rasterize_faces` of one camera, flat over its pixels, for vertices ``positions`` [M,3] in camera
     space.
     """
-    z = places[:, 2]
+    z = positions[:, 2]
     intrinsics = camera.intrinsics[0]
     pixels = (
-        places[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]] + intrinsics[:2, 2]
+        positions[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]]
+        + intrinsics[:2, 2]
     )
     faces_before = torch.nonzero((z[faces] >= NEAR).all(-1))[:, 0]
     inverse = 1 / z.clamp_min(NEAR)
     size = camera.width * camera.height
-    depth = places.new_full((size,), torch.inf)
-    found = []
+    depth = positions.new_full((size,), torch.inf)
+    fragments = []
     for part, pixel, weights in cover(pixels[faces[faces_before]], camera.width, camera.height):
         face = faces_before[part]
         shares = weights * inverse[faces[face]]
         distance = 1 / shares.sum(-1)
         depth = depth.scatter_reduce(0, pixel, distance, "amin")
-        found.append((face, pixel, shares * distance[:, None], distance))
+        fragments.append((face, pixel, shares * distance[:, None], distance))
     triangle = faces.new_full((size,), -1)
-    result = places.new_zeros(size, 3)
-    if found:
-        face, pixel, shares, distance = (torch.cat(layer) for layer in zip(*found, strict=True))
+    result = positions.new_zeros(size, 3)
+    if fragments:
+        face, pixel, shares, distance = (torch.cat(layer) for layer in zip(*fragments, strict=True))
         front = distance <= depth[pixel]
         face, pixel, shares = face[front], pixel[front], shares[front]
         # one of those at equal depth, always the same

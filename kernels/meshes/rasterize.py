@@ -69,36 +69,38 @@ def render_mesh(
         cameras.viewmats[:, :3, :3].to(mesh.vertices),
         cameras.viewmats[:, None, :3, 3].to(mesh.vertices),
     )
-    places = mesh.vertices @ rotation.transpose(1, 2) + shift  # [V,M,3] in camera space
+    positions = mesh.vertices @ rotation.transpose(1, 2) + shift  # [V,M,3] in camera space
     with torch.no_grad():
-        face = cover(places.detach(), mesh.faces, cameras, backend)  # [V,H,W]
+        face = cover(positions.detach(), mesh.faces, cameras, backend)  # [V,H,W]
     views, rows, columns = (face >= 0).nonzero(as_tuple=True)
-    shown = mesh.faces[face[views, rows, columns]]  # [P,3] vertices
+    triangles = mesh.faces[face[views, rows, columns]]  # [P,3] vertices
     rays = pixel_rays(cameras, views, rows, columns).to(mesh.vertices)
-    weights = barycentric(rays, places[views[:, None], shown])
+    weights = barycentric(rays, positions[views[:, None], triangles])
 
-    def spread(values: Tensor) -> Tensor:
+    def scatter(values: Tensor) -> Tensor:
         """[P,C] at the covered pixels -> [V,H,W,C], 0 elsewhere."""
-        picture = values.new_zeros(*face.shape, values.shape[1])
-        return picture.index_put((views, rows, columns), values)
+        image = values.new_zeros(*face.shape, values.shape[1])
+        return image.index_put((views, rows, columns), values)
 
-    def mixed(attribute: Tensor) -> Tensor:
+    def interpolate(attribute: Tensor) -> Tensor:
         return (weights[..., None] * attribute).sum(1)
 
-    alpha = spread(torch.ones_like(weights[:, :1]))
+    alpha = scatter(torch.ones_like(weights[:, :1]))
     if mesh.texture is None or mesh.uvs is None:
-        paint = mixed(mesh.colors[shown])
+        paint = interpolate(mesh.colors[triangles])
     else:
-        paint = texels(mesh.texture, mixed(mesh.uvs[shown]))
-    color = spread(paint) + (1 - alpha) * backdrop
-    depth = spread(mixed(places[views[:, None], shown])[:, 2:])
-    normal = spread(torch.nn.functional.normalize(mixed(mesh.vertex_normals[shown]), dim=-1))
+        paint = texels(mesh.texture, interpolate(mesh.uvs[triangles]))
+    color = scatter(paint) + (1 - alpha) * backdrop
+    depth = scatter(interpolate(positions[views[:, None], triangles])[:, 2:])
+    normal = scatter(
+        torch.nn.functional.normalize(interpolate(mesh.vertex_normals[triangles]), dim=-1)
+    )
     if antialias:
         shown_at = torch.where(face >= 0, depth.detach()[..., 0], torch.inf)
         blended = smooth_silhouettes(
             torch.cat([color, alpha], -1),
             shown_at,
-            places,
+            positions,
             edges or edges_of(mesh.faces),
             mesh,
             cameras,
@@ -115,10 +117,10 @@ def depth_of(vertices: Tensor, faces: Tensor, cameras: Cameras, backend: str = "
     vertices [M,3] world units, faces [F,3]; ``backend`` as for `render_mesh`.
     """
     matrices = cameras.viewmats.to(vertices)
-    places = vertices @ matrices[:, :3, :3].transpose(1, 2) + matrices[:, None, :3, 3]
-    face = cover(places, faces, cameras, backend)
+    positions = vertices @ matrices[:, :3, :3].transpose(1, 2) + matrices[:, None, :3, 3]
+    face = cover(positions, faces, cameras, backend)
     views, rows, columns = (face >= 0).nonzero(as_tuple=True)
-    corners = places[views[:, None], faces[face[views, rows, columns]]]
+    corners = positions[views[:, None], faces[face[views, rows, columns]]]
     weights = barycentric(pixel_rays(cameras, views, rows, columns).to(vertices), corners)
     depth = vertices.new_full(face.shape, torch.inf)
     return depth.index_put((views, rows, columns), (weights * corners[..., 2]).sum(1))
@@ -162,9 +164,9 @@ def edges_of(faces: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def smooth_silhouettes(
-    picture: Tensor,
+    image: Tensor,
     depth: Tensor,
-    places: Tensor,
+    positions: Tensor,
     known: tuple[Tensor, Tensor],
     mesh: Mesh,
     cameras: Cameras,
@@ -175,31 +177,33 @@ def smooth_silhouettes(
     one crosses the line between the centres of two neighbours, in front of what the farther one
     shows, its place there says how far the nearer surface reaches, and by that share one of the two
     takes of the other. Edges are followed, not the faces that pixels show: those may be smaller
-    than a pixel. depth [V,H,W] (inf: nothing), places [V,M,3] in camera space.
+    than a pixel. depth [V,H,W] (inf: nothing), positions [V,M,3] in camera space.
     """
-    edges, beside = known
+    edges, edge_faces = known
     with torch.no_grad():
-        corners = places[:, mesh.faces]  # [V,F,3,3]
+        corners = positions[:, mesh.faces]  # [V,F,3,3]
         # [V,F]
         front = (
             corners[..., 0, :] * torch.linalg.cross(corners[..., 1, :], corners[..., 2, :])
         ).sum(-1) > 0
-        turns = (front[:, beside[:, 0]] != front[:, beside[:, 1].clamp_min(0)]) | (beside[:, 1] < 0)
-        ahead = places[..., 2][:, edges].amin(-1) > NEAR
-        views, lines = (turns & ahead).nonzero(as_tuple=True)  # [S]
-    ends = project(places, cameras)[views[:, None], edges[lines]]  # [S,2,2] pixels
-    distances = places.detach()[views[:, None], edges[lines], 2]  # [S,2]
+        silhouette = (front[:, edge_faces[:, 0]] != front[:, edge_faces[:, 1].clamp_min(0)]) | (
+            edge_faces[:, 1] < 0
+        )
+        ahead = positions[..., 2][:, edges].amin(-1) > NEAR
+        views, lines = (silhouette & ahead).nonzero(as_tuple=True)  # [S]
+    ends = project(positions, cameras)[views[:, None], edges[lines]]  # [S,2,2] pixels
+    distances = positions.detach()[views[:, None], edges[lines], 2]  # [S,2]
     run = (ends.detach()[:, 1] - ends.detach()[:, 0]).abs()
     steep = run[:, 1] >= run[:, 0]
-    result = picture
+    result = image
     # between neighbours in a row for steep edges, else in a column
     for axis, mine in ((0, steep), (1, ~steep)):
-        result = result + _exchange(picture, depth, views[mine], ends[mine], distances[mine], axis)
+        result = result + _exchange(image, depth, views[mine], ends[mine], distances[mine], axis)
     return result
 
 
 def _exchange(
-    picture: Tensor, depth: Tensor, views: Tensor, ends: Tensor, distances: Tensor, axis: int
+    image: Tensor, depth: Tensor, views: Tensor, ends: Tensor, distances: Tensor, axis: int
 ) -> Tensor:
     """What pixels take of their neighbours along ``axis`` (0: x, 1: y), [V,H,W,C]."""
     height, width = depth.shape[1:]
@@ -217,12 +221,12 @@ def _exchange(
         )
     begin, end = ends[edge].unbind(1)  # [K,2]
     rise = end[:, 1 - axis] - begin[:, 1 - axis]
-    share = (lane + 0.5 - begin[:, 1 - axis]) / torch.where(rise.abs() < 1e-9, 1e-9, rise)
+    fraction = (lane + 0.5 - begin[:, 1 - axis]) / torch.where(rise.abs() < 1e-9, 1e-9, rise)
     # in pixels from the first centre
-    place = begin[:, axis] + share * (end[:, axis] - begin[:, axis]) - 0.5
+    crossing = begin[:, axis] + fraction * (end[:, axis] - begin[:, axis]) - 0.5
     with torch.no_grad():
-        first = place.floor().long()
-        z = distances[edge, 0] + share * (distances[edge, 1] - distances[edge, 0])
+        first = crossing.floor().long()
+        z = distances[edge, 0] + fraction * (distances[edge, 1] - distances[edge, 0])
         inside = (first >= 0) & (first < length - 1)
         first = first.clamp(0, length - 2)
 
@@ -238,25 +242,25 @@ def _exchange(
         # one begins.
         nearer, farther = torch.minimum(one, two), torch.maximum(one, two)
         usable = inside & nearer.isfinite() & (z < nearer + SLACK * z) & (farther > z + SLACK * z)
-        reach = torch.where(one <= two, place - first, first + 1 - place).clamp(0, 1)
+        reach = torch.where(one <= two, crossing - first, first + 1 - crossing).clamp(0, 1)
         pair = (views[edge] * lanes + lane) * length + first
         kept = _outermost(pair, torch.where(usable, reach, -1.0), len(depth) * lanes * length)
     if len(kept) == 0:
-        return torch.zeros_like(picture)
+        return torch.zeros_like(image)
     here, there, is_first = (
         [i[kept] for i in at(0)],
         [i[kept] for i in at(1)],
         (one <= two)[kept][:, None],
     )
-    reach = torch.where(is_first[:, 0], place[kept] - first[kept], first[kept] + 1 - place[kept])[
-        :, None
-    ]
-    left, right = picture[tuple(here)], picture[tuple(there)]
+    reach = torch.where(
+        is_first[:, 0], crossing[kept] - first[kept], first[kept] + 1 - crossing[kept]
+    )[:, None]
+    left, right = image[tuple(here)], image[tuple(there)]
     difference = torch.where(is_first, left - right, right - left)  # nearer minus farther
     # what the farther pixel shows of the nearer surface
     spill = (reach - 0.5).clamp_min(0) * difference
     lack = (reach - 0.5).clamp_max(0) * difference  # and the nearer pixel of the farther one
-    change = torch.zeros_like(picture).index_put(
+    change = torch.zeros_like(image).index_put(
         tuple(here), torch.where(is_first, lack, spill), accumulate=True
     )
     return change.index_put(tuple(there), torch.where(is_first, spill, lack), accumulate=True)
@@ -275,8 +279,8 @@ def _outermost(pair: Tensor, reach: Tensor, count: int) -> Tensor:
     return index[best & (first[pair] == index)]
 
 
-def project(places: Tensor, cameras: Cameras) -> Tensor:
-    """Camera-space places [V,M,3] -> pixels [V,M,2]; meaningless behind the camera."""
-    matrix = cameras.intrinsics.to(places)
-    z = places[..., 2:].clamp_min(1e-6)
-    return places[..., :2] / z * matrix[:, None, [0, 1], [0, 1]] + matrix[:, None, :2, 2]
+def project(positions: Tensor, cameras: Cameras) -> Tensor:
+    """Camera-space positions [V,M,3] -> pixels [V,M,2]; meaningless behind the camera."""
+    matrix = cameras.intrinsics.to(positions)
+    z = positions[..., 2:].clamp_min(1e-6)
+    return positions[..., :2] / z * matrix[:, None, [0, 1], [0, 1]] + matrix[:, None, :2, 2]

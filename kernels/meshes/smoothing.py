@@ -11,6 +11,8 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from ..devices.autograd import Function
+
 # share of what is to be smoothed by which the iteration may miss the exact solution
 TOLERANCE = 1e-6
 
@@ -44,7 +46,7 @@ class Smoothing:
         return torch.from_numpy(self.solver.solve(u.detach().cpu().double().numpy())).to(u)
 
 
-class _Solve(torch.autograd.Function):
+class _Solve(Function):
     @staticmethod
     def forward(ctx: Any, u: Tensor, smoothing: Smoothing) -> Tensor:
         ctx.smoothing = smoothing
@@ -86,10 +88,10 @@ def _matrix(edges: Tensor, count: int, strength: float) -> tuple[Tensor, float]:
     """1 + s L, sparse [M,M] float32, and a bound of its largest eigenvalue."""
     degree = torch.bincount(edges.flatten(), minlength=count).float()
     index = torch.arange(count, device=edges.device)
-    places = torch.cat([edges.T, edges.flip(1).T, index.repeat(2, 1)], 1)
+    indices = torch.cat([edges.T, edges.flip(1).T, index.repeat(2, 1)], 1)
     values = torch.cat([degree.new_full((2 * len(edges),), -strength), 1 + strength * degree])
     matrix = torch.sparse_coo_tensor(
-        places, values, (count, count), check_invariants=False
+        indices, values, (count, count), check_invariants=False
     ).coalesce()
     # Anderson and Morley 1985: no eigenvalue of a graph's Laplacian is above the largest sum of an
     # edge's two degrees.

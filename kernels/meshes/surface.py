@@ -103,11 +103,13 @@ def extract_surface(
         if faces:
             vertices, triangles = decimate(vertices, triangles, faces)
         mesh = Mesh(vertices, triangles, torch.zeros_like(vertices))
-        places, normals = vertices.to(cloud.device), mesh.vertex_normals.to(cloud.device)
+        positions, normals = vertices.to(cloud.device), mesh.vertex_normals.to(cloud.device)
         # Not the depth that was fused: a soft cloud's lies up to a few voxels off the surface that
         # all views agree on.
-        front = before_edges(depth_of(places, triangles.to(cloud.device), cameras))
-        colors = bake_colors(places, normals, cameras, color, alpha, front, SEEN * voxel, alpha_min)
+        front = before_edges(depth_of(positions, triangles.to(cloud.device), cameras))
+        colors = bake_colors(
+            positions, normals, cameras, color, alpha, front, SEEN * voxel, alpha_min
+        )
     return replace(mesh, colors=colors.cpu())
 
 
@@ -155,10 +157,10 @@ def _pictures(cloud: Gaussians, cameras: Cameras, backend: str) -> tuple[Tensor,
     parts = []
     for start in range(0, len(cameras), VIEWS_AT_ONCE):
         batch = cameras[start : start + VIEWS_AT_ONCE]
-        seen = render(cloud, batch, 0.0, backend, depth=False)
+        rendering = render(cloud, batch, 0.0, backend, depth=False)
         first = render(solid, batch, 0.0, backend)
         thickness = first.color[..., 0] / first.alpha[..., 0].clamp_min(1e-6)
-        parts.append((seen.color, seen.alpha[..., 0], first.depth[..., 0] - thickness))
+        parts.append((rendering.color, rendering.alpha[..., 0], first.depth[..., 0] - thickness))
     color, alpha, depth = (torch.cat(list(layer)) for layer in zip(*parts, strict=True))
     return color, alpha, depth
 
@@ -192,5 +194,5 @@ def _zero_level(grid: Tensor, low: Tensor, voxel: float) -> tuple[Tensor, Tensor
             f"Extract surface: the views of the cloud do not agree on any volume. {CURE}"
         )
     vertices, faces, _, _ = marching_cubes(padded.numpy(), 0.0)
-    places = low + voxel * (torch.from_numpy(vertices.copy()) - 1)
-    return places, torch.from_numpy(faces.astype("int64"))
+    positions = low + voxel * (torch.from_numpy(vertices.copy()) - 1)
+    return positions, torch.from_numpy(faces.astype("int64"))

@@ -14,7 +14,7 @@ from .mesh import Mesh
 
 
 def texels(texture: Tensor, uvs: Tensor) -> Tensor:
-    """The texture [H,W,C] at places [P,2] (0..1, right and down from its first texel), bilinear,
+    """The texture [H,W,C] at positions [P,2] (0..1, right and down from its first texel), bilinear,
     [P,C]; beyond its rim the rim's colour. Differentiable with respect to both."""
     layers = texture.permute(2, 0, 1)[None]
     found = torch.nn.functional.grid_sample(

@@ -87,7 +87,7 @@ def pad(texture: Tensor, covered: Tensor) -> Tensor:
 
 
 def texel_points(mesh: Mesh, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Texels [K] (row * size + column) in which a triangle lies, which one [K], their places [K,3]
+    """Texels [K] (row * size + column) in which a triangle lies, which one [K], their positions [K,3]
     and smooth normals [K,3]; ``mesh`` with texture coordinates."""
     assert mesh.uvs is not None
     # The slack closes hairlines between neighbours that rounding leaves.
@@ -123,14 +123,14 @@ def _look(
     sums, weights = torch.zeros_like(points), points.new_zeros(len(points), 1)
     for start in range(0, views, VIEWS_AT_ONCE):
         batch = cameras[start : start + VIEWS_AT_ONCE]
-        seen = render(cloud, batch, 0.0, backend, depth=False)
+        rendering = render(cloud, batch, 0.0, backend, depth=False)
         depth = before_edges(depth_of(mesh.vertices, mesh.faces, batch))
         more = gather(
             points,
             normals,
             batch,
-            seen.color,
-            seen.alpha[..., 0],
+            rendering.color,
+            rendering.alpha[..., 0],
             depth,
             TOLERANCE * radius,
             alpha_min,

@@ -45,8 +45,8 @@ def fuse(
             pixel = camera[:, :2] * (focal[views] / z[:, None].clamp_min(1e-6)) + centre[views]
             column = pixel[:, 0].clamp(0, width + 1).long()
             row = pixel[:, 1].clamp(0, height + 1).long()
-            seen = framed[views].gather(1, row * (width + 2) + column)
-            distance = ((seen - z) / truncation).clamp(-1, 1)
+            surface_depth = framed[views].gather(1, row * (width + 2) + column)
+            distance = ((surface_depth - z) / truncation).clamp(-1, 1)
             weight = (1 + distance).clamp_max(1)
             weights[index] += weight.sum(0)
             sums[index] += (weight * distance).sum(0)

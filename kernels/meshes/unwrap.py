@@ -53,12 +53,12 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     # xatlas scales both axes by the atlas' own width and height; a square texture wants the larger
     # for both.
     extent = torch.tensor([atlas.width, atlas.height], dtype=torch.float32)
-    places = torch.from_numpy(np.array(uvs)).float() * extent / extent.max()
+    coordinates = torch.from_numpy(np.array(uvs)).float() * extent / extent.max()
     first = torch.from_numpy(origin.astype(np.int64))
     return replace(
         mesh,
         vertices=mesh.vertices[first],
         colors=mesh.colors[first],
         faces=torch.from_numpy(faces.astype(np.int64)),
-        uvs=places.clamp(0, 1),
+        uvs=coordinates.clamp(0, 1),
     ).check()

@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .base import Conditioning, NoiseSchedule, Prior
+from .base import Prior
+from .conditioning import Conditioning
 from .diffusers.latent_prior import DiffusersPrior, make_ordinary
 from .folder import check_folder, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter
+from .noise_schedule import NoiseSchedule
 from .view_conditioning import ViewConditionedPrior
 
 WEIGHTS, CONFIGS = {"": "diffusion_pytorch_model"}, {"": "config.json"}

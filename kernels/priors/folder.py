@@ -105,6 +105,7 @@ def check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ValueError for bad JSON and for anything but an object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # also of bytes that are no text

@@ -28,9 +28,9 @@ def hint(shape: str, cameras: Cameras, alpha: Tensor, depth: Tensor) -> Tensor:
     )
 
 
-def shows_shape(pictures: Tensor) -> Tensor:
-    """Whether there is more than background in each of the pictures [V,3,H,W], [V] bool."""
-    return (pictures != pictures[:, :, :1, :1]).any(3).any(2).any(1)
+def shows_shape(images: Tensor) -> Tensor:
+    """Whether there is more than background in each of the images [V,3,H,W], [V] bool."""
+    return (images != images[:, :, :1, :1]).any(3).any(2).any(1)
 
 
 def depth_picture(alpha: Tensor, depth: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from .base import Conditioning, NoiseSchedule, noise_from_output
+from .conditioning import Conditioning
+from .noise_schedule import NoiseSchedule, noise_from_output
+
+if TYPE_CHECKING:
+    from .networks import UNet
 
 # the attention layers' projections, as in threestudio's VSD
 TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -26,7 +30,7 @@ class LoraAdapter:
 
     def __init__(
         self,
-        unet: Any,
+        unet: UNet,
         schedule: NoiseSchedule,
         prediction: str,
         rank: int,
@@ -110,6 +114,6 @@ class LoraAdapter:
             "encoder_hidden_states": hidden,
             **(self.extra_inputs(z, steps, hidden, text) if self.extra_inputs else {}),
         }
-        return torch.func.functional_call(
-            self.unet, dict(weights), (z, steps), options
-        ).sample.float()
+        result = torch.func.functional_call(self.unet, dict(weights), (z, steps), options)
+        output: Tensor = result.sample.float()
+        return output

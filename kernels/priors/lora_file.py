@@ -115,8 +115,8 @@ def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None
     """
     file = Path(file)
     layers = read_lora(file)
-    places = {part: _places(getattr(prior, part)) for part in PARTS}
-    found = {name: _place(name, places) for name in layers}
+    targets = {part: _targets(getattr(prior, part)) for part in PARTS}
+    found = {name: _target(name, targets) for name in layers}
     if missing := sorted(name for name, weight in found.items() if weight is None):
         raise ValueError(
             f"lora {file.name!r} does not fit prior {prior.name!r}: {len(missing)} of its"
@@ -139,7 +139,7 @@ def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None
             weight.copy_(changed)
 
 
-def _places(module: nn.Module) -> dict[str, Tensor]:
+def _targets(module: nn.Module) -> dict[str, Tensor]:
     """Weights by the names of their layers, without dots and without the transformers'
     ``text_model``.
     """
@@ -150,14 +150,14 @@ def _places(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def _place(name: str, places: Mapping[str, Mapping[str, Tensor]]) -> Tensor | None:
+def _target(name: str, targets: Mapping[str, Mapping[str, Tensor]]) -> Tensor | None:
     flat = name.replace(".", "_")
     for part, starts in PARTS.items():
         for start in starts:
             if flat.startswith(start):
                 rest = _plain(flat.removeprefix(start)).replace("_processor_to_", "_to_")
                 # to_out is a list of one layer
-                return places[part].get(rest, places[part].get(f"{rest}_0"))
+                return targets[part].get(rest, targets[part].get(f"{rest}_0"))
     return None
 
 

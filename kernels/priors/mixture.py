@@ -12,15 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from . import perp_neg
-from .base import (
-    Conditioning,
-    NoiseSchedule,
-    check_multiple,
-    check_words,
-    edm_shares,
-    flow_input,
-    noise_from_output,
-)
+from .base import check_multiple, check_words
+from .conditioning import Conditioning
+from .noise_schedule import NoiseSchedule, edm_shares, flow_input, noise_from_output
 
 
 @dataclass(frozen=True)
@@ -52,20 +46,20 @@ class LinearEncoder:
     downscale: int = 1
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B,3,H,W] -> [B,C,h,w]"""
+        """[B,3,H,W] -> [B,C,h,w]."""
         return torch.einsum(
             "cd,bdhw->bchw", self.matrix.to(images), F.avg_pool2d(images, self.downscale)
         )
 
     def adjoint(self, gradient: Tensor) -> Tensor:
-        """J^T gradient: [B,C,h,w] -> [B,3,H,W]"""
+        """J^T gradient: [B,C,h,w] -> [B,3,H,W]."""
         spread = (
             torch.einsum("cd,bchw->bdhw", self.matrix.to(gradient), gradient) / self.downscale**2
         )
         return spread.repeat_interleave(self.downscale, 2).repeat_interleave(self.downscale, 3)
 
     def inverse(self, latents: Tensor) -> Tensor:
-        """The smoothest image with these latents (least squares): [B,C,h,w] -> [B,3,H,W]"""
+        """The smoothest image with these latents (least squares): [B,C,h,w] -> [B,3,H,W]."""
         back = torch.linalg.pinv(self.matrix.to(latents))
         image = torch.einsum("dc,bchw->bdhw", back, latents)
         return image.repeat_interleave(self.downscale, 2).repeat_interleave(self.downscale, 3)

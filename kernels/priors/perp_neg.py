@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .base import Conditioning
+from .conditioning import Conditioning
 
 # z [N,C,h,w], t [N], N rows -> noise estimates [N,C,h,w]
 Network = Callable[[Tensor, Tensor, Conditioning], Tensor]

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..cameras.pinhole import sectors
 from ..devices.streams import send
-from .base import Against, Conditioning, Prior
+from .base import Prior
+from .conditioning import Against, Conditioning
 from .perp_neg import view_weights
 
 # View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its

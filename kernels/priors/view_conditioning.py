@@ -9,7 +9,8 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .base import Conditioning, Prior
+from .base import Prior
+from .conditioning import Conditioning
 
 
 @runtime_checkable
@@ -64,6 +65,7 @@ def check_views(prior: Prior, views: int) -> int:
 
 
 def needs_depth(prior: Prior) -> bool:
+    """Whether the prior reads the depth of the renders."""
     return isinstance(prior, ViewConditionedPrior) and prior.needs_depth
 
 

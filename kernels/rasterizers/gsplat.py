@@ -94,6 +94,7 @@ def compiled() -> bool:
 
 
 def has_compiler() -> bool:
+    """Whether nvcc and ninja, with which gsplat compiles itself, are here."""
     from torch.utils.cpp_extension import CUDA_HOME, is_ninja_available
 
     nvcc = shutil.which("nvcc") or (

@@ -185,6 +185,7 @@ LOADERS: dict[str, Callable[[], Backend | Exception]] = {
 
 
 def check_backend(backend: str) -> None:
+    """Raises ValueError unless the name is one of BACKENDS."""
     if backend not in BACKENDS:
         raise ValueError(f"backend {backend!r} is unknown; choose one of {', '.join(BACKENDS)}.")
 
@@ -253,7 +254,7 @@ def background_rows(background: Tensor | float, like: Tensor, views: int) -> Ten
     value = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     if value.dim() == 0:
         return value.view(1, 1, 1, 1)
-    if value.shape == (3,) or value.shape == (views, 3):
+    if value.shape in ((3,), (views, 3)):
         return value.view(-1, 1, 1, 3)
     raise ValueError(
         f"background has shape {tuple(value.shape)}; give one grey, a colour (3,) or one colour "

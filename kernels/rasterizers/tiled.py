@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..cameras.pinhole import Cameras
+from ..devices.autograd import Function
 from ..gaussians.cloud import Gaussians
 from .binning import Bins, bin_tiles
 from .projection import ALPHA_MAX, ALPHA_MIN, Layers, Projection, project
@@ -73,11 +74,20 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
+    """How the pairs of tiles and Gaussians are walked.
+
+    Args:
+        chunks: of tiles, composited one after another
+        rows: of tiles in a view
+        columns: of tiles in a view
+        clamps: whether any alpha can reach ALPHA_MAX
+    """
+
     chunks: list[Chunk]
     rows: int
     columns: int
     views: int
-    clamps: bool  # whether any alpha can reach ALPHA_MAX
+    clamps: bool
 
 
 @torch.no_grad()
@@ -101,17 +111,15 @@ def make_plan(bins: Bins, views: int, projection: Projection) -> Plan:
             and (end + 1 - begin) * longest <= budget
         ):
             end += 1
-        place = torch.arange(longest, device=entries.device)
-        index = torch.where(
-            place < counts[begin:end, None], starts[begin:end, None] + place, padding
-        )
+        rank = torch.arange(longest, device=entries.device)
+        index = torch.where(rank < counts[begin:end, None], starts[begin:end, None] + rank, padding)
         chunks.append(Chunk(order[begin:end], entries[index.flatten()]))
         begin = end
     clamps = bool(projection.opacities.max() >= ALPHA_MAX)
     return Plan(chunks, bins.rows, bins.columns, views, clamps)
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     """Front-to-back sums of alpha and the channels, [tiles, pixels, 1+channels], over the rows of a
     pack.
     """

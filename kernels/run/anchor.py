@@ -52,19 +52,19 @@ class Anchor:
         )
 
     def penalties(
-        self, seen: Rendering, cameras: Cameras, backgrounds: Tensor, backend: str = "auto"
+        self, rendering: Rendering, cameras: Cameras, backgrounds: Tensor, backend: str = "auto"
     ) -> dict[str, Tensor]:
-        """Weighted penalties by name, scalars, for renders ``seen`` from ``cameras`` on
+        """Weighted penalties by name, scalars, for renders ``rendering`` from ``cameras`` on
         ``backgrounds`` [V,3]; only those with a weight above 0."""
         if not self.color and not self.alpha:
             return {}
         with torch.no_grad():
-            kept = render(self.cloud, cameras, backgrounds, backend, depth=False)
+            reference = render(self.cloud, cameras, backgrounds, backend, depth=False)
         terms = {}
         if self.color:
-            terms["anchor_color"] = self.color * (seen.color - kept.color).square().mean()
+            terms["anchor_color"] = self.color * (rendering.color - reference.color).square().mean()
         if self.alpha:
-            terms["anchor_alpha"] = self.alpha * (seen.alpha - kept.alpha).square().mean()
+            terms["anchor_alpha"] = self.alpha * (rendering.alpha - reference.alpha).square().mean()
         return terms
 
 

@@ -19,11 +19,11 @@ def laplacian(vertices: Tensor, edges: Tensor, length: Tensor | float = 1.0) -> 
     return (offset / length).square().sum(-1).mean()
 
 
-def normal_consistency(vertices: Tensor, faces: Tensor, beside: Tensor) -> Tensor:
+def normal_consistency(vertices: Tensor, faces: Tensor, edge_faces: Tensor) -> Tensor:
     """Mean of 1 - cosine between the normals of faces [F,3] that share an edge; beside [E,2] as
     `edges_of` gives it.
     """
     a, b, c = vertices[faces].unbind(1)
     normals = torch.nn.functional.normalize(torch.linalg.cross(b - a, c - a), dim=-1)
-    pairs = beside[beside[:, 1] >= 0]
+    pairs = edge_faces[edge_faces[:, 1] >= 0]
     return (1 - (normals[pairs[:, 0]] * normals[pairs[:, 1]]).sum(-1)).mean()

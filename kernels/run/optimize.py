@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,7 +29,7 @@ from .learning_rates import sh_shares
 from .penalties import penalties
 from .settings import OptimizeSettings
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, check_run, working
+from .step import Progress, Run, check_run, prepared_prior
 
 
 def optimize(
@@ -72,22 +71,22 @@ def optimize(
         )
     device = torch.device(prior.device)
     resolve(settings.render_backend, device, cloud.means.dtype)
-    with working(prior, steps, settings):
-        subject, state = _begun(
+    with prepared_prior(prior, steps, settings):
+        subject, state = _begin(
             cloud, settings, anchor, device, settings.image_size or prior.image_size
         )
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(
+        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
             on_step, on_partial
         )
 
 
-def _begun(
+def _begin(
     cloud: Gaussians,
     settings: OptimizeSettings,
     anchor: Anchor | None,
     device: torch.device,
     size: int,
-) -> tuple[MovingCloud, TrainingState]:
+) -> tuple[CloudSubject, TrainingState]:
     # A copy: inputs may be inference tensors, and stay as they are.
     own = cloud.map(lambda value: value.detach().to(device, copy=True))
     own = replace(own, anchored=None if cloud.anchored is None else cloud.anchored.to(device))
@@ -97,11 +96,11 @@ def _begun(
         cloud.training.check(cloud.tensors(), "gaussians")
         state = cloud.training.to(device, cloud.means.dtype, copy=True)
     held = None if anchor is None else anchor.to(device)
-    return MovingCloud(own, settings, held, cloud.device, size, sh_shares(own.sh)), state
+    return CloudSubject(own, settings, held, cloud.device, size, sh_shares(own.sh)), state
 
 
 @dataclass(frozen=True)
-class MovingCloud:
+class CloudSubject:
     """The cloud of a run between two steps.
 
     Args:
@@ -114,7 +113,7 @@ class MovingCloud:
     cloud: Gaussians
     settings: OptimizeSettings
     anchor: Anchor | None
-    home: torch.device
+    input_device: torch.device
     size: int
     sh_shares: Tensor
 
@@ -132,20 +131,20 @@ class MovingCloud:
         )
 
     def penalties(
-        self, params: dict[str, Tensor], pictures: Rendering, cameras: Cameras, backgrounds: Tensor
+        self, params: dict[str, Tensor], rendering: Rendering, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:
-        terms = penalties(self.settings, params, pictures.color, pictures.alpha)
+        terms = penalties(self.settings, params, rendering.color, rendering.alpha)
         if self.anchor is not None:
             terms |= self.anchor.penalties(
-                pictures, cameras, backgrounds, self.settings.render_backend
+                rendering, cameras, backgrounds, self.settings.render_backend
             )
         return terms
 
-    def traced(self, pictures: Rendering) -> list[Tensor]:
-        return [] if self.settings.densify is None else [pictures.means2d]
+    def traced_tensors(self, rendering: Rendering) -> list[Tensor]:
+        return [] if self.settings.densify is None else [rendering.means2d]
 
-    def rates(self, step: int, steps: int) -> dict[str, Any]:
-        rates: dict[str, Any] = self.settings.at(step / steps)
+    def rates(self, step: int, steps: int) -> dict[str, float | Tensor]:
+        rates: dict[str, float | Tensor] = {**self.settings.at(step / steps)}
         rates["sh"] = rates["sh"] * self.sh_shares
         if self.cloud.anchored is not None:
             free = (~self.cloud.anchored).to(self.cloud.means.dtype)
@@ -154,23 +153,23 @@ class MovingCloud:
             rates["opacity_logits"] = rates["opacity_logits"] * free
         return rates
 
-    def moved(self, params: dict[str, Tensor]) -> MovingCloud:
+    def with_params(self, params: dict[str, Tensor]) -> CloudSubject:
         return replace(self, cloud=replace(self.cloud, **params))
 
-    def adapted(
+    def adapt(
         self,
         state: TrainingState,
         steps: int,
         gradients: list[Tensor],
-        pictures: Rendering,
+        rendering: Rendering,
         accept: Tensor,
         generator: torch.Generator,
-    ) -> tuple[MovingCloud, TrainingState]:
+    ) -> tuple[CloudSubject, TrainingState]:
         strategy = self.settings.densify
         if strategy is None:
             return self, state
         return self._densified(
-            strategy, state, steps, gradients[0], pictures.visible, accept, generator
+            strategy, state, steps, gradients[0], rendering.visible, accept, generator
         )
 
     def _densified(
@@ -182,7 +181,7 @@ class MovingCloud:
         visible: Tensor,
         accept: Tensor,
         generator: torch.Generator,
-    ) -> tuple[MovingCloud, TrainingState]:
+    ) -> tuple[CloudSubject, TrainingState]:
         """Gather what the step says about each Gaussian; where a round is due, act on it, waiting
         for the device.
         """
@@ -208,14 +207,14 @@ class MovingCloud:
             state, first=first, second=second, statistics=statistics
         )
 
-    def photographed(self, camera: Cameras, background: float) -> Tensor:
+    def render_preview(self, camera: Cameras, background: float) -> Tensor:
         rendering = render(
             self.cloud, camera, background, self.settings.render_backend, depth=False
         )
         return rendering.color[0].clamp(0, 1)
 
-    def look(self) -> Gaussians:
+    def viewer_cloud(self) -> Gaussians:
         return self.cloud
 
     def result(self, state: TrainingState) -> Gaussians:
-        return replace(self.cloud, training=state.to(self.home)).to(self.home)
+        return replace(self.cloud, training=state.to(self.input_device)).to(self.input_device)

@@ -5,7 +5,7 @@ needles, no strays.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 
 from torch import Tensor
@@ -98,8 +98,8 @@ def penalties(
     their render.
     """
     w, opacities = weights, cloud["opacity_logits"].sigmoid()
-    terms = {
-        "opacity": (w.lambda_opacity, lambda: opacities.mean()),
+    terms: dict[str, tuple[float, Callable[[], Tensor]]] = {
+        "opacity": (w.lambda_opacity, opacities.mean),
         "binary_opacity": (w.lambda_binary_opacity, lambda: binarity(opacities)),
         "scale": (w.lambda_scale, lambda: cloud["log_scales"].exp().mean()),
         "binary_alpha": (w.lambda_binary_alpha, lambda: binarity(alpha)),

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,7 @@ from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import SH_C0, Gaussians
 from ..losses.base import Loss
-from ..meshes.cleanup import same_places
+from ..meshes.cleanup import merge_positions
 from ..meshes.mesh import Mesh
 from ..meshes.rasterize import edges_of, render_mesh
 from ..meshes.smoothing import Smoothing
@@ -25,7 +24,7 @@ from ..priors.prompts import ViewPrompts
 from .mesh_penalties import laplacian, normal_consistency
 from .settings import RefineSettings
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, check_run, working
+from .step import Progress, Run, check_run, prepared_prior
 
 # world units or 0..1: a mesh so near to what its training state makes was not edited since
 SAME = 1e-5
@@ -58,29 +57,29 @@ def refine_mesh(
     settings = settings or RefineSettings()
     mesh.check()
     check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
-    with working(prior, steps, settings):
-        subject, state = _begun(mesh, settings, torch.device(prior.device))
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).through(
+    with prepared_prior(prior, steps, settings):
+        subject, state = _begin(mesh, settings, torch.device(prior.device))
+        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
             on_step, on_partial
         )
 
 
-def _begun(
+def _begin(
     mesh: Mesh, settings: RefineSettings, device: torch.device
-) -> tuple[MovingMesh, TrainingState]:
+) -> tuple[MeshSubject, TrainingState]:
     surface = _Surface(mesh, settings, device)
     params = surface.params()
     if mesh.training is None:
-        return MovingMesh(surface, params), fresh_state(params, settings.seed)
+        return MeshSubject(surface, params), fresh_state(params, settings.seed)
     mesh.training.check(params, "mesh")
     state = mesh.training.to(device, copy=True)
     surface.length, surface.level = state.carried["edge_length"], _level(state.carried["level"])
     carried = {name: state.carried[name] for name in params}
-    if surface.makes(carried):
-        return MovingMesh(surface, carried), state
+    if surface.reproduces(carried):
+        return MeshSubject(surface, carried), state
     zeros = {name: torch.zeros_like(value) for name, value in params.items()}
     updates = torch.zeros_like(state.updates)
-    return MovingMesh(surface, params), replace(
+    return MeshSubject(surface, params), replace(
         state, first=zeros, second=dict(zeros), updates=updates
     )
 
@@ -99,33 +98,37 @@ class _Surface:
         own = replace(own, vertices=own.vertices.float(), colors=own.colors.float())
         self.own, index = own, torch.arange(len(own.vertices), device=device)
         # What moves are places: a texture's seams have several vertices at one.
-        self.place, first = (index, index) if own.uvs is None else same_places(own.vertices)
-        self.faces, self.places = self.place[own.faces], own.vertices[first]
-        self.edges, self.beside = edges_of(self.faces)
-        self.lines = first[self.edges]  # the edges by the mesh's own vertices
-        self.smoothing = Smoothing(self.edges, len(self.places), settings.smoothness)
+        self.position_of, first = (
+            (index, index) if own.uvs is None else merge_positions(own.vertices)
+        )
+        self.faces, self.positions = self.position_of[own.faces], own.vertices[first]
+        self.edges, self.edge_faces = edges_of(self.faces)
+        self.vertex_edges = first[self.edges]  # the edges by the mesh's own vertices
+        self.smoothing = Smoothing(self.edges, len(self.positions), settings.smoothness)
         self.length = (
-            (self.places[self.edges[:, 0]] - self.places[self.edges[:, 1]]).norm(dim=-1).mean()
+            (self.positions[self.edges[:, 0]] - self.positions[self.edges[:, 1]])
+            .norm(dim=-1)
+            .mean()
         )
         self.level: int | None = None  # of detail of the texture; the first cameras decide
 
     def params(self) -> dict[str, Tensor]:
         """What moves: vertices before `Smoothing` and colours that may lead beyond 0..1."""
-        vertices = self.smoothing.roughened(self.places)
+        vertices = self.smoothing.roughened(self.positions)
         return {"vertices": vertices, self.paint: getattr(self.own, self.paint).float()}
 
-    def mesh(self, places: Tensor, paint: Tensor) -> Mesh:
-        return replace(self.own, vertices=places[self.place], **{self.paint: paint})
+    def mesh(self, positions: Tensor, paint: Tensor) -> Mesh:
+        return replace(self.own, vertices=positions[self.position_of], **{self.paint: paint})
 
-    def finished(self, params: dict[str, Tensor]) -> Mesh:
+    def to_mesh(self, params: dict[str, Tensor]) -> Mesh:
         with torch.no_grad():
-            vertices = self.smoothing(params["vertices"])[self.place].to(self.start.vertices)
+            vertices = self.smoothing(params["vertices"])[self.position_of].to(self.start.vertices)
         paint = params[self.paint].clamp(0, 1).to(getattr(self.start, self.paint))
         return replace(self.start, vertices=vertices, **{self.paint: paint})
 
-    def makes(self, params: dict[str, Tensor]) -> bool:
+    def reproduces(self, params: dict[str, Tensor]) -> bool:
         """Whether ``params`` are those of the mesh the run starts from."""
-        made = self.finished(params)
+        made = self.to_mesh(params)
         pairs = [
             (getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)
         ]
@@ -138,7 +141,7 @@ class _Surface:
 
 
 @dataclass(frozen=True)
-class MeshPictures:
+class MeshViews:
     """What the prior is shown of V views, and what the penalties read.
 
     Args:
@@ -151,11 +154,11 @@ class MeshPictures:
     color: Tensor
     alpha: Tensor
     depth: Tensor
-    places: Tensor
+    positions: Tensor
 
 
 @dataclass(frozen=True)
-class MovingMesh:
+class MeshSubject:
     """The mesh of a run between two steps."""
 
     surface: _Surface
@@ -169,41 +172,43 @@ class MovingMesh:
 
     def render(
         self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool
-    ) -> MeshPictures:
+    ) -> MeshViews:
         surface = self.surface
-        places = surface.smoothing(params["vertices"])
-        now = surface.mesh(places, params[surface.paint])
-        if now.texture is not None:
-            now = replace(now, texture=halved(now.texture, surface.detail(cameras)))
-        seen = render_mesh(now, cameras, backgrounds, edges=(surface.lines, surface.beside))
-        color = seen.color
+        positions = surface.smoothing(params["vertices"])
+        mesh = surface.mesh(positions, params[surface.paint])
+        if mesh.texture is not None:
+            mesh = replace(mesh, texture=halved(mesh.texture, surface.detail(cameras)))
+        view = render_mesh(
+            mesh, cameras, backgrounds, edges=(surface.vertex_edges, surface.edge_faces)
+        )
+        color = view.color
         if surface.settings.judged == "normal":
-            color = color + seen.alpha * (0.5 + 0.5 * seen.normal - color)
-        return MeshPictures(color, seen.alpha, seen.depth, places)
+            color = color + view.alpha * (0.5 + 0.5 * view.normal - color)
+        return MeshViews(color, view.alpha, view.depth, positions)
 
     def penalties(
         self,
         params: dict[str, Tensor],
-        pictures: MeshPictures,
+        rendering: MeshViews,
         cameras: Cameras,
         backgrounds: Tensor,
     ) -> dict[str, Tensor]:
-        surface, settings, places = self.surface, self.surface.settings, pictures.places
+        surface, settings, positions = self.surface, self.surface.settings, rendering.positions
         terms: dict[str, Tensor] = {}
         if settings.lambda_laplacian > 0:
             terms["laplacian"] = settings.lambda_laplacian * laplacian(
-                places, surface.edges, surface.length
+                positions, surface.edges, surface.length
             )
         if settings.lambda_normal > 0:
             terms["normal"] = settings.lambda_normal * normal_consistency(
-                places, surface.faces, surface.beside
+                positions, surface.faces, surface.edge_faces
             )
         return terms
 
-    def traced(self, pictures: MeshPictures) -> list[Tensor]:
+    def traced_tensors(self, rendering: MeshViews) -> list[Tensor]:
         return []
 
-    def rates(self, step: int, steps: int) -> dict[str, Any]:
+    def rates(self, step: int, steps: int) -> dict[str, float | Tensor]:
         fall = 0.1 ** (step / max(steps - 1, 1))
         settings = self.surface.settings
         return {
@@ -211,21 +216,21 @@ class MovingMesh:
             self.surface.paint: settings.lr_colors * fall,
         }
 
-    def moved(self, params: dict[str, Tensor]) -> MovingMesh:
+    def with_params(self, params: dict[str, Tensor]) -> MeshSubject:
         return replace(self, params=params)
 
-    def adapted(
+    def adapt(
         self,
         state: TrainingState,
         steps: int,
         gradients: list[Tensor],
-        pictures: MeshPictures,
+        rendering: MeshViews,
         accept: Tensor,
         generator: torch.Generator,
-    ) -> tuple[MovingMesh, TrainingState]:
+    ) -> tuple[MeshSubject, TrainingState]:
         return self, state
 
-    def photographed(self, camera: Cameras, background: float) -> Tensor:
+    def render_preview(self, camera: Cameras, background: float) -> Tensor:
         return render_mesh(self._mesh(), camera, background).color[0].clamp(0, 1)
 
     def _mesh(self) -> Mesh:
@@ -234,7 +239,7 @@ class MovingMesh:
                 self.surface.smoothing(self.params["vertices"]), self.params[self.surface.paint]
             )
 
-    def look(self) -> Gaussians:
+    def viewer_cloud(self) -> Gaussians:
         """A Gaussian at each vertex, in its colour, so large that they touch."""
         mesh = self._mesh()
         colors = mesh.colors
@@ -254,4 +259,4 @@ class MovingMesh:
         level = torch.tensor(-1 if surface.level is None else surface.level)
         carried = {**self.params, "edge_length": surface.length, "level": level}
         training = replace(state, carried=carried).to(surface.start.vertices.device)
-        return replace(surface.finished(self.params), training=training)
+        return replace(surface.to_mesh(self.params), training=training)

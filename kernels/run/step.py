@@ -5,10 +5,10 @@ loss, move.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic
 
 import torch
 from torch import Tensor
@@ -24,91 +24,10 @@ from ..priors.view_conditioning import check_views, condition_on_views, group_si
 from .adam import adam, all_finite
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
+from .subject import Rendered, RenderedViews, Result, Subject
 
 # degrees of azimuth and elevation: front, one side and the top are in view
 PREVIEW_ANGLES = (25.0, 15.0)
-
-Result = TypeVar("Result", covariant=True)  # Gaussians or Mesh
-
-
-class Pictures(Protocol):
-    """What the prior is shown of V views, differentiable."""
-
-    @property
-    def color(self) -> Tensor: ...  # [V,H,W,3]
-
-    @property
-    def alpha(self) -> Tensor: ...  # [V,H,W,1] 0..1
-
-    @property
-    def depth(self) -> Tensor: ...  # [V,H,W,1] distance along the optical axis, world units
-
-
-class Subject(Protocol[Result]):
-    """A cloud or a mesh on its way through a run, on the prior's device. No step edits it: a step
-    makes another.
-    """
-
-    @property
-    def owner(self) -> str: ...  # what the run is called in messages
-
-    @property
-    def noun(self) -> str: ...  # and what it moves
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What the steps move, by name."""
-        ...
-
-    def render(
-        self, params: dict[str, Tensor], cameras: Cameras, backgrounds: Tensor, depth: bool
-    ) -> Any:
-        """`Pictures` of it with ``params`` in place of its tensors, on ``backgrounds`` [V,3]; no
-        depth is needed where ``depth`` is False."""
-        ...
-
-    def penalties(
-        self, params: dict[str, Tensor], pictures: Any, cameras: Cameras, backgrounds: Tensor
-    ) -> dict[str, Tensor]:
-        """Weighted penalties by name, scalars."""
-        ...
-
-    def traced(self, pictures: Any) -> list[Tensor]:
-        """What else of the pictures `adapted` wants the gradient of."""
-        ...
-
-    def rates(self, step: int, steps: int) -> Mapping[str, Any]:
-        """Learning rates by name after ``step`` of ``steps`` steps of the schedule."""
-        ...
-
-    def moved(self, params: dict[str, Tensor]) -> Subject[Result]:
-        """The same with other tensors."""
-        ...
-
-    def adapted(
-        self,
-        state: TrainingState,
-        steps: int,
-        gradients: list[Tensor],
-        pictures: Any,
-        accept: Tensor,
-        generator: torch.Generator,
-    ) -> tuple[Subject[Result], TrainingState]:
-        """What follows a step on a schedule of ``steps``, given the gradients of what was `traced`:
-        densification.
-        """
-        ...
-
-    def photographed(self, camera: Cameras, background: float) -> Tensor:
-        """A picture [H,W,3] in 0..1 for people."""
-        ...
-
-    def look(self) -> Gaussians:
-        """What a viewer of splats may show of it, without training state."""
-        ...
-
-    def result(self, state: TrainingState) -> Result:
-        """What a run that ended here returns, where its input was, with its training state."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +58,7 @@ class Progress(Generic[Result]):
     # These describe the moment they are called at, which should be inside on_step:
     result: Callable[[], Result]
     preview: Callable[[], Tensor]
-    look: Callable[[], Gaussians]
+    viewer_cloud: Callable[[], Gaussians]
 
 
 class DivergedError(RuntimeError):
@@ -152,7 +71,7 @@ class DivergedError(RuntimeError):
 
 
 @contextmanager
-def working(prior: Prior, steps: int, settings: RunSettings) -> Iterator[None]:
+def prepared_prior(prior: Prior, steps: int, settings: RunSettings) -> Iterator[None]:
     """Inside, gradients flow whatever the caller's mode, and the prior is at its best for so many
     steps.
     """
@@ -171,7 +90,7 @@ def check_run(
     cameras: CameraSampler,
     steps: int,
     settings: RunSettings,
-    training: Any,
+    training: object,
     name: str,
 ) -> int:
     """Raise ValueError for whatever could fail later, naming the cure; returns the steps that lie
@@ -199,14 +118,14 @@ def check_run(
     return done
 
 
-class Run(Generic[Result]):
+class Run(Generic[Result, Rendered]):
     """One call of `optimize` or `refine_mesh`: what stays the same, and the subject and state that
     a step replaces.
     """
 
     def __init__(
         self,
-        subject: Subject[Result],
+        subject: Subject[Result, Rendered],
         state: TrainingState,
         loss: Loss,
         prior: Prior,
@@ -238,10 +157,10 @@ class Run(Generic[Result]):
         self.state: TrainingState = replace(
             state, seed=settings.seed, generators=self._stream_states()
         )
-        self.taken, self.started = 0, time.perf_counter()
-        self.good = self._now()
+        self.steps_taken, self.started = 0, time.perf_counter()
+        self.last_good = self._snapshot()
 
-    def through(
+    def run_steps(
         self,
         on_step: Callable[[Progress[Result]], bool | None] | None,
         on_partial: Callable[[Result], None] | None,
@@ -261,7 +180,7 @@ class Run(Generic[Result]):
     def _stream_states(self) -> dict[str, Tensor]:
         return {name: stream.get_state() for name, stream in self.streams.items()}
 
-    def _now(self) -> tuple[Subject[Result], TrainingState]:
+    def _snapshot(self) -> tuple[Subject[Result, Rendered], TrainingState]:
         """Subject and whole training state where the run takes place; costs nothing, as no step
         edits in place.
         """
@@ -273,45 +192,47 @@ class Run(Generic[Result]):
         return self.subject, replace(self.state, **own)  # type: ignore[arg-type]
 
     def result(self) -> Result:
-        return _result(self._now())
+        return _result(self._snapshot())
 
     def step(self) -> dict[str, Tensor]:
-        settings, subject, last = self.settings, self.subject, self.taken + 1 == self.steps
-        before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
+        settings, subject, last = self.settings, self.subject, self.steps_taken + 1 == self.steps
+        before = (
+            self._snapshot() if last or (self.steps_taken + 1) % settings.check_every == 0 else None
+        )
         sampled = self.sampler.sample(
             settings.views, self.size, self.streams["cameras"], views_per_group=self.views_per_group
         )
-        cameras = _moved(sampled, self.device)
+        cameras = _move(sampled, self.device)
         params = {
             name: value.detach().requires_grad_() for name, value in subject.tensors().items()
         }
         backgrounds = self._backgrounds()
-        pictures = subject.render(params, cameras, backgrounds, self.depth)
+        rendering = subject.render(params, cameras, backgrounds, self.depth)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        latents = self.prior.encode(pictures.color.permute(0, 3, 1, 2), posterior)
+        latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
         value, logs = self.loss(
-            latents, self._views(sampled, cameras, pictures), self.streams["noise"]
+            latents, self._views(sampled, cameras, rendering), self.streams["noise"]
         )
-        extra = subject.penalties(params, pictures, cameras, backgrounds)
+        extra = subject.penalties(params, rendering, cameras, backgrounds)
         total = value + sum(extra.values())
-        sources = [*params.values(), *subject.traced(pictures)]
+        sources = [*params.values(), *subject.traced_tensors(rendering)]
         gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
         by_name = dict(zip(params, gradients, strict=False))
         accept = all_finite([total.detach(), *by_name.values()])
 
-        moved, state = self._updated(by_name, accept)
-        self.subject, state = moved.adapted(
+        with_params, state = self._updated(by_name, accept)
+        self.subject, state = with_params.adapt(
             state,
             self.schedule_steps,
             [*gradients[len(params) :]],
-            pictures,
+            rendering,
             accept,
             self.streams["densify"],
         )
         self.state = replace(state, generators=self._stream_states())
-        self.taken += 1
+        self.steps_taken += 1
         if before is not None:
             self._check_bad_steps(before, last)
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
@@ -323,12 +244,12 @@ class Run(Generic[Result]):
         draws = draw_backgrounds(settings.background, self.grays, settings.views, stream)
         return send(draws, self.device).to(next(iter(self.subject.tensors().values())).dtype)
 
-    def _views(self, sampled: Cameras, cameras: Cameras, pictures: Pictures) -> Views:
+    def _views(self, sampled: Cameras, cameras: Cameras, rendering: RenderedViews) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
         negative = self.prompts.negative_rows(len(cameras))
         text, negative = condition_on_views(
-            self.prior, (text, negative), cameras, pictures.alpha, pictures.depth
+            self.prior, (text, negative), cameras, rendering.alpha, rendering.depth
         )
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         return Views(
@@ -343,7 +264,7 @@ class Run(Generic[Result]):
 
     def _updated(
         self, gradients: dict[str, Tensor], accept: Tensor
-    ) -> tuple[Subject[Result], TrainingState]:
+    ) -> tuple[Subject[Result, Rendered], TrainingState]:
         state = self.state
         rates = self.subject.rates(state.step, self.schedule_steps)
         params, first, second, updates = adam(
@@ -356,7 +277,7 @@ class Run(Generic[Result]):
             accept,
         )
         bad = (~accept).to(torch.int64)
-        return self.subject.moved(params), replace(
+        return self.subject.with_params(params), replace(
             state,
             step=state.step + 1,
             first=first,
@@ -366,54 +287,57 @@ class Run(Generic[Result]):
             bad_run=(state.bad_run + bad) * bad,
         )
 
-    def _check_bad_steps(self, before: tuple[Subject[Result], TrainingState], last: bool) -> None:
+    def _check_bad_steps(
+        self, before: tuple[Subject[Result, Rendered], TrainingState], last: bool
+    ) -> None:
         """Read the count of bad steps (the one wait for the device): keep what is good, stop what
         is beyond hope.
         """
         bad_run = int(self.state.bad_run)
         if bad_run == 0:
-            self.good = before  # not what is now: that has yet to give a finite loss
+            self.last_good = before  # not what is now: that has yet to give a finite loss
         elif bad_run > self.settings.max_bad_steps or (last and bad_run >= self.steps):
-            subject, state = self.good
+            subject, state = self.last_good
             raise DivergedError(
                 f"{subject.owner}: the last {bad_run} steps up to step {self.state.step} gave a"
                 f" loss or gradient that is NaN or infinite and were skipped. The {subject.noun} of"
                 f" step {state.step} is kept. Lower the guidance or the learning rates, or run the"
                 " prior in float32.",
-                _result(self.good),
+                _result(self.last_good),
                 bad_run,
             )
 
     def progress(self, logs: dict[str, Tensor]) -> Progress[Result]:
         logs, every = dict(logs), self.settings.preview_every
         return Progress(
-            step=self.taken,
+            step=self.steps_taken,
             steps=self.steps,
             done=self.state.step,
             loss=logs.pop("loss"),
             logs=logs,
             seconds=time.perf_counter() - self.started,
-            preview_due=every > 0 and (self.taken % every == 0 or self.taken == self.steps),
+            preview_due=every > 0
+            and (self.steps_taken % every == 0 or self.steps_taken == self.steps),
             result=self.result,
             preview=self.preview,
-            look=lambda: self.subject.look(),
+            viewer_cloud=lambda: self.subject.viewer_cloud(),
         )
 
     def preview(self) -> Tensor:
         background = sum(self.grays or (0.5, 0.5)) / 2
         camera = self.sampler.from_angles(*PREVIEW_ANGLES, self.size).to(self.device)
         with torch.no_grad():
-            return self.subject.photographed(camera, background).cpu()
+            return self.subject.render_preview(camera, background).cpu()
 
 
-def _result(moment: tuple[Subject[Result], TrainingState]) -> Result:
+def _result(moment: tuple[Subject[Result, Rendered], TrainingState]) -> Result:
     subject, state = moment
     return subject.result(state)
 
 
-def _moved(cameras: Cameras, device: torch.device) -> Cameras:
+def _move(cameras: Cameras, device: torch.device) -> Cameras:
     tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
-    moved: dict[str, Any] = {
+    with_params: dict[str, Any] = {
         name: send(v, device) for name, v in tensors.items() if isinstance(v, Tensor)
     }
-    return replace(cameras, **moved)
+    return replace(cameras, **with_params)

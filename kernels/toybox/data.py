@@ -176,8 +176,10 @@ class CaptionTable:
             index = index * size + part
         index = torch.where(category < 0, len(self.ids) - 1, index)
         words = self.words[torch.where(category < 0, NO_VIEW, view)]
-        places = self.lengths[index][:, None] + torch.arange(words.shape[1], device=words.device)
-        return self.ids[index].scatter(1, places, words)
+        token_positions = self.lengths[index][:, None] + torch.arange(
+            words.shape[1], device=words.device
+        )
+        return self.ids[index].scatter(1, token_positions, words)
 
 
 def _example(category: str, color: str, finish: str) -> Caption:
@@ -194,14 +196,14 @@ class Batch:
     """Indices of B painted views.
 
     Args:
-        pictures: [B,3,H,W] 0..1
+        images: [B,3,H,W] 0..1
         second: meaningful where finish > 0
         view: exact
         view_said: NO_VIEW near boundaries
         side: the finer words
     """
 
-    pictures: Tensor
+    images: Tensor
     category: Tensor
     color: Tensor
     finish: Tensor
@@ -232,9 +234,9 @@ def draw(
     second = (color + 1 + integers(colors - 1)) % colors
     low, high = BACKGROUNDS
     background = low + (high - low) * torch.rand(count, generator=generator, device=device)
-    pictures = atlas.paint(row, color, finish, second, background)
+    images = atlas.paint(row, color, finish, second, background)
     return Batch(
-        pictures,
+        images,
         category,
         color,
         finish,

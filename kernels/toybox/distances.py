@@ -34,6 +34,7 @@ def _across(p: Tensor, center: Vector, axis: str) -> tuple[Tensor, Tensor, Tenso
 
 
 def sphere(center: Vector, radius: float) -> Distance:
+    """A ball; lengths here and below in world units."""
     return lambda p: (p - _vec(center, p)).norm(dim=-1) - radius
 
 
@@ -42,7 +43,8 @@ def box(center: Vector, half: Vector, rounding: float = 0.0) -> Distance:
 
     def distance(p: Tensor) -> Tensor:
         q = (p - _vec(center, p)).abs() - (_vec(half, p) - rounding)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0) - rounding
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0) - rounding
 
     return distance
 
@@ -50,15 +52,20 @@ def box(center: Vector, half: Vector, rounding: float = 0.0) -> Distance:
 def cylinder(
     center: Vector, radius: float, half: float, axis: str = "y", rounding: float = 0.0
 ) -> Distance:
+    """``half``: half the length along ``axis``; ``rounding``: radius of the edges, included."""
+
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         q = torch.stack([torch.hypot(u, v) - radius + rounding, w.abs() - half + rounding], -1)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0) - rounding
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0) - rounding
 
     return distance
 
 
 def torus(center: Vector, radius: float, tube: float, axis: str = "y") -> Distance:
+    """A ring around ``axis``; ``tube``: the radius of what is bent."""
+
     def distance(p: Tensor) -> Tensor:
         u, v, w = _across(p, center, axis)
         return torch.hypot(torch.hypot(u, v) - radius, w) - tube
@@ -156,7 +163,8 @@ def extruded(center: Vector, outline: Outline, half: float, axis: str = "z") -> 
         u, v, w = _across(p, center, axis)
         flat = polygon(v, u, outline) if axis == "x" else polygon(u, v, outline)
         q = torch.stack([flat, w.abs() - half], -1)
-        return q.clamp_min(0).norm(dim=-1) + q.amax(-1).clamp_max(0)
+        outside: Tensor = q.clamp_min(0).norm(dim=-1)
+        return outside + q.amax(-1).clamp_max(0)
 
     return distance
 

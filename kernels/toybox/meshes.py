@@ -9,7 +9,8 @@ from torch import Tensor
 
 from .captions import COLORS, FINISHES, Caption
 from .render import patterns
-from .shapes import ACCENTS, MAIN, ROLES, Shape, shape
+from .roles import ACCENTS, MAIN, ROLES
+from .shapes import Shape, shape
 
 _EDGE = 1.12  # world units; a cube that holds every toy with room to spare
 # off the round numbers that toys are made of: no grid point on a flat face

@@ -237,8 +237,8 @@ class Judge(nn.Module):
             {name: nn.Linear(channels * 2, size) for name, size in HEADS.items()}
         )
 
-    def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        x = self.trunk(pictures * 2 - 1)
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        x = self.trunk(images * 2 - 1)
         pooled = torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
 

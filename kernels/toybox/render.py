@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from .captions import COLORS, FINISHES, Caption
-from .shapes import ACCENTS, MAIN, ROLES, Shape, shape
+from .roles import ACCENTS, MAIN, ROLES
+from .shapes import Shape, shape
 
 BOUND = 0.75  # every toy lies inside this ball around the origin, world units
 # direction to the light, fixed in the world: colours look alike from all sides

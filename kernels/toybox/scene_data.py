@@ -59,8 +59,7 @@ class SceneAtlas:
         white = torch.full((len(rows), 3), WHITE_LEVEL, device=rows.device)
         behind = weights @ torch.stack([grounds[ground], skies[sky], white], 1)[:, None]
         stacks = [
-            self.layers[rows, place, toys[place]].float().permute(0, 2, 3, 1) / 255
-            for place in (0, 1)
+            self.layers[rows, slot, toys[slot]].float().permute(0, 2, 3, 1) / 255 for slot in (0, 1)
         ]
         depths = self.depth[rows, 0, toys[0]][..., None], self.depth[rows, 1, toys[1]][..., None]
         alphas = stacks[0][..., 4:], stacks[1][..., 4:]
@@ -112,12 +111,14 @@ def render_scene_atlas(
         around = render_surroundings(some)
         surroundings[rows] = _bytes(torch.stack([around.ground, around.sky, around.white], 1))
         for index, category in enumerate(CATEGORIES):
-            for place in (0, 1):
-                seen = render_toy(category, some, place)
-                stack = torch.stack([seen.main, *seen.fixed.unbind(-1), seen.alpha], 1)
-                layers[rows, place, index], depth[rows, place, index] = (
+            for slot in (0, 1):
+                toy_layers = render_toy(category, some, slot)
+                stack = torch.stack(
+                    [toy_layers.main, *toy_layers.fixed.unbind(-1), toy_layers.alpha], 1
+                )
+                layers[rows, slot, index], depth[rows, slot, index] = (
                     _bytes(stack),
-                    seen.depth.half(),
+                    toy_layers.depth.half(),
                 )
             if progress is not None:
                 progress(start * len(CATEGORIES) + index * len(some), count * len(CATEGORIES))
@@ -144,7 +145,7 @@ class SceneTable:
             return tokenize(texts)[:, words].to(device)
 
         # Places of words in "<start> a red mug and a red mug on a green ground under a blue sky".
-        self.places = torch.tensor([1, 2, 3, 5, 6, 7, 9, 10, 13, 14], device=device)
+        self.token_positions = torch.tensor([1, 2, 3, 5, 6, 7, 9, 10, 13, 14], device=device)
         self.colors = column([caption(color) for color in COLORS], (1, 2))
         self.toys = column(
             [
@@ -177,7 +178,7 @@ class SceneTable:
              self.skies[sky]], 1
         )  # fmt: skip
         ids = self.base.repeat(len(toy1), 1)
-        ids[:, self.places] = said
+        ids[:, self.token_positions] = said
         ids[:, 16 : 16 + self.words.shape[1]] = self.words[view]
         return torch.where((toy1 < 0)[:, None], self.empty, ids)
 
@@ -186,7 +187,7 @@ class SceneTable:
 class SceneBatch:
     """B painted scenes and what their captions say, as indices."""
 
-    pictures: Tensor  # [B,3,H,W] 0..1
+    images: Tensor  # [B,3,H,W] 0..1
     toys: tuple[Tensor, Tensor]
     colors: tuple[Tensor, Tensor]
     ground: Tensor
@@ -216,9 +217,9 @@ def draw_scenes(
     toy2 = chosen(table.pairs[toy1])
     colors = chosen(table.allowed[toy1]), chosen(table.allowed[toy2])
     ground, sky = integers(len(GROUNDS)), integers(len(SKIES))
-    pictures = atlas.paint(row, (toy1, toy2), colors, ground, sky)
+    images = atlas.paint(row, (toy1, toy2), colors, ground, sky)
     return SceneBatch(
-        pictures, (toy1, toy2), colors, ground, sky, atlas.view_said[row], atlas.side[row]
+        images, (toy1, toy2), colors, ground, sky, atlas.view_said[row], atlas.side[row]
     )
 
 

@@ -60,11 +60,11 @@ def lowest(category: str) -> float:
     return height
 
 
-def at_place(cameras: Cameras, category: str, place: int) -> Cameras:
+def at_side(cameras: Cameras, category: str, side: int) -> Cameras:
     """The cameras as a toy in its own cube sees them that stands at the first (0) or second (1)
     place.
     """
-    middle = torch.tensor([PLACES[place], GROUND - SCALE * lowest(category), 0.0]).to(
+    middle = torch.tensor([PLACES[side], GROUND - SCALE * lowest(category), 0.0]).to(
         cameras.viewmats
     )
     viewmats = cameras.viewmats.clone()
@@ -73,9 +73,9 @@ def at_place(cameras: Cameras, category: str, place: int) -> Cameras:
     return replace(cameras, viewmats=viewmats)
 
 
-def render_toy(category: str, cameras: Cameras, place: int, supersample: int = 2) -> Layers:
+def render_toy(category: str, cameras: Cameras, side: int, supersample: int = 2) -> Layers:
     """A category's light layers at a place of the scene; depth in units of `SCALE`."""
-    return render_layers(category, at_place(cameras, category, place), supersample)
+    return render_layers(category, at_side(cameras, category, side), supersample)
 
 
 def render_surroundings(cameras: Cameras, supersample: int = 2) -> Surroundings:
@@ -147,8 +147,8 @@ def render_scene(scene: Scene, cameras: Cameras, supersample: int = 3) -> Tensor
     size = cameras.width * supersample, cameras.height * supersample
     fine = cameras.resize(size)
     toys = [
-        render_toy(toy.category, fine, place, 1)
-        for place, toy in enumerate((scene.first, scene.second))
+        render_toy(toy.category, fine, side, 1)
+        for side, toy in enumerate((scene.first, scene.second))
     ]
     colors = [
         layers.paint(Caption(toy.category, toy.color), 0.0)

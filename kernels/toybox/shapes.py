@@ -14,19 +14,8 @@ from torch import Tensor
 
 from .captions import CATEGORIES
 from .distances import Distance
-from .toys import BUILDERS, MAIN
-
-# sRGB albedo of everything a caption does not colour
-ACCENTS: dict[str, tuple[float, float, float]] = {
-    "dark": (0.10, 0.10, 0.12),
-    "wood": (0.50, 0.31, 0.15),
-    "cream": (0.93, 0.87, 0.73),
-    "glass": (0.55, 0.75, 0.88),
-    "steel": (0.70, 0.71, 0.74),
-    "beak": (0.98, 0.58, 0.08),
-    "lit": (1.00, 0.95, 0.62),
-}
-ROLES = (MAIN, *ACCENTS)
+from .roles import ROLES
+from .toys import BUILDERS
 
 
 @dataclass(frozen=True)

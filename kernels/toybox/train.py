@@ -19,10 +19,9 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
-from .captions import COLORS
-from .data import NO_VIEW, Atlas, Batch, CaptionTable, draw, render_atlas
+from .data import Atlas, CaptionTable, draw, render_atlas
 from .models import (
     Judge,
     autoencoder,
@@ -37,68 +36,8 @@ from .models import (
 )
 from .scene_captions import SCENE_WORDS
 from .scene_data import SceneAtlas, SceneTable, draw_scenes, render_scene_atlas, scene_said
+from .training_losses import autoencoder_loss, denoiser_loss, drop_words, judge_loss
 from .training_stage import Run, loop
-
-
-def autoencoder_loss(vae: Any, pictures: Tensor) -> Tensor:
-    """Absolute error of pictures and of their gradients (crisp edges), and the usual tiny KL
-    term.
-    """
-    x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
-    posterior = vae.encode(x).latent_dist
-    y = vae.decode(posterior.sample()).sample.float()
-    x = x.float()
-    edges = sum((y.diff(dim=d) - x.diff(dim=d)).abs().mean() for d in (2, 3))
-    return (
-        (y - x).abs().mean() + (y - x).square().mean() + 0.5 * edges + 2e-7 * posterior.kl().mean()
-    )
-
-
-def denoiser_loss(
-    unet: Any, text: Any, latents: Tensor, ids: Tensor, alphas: Tensor, generator: torch.Generator
-) -> Tensor:
-    """v prediction (Salimans and Ho 2022) at uniformly drawn, stratified steps."""
-    b, device = len(latents), latents.device
-    t = (torch.arange(b, device=device) + torch.rand(b, generator=generator, device=device)) / b
-    t = (t * len(alphas)).long().clamp_max(len(alphas) - 1)
-    a, s = alphas[t].sqrt()[:, None, None, None], (1 - alphas[t]).sqrt()[:, None, None, None]
-    noise = torch.randn(latents.shape, generator=generator, device=device)
-    words = text(ids)[0]
-    v = unet(a * latents + s * noise, t, words, return_dict=False)[0].float()
-    return (v - (a * noise - s * latents)).square().mean()
-
-
-def judge_loss(judge: Judge, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Cross entropy of every head, on pictures with a little noise. A second colour counts where
-    there is a pattern, a view where its word is fair."""
-    x = batch.pictures
-    noise = torch.randn(x.shape, generator=generator, device=x.device)
-    strength = 0.06 * torch.rand(len(x), 1, 1, 1, generator=generator, device=x.device)
-    logits = judge((x + strength * noise).contiguous(memory_format=torch.channels_last))
-    ce = nn.functional.cross_entropy
-    total = sum(ce(logits[name], getattr(batch, name)) for name in ("category", "color", "finish"))
-    patterned = (batch.finish > 0).float()
-    second = ce(logits["second"], batch.second, reduction="none") * patterned
-    fair = (batch.view_said != NO_VIEW).float()
-    view = ce(logits["view"], batch.view, reduction="none") * fair
-    return (
-        total + second.sum() / patterned.sum().clamp_min(1) + view.sum() / fair.sum().clamp_min(1)
-    )
-
-
-def said(words: list[Tensor], generator: torch.Generator) -> tuple[Tensor, ...]:
-    """Caption indices (category, colour, finish, second, view) as the prior hears them: 10 %
-    nothing at all, 5 % no colour (plain ones), 12 % no view, else 30 % the view's word (none near a
-    boundary), 70 % the finer words.
-
-    ``words`` has both: (category, colour, finish, second, view, side)."""
-    category, color, finish, second, view, side = words
-    u = torch.rand(4, len(category), generator=generator, device=category.device)
-    silent = (u[1] < 0.05) & (finish == 0)
-    return (
-        torch.where(u[0] < 0.10, -1, category), torch.where(silent, len(COLORS), color), finish, second,
-        torch.where(u[2] < 0.12, NO_VIEW, torch.where(u[3] < 0.3, view, side)),
-    )  # fmt: skip
 
 
 @dataclass
@@ -114,6 +53,7 @@ class Scenes:
 
 
 def train(arguments: argparse.Namespace) -> None:
+    """Train autoencoder, denoiser and judge, or go on with what lies in --work, and write them."""
     work, device = Path(arguments.work), arguments.device
     work.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = (
@@ -173,13 +113,13 @@ def train(arguments: argparse.Namespace) -> None:
 
     def train_autoencoder() -> Tensor:
         count = scenes.count(a.autoencoder_batch) if scenes else 0
-        pictures = draw(atlas, a.autoencoder_batch - count, generator, table.allowed).pictures
+        images = draw(atlas, a.autoencoder_batch - count, generator, table.allowed).images
         if scenes and count:
-            pictures = torch.cat(
-                [pictures, draw_scenes(scenes.atlas, count, generator, scenes.table).pictures]
+            images = torch.cat(
+                [images, draw_scenes(scenes.atlas, count, generator, scenes.table).images]
             )
         with half:
-            return autoencoder_loss(vae, pictures)
+            return autoencoder_loss(vae, images)
 
     def train_judge() -> Tensor:
         with half:
@@ -249,22 +189,23 @@ def _train_denoiser(
     scale = latent_scale(vae, atlas, generator)
     net = torch.compile(unet) if arguments.compile else unet
 
-    def encoded(pictures: Tensor) -> Tensor:
+    def encoded(images: Tensor) -> Tensor:
         with half:
-            x = (pictures * 2 - 1).contiguous(memory_format=torch.channels_last)
-            return (vae.encode(x).latent_dist.mean.float() * scale).half()
+            x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
+            mean: Tensor = vae.encode(x).latent_dist.mean
+            return (mean.float() * scale).half()
 
     @torch.no_grad()
     def fresh(count: int) -> tuple[Tensor, ...]:
         batch = draw(atlas, count, generator, table.allowed)
         words = batch.category, batch.color, batch.finish, batch.second, batch.view_said, batch.side
-        return encoded(batch.pictures), *words
+        return encoded(batch.images), *words
 
     @torch.no_grad()
     def fresh_scenes(count: int) -> tuple[Tensor, ...]:
         assert scenes is not None
         batch = draw_scenes(scenes.atlas, count, generator, scenes.table)
-        return encoded(batch.pictures), *batch.words
+        return encoded(batch.images), *batch.words
 
     began = time.monotonic()
     many = scenes.count(arguments.batch) if scenes else 0
@@ -279,7 +220,7 @@ def _train_denoiser(
     def step() -> Tensor:
         objects = arguments.batch - many
         latents, *words = pool.draw(objects, max(objects // 8, 1), generator)
-        ids = table.rows(*said(words, generator))
+        ids = table.rows(*drop_words(words, generator))
         if scenes and scene_pool:
             more, *words = scene_pool.draw(many, max(many // 8, 1), generator)
             ids = torch.cat([ids, scenes.table.rows(*scene_said(words, generator))])
@@ -306,7 +247,7 @@ def latent_scale(vae: Any, atlas: Atlas, generator: torch.Generator) -> float:
     """
     fixed = torch.Generator(generator.device).manual_seed(7)
     parts = [
-        vae.encode(draw(atlas, 256, fixed).pictures * 2 - 1).latent_dist.mean.float()
+        vae.encode(draw(atlas, 256, fixed).images * 2 - 1).latent_dist.mean.float()
         for _ in range(8)
     ]
     return float(1 / torch.cat(parts).std())
@@ -347,6 +288,7 @@ def export(
 
 
 def plot_losses(curves: dict[str, list[float]], file: Path) -> None:
+    """Draw a curve per network into a picture file."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -362,6 +304,7 @@ def plot_losses(curves: dict[str, list[float]], file: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Train with the arguments of a command line; those of the process by default."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--work", required=True, help="checkpoint folder; a run resumes from what it finds there"

@@ -18,7 +18,7 @@ from ...kernels.run.settings import background_range
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
-from ..shared.pictures import labelled
+from ..shared.images import labelled
 from ..shared.progress import prepare_to_render
 from ..shared.validation import check_declared, undeclared
 
@@ -155,7 +155,7 @@ class InspectGuidance(io.ComfyNode):
             check_prompts(prompts, model)
             prepare_to_render("auto", device)
             grays = background_range(model)
-            found = inspect(
+            inspection = inspect(
                 gaussians.to(device),
                 around.to(device),
                 model,
@@ -166,19 +166,21 @@ class InspectGuidance(io.ComfyNode):
                 seed,
                 sum(grays) / 2 if grays else 0.5,
             )
-            return io.NodeOutput(labelled(columns(found)))
+            return io.NodeOutput(labelled(columns(inspection)))
 
 
-def columns(found: Inspection) -> list[tuple[str, torch.Tensor]]:
+def columns(inspection: Inspection) -> list[tuple[str, torch.Tensor]]:
     """The pictures in the order in which they come about, with what is written above them."""
-    t = f"t {int(found.t.float().mean())}"
+    t = f"t {int(inspection.t.float().mean())}"
     shown = [
-        ("render", found.render),
-        (f"noised, {t}", found.noised),
-        ("x0, text alone", found.x0_text),
-        (f"x0, guided {found.guidance:.4g}", found.x0_guided),
+        ("render", inspection.render),
+        (f"noised, {t}", inspection.noised),
+        ("x0, text alone", inspection.x0_text),
+        (f"x0, guided {inspection.guidance:.4g}", inspection.x0_guided),
     ]
-    if found.degraded is not None:
-        shown.append(("M_psi, learned" if found.continued else "M_psi, untrained", found.degraded))
-    shown.append(("gradient", 0.5 + 0.5 * found.gradient))
+    if inspection.degraded is not None:
+        shown.append(
+            ("M_psi, learned" if inspection.continued else "M_psi, untrained", inspection.degraded)
+        )
+    shown.append(("gradient", 0.5 + 0.5 * inspection.gradient))
     return [(label, picture.permute(0, 2, 3, 1)) for label, picture in shown]

@@ -16,7 +16,7 @@ from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.rasterizers.rasterize import Rendering, render
 from ..priors.memory import autograd
 from ..shared import types
-from ..shared.pictures import depth_image, image
+from ..shared.images import depth_image, image
 from ..shared.progress import prepare_to_render
 from ..shared.validation import check_declared
 
@@ -79,9 +79,11 @@ class RenderViews(io.ComfyNode):
         check_declared(cls, {"background": background, "path": path, **cameras})
         views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
         bar = comfy.utils.ProgressBar(len(views))
-        seen = rendered(gaussians, views, BACKGROUNDS[background], bar.update_absolute)
-        masks = image(seen.alpha)[..., 0]
-        return io.NodeOutput(image(seen.color), masks, depth_image(seen.depth, seen.alpha))
+        rendering = render_cloud(gaussians, views, BACKGROUNDS[background], bar.update_absolute)
+        masks = image(rendering.alpha)[..., 0]
+        return io.NodeOutput(
+            image(rendering.color), masks, depth_image(rendering.depth, rendering.alpha)
+        )
 
 
 def turntable_inputs() -> list[io.Input]:
@@ -168,7 +170,7 @@ def around_cameras(
     )
 
 
-def rendered(
+def render_cloud(
     gaussians: Gaussians,
     cameras: Cameras,
     background: float,

@@ -24,9 +24,9 @@ from ...kernels.toybox.models import load_judge
 from ...kernels.toybox.render import Truth, render_truth
 from ..priors.memory import autograd
 from ..shared import types
-from ..shared.pictures import image
+from ..shared.images import image
 from ..shared.validation import check_declared
-from .render import rendered
+from .render import render_cloud
 
 JUDGE_FOLDER = Path(__file__).resolve().parents[2] / "models" / "judge"
 NO_CLIP = "none"
@@ -182,17 +182,17 @@ class ScoreViews(io.ComfyNode):
         caption = toy(prompt)
         found: dict[str, float | None] = {}
         cameras = ring_of_views(views)
-        seen = rendered(gaussians, cameras, BACKGROUND)
-        pictures = image(seen.color)
+        rendering = render_cloud(gaussians, cameras, BACKGROUND)
+        images = image(rendering.color)
         if caption is not None:
             truth = true_views(caption, cameras)
-            found |= asdict(score(seen, truth, caption.color is not None))
+            found |= asdict(score(rendering, truth, caption.color is not None))
             found |= asdict(judged(gaussians, caption))
-            pictures = torch.cat([pictures, image(truth.color)], 1)
+            images = torch.cat([images, image(truth.color)], 1)
         if clip != NO_CLIP:
-            large = rendered(gaussians, cameras.resize(CLIP_PIXELS), BACKGROUND).color
+            large = render_cloud(gaussians, cameras.resize(CLIP_PIXELS), BACKGROUND).color
             found |= clip_scores(clip, large, cameras, prompt.strip(), distractors.splitlines())
-            pictures = image(large) if caption is None else pictures
+            images = image(large) if caption is None else images
         best = found.get("clip_r_precision")
         numbers = (
             found.get("iou"),
@@ -204,7 +204,7 @@ class ScoreViews(io.ComfyNode):
         )
         head = f"{prompt.strip()}: {views} views, {len(gaussians)} Gaussians"
         unused = [IGNORED] if clip == NO_CLIP and distractors.strip() else []
-        return io.NodeOutput("\n".join([head, *report(found), *unused]), *values, pictures)
+        return io.NodeOutput("\n".join([head, *report(found), *unused]), *values, images)
 
 
 def toy(prompt: str) -> Caption | None:
@@ -246,14 +246,12 @@ def true_views(caption: Caption, cameras: Cameras) -> Truth:
 
 def judged(gaussians: Gaussians, caption: Caption) -> Judgement:
     with autograd(), torch.no_grad():
-        pictures = rendered(gaussians, judge_cameras(), BACKGROUND).color.clamp(0, 1)
-        return judgement(
-            load_judge(JUDGE_FOLDER), pictures.permute(0, 3, 1, 2).contiguous(), caption
-        )
+        images = render_cloud(gaussians, judge_cameras(), BACKGROUND).color.clamp(0, 1)
+        return judgement(load_judge(JUDGE_FOLDER), images.permute(0, 3, 1, 2).contiguous(), caption)
 
 
 def clip_scores(
-    clip: str, pictures: torch.Tensor, cameras: Cameras, prompt: str, rivals: list[str]
+    clip: str, images: torch.Tensor, cameras: Cameras, prompt: str, rivals: list[str]
 ) -> dict[str, float | None]:
     """What the CLIP of that name says of pictures [V,H,W,3]; ComfyUI's memory manager makes room
     for it.
@@ -269,7 +267,7 @@ def clip_scores(
         )
         comfy.model_management.load_models_gpu([patcher], force_full_load=True)
         found = model.score(
-            pictures.permute(0, 3, 1, 2).clamp(0, 1), cameras.azimuths, prompt, others
+            images.permute(0, 3, 1, 2).clamp(0, 1), cameras.azimuths, prompt, others
         )
     return {
         "clip_score": found.clip_score,

@@ -14,7 +14,7 @@ from ...kernels.toybox.captions import parse
 from ...kernels.toybox.render import render_truth
 from ..priors.memory import autograd
 from ..shared import types
-from ..shared.pictures import image
+from ..shared.images import image
 from ..shared.validation import check_declared
 from .render import BACKGROUNDS, turntable_cameras, turntable_inputs
 

@@ -11,7 +11,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ...kernels.priors.base import Conditioning, NoiseSchedule
+from ...kernels.priors.conditioning import Conditioning
+from ...kernels.priors.noise_schedule import NoiseSchedule
 from ...kernels.priors.weights import check_complete
 
 CURE = "Link a text-to-image model: Stable Diffusion 1.x, 2.x or 3.x, SDXL, or FLUX.1."
@@ -160,7 +161,7 @@ def check_clip(null: Conditioning, model: Any) -> None:
 def text_width(config: dict[str, Any]) -> int:
     """Values per token that a model reads, under the names that its kinds have for it."""
     width = config.get("context_dim") or config.get("context_in_dim")
-    return width or config["context_embedder_config"]["params"]["in_features"]
+    return int(width or config["context_embedder_config"]["params"]["in_features"])
 
 
 def family(model: Any) -> Family:
@@ -185,7 +186,8 @@ def family(model: Any) -> Family:
 
 
 def _config(model: Any) -> dict[str, Any]:
-    return model.model.model_config.unet_config
+    config: dict[str, Any] = model.model.model_config.unet_config
+    return config
 
 
 def check_weights(owner: str, file: str, model: Any, clip: Any, vae: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...kernels.cameras.pinhole import Cameras
-from ...kernels.priors.base import Conditioning
+from ...kernels.priors.conditioning import Conditioning
 from ...kernels.priors.control import ControlSettings, check_single, mask_rows, require_hint
 from ...kernels.priors.hints import shows_shape
 from .comfy_prior import ComfyPrior, ManagedComfyPrior
@@ -104,7 +104,8 @@ class _HintVAE:
         self.vae = vae
 
     def spacial_compression_encode(self) -> int:
-        return self.vae.vae.spacial_compression_encode()
+        compression: int = self.vae.vae.spacial_compression_encode()
+        return compression
 
     def encode(self, pixels: Tensor) -> Tensor:
         return self.vae.encode(pixels.movedim(-1, 1))

@@ -70,7 +70,10 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
         )
     for key, adapter in found.items():
         _check_size(file.name, kind, key, adapter, model, clip)
-    return comfy.sd.load_lora_for_models(model, clip, lora, strength, strength)
+    patched_model, patched_clip = comfy.sd.load_lora_for_models(
+        model, clip, lora, strength, strength
+    )
+    return patched_model, patched_clip
 
 
 def _check_size(file: str, kind: str, key: Any, adapter: Any, model: Any, clip: Any) -> None:

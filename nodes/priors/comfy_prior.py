@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from ...kernels.priors import perp_neg
-from ...kernels.priors.base import Conditioning, check_multiple, check_words, noise_from_clean
+from ...kernels.priors.base import check_multiple, check_words
+from ...kernels.priors.conditioning import Conditioning
 from ...kernels.priors.diffusers.latent_prior import make_ordinary
+from ...kernels.priors.noise_schedule import noise_from_clean
 from .comfy_checks import check_clip, check_model, check_vae, family, levels
 from .comfy_vae import OwnVAE
 from .memory import autograd
@@ -65,11 +67,13 @@ class ComfyPrior:
 
     @property
     def device(self) -> torch.device:
-        return self.model.load_device
+        device: torch.device = self.model.load_device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.model.get_dtype_inference()
+        dtype: torch.dtype = self.model.model.get_dtype_inference()
+        return dtype
 
     def embed(self, texts: Sequence[str]) -> Conditioning:
         """What the CLIP socket makes of the texts, one row each, float32 on the prior's device;
@@ -113,7 +117,8 @@ class ComfyPrior:
 
         The posterior's mean, or with a generator a sample of it.
         """
-        return self.model.model.process_latent_in(self.vae.encode(images, generator))
+        latents: Tensor = self.model.model.process_latent_in(self.vae.encode(images, generator))
+        return latents
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32."""

@@ -69,7 +69,8 @@ class OwnVAE(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.weights[0].dtype
+        dtype: torch.dtype = self.weights[0].dtype
+        return dtype
 
     def attach(self) -> None:
         """Let the network run with the weights as they are now; to be called when they have been
@@ -119,12 +120,14 @@ class OwnVAE(nn.Module):
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of the VAE's own latents."""
         images = self._run("decode", latents.to(self.weights[0])).float()
-        return self.vae.process_output(images.clone())  # which works in place
+        output: Tensor = self.vae.process_output(images.clone())  # which works in place
+        return output
 
     def _run(self, what: str, given: Tensor) -> Tensor:
         run = self._call(what)
         if 0 < self.micro_batch < len(given):
-            return ChunkedCheckpoint.apply(given, run, self.micro_batch)
+            output: Tensor = ChunkedCheckpoint.apply(given, run, self.micro_batch)
+            return output
         return run(given)
 
     def _call(self, what: str) -> Callable[[Tensor], Tensor]:
@@ -175,5 +178,7 @@ def _has_posterior(net: nn.Module) -> bool:
 
 
 def _moments(net: Any, pixels: Tensor) -> Tensor:
-    moments = net.encoder(pixels)
-    return net.quant_conv(moments) if hasattr(net, "quant_conv") else moments
+    moments: Tensor = net.encoder(pixels)
+    if hasattr(net, "quant_conv"):
+        moments = net.quant_conv(moments)
+    return moments

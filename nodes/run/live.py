@@ -124,7 +124,7 @@ class Live:
     def _picture(self, progress: Progress[Any]) -> None:
         self.losses.read()  # waits for the device, which is the step's time and not the picture's
         start = time.perf_counter()
-        self.message = pack(progress.look(), LIMIT, **self.told())
+        self.message = pack(progress.viewer_cloud(), LIMIT, **self.told())
         self.step_shown = progress.step
         self._tell("frame", step=progress.step)
         took = time.perf_counter() - start

@@ -17,11 +17,11 @@ from ...kernels.run.anchor import Anchor, gentle
 from ...kernels.run.optimize import optimize
 from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
-from ..look.render import rendered
+from ..look.render import render_cloud
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
-from ..shared.pictures import image
+from ..shared.images import image
 from ..shared.progress import prepare_to_render
 from ..shared.validation import undeclared
 from .anew import times_asked
@@ -167,4 +167,4 @@ def workflow_id(extra_pnginfo: dict[str, Any] | None) -> str | None:
 def turn(cloud: Gaussians, cameras: CameraSampler, size: int) -> torch.Tensor:
     """A turntable [8,size,size,3] at the middle of the training cameras' ranges."""
     azimuths = torch.arange(PREVIEW_VIEWS) * (360.0 / PREVIEW_VIEWS)
-    return image(rendered(cloud, cameras.from_angles(azimuths, 15.0, size), 0.5).color)
+    return image(render_cloud(cloud, cameras.from_angles(azimuths, 15.0, size), 0.5).color)

@@ -18,8 +18,8 @@ from ...kernels.run.settings import JUDGED, RefineSettings
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
+from ..shared.images import image
 from ..shared.outputs import check_prefix, next_output
-from ..shared.pictures import image
 from ..shared.validation import undeclared, validate
 from .optimize import ends_early, workflow_id
 from .watch import MESH, Watch

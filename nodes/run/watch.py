@@ -16,8 +16,8 @@ from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.meshes.mesh import Mesh
 from ...kernels.run.checkpoint import save_training
 from ...kernels.run.step import Progress
+from ..shared.images import to_pil
 from ..shared.outputs import next_output, shown
-from ..shared.pictures import picture
 from ..shared.progress import tell
 from .live import Live
 
@@ -79,7 +79,7 @@ class Watch:
         stop = self.live.step(progress)
         preview = None
         if progress.preview_due and not self.live.watched:  # the viewer shows the same, and better
-            preview = ("JPEG", picture(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
+            preview = ("JPEG", to_pil(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
             tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
         if (

@@ -76,7 +76,7 @@ def mesh_from_native(mesh: Any) -> Mesh:
     ValueError for a batch of several meshes and for a bad one. One that comes from Refine Mesh as
     it was is that very mesh.
     """
-    refined = getattr(mesh, REFINED, None)
+    refined: Mesh | None = getattr(mesh, REFINED, None)
     if (
         refined is not None
         and len(mesh.vertices) == 1

@@ -40,7 +40,7 @@ from distill3d.kernels.files.ply import load_ply, save_ply
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.meshes.raster import first_seen
+from distill3d.kernels.meshes.raster import rasterize_faces
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.texture import add_texture
 from distill3d.kernels.rasterizers.rasterize import choose, render
@@ -176,7 +176,7 @@ def picture(
     """
     vertices = torch.tensor(np.asarray(solid.vertices)).float()
     faces = torch.tensor(np.asarray(solid.faces)).long()
-    face, weights, _ = first_seen(vertices, faces, cameras.resize(cameras.width * supersample))
+    face, weights, _ = rasterize_faces(vertices, faces, cameras.resize(cameras.width * supersample))
     hit = face >= 0
     if mesh.texture is None:
         values = mesh.colors

@@ -38,8 +38,9 @@ from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
+from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize

@@ -45,7 +45,7 @@ from distill3d.kernels.losses.base import Loss, Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import Conditioning
+from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.diffusers.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts

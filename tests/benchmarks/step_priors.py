@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"
 KINDS = ("sd21-shapes", "mvdream-shapes", "toybox")

@@ -58,7 +58,7 @@ def test_a_signal_ends_all_of_them_in_order(tmp_path, number):
     )
     process = subprocess.Popen(
         python(started), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),  # noqa: PLW1509
     )  # fmt: skip
     end = time.monotonic() + 60
     while not all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):

@@ -17,8 +17,8 @@ from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.mixture import GaussianMixturePrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)

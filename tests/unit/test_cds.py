@@ -9,8 +9,8 @@ from distill3d.kernels.cameras.pinhole import orbit, sectors
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS, cds
 from distill3d.kernels.losses.schedule import annealed
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 16, 16)

@@ -9,8 +9,8 @@ from distill3d.kernels.losses.csd import CSD, csd
 from distill3d.kernels.losses.nfsd import NFSD, nfsd
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.mixture import GaussianMixturePrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SHAPE = (1, 8, 8)
 FIXED = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "weighting": "sigma/alpha"}

@@ -11,8 +11,8 @@ from distill3d.kernels import fast
 from distill3d.kernels.fast import ops
 from distill3d.kernels.fast.encoder import Encoder, attend, misfit
 from distill3d.kernels.fast.unet import fast_unet, transformer, unwatched
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 
 def lively(net):
@@ -149,7 +149,7 @@ def test_a_few_pictures_at_a_time_give_the_numbers_and_gradients_of_all_at_once(
 
 
 def prior_text(count, seed):
-    from distill3d.kernels.priors.base import Conditioning
+    from distill3d.kernels.priors.conditioning import Conditioning
 
     return Conditioning(torch.randn(count, 7, 12, generator=torch.Generator().manual_seed(seed)))
 
@@ -206,8 +206,9 @@ def test_without_triton_the_layers_are_torchs_and_the_log_says_why(
     device_to_ask, monkeypatch, caplog
 ):
     monkeypatch.setitem(sys.modules, "triton", None)
-    monkeypatch.delitem(sys.modules, "distill3d.kernels.fast.triton_kernels", raising=False)
-    monkeypatch.delattr(fast, "triton_kernels", raising=False)
+    for name in ("triton_layers", "triton_norm"):
+        monkeypatch.delitem(sys.modules, f"distill3d.kernels.fast.{name}", raising=False)
+        monkeypatch.delattr(fast, name, raising=False)
     assert not ops.triton_works()
     (record,) = caplog.records
     assert "triton" in str(record.args) and "going on without fused kernels" in record.message

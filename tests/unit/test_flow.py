@@ -15,8 +15,8 @@ from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import NoiseSchedule, flow_input
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule, flow_input
 
 STEPS = torch.arange(1000)
 LOSSES = (SDS(), CDS(), VDM(), CSD(), NFSD(), ISM(), SDI(), SCTD())

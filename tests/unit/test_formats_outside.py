@@ -110,7 +110,7 @@ def test_we_read_gsplys(tmp_path, gsply, writer, degree):
     frame = (lambda cloud: cloud) if writer == "spz 4" else to_file_frame
     write(gsply, tmp_path / f"a{suffix}", as_gsply(gsply, frame(cloud)))
     back = frame(load_gaussians(tmp_path / f"a{suffix}"))
-    data = type("Theirs", (), dict(means=back.means, scales=back.log_scales, quats=back.quats))
+    data = type("Theirs", (), {"means": back.means, "scales": back.log_scales, "quats": back.quats})
     data.opacities, data.sh0, data.shN = back.opacity_logits, back.sh[:, 0], back.sh[:, 1:]
     assert back.sh_degree == degree
     assert_theirs_is(frame(cloud), data, limits)

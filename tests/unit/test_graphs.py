@@ -229,14 +229,14 @@ def test_two_answers_before_their_gradients_are_an_error():
 
 @cuda
 def test_a_kernel_started_by_address_does_what_it_does_started_as_usual():
-    from distill3d.kernels.fast import triton_kernels
+    from distill3d.kernels.fast import triton_layers
     from distill3d.kernels.fast.launch import launch_by_address
 
     rows = torch.randn(33, 64, device="cuda")
-    expected, found = triton_kernels.geglu(rows), rows.new_empty(33, 32)
-    columns = triton_kernels._columns(32)
+    expected, found = triton_layers.geglu(rows), rows.new_empty(33, 32)
+    columns = triton_layers.columns_of(32)
     launch_by_address(
-        triton_kernels._geglu, (2, 1), rows, found, 33, 32, triton_kernels.ROWS, columns
+        triton_layers._geglu, (2, 1), rows, found, 33, 32, triton_layers.ROWS, columns
     )
     assert torch.equal(found, expected)
 

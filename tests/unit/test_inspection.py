@@ -15,8 +15,8 @@ from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.degradation import Degradation
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import clean_from_noise
 from distill3d.kernels.priors.prompts import view_prompts
 
 SIZE, SHAPE = 16, (3, 16, 16)

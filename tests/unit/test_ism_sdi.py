@@ -9,8 +9,8 @@ from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.ism import ISM, ism
 from distill3d.kernels.losses.ode import estimates, inverted, ode_step
 from distill3d.kernels.losses.sdi import SDI, sdi
-from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)

@@ -36,7 +36,7 @@ def live(monkeypatch):
 
 def progress(step: int, seconds: float, loss: float = 1.0):
     return SimpleNamespace(
-        step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), look=lambda: "cloud"
+        step=step, steps=100, seconds=seconds, loss=torch.tensor(loss), viewer_cloud=lambda: "cloud"
     )
 
 
@@ -56,7 +56,7 @@ def test_nothing_is_packed_until_a_page_asks_and_then_once_per_request(live, mon
         assert run.ask(2) is None
         run.step(progress(5, 50.0))
         assert run.ask(2) == b"5"
-        assert live.RUNS == {"7": run}
+        assert {"7": run} == live.RUNS
     assert not live.RUNS
     assert [event.partition(".")[2] for event, _ in live.sent] == ["start", "frame", "frame", "end"]
     assert all((data["node"], data["workflow"]) == ("7", "graph") for _, data in live.sent)

@@ -17,8 +17,8 @@ from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
-from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE, VARIANCE = (1, 16, 16), 0.25

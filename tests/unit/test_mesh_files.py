@@ -40,8 +40,7 @@ def textured():
 
 
 def load(path):
-    mesh = trimesh.load(path, process=False, force="mesh")
-    return mesh
+    return trimesh.load(path, process=False, force="mesh")
 
 
 def colors_at(mesh):
@@ -152,7 +151,7 @@ def test_files_that_belong_together_appear_together_or_not_at_all(tmp_path, monk
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OSError, match="the disk is gone"):
-        write_together({path: b"x" for path in paths})
+        write_together(dict.fromkeys(paths, b"x"))
     assert order == ["a.png", "a.mtl", "a.obj"] and not list(tmp_path.iterdir())
     monkeypatch.undo()
     write_together({path: path.name.encode() for path in paths})

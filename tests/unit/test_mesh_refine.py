@@ -20,7 +20,7 @@ from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.checkpoint import load_mesh_training, load_training, save_training
 from distill3d.kernels.run.mesh_penalties import laplacian, normal_consistency
-from distill3d.kernels.run.refine import MovingMesh, refine_mesh
+from distill3d.kernels.run.refine import MeshSubject, refine_mesh
 from distill3d.kernels.run.settings import RefineSettings
 from distill3d.kernels.run.step import DivergedError
 
@@ -73,10 +73,10 @@ def test_learning_rates_fall_to_a_tenth_at_the_schedules_last_step():
     surface = SimpleNamespace(
         settings=RefineSettings(lr_vertices=0.02, lr_colors=0.3), paint="texture"
     )
-    rates = [MovingMesh(surface, {}).rates(step, 5) for step in (0, 2, 4)]
+    rates = [MeshSubject(surface, {}).rates(step, 5) for step in (0, 2, 4)]
     for name, rate in (("vertices", 0.02), ("texture", 0.3)):
         assert [each[name] for each in rates] == pytest.approx([rate, rate / 10**0.5, rate / 10])
-    assert MovingMesh(surface, {}).rates(0, 1)["vertices"] == 0.02
+    assert MeshSubject(surface, {}).rates(0, 1)["vertices"] == 0.02
 
 
 def test_geometry_alone_takes_the_size_that_the_prior_wants_and_leaves_the_colours():
@@ -258,7 +258,7 @@ def test_progress_tells_of_pictures_and_of_splats_that_look_like_the_mesh():
     told = []
 
     def on_step(progress):
-        told.append((progress.preview_due, progress.preview(), progress.look()))
+        told.append((progress.preview_due, progress.preview(), progress.viewer_cloud()))
 
     refine(textured(ball(rounds=3)), ball(), steps=4, preview_every=3, on_step=on_step)
     assert [due for due, *_ in told] == [False, False, True, True]

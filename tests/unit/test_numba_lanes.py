@@ -7,8 +7,8 @@ pytest.importorskip("numba")
 from numba import njit
 
 from distill3d.kernels.rasterizers.numba import lanes
-from distill3d.kernels.rasterizers.numba.compositing import exp_negative
 from distill3d.kernels.rasterizers.numba.lanes import COUNT
+from distill3d.kernels.rasterizers.numba.tile import exp_negative
 
 A = np.linspace(-3, 5, COUNT).astype(np.float32)
 B = np.linspace(2, -1, COUNT).astype(np.float32)

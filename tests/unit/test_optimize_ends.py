@@ -157,8 +157,8 @@ def test_a_true_answer_ends_the_run_with_the_cloud_so_far_which_can_go_on():
 
     def on_step(progress: Progress) -> bool:
         seen.append(progress.step)
-        assert progress.look().training is None
-        assert torch.equal(progress.look().means, progress.result().means)
+        assert progress.viewer_cloud().training is None
+        assert torch.equal(progress.viewer_cloud().means, progress.result().means)
         return progress.step == 2
 
     stopped = run(haze(), 5, schedule_steps=5, on_step=on_step, on_partial=kept.append)

@@ -14,8 +14,9 @@ from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.base import Against, Conditioning, NoiseSchedule
+from distill3d.kernels.priors.conditioning import Against, Conditioning
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 from distill3d.kernels.priors.perp_neg import perpendicular, view_weights
 from distill3d.kernels.priors.prompts import view_prompts
 

@@ -5,17 +5,16 @@ import torch
 from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import guided
-from distill3d.kernels.priors.base import (
-    Conditioning,
+from distill3d.kernels.priors.base import check_multiple, check_words
+from distill3d.kernels.priors.conditioning import Conditioning
+from distill3d.kernels.priors.mixture import GaussianMixturePrior, LinearEncoder, Mixture
+from distill3d.kernels.priors.noise_schedule import (
     NoiseSchedule,
-    check_multiple,
-    check_words,
     clean_from_noise,
     flow_input,
     noise_from_clean,
     noise_from_output,
 )
-from distill3d.kernels.priors.mixture import GaussianMixturePrior, LinearEncoder, Mixture
 from distill3d.kernels.priors.prompts import view_prompts
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())

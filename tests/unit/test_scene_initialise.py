@@ -10,7 +10,8 @@ from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
 from distill3d.kernels.evaluate.metrics import psnr
 from distill3d.kernels.gaussians.rotations import rotations
 from distill3d.kernels.init.scene import SceneInit, scene_cloud
-from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
+from distill3d.kernels.priors.conditioning import Conditioning
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.optimize import optimize

@@ -8,8 +8,8 @@ from kit import normal64 as normal
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.ode import estimates
 from distill3d.kernels.losses.sctd import SCTD, sctd
-from distill3d.kernels.priors.base import NoiseSchedule
 from distill3d.kernels.priors.mixture import GaussianMixturePrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)

@@ -11,7 +11,7 @@ from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.init.points import from_points
 from distill3d.kernels.init.surface import from_mesh
 from distill3d.kernels.meshes.mesh import Mesh
-from distill3d.kernels.meshes.raster import cover, first_seen
+from distill3d.kernels.meshes.raster import cover, rasterize_faces
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.texture import add_texture, pad
 from distill3d.kernels.meshes.unwrap import available, unwrap
@@ -84,17 +84,17 @@ def test_the_nearer_wall_is_seen_at_its_depth():
         -1, 3
     )
     cameras = orbit(torch.tensor([0.0, 180.0]), 0, 2.0, size=32)
-    face, _, depth = first_seen(walls, torch.arange(9).view(3, 3), cameras)
+    face, _, depth = rasterize_faces(walls, torch.arange(9).view(3, 3), cameras)
     assert face[0, 16, 16] == 1 and depth[0, 16, 16].item() == pytest.approx(1.5, abs=1e-4)
     assert face[1, 16, 16] == 2 and depth[1, 16, 16].item() == pytest.approx(1.5, abs=1e-4)
-    face, _, depth = first_seen(walls[:3] * 0.1, torch.tensor([[0, 1, 2]]), cameras)
+    face, _, depth = rasterize_faces(walls[:3] * 0.1, torch.tensor([[0, 1, 2]]), cameras)
     assert face[0, 0, 0] == -1 and depth[0, 0, 0] == torch.inf
 
 
 def test_weights_are_right_in_perspective():
     slanted = torch.tensor([[-0.4, -0.4, -1.0], [0.5, -0.3, 1.0], [0.0, 0.5, 0.3]])
     cameras = orbit(torch.tensor([0.0]), 0, 3.0, size=64)
-    face, weights, depth = first_seen(slanted, torch.tensor([[0, 1, 2]]), cameras)
+    face, weights, depth = rasterize_faces(slanted, torch.tensor([[0, 1, 2]]), cameras)
     hit = face[0] >= 0
     assert hit.sum() > 100
     places = weights[0][hit] @ slanted
@@ -161,7 +161,7 @@ def test_a_textured_surface_looks_like_the_cloud():
     )
     cameras = orbit(torch.tensor([10.0, 130, 250]), 25, 2.0, size=64)
     seen = render(cloud, cameras, 0.0)
-    face, weights, _ = first_seen(mesh.vertices, mesh.faces, cameras)
+    face, weights, _ = rasterize_faces(mesh.vertices, mesh.faces, cameras)
     hit = (face >= 0) & (seen.alpha[..., 0] > 0.95)
     uvs = (weights[hit][..., None] * mesh.uvs[mesh.faces[face[hit]]]).sum(1)
     error = (texture_at(mesh, uvs) - seen.color[hit]).square().mean()

@@ -117,7 +117,7 @@ def test_what_is_said_is_dropped_at_the_documented_rates():
         torch.randint(high, (count,), generator=seeded(i))
         for i, high in enumerate((28, 12, 4, 12, 4, 18))
     ]
-    category, color, finish, second, view = train.said(words, seeded(9))
+    category, color, finish, second, view = train.drop_words(words, seeded(9))
     silent, colorless, viewless = category < 0, color == len(COLORS), view == NO_VIEW
     plain = words[2] == 0
     for share, wanted in (
@@ -234,7 +234,7 @@ def test_the_latent_scale_makes_latents_of_unit_spread():
 
     atlas = noise_atlas(8)
     scale = train.latent_scale(Vae(), atlas, seeded(1))
-    pictures = draw(atlas, 2048, seeded(2)).pictures * 2 - 1
+    pictures = draw(atlas, 2048, seeded(2)).images * 2 - 1
     assert (scale * 3 * pictures[:, :1]).std().item() == pytest.approx(1, abs=0.03)
     # the same at every call, or the net would be off
     assert scale == train.latent_scale(Vae(), atlas, seeded(3))

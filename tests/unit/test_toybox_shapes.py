@@ -7,7 +7,8 @@ import trimesh
 from distill3d.kernels.toybox.captions import CATEGORIES, COLORS, Caption
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.render import BOUND, patterns
-from distill3d.kernels.toybox.shapes import ACCENTS, MAIN, ROLES, shape
+from distill3d.kernels.toybox.roles import ACCENTS, MAIN, ROLES
+from distill3d.kernels.toybox.shapes import shape
 
 RESOLUTION = 72
 CELL = 1.12 / (RESOLUTION - 1)

@@ -34,20 +34,20 @@ JITFunction.run = compile_only
 """
 
 NETWORKS = """
-from distill3d.kernels.fast import triton_kernels as kernels
+from distill3d.kernels.fast import triton_layers, triton_norm
 from distill3d.kernels.fast.reference import Norm
 
 draw = lambda *shape: torch.randn(shape, dtype=torch.bfloat16)
 x, residual = (draw(1, 128, 16, 16).to(memory_format=torch.channels_last) for _ in range(2))
 (weight, shift), rows = draw(2, 128), draw(64, 128)
 norm = Norm(weight, shift, 32, 1e-6, True)
-total, y, mean, rstd = kernels.forward(x, residual, shift, norm)
-kernels.forward(x, None, draw(1, 128), norm)
-kernels.backward(total, None, y, residual, norm, mean, rstd)
-kernels.backward(x, shift, y, None, norm, mean, rstd)
-kernels.add(x, residual, shift)
-kernels.layer_norm(rows, shift, weight, shift, 1e-5)
-kernels.geglu(rows)
+total, y, mean, rstd = triton_norm.forward(x, residual, shift, norm)
+triton_norm.forward(x, None, draw(1, 128), norm)
+triton_norm.backward(total, None, y, residual, norm, mean, rstd)
+triton_norm.backward(x, shift, y, None, norm, mean, rstd)
+triton_layers.add(x, residual, shift)
+triton_layers.layer_norm(rows, shift, weight, shift, 1e-5)
+triton_layers.geglu(rows)
 for name, variants in sorted(compiled.items()):
     print(name, min(len(re.findall(r"ld\\.global\\S*\\.v4", kernel.asm["ptx"])) for kernel in variants))
 """

@@ -24,7 +24,9 @@ SMALL = {"count": 14, "width": 21, "height": 10}
 SMALL_SCENES = {
     "mixed": {},
     "harmonics, antialiased, without depth": {
-        **{"degree": 3, "scale": -4.0, "count": 20},
+        "degree": 3,
+        "scale": -4.0,
+        "count": 20,
         "options": {"antialiased": True, "depth": False},
     },
     "antialiased": {"scale": -3.5, "options": {"antialiased": True}},

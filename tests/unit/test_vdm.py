@@ -13,8 +13,8 @@ from distill3d.kernels.devices.streams import SideStream
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
 from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
-from distill3d.kernels.priors.base import NoiseSchedule, clean_from_noise
 from distill3d.kernels.priors.mixture import GaussianMixturePrior
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 16, 16)

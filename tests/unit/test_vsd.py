@@ -13,10 +13,11 @@ from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.degradation import AdamState
 from distill3d.kernels.losses.vsd import VSD, vsd
-from distill3d.kernels.priors.base import Conditioning, NoiseSchedule
+from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.lora import LoraAdapter
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
+from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule.scaled_linear()
 SHAPE = (3, 8, 8)

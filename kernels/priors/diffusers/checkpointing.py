@@ -1,5 +1,5 @@
 """On the way to an encoder and back: half precision that does not underflow, and the memory of a
-few pictures only.
+few images only.
 """
 
 from __future__ import annotations
@@ -10,46 +10,48 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...devices.autograd import Function
 
-class ChunkedCheckpoint(torch.autograd.Function):
-    """function(pictures), a few pictures at a time and once more on the way back: the memory of
+
+class ChunkedCheckpoint(Function):
+    """function(images), a few images at a time and once more on the way back: the memory of
     those few.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, pictures: Tensor, function: Callable[[Tensor], Tensor], at_once: int
+        ctx: Any, images: Tensor, function: Callable[[Tensor], Tensor], chunk: int
     ) -> Tensor:
-        ctx.save_for_backward(pictures)
-        ctx.function, ctx.at_once = function, at_once
-        return torch.cat([function(part) for part in pictures.split(at_once)])
+        ctx.save_for_backward(images)
+        ctx.function, ctx.chunk = function, chunk
+        return torch.cat([function(part) for part in images.split(chunk)])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         gradients = []
         for part, upstream in zip(
-            ctx.saved_tensors[0].split(ctx.at_once), grad.split(ctx.at_once), strict=True
+            ctx.saved_tensors[0].split(ctx.chunk), grad.split(ctx.chunk), strict=True
         ):
             with torch.enable_grad():
-                pictures = part.detach().requires_grad_()
-                gradients += torch.autograd.grad(ctx.function(pictures), pictures, upstream)
+                images = part.detach().requires_grad_()
+                gradients += torch.autograd.grad(ctx.function(images), images, upstream)
         return torch.cat(gradients), None, None
 
 
-class UnscaleGradient(torch.autograd.Function):
-    """pictures.half(), whose gradient comes back divided by what `ScaleGradient` left in ``scale``."""
+class UnscaleGradient(Function):
+    """images.half(), whose gradient comes back divided by what `ScaleGradient` left in ``scale``."""
 
     @staticmethod
-    def forward(ctx: Any, pictures: Tensor, scale: list[Tensor]) -> Tensor:
-        ctx.dtype, ctx.scale = pictures.dtype, scale
-        return pictures.half()
+    def forward(ctx: Any, images: Tensor, scale: list[Tensor]) -> Tensor:
+        ctx.dtype, ctx.scale = images.dtype, scale
+        return images.half()
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad.to(ctx.dtype) / ctx.scale.pop(), None
 
 
-class ScaleGradient(torch.autograd.Function):
+class ScaleGradient(Function):
     """moments.float() of float16, whose gradient goes back multiplied to values around 1, lest
     small ones be lost.
     """

@@ -7,9 +7,9 @@ from __future__ import annotations
 import logging
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...devices.streams import is_out_of_memory, release_memory
 from ...fast import graph_trial
@@ -17,6 +17,9 @@ from ...fast.encoder import Encoder, misfit
 from ...fast.graphs import Graphed, GraphedGradient
 from ...fast.ops import triton_works
 from ...fast.unet import fast_unet, unwatched
+
+if TYPE_CHECKING:
+    from ..networks import UNet, Vae
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +35,7 @@ class Accelerated:
     in the graphs.
     """
 
-    def __init__(self, unet: Any, vae: Any, name: str) -> None:
+    def __init__(self, unet: UNet, vae: Vae, name: str) -> None:
         """Raises ValueError for networks that are not on a CUDA device."""
         device = next(unet.parameters()).device
         if device.type != "cuda":
@@ -62,28 +65,31 @@ class Accelerated:
             fast_unet(self.watched) if self.fused_unet else unwatched(self.watched)
         )
 
-    def _graphed(self, unet: Any) -> Graphed:
+    def _graphed(self, unet: nn.Module) -> Graphed:
         def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
             camera_inputs = {"class_labels": camera[0]} if camera else {}
-            return unet(z, steps, encoder_hidden_states=text, return_dict=False, **camera_inputs)[0]
+            output: Tensor = unet(
+                z, steps, encoder_hidden_states=text, return_dict=False, **camera_inputs
+            )[0]
+            return output
 
         return Graphed(call, "U-Net", attention_first=self.fused_unet)
 
-    def _plain_moments(self, pictures: Tensor) -> Tensor:
-        return self.vae.encode(pictures.contiguous()).latent_dist.parameters  # see DiffusersPrior
+    def _plain_moments(self, images: Tensor) -> Tensor:
+        return self.vae.encode(images.contiguous()).latent_dist.parameters  # see DiffusersPrior
 
-    def moments(self, pictures: Tensor) -> Tensor:
-        """Mean and log variance of the posterior, [B,2C,h,w], of pictures [B,3,H,W] in -1..1;
+    def moments(self, images: Tensor) -> Tensor:
+        """Mean and log variance of the posterior, [B,2C,h,w], of images [B,3,H,W] in -1..1;
         differentiable.
         """
         try:
-            return self.encoder(pictures)
+            return self.encoder(images)
         except Exception as error:
             if not self.fused_encoder or is_out_of_memory(error):
                 raise
             log.warning(FAILED, self.name, "encoder", error)
             self.fused_encoder, self.encoder = False, GraphedGradient(self._plain_moments)
-            return self.encoder(pictures)
+            return self.encoder(images)
 
     def output(
         self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None

@@ -7,20 +7,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ...devices.streams import release_memory, send
 from .. import perp_neg
-from ..base import Conditioning, NoiseSchedule, check_multiple, check_words, noise_from_output
+from ..base import check_multiple, check_words
+from ..conditioning import Conditioning
 from ..folder import WEIGHTS
 from ..lora import LoraAdapter
+from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
 from .offload import SequentialOffload
+
+if TYPE_CHECKING:
+    from ..networks import TextEncoder, Tokenizer, UNet, Vae
 
 PARTS = tuple(WEIGHTS)
 
@@ -43,10 +48,10 @@ class DiffusersPrior:
     def __init__(
         self,
         name: str,
-        unet: Any,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
+        unet: UNet,
+        vae: Vae,
+        text_encoder: TextEncoder,
+        tokenizer: Tokenizer,
         schedule: NoiseSchedule,
         prediction: str = "epsilon",
         card: dict[str, Any] | None = None,
@@ -61,7 +66,7 @@ class DiffusersPrior:
             module.eval().requires_grad_(False)
         # The U-Net gains from channels_last on every device; the encoder loses (its GroupNorms are
         # slow there).
-        unet.to(memory_format=torch.channels_last)
+        unet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's own omits it
         self.latent_channels: int = vae.config.latent_channels
         self.downscale: int = 2 ** (len(vae.config.block_out_channels) - 1)
         self.scaling: float = vae.config.scaling_factor
@@ -168,11 +173,8 @@ class DiffusersPrior:
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if masked else None
         with torch.inference_mode(False):
-            return (
-                self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0][0]
-                .float()
-                .cpu()
-            )
+            states = self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0]
+            return states[0].float().cpu()
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the
@@ -181,16 +183,18 @@ class DiffusersPrior:
         The posterior's mean, or with a generator a sample of it (its noise is drawn on the
         generator's device).
         """
-        dtype, scale = next(self.vae.parameters()).dtype, list[Tensor]()
+        dtype: torch.dtype = next(self.vae.parameters()).dtype
+        scale: list[Tensor] = []
         scaled = dtype == torch.float16
-        pictures = (
+        pixels = (
             UnscaleGradient.apply(images * 2 - 1, scale) if scaled else (images * 2 - 1).to(dtype)
         )
-        at_once = self.micro_batch or len(pictures)
-        if at_once < len(pictures) or self._offload:
-            moments = ChunkedCheckpoint.apply(pictures, self._moments, at_once)
+        batch = self.micro_batch or len(pixels)
+        moments: Tensor
+        if batch < len(pixels) or self._offload:
+            moments = ChunkedCheckpoint.apply(pixels, self._moments, batch)
         else:
-            moments = self._moments(pictures)
+            moments = self._moments(pixels)
         latents, log_variance = (
             ScaleGradient.apply(moments, scale) if scaled else moments.float()
         ).chunk(2, 1)
@@ -202,13 +206,13 @@ class DiffusersPrior:
             latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         return (latents - self.shift) * self.scaling
 
-    def _moments(self, pictures: Tensor) -> Tensor:
+    def _moments(self, pixels: Tensor) -> Tensor:
         self._bring("vae")
         if self._fast:
-            return self._fast.moments(pictures)
+            return self._fast.moments(pixels)
         # Renders come channels last, which would carry on through the layers, and their norms are
         # slow that way.
-        return self.vae.encode(pictures.contiguous()).latent_dist.parameters
+        return self.vae.encode(pixels.contiguous()).latent_dist.parameters
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of scaled latents [B,C,h,w]."""
@@ -233,8 +237,8 @@ class DiffusersPrior:
         weight = next(self.unet.parameters())
         z = z_t.to(weight).contiguous(memory_format=torch.channels_last)
         rows = (z, t.to(weight.device), text.embeddings.to(weight), *self._extra_inputs(text))
-        at_once = 2 * self.micro_batch or len(z)
-        whole = self.views_per_group * math.ceil(at_once / self.views_per_group)
+        batch = 2 * self.micro_batch or len(z)
+        whole = self.views_per_group * math.ceil(batch / self.views_per_group)
         output = torch.cat(
             [self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)]
         )

@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,6 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..weights import read_whole
+
+if TYPE_CHECKING:
+    from ..networks import TextEncoder, UNet, Vae
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
 OPENCLIP, CLIP = TEXT + "model.", TEXT + "transformer.text_model."
@@ -152,7 +155,7 @@ def described(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
+def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> UNet:
     """The U-Net of an MVDream folder. Raises ValueError for weights that are not its config's."""
     stem = WEIGHTS if variant is None else f"{WEIGHTS}.{variant}"
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
@@ -168,7 +171,7 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> Any:
 
 def make_unet(
     weights: Mapping[str, Tensor], config: Mapping[str, Any], dtype: torch.dtype, owner: str
-) -> Any:
+) -> UNet:
     """diffusers' U-Net of MVDream's weights, their names beginning with `UNET`; config: MVDream's
     own.
     """
@@ -180,12 +183,12 @@ def make_unet(
     named = {
         name.replace(".camera_embed.", ".label_emb.0."): value for name, value in weights.items()
     }
-    return _filled(
-        UNet2DConditionModel, terms, convert_ldm_unet_checkpoint(named, terms), dtype, owner
-    )
+    converted = convert_ldm_unet_checkpoint(named, terms)
+    unet: UNet = _filled(UNet2DConditionModel, terms, converted, dtype, owner)
+    return unet
 
 
-def make_vae(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> Any:
+def make_vae(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> Vae:
     """diffusers' autoencoder of the weights of a file, their names beginning with `VAE`."""
     from diffusers import AutoencoderKL
     from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
@@ -204,12 +207,12 @@ def make_vae(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> A
         "norm_num_groups": GROUPS,
         "scaling_factor": SCALING,
     }
-    return _filled(
-        AutoencoderKL, terms, convert_ldm_vae_checkpoint(dict(weights), terms), dtype, owner
-    )
+    converted = convert_ldm_vae_checkpoint(dict(weights), terms)
+    vae: Vae = _filled(AutoencoderKL, terms, converted, dtype, owner)
+    return vae
 
 
-def make_text_encoder(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> Any:
+def make_text_encoder(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: str) -> TextEncoder:
     """transformers' CLIP text encoder of a file: Stable Diffusion 2's OpenCLIP, read below its last
     block, or 1's CLIP.
 
@@ -242,7 +245,9 @@ def make_text_encoder(weights: Mapping[str, Tensor], dtype: torch.dtype, owner: 
         eos_token_id=len(own[tokens]) - 1,
         pad_token_id=0 if act == "gelu" else len(own[tokens]) - 1,
     )
-    encoder = CLIPTextModel(config)  # not made without memory: its buffers are in no file
+    encoder: TextEncoder = CLIPTextModel(
+        config
+    )  # not made without memory: its buffers are in no file
     prefix = (
         "text_model."
         if any(name.startswith("text_model.") for name in encoder.state_dict())

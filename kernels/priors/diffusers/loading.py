@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from ..base import ABAR_MIN, NoiseSchedule
 from ..folder import CONFIGS, check_folder, check_kind, check_parts, read_json
+from ..noise_schedule import ABAR_MIN, NoiseSchedule
 from ..weights import check_complete, read_whole
 from . import ldm
 from .latent_prior import DiffusersPrior

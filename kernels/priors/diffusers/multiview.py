@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ...cameras.pinhole import Cameras
-from ..base import Conditioning, NoiseSchedule
+from ..conditioning import Conditioning
 from ..lora import LoraAdapter
+from ..noise_schedule import NoiseSchedule
 from ..weights import read_whole
 from . import ldm
 from .latent_prior import DiffusersPrior
@@ -114,7 +115,8 @@ class MultiViewAttention:
     ) -> Tensor:
         rows, tokens, width = hidden_states.shape
         joined = hidden_states.reshape(rows // self.views, self.views * tokens, width)
-        return self.inner(attention, joined, *given, **options).reshape(rows, tokens, width)
+        attended: Tensor = self.inner(attention, joined, *given, **options)
+        return attended.reshape(rows, tokens, width)
 
 
 def camera_rows(cameras: Cameras) -> Tensor:

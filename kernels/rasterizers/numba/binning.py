@@ -10,7 +10,8 @@ import numpy as np
 from numba import njit
 
 from ...devices.compiled import compiled
-from .lanes import BLOCK, COUNT, least, most, select, splat, store_whole
+from .lanes import BLOCK, COUNT, least, most, select, splat
+from .memory import store_whole
 
 TILE_WIDTH, TILE_HEIGHT = 8 * BLOCK, 8 * COUNT // BLOCK  # pixels: eight by eight blocks
 SLACK = 0.01  # px by which ellipses are taken larger, so that rounding loses no pixel
@@ -21,14 +22,14 @@ BUCKETS = 1 << DIGIT
 
 
 @njit(error_model="numpy")
-def tile_grid(width: int, height: int) -> tuple:
+def tile_grid(width: int, height: int) -> tuple[int, int]:
     """Columns and rows of tiles of a picture."""
     return -(-width // TILE_WIDTH), -(-height // TILE_HEIGHT)
 
 
 @njit(error_model="numpy")
 def store_tiles(
-    box: Any, mx: Any, my: Any, ex: Any, ey: Any, seen: Any, width: int, height: int
+    box: Any, mx: Any, my: Any, ex: Any, ey: Any, visible: Any, width: int, height: int
 ) -> None:
     """Which tiles COUNT Gaussians touch: into ``box`` [4*COUNT] the first and one past the last
     column, then row.
@@ -43,7 +44,7 @@ def store_tiles(
     for i in range(4):
         edge, end = edges[i]
         inside = least(most(edge, splat(0.0)), splat(np.float32(end)))
-        store_whole(box, i * COUNT, select(seen, inside, 0.0))
+        store_whole(box, i * COUNT, select(visible, inside, 0.0))
 
 
 @njit(error_model="numpy")
@@ -74,16 +75,16 @@ def depth_order(depths: Any, order: Any) -> Any:
         pairs[i, 0], pairs[i, 1] = keys[order[i]] - low, order[i]
     shift = 0
     while (high - low) >> shift > 0:
-        places = np.zeros(BUCKETS + 1, np.int32)
+        cursors = np.zeros(BUCKETS + 1, np.int32)
         for i in range(len(order)):
-            places[((pairs[i, 0] >> shift) & (BUCKETS - 1)) + 1] += 1
+            cursors[((pairs[i, 0] >> shift) & (BUCKETS - 1)) + 1] += 1
         for i in range(BUCKETS):
-            places[i + 1] += places[i]
+            cursors[i + 1] += cursors[i]
         for i in range(len(order)):
             digit = (pairs[i, 0] >> shift) & (BUCKETS - 1)
-            place = places[digit]
-            places[digit] = place + 1
-            spare[place, 0], spare[place, 1] = pairs[i, 0], pairs[i, 1]
+            cursor = cursors[digit]
+            cursors[digit] = cursor + 1
+            spare[cursor, 0], spare[cursor, 1] = pairs[i, 0], pairs[i, 1]
         pairs, spare = spare, pairs
         shift += DIGIT
     return pairs[:, 1]
@@ -111,20 +112,20 @@ def bin_share(
     views, count = depths.shape
     for v in range(worker, views, workers):
         firsts[v * count] = offsets[v, 0]
-        order, seen = np.empty(count, np.int32), 0
+        order, visible = np.empty(count, np.int32), 0
         for n in range(count):
             x0, x1, y0, y1 = boxes[v, n, 0], boxes[v, n, 1], boxes[v, n, 2], boxes[v, n, 3]
             tiles = max(x1 - x0, 0) * max(y1 - y0, 0)
             firsts[v * count + n + 1] = firsts[v * count + n] + tiles
-            order[seen] = n
-            seen += tiles > 0
-        places = offsets[v].copy()
-        for n in depth_order(depths[v], order[:seen]):
+            order[visible] = n
+            visible += tiles > 0
+        cursors = offsets[v].copy()
+        for n in depth_order(depths[v], order[:visible]):
             slot = firsts[v * count + n]
             for y in range(boxes[v, n, 2], boxes[v, n, 3]):
                 for x in range(boxes[v, n, 0], boxes[v, n, 1]):
-                    place = places[y * columns + x]
-                    places[y * columns + x] = place + 1
-                    entries[place] = v * count + n
-                    slots[slot] = place
+                    cursor = cursors[y * columns + x]
+                    cursors[y * columns + x] = cursor + 1
+                    entries[cursor] = v * count + n
+                    slots[slot] = cursor
                     slot += 1

@@ -8,7 +8,8 @@ from numba import njit
 
 from ...gaussians.cloud import SH_C0
 from ...gaussians.sh import SH_C1, SH_C2, SH_C3
-from .lanes import COUNT, load, splat, store
+from .lanes import COUNT, splat
+from .memory import load, store
 
 A0, A1, A2, A3, A4 = SH_C2
 B0, B1, B2, B3, B4, B5, B6 = SH_C3
@@ -40,7 +41,7 @@ def store_harmonics(basis: Any, number: int, x: Any, y: Any, z: Any) -> None:
 
 
 @njit(error_model="numpy")
-def direction_gradient(g: Any, number: int, x: Any, y: Any, z: Any) -> tuple:
+def direction_gradient(g: Any, number: int, x: Any, y: Any, z: Any) -> tuple[Any, Any, Any]:
     """Gradient of the direction from those of the harmonics, ``g`` [16*COUNT]."""
     gx, gy, gz = load(g, 3 * COUNT) * -SH_C1, load(g, COUNT) * -SH_C1, load(g, 2 * COUNT) * SH_C1
     xx, yy, zz = x * x, y * y, z * z

@@ -19,15 +19,17 @@ from ...devices.compiled import compiled
 from ..projection import ALPHA_MIN, BLUR, FRUSTUM, NEAR
 from .binning import count_tiles, store_tiles
 from .harmonics import store_harmonics
-from .lanes import COUNT, least, load, logarithm, most, pick, put, root, select, splat, store
+from .lanes import COUNT, least, logarithm, most, root, select, splat
+from .memory import load, pick, put, store
 
+Triple = tuple[Any, Any, Any]  # of numbers or of LLVM vectors of COUNT
 ROW = 16
 LOG_ALPHA_MIN = log(ALPHA_MIN)
 AREA_FLOOR = 1e-8  # as in projection.py
 
 
 @njit(error_model="numpy")
-def rotation(w: Any, x: Any, y: Any, z: Any) -> tuple:
+def rotation(w: Any, x: Any, y: Any, z: Any) -> tuple[Any, ...]:
     """The unit quaternion, its length before, and its matrix by rows."""
     length = most(root(w * w + x * x + y * y + z * z), splat(1e-12))
     w, x, y, z = w / length, x / length, y / length, z / length
@@ -39,26 +41,30 @@ def rotation(w: Any, x: Any, y: Any, z: Any) -> tuple:
 
 @njit(error_model="numpy")
 def dot(p: Any, q: Any) -> Any:
+    """p . q of three numbers each."""
     return p[0] * q[0] + p[1] * q[1] + p[2] * q[2]
 
 
 @njit(error_model="numpy")
-def cross(p: Any, q: Any) -> tuple:
+def cross(p: Any, q: Any) -> Triple:
+    """p x q."""
     return p[1] * q[2] - p[2] * q[1], p[2] * q[0] - p[0] * q[2], p[0] * q[1] - p[1] * q[0]
 
 
 @njit(error_model="numpy")
-def plus(p: Any, q: Any) -> tuple:
+def plus(p: Any, q: Any) -> Triple:
+    """p + q."""
     return p[0] + q[0], p[1] + q[1], p[2] + q[2]
 
 
 @njit(error_model="numpy")
-def times(s: Any, p: Any) -> tuple:
+def times(s: Any, p: Any) -> Triple:
+    """s p."""
     return s * p[0], s * p[1], s * p[2]
 
 
 @njit(error_model="numpy")
-def scaled(rows: Any, scale: Any) -> tuple:
+def scaled(rows: Any, scale: Any) -> tuple[Any, ...]:
     """A 3x3 matrix, given by rows, with its columns stretched."""
     r0, r1, r2 = rows
     return (
@@ -69,7 +75,7 @@ def scaled(rows: Any, scale: Any) -> tuple:
 
 
 @njit(error_model="numpy")
-def turn(rows: Any, axes: Any) -> tuple:
+def turn(rows: Any, axes: Any) -> tuple[Any, ...]:
     """The matrix product of two 3x3 matrices, both given by rows."""
     a0, a1, a2 = axes
     r0, r1, r2 = rows
@@ -81,7 +87,7 @@ def turn(rows: Any, axes: Any) -> tuple:
 
 
 @njit(error_model="numpy")
-def three(array: Any, first: int, count: int) -> tuple:
+def three(array: Any, first: int, count: int) -> tuple[Any, ...]:
     """The rows of three numbers of COUNT Gaussians."""
     return (
         pick(array, first, count, 3, 0),
@@ -91,13 +97,14 @@ def three(array: Any, first: int, count: int) -> tuple:
 
 
 @njit(error_model="numpy")
-def four(array: Any, first: int, count: int) -> tuple:
+def four(array: Any, first: int, count: int) -> tuple[Any, ...]:
+    """The rows of four numbers of COUNT Gaussians."""
     a, b = pick(array, first, count, 4, 0), pick(array, first, count, 4, 1)
     return a, b, pick(array, first, count, 4, 2), pick(array, first, count, 4, 3)
 
 
 @njit(error_model="numpy")
-def camera_rows(views: Any, v: int) -> tuple:
+def camera_rows(views: Any, v: int) -> tuple[Any, ...]:
     """The rotation's rows and columns and the translation of a viewmat."""
     m = views[v]
     rows = ((m[0, 0], m[0, 1], m[0, 2]), (m[1, 0], m[1, 1], m[1, 2]), (m[2, 0], m[2, 1], m[2, 2]))
@@ -110,7 +117,7 @@ def camera_rows(views: Any, v: int) -> tuple:
 
 
 @njit(error_model="numpy")
-def centre(rows: Any, translation: Any, mean: Any) -> tuple:
+def centre(rows: Any, translation: Any, mean: Any) -> tuple[Any, ...]:
     """Camera coordinates x/z, y/z, z of the means, and 1/z with z kept above NEAR."""
     z = dot(mean, rows[2]) + translation[2]
     inverse = 1.0 / most(z, splat(NEAR))
@@ -123,11 +130,12 @@ def centre(rows: Any, translation: Any, mean: Any) -> tuple:
 
 @njit(error_model="numpy")
 def clip(x: Any, limit: float) -> Any:
+    """x held within -limit..limit."""
     return least(most(x, splat(-limit)), splat(limit))
 
 
 @njit(error_model="numpy")
-def footprint(axes: Any, x: Any, y: Any, sx: Any, sy: Any) -> tuple:
+def footprint(axes: Any, x: Any, y: Any, sx: Any, sy: Any) -> tuple[Any, ...]:
     """The rows r0, r1 of J V M, their cross product, its squared length, and the blurred covariance
     a, b, c, det.
     """
@@ -141,9 +149,9 @@ def footprint(axes: Any, x: Any, y: Any, sx: Any, sy: Any) -> tuple:
 
 
 @njit(error_model="numpy")
-def ray(mean: Any, place: Any) -> tuple:
+def ray(mean: Any, position: Any) -> tuple[Any, ...]:
     """Unit vectors from a camera's place to the means, and their lengths before."""
-    along = mean[0] - place[0], mean[1] - place[1], mean[2] - place[2]
+    along = mean[0] - position[0], mean[1] - position[1], mean[2] - position[2]
     length = most(root(dot(along, along)), splat(1e-12))
     return times(1.0 / length, along), length
 
@@ -156,7 +164,7 @@ def store_coefficients(sh: Any, numbers: int, first: int, count: int, coefficien
 
 
 @njit(error_model="numpy")
-def color_of(coefficients: Any, numbers: int, basis: Any) -> tuple:
+def color_of(coefficients: Any, numbers: int, basis: Any) -> tuple[Any, ...]:
     """The colours in front of their clamp at 0."""
     red = green = blue = splat(0.5)
     for k in range(numbers // 3):
@@ -210,7 +218,7 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
                 & (my + ey > 0.0)
                 & (my - ey < np.float32(height))
             )
-            seen = (z > NEAR) & (strength > LOG_ALPHA_MIN) & meets
+            in_view = (z > NEAR) & (strength > LOG_ALPHA_MIN) & meets
             direction, _ = ray(mean, positions[v])
             store_harmonics(basis, numbers // 3, direction[0], direction[1], direction[2])
             color = color_of(coefficients, numbers, basis)
@@ -230,13 +238,13 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
             put(row, n, count, ROW, 12, over)
             put(row, n, count, ROW, 13, det / c)
             put(row, n, count, ROW, 14, ex * b / a)
-            put(row, n, count, ROW, 15, select(seen, splat(1.0), splat(0.0)))
+            put(row, n, count, ROW, 15, select(in_view, splat(1.0), splat(0.0)))
             pairs = v * count * 2
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 0, mx)
             put(means2d[pairs : pairs + 2 * count], n, count, 2, 1, my)
             put(depths[v * count : (v + 1) * count], n, count, 1, 0, z)
-            put(visible[v * count : (v + 1) * count], n, count, 1, 0, seen)
-            store_tiles(box, mx, my, ex, ey, seen, width, height)
+            put(visible[v * count : (v + 1) * count], n, count, 1, 0, in_view)
+            store_tiles(box, mx, my, ex, ey, in_view, width, height)
             first = v * count + n
             count_tiles(
                 box, min(COUNT, count - n), boxes[4 * first :], lengths[worker], v, width, height
@@ -244,7 +252,7 @@ def project_share(worker: int, workers: int, cloud: Any, screens: Any, outputs: 
 
 
 @njit(error_model="numpy")
-def quaternion_gradient(q: Any, g: Any) -> tuple:
+def quaternion_gradient(q: Any, g: Any) -> tuple[Any, ...]:
     """Gradient of the unit quaternion from that of its matrix."""
     w, x, y, z = q
     g0, g1, g2 = g

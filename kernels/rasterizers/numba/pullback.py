@@ -10,7 +10,8 @@ from numba import njit
 from ...devices.compiled import compiled
 from ..projection import BLUR, FRUSTUM, NEAR
 from .harmonics import direction_gradient, store_harmonics
-from .lanes import COUNT, load, pick, put, select, splat, store
+from .lanes import COUNT, select, splat
+from .memory import load, pick, put, store
 from .projection import (
     AREA_FLOOR,
     ROW,
@@ -37,7 +38,7 @@ from .projection import (
 @njit(error_model="numpy")
 def shape_gradients(
     axes: Any, x: Any, y: Any, sx: Any, sy: Any, slopes: Any, antialiased: bool
-) -> tuple:
+) -> tuple[Any, ...]:
     """From the gradients of conic and log opacity those of ``axes``, and of x, y and log(1/z) times
     themselves.
     """
@@ -65,10 +66,10 @@ def shape_gradients(
 
 
 @njit(error_model="numpy")
-def kept(seen: Any, p: Any) -> tuple:
+def kept(in_view: Any, p: Any) -> tuple[Any, ...]:
     """p where the mask holds, else 0: what is not seen may be infinite."""
     zero = splat(0.0)
-    return select(seen, p[0], zero), select(seen, p[1], zero), select(seen, p[2], zero)
+    return select(in_view, p[0], zero), select(in_view, p[1], zero), select(in_view, p[2], zero)
 
 
 @compiled()
@@ -105,7 +106,7 @@ def pull_back_share(
             at, pairs = v * count * ROW, v * count * 2
             row, g = table[at : at + count * ROW], grad_table[at : at + count * ROW]
             to_means2d = grad_means2d[pairs : pairs + 2 * count]
-            seen = pick(row, n, count, ROW, 15) > 0.0
+            in_view = pick(row, n, count, ROW, 15) > 0.0
             rows, columns, translation = camera_rows(views, v)
             fx, fy = pinholes[v, 0], pinholes[v, 1]
             x, y, z, inverse = centre(rows, translation, mean)
@@ -123,11 +124,13 @@ def pull_back_share(
             to_axes, shape_x, shape_y, to_inverse = shape_gradients(
                 axes, tx, ty, sx, sy, (conic[0], conic[1], conic[2], strength), antialiased
             )
-            shape_x = select((x >= -limit_x) & (x <= limit_x) & seen, shape_x, zero)
-            shape_y = select((y >= -limit_y) & (y <= limit_y) & seen, shape_y, zero)
+            shape_x = select((x >= -limit_x) & (x <= limit_x) & in_view, shape_x, zero)
+            shape_y = select((y >= -limit_y) & (y <= limit_y) & in_view, shape_y, zero)
             to_x = pick(to_means2d, n, count, 2, 0) * fx + shape_x
             to_y = pick(to_means2d, n, count, 2, 1) * fy + shape_y
-            to_inverse = select(seen, to_inverse, zero) + to_x * x + to_y * y  # times the inverse
+            to_inverse = (
+                select(in_view, to_inverse, zero) + to_x * x + to_y * y
+            )  # times the inverse
             to_z = pick(g, n, count, ROW, 9) - select(z >= NEAR, inverse * to_inverse, zero)
             to_centre = (to_x * inverse, to_y * inverse, to_z)
             to_mean = plus(
@@ -139,7 +142,8 @@ def pull_back_share(
                 ),
             )
             back = turn(
-                columns, (kept(seen, to_axes[0]), kept(seen, to_axes[1]), kept(seen, to_axes[2]))
+                columns,
+                (kept(in_view, to_axes[0]), kept(in_view, to_axes[1]), kept(in_view, to_axes[2])),
             )
             to0, to1, to2 = plus(to0, back[0]), plus(to1, back[1]), plus(to2, back[2])
 

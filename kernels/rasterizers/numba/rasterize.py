@@ -12,13 +12,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...cameras.pinhole import Cameras
+from ...devices.autograd import Function
 from ...devices.workers import spread, team
 from ...gaussians.cloud import Gaussians
 from ..projection import Layers, pinhole
 from .binning import TILE_HEIGHT, TILE_WIDTH, bin_share
-from .compositing import PIXELS, composite_back_share, composite_share, gather_share
+from .compositing import composite_back_share, composite_share, gather_share
 from .projection import ROW, project_share
 from .pullback import pull_back_share
+from .tile import PIXELS
 
 GRAIN = 256  # Gaussians that are worth waking a thread for
 
@@ -69,16 +71,17 @@ class _Screens:
         return np.lexsort((-work, np.arange(len(work)) // (self.columns * self.rows)))
 
 
-def turns() -> np.ndarray:
+def new_queue() -> np.ndarray:
     """A counter for workers that take the next piece of work whenever they are done with one."""
     return np.zeros(1, np.int64)
 
 
 def flat(tensor: Tensor) -> np.ndarray:
+    """The numbers of a CPU tensor as one row, without copying where they lie in order."""
     return tensor.detach().reshape(-1).numpy()
 
 
-class _Project(torch.autograd.Function):
+class _Project(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -134,7 +137,7 @@ class _Project(torch.autograd.Function):
         return *outputs, None
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     @staticmethod
     def forward(ctx: Any, means2d: Tensor, rows: Tensor, screens: _Screens) -> tuple[Tensor, ...]:
         views, width, height = screens.views, screens.width, screens.height
@@ -143,17 +146,17 @@ class _Composite(torch.autograd.Function):
             means2d.new_empty(views, height, width, 1),
             means2d.new_empty(views, height, width, 1),
         )
-        entries, offsets, *places = screens.bin()
+        entries, offsets, *slot_entries = screens.bin()
         tiles = screens.lengths.shape[1]
         kept = [np.empty(tiles * PIXELS, np.float32), np.empty(tiles * PIXELS, np.float32)]
         kept += [np.empty(tiles, np.int64), np.empty(len(entries), np.uint64)]
-        pictures = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
+        images = color.numpy(), alpha[..., 0].numpy(), depth[..., 0].numpy()
         order = screens.order(np.diff(offsets))
         spread(
-            composite_share, tiles, turns(), order, entries, offsets, flat(rows), *pictures, *kept
+            composite_share, tiles, new_queue(), order, entries, offsets, flat(rows), *images, *kept
         )
         ctx.save_for_backward(rows)
-        ctx.lists, ctx.places, ctx.screens = (entries, offsets, *kept), places, screens
+        ctx.lists, ctx.slot_entries, ctx.screens = (entries, offsets, *kept), slot_entries, screens
         return color, alpha, depth
 
     @staticmethod
@@ -162,22 +165,24 @@ class _Composite(torch.autograd.Function):
         (rows,) = ctx.saved_tensors
         entries, offsets, *kept = ctx.lists
         color, alpha, depth = (grad.contiguous().numpy() for grad in grads)
-        pictures = color, alpha[..., 0], depth[..., 0]
+        images = color, alpha[..., 0], depth[..., 0]
         partial = np.empty(len(entries) * ROW, np.float32)
         order = ctx.screens.order(kept[2] - offsets[:-1])
         spread(
             composite_back_share,
             len(order),
-            turns(),
+            new_queue(),
             order,
             entries,
             offsets,
             flat(rows),
             *kept,
-            *pictures,
+            *images,
             partial,
         )
         to_means2d, to_rows = rows.new_empty(*rows.shape[:2], 2), torch.empty_like(rows)
         gathered = to_means2d.view(-1, 2).numpy(), flat(to_rows)
-        spread(gather_share, rows.shape[1] // GRAIN, partial, *ctx.places, flat(rows), *gathered)
+        spread(
+            gather_share, rows.shape[1] // GRAIN, partial, *ctx.slot_entries, flat(rows), *gathered
+        )
         return to_means2d, to_rows, None

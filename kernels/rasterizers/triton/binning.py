@@ -115,9 +115,9 @@ def _fill(
         )
         meets = _meets(x, y, a[:, None], b[:, None], c[:, None], reach[:, None], TILE_W, TILE_H)
         tile = tl.where(meets, first[:, None] + down * columns + right, tiles)
-        place, known = start[:, None] + k, k < count[:, None]
-        tl.store(tiles_ptr + place, tile.to(tiles_ptr.dtype.element_ty), known)
-        tl.store(pairs_ptr + place, tl.zeros([R, K], tl.int32) + pair.to(tl.int32)[:, None], known)
+        slot, known = start[:, None] + k, k < count[:, None]
+        tl.store(tiles_ptr + slot, tile.to(tiles_ptr.dtype.element_ty), known)
+        tl.store(pairs_ptr + slot, tl.zeros([R, K], tl.int32) + pair.to(tl.int32)[:, None], known)
         done += K
 
 

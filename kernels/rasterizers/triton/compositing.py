@@ -350,9 +350,9 @@ def _sum_entries(
         entry = start[:, None] + k
         # else no tile has written there
         known = tl.load(tiles_ptr + entry, k < count[:, None], tiles) < tiles
-        place = entry[:, :, None] * stride + column[None, None, :]
+        index = entry[:, :, None] * stride + column[None, None, :]
         total += tl.sum(
-            tl.load(partial_ptr + place, known[:, :, None] & (column < stride)[None, None, :], 0.0),
+            tl.load(partial_ptr + index, known[:, :, None] & (column < stride)[None, None, :], 0.0),
             1,
         )
         done += K

@@ -148,30 +148,32 @@ def _project(
     ex, ey = tl.sqrt(reach * a), tl.sqrt(reach * c)
     # Written so that a Gaussian with a NaN in it is not visible, nor one whose conic would not be a
     # number.
-    seen = (z > _NEAR) & (strength > _LOG_MIN) & (det < 1e37)
-    seen = seen & (mx + ex > 0) & (mx - ex < width) & (my + ey > 0) & (my - ey < height)
+    in_view = (z > _NEAR) & (strength > _LOG_MIN) & (det < 1e37)
+    in_view = in_view & (mx + ex > 0) & (mx - ex < width) & (my + ey > 0) & (my - ey < height)
 
     # First and last pixel whose centre lies in the box, clamped as floats: a stray mean may not fit
     # an integer.
     right, bottom = (width - 1).to(tl.float32), (height - 1).to(tl.float32)
     left = (
-        tl.minimum(tl.maximum(tl.ceil(tl.where(seen, mx - ex, 0.0) - 0.5), 0.0), right).to(tl.int32)
+        tl.minimum(tl.maximum(tl.ceil(tl.where(in_view, mx - ex, 0.0) - 0.5), 0.0), right).to(
+            tl.int32
+        )
         // TILE_W
     )
     top = (
-        tl.minimum(tl.maximum(tl.ceil(tl.where(seen, my - ey, 0.0) - 0.5), 0.0), bottom).to(
+        tl.minimum(tl.maximum(tl.ceil(tl.where(in_view, my - ey, 0.0) - 0.5), 0.0), bottom).to(
             tl.int32
         )
         // TILE_H
     )
     far = (
-        tl.minimum(tl.maximum(tl.floor(tl.where(seen, mx + ex, 0.0) - 0.5), 0.0), right).to(
+        tl.minimum(tl.maximum(tl.floor(tl.where(in_view, mx + ex, 0.0) - 0.5), 0.0), right).to(
             tl.int32
         )
         // TILE_W
     )
     low = (
-        tl.minimum(tl.maximum(tl.floor(tl.where(seen, my + ey, 0.0) - 0.5), 0.0), bottom).to(
+        tl.minimum(tl.maximum(tl.floor(tl.where(in_view, my + ey, 0.0) - 0.5), 0.0), bottom).to(
             tl.int32
         )
         // TILE_H
@@ -188,8 +190,8 @@ def _project(
     tl.store(depths_ptr + out, z, inside)
     tl.store(boxes_ptr + out * 2, (v * rows + top) * columns + left, inside)
     tl.store(boxes_ptr + out * 2 + 1, tl.maximum(across, 1), inside)
-    tl.store(counts_ptr + out, tl.where(seen, across * down, 0), inside)
-    tl.store(visible_ptr + out, seen, inside)
+    tl.store(counts_ptr + out, tl.where(in_view, across * down, 0), inside)
+    tl.store(visible_ptr + out, in_view, inside)
 
 
 @counting

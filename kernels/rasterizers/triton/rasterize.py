@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ...cameras.pinhole import Cameras
+from ...devices.autograd import Function
 from ...gaussians.cloud import Gaussians
 from ...gaussians.sh import view_colors
 from ..projection import Layers
@@ -34,8 +35,8 @@ def rasterize_triton(
         )
         means2d, shapes, depths, boxes, counts, visible = _Project.apply(*parameters, screens)
         colors = view_colors(gaussians, cameras)
-        pictures = _Composite.apply(means2d, shapes, colors, depths, boxes, counts, screens)
-    return Layers(pictures[0], pictures[1], pictures[2] if depth else None, means2d, visible)
+        images = _Composite.apply(means2d, shapes, colors, depths, boxes, counts, screens)
+    return Layers(images[0], images[1], images[2] if depth else None, means2d, visible)
 
 
 class _Screens:
@@ -55,7 +56,7 @@ class _Screens:
         self.sizes = (self.width, self.height, self.columns, self.rows)
 
 
-class _Project(torch.autograd.Function):
+class _Project(Function):
     @staticmethod
     def forward(
         ctx: Any,
@@ -105,7 +106,7 @@ class _Project(torch.autograd.Function):
         return *outputs, None
 
 
-class _Composite(torch.autograd.Function):
+class _Composite(Function):
     @staticmethod
     def forward(
         ctx: Any,

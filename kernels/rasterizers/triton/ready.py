@@ -94,14 +94,14 @@ def _results(
     """Pictures and gradients of one rendering, by name; antialiased if with depth."""
     leaves = cloud.map(lambda tensor: tensor.clone().requires_grad_())
     layers = rasterize(leaves, cameras, depth, depth)
-    pictures = {"color": layers.color, "alpha": layers.alpha}
+    images = {"color": layers.color, "alpha": layers.alpha}
     if layers.depth is not None:
-        pictures["depth"] = layers.depth
+        images["depth"] = layers.depth
     ramp = torch.linspace(0, 1, cameras.width, device=cloud.device)[:, None]
-    loss = torch.stack([(picture * ramp).sum() for picture in pictures.values()]).sum()
+    loss = torch.stack([(picture * ramp).sum() for picture in images.values()]).sum()
     gradients = torch.autograd.grad(loss, list(leaves.tensors().values()))
     named = {
         f"gradient of {name}": gradient
         for name, gradient in zip(leaves.tensors(), gradients, strict=True)
     }
-    return {name: picture.detach() for name, picture in pictures.items()} | named
+    return {name: picture.detach() for name, picture in images.items()} | named

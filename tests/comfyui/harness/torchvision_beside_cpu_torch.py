@@ -20,7 +20,7 @@ class _DeclareOperators:
             # no torch: torchvision's own import says so better
             with contextlib.suppress(ImportError):
                 _declare()
-        return None  # the usual finders do the import
+        # the usual finders do the import
 
 
 def _declare():

@@ -1,7 +1,7 @@
-"""The functions of `reference` as Triton kernels, for pictures stored channels last, with the
-normalisation's gradient.
+"""Group normalisation, with what `reference.add_norm_act` does around it, and its gradient as Triton
+kernels, for images stored channels last.
 
-A picture [N,C,H,W] stored channels last is a table of N x H x W rows of C numbers. A group is a few
+An image [N,C,H,W] stored channels last is a table of N x H x W rows of C numbers. A group is a few
 neighbouring columns of all rows of one picture, so its sums are taken per column over slabs of
 rows, then joined. All arithmetic is float32, whatever the pictures are; the sums have a fixed
 order, so the same input gives the same bits.
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from .launch import launcher
 from .reference import Norm
+from .triton_layers import ROWS, columns_of, stored
 
-ROWS = 32  # of a tile
 WARPS = 4  # that share one
 # about as many as keep a large GPU busy; more only lengthen the list of partial sums
 PROGRAMS = 2048
@@ -70,12 +70,12 @@ def _column_sums(
     while tile < (part + 1) * tiles:
         row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
-        place = base + row[:, None] * channels + column[None, :]
-        value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + shift[None, :]
+        index = base + row[:, None] * channels + column[None, :]
+        value = tl.load(x_ptr + index, inside, 0.0).to(tl.float32) + shift[None, :]
         if RESIDUAL:
-            value += tl.load(residual_ptr + place, inside, 0.0).to(tl.float32)
+            value += tl.load(residual_ptr + index, inside, 0.0).to(tl.float32)
             rounded = value.to(total_ptr.dtype.element_ty)
-            tl.store(total_ptr + place, rounded, inside)
+            tl.store(total_ptr + index, rounded, inside)
             value = rounded.to(tl.float32)
         d = tl.where(inside, value - pivot[None, :], 0.0)
         first += d
@@ -102,9 +102,9 @@ def _group_moments(
     while start < slabs:
         part = start + tl.arange(0, S)
         inside = (part < slabs)[:, None] & known[None, :]
-        place = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
-        first += tl.load(sums_ptr + place, inside, 0.0)
-        second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        index = ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + column[None, :]
+        first += tl.load(sums_ptr + index, inside, 0.0)
+        second += tl.load(sums_ptr + index + channels, inside, 0.0)
         start += S
     total = tl.sum(first, 0)
     means = tl.load(pivot_ptr + n * channels + column, known, 0.0) + total / pixels
@@ -125,16 +125,16 @@ def _normalise(
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     inside = (row < pixels)[:, None] & known[None, :]
-    place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    index = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
     scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
     if SHIFT:
         mean -= tl.load(shift_ptr + n * shift_stride + column, known, 0.0).to(tl.float32)
     offset = tl.load(bias_ptr + column, known, 0.0).to(tl.float32) - mean * scale
-    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+    x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
     y, _ = _activated(x * scale[None, :] + offset[None, :], SILU)
-    tl.store(y_ptr + place, y.to(y_ptr.dtype.element_ty), inside)
+    tl.store(y_ptr + index, y.to(y_ptr.dtype.element_ty), inside)
 
 
 @counting
@@ -160,10 +160,10 @@ def _gradient_sums(
     while tile < (part + 1) * tiles:
         row = tile * R + tl.arange(0, R)
         inside = (row < pixels)[:, None] & known[None, :]
-        place = base + row[:, None] * channels + column[None, :]
-        x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
+        index = base + row[:, None] * channels + column[None, :]
+        x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
         # 0 outside: adds nothing to the sums
-        grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)
+        grad = tl.load(grad_ptr + index, inside, 0.0).to(tl.float32)
         _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
         first += grad * slope
         second += (grad * slope) * (x * rstd[None, :] - (mean * rstd)[None, :])
@@ -185,11 +185,11 @@ def _group_means(
     while start < slabs:
         part = start + tl.arange(0, S)
         inside = (part < slabs)[:, None] & (lane < width)[None, :]
-        place = (
+        index = (
             ((n * slabs + part) * 2).to(tl.int64)[:, None] * channels + g * width + lane[None, :]
         )
-        first += tl.load(sums_ptr + place, inside, 0.0)
-        second += tl.load(sums_ptr + place + channels, inside, 0.0)
+        first += tl.load(sums_ptr + index, inside, 0.0)
+        second += tl.load(sums_ptr + index + channels, inside, 0.0)
         start += S
     out = means_ptr + (n * groups + g) * 2
     tl.store(out, tl.sum(tl.sum(first, 0), 0) / (pixels * width))
@@ -209,7 +209,7 @@ def _gradient(
     column = tl.program_id(1) * C + tl.arange(0, C)
     known = column < channels
     inside = (row < pixels)[:, None] & known[None, :]
-    place = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
+    index = n.to(tl.int64) * pixels * channels + row[:, None] * channels + column[None, :]
     group = n * groups + column // width
     mean, rstd = tl.load(mean_ptr + group, known, 0.0), tl.load(rstd_ptr + group, known, 0.0)
     scale = rstd * tl.load(weight_ptr + column, known, 0.0).to(tl.float32)
@@ -219,64 +219,13 @@ def _gradient(
     plain = rstd * tl.load(means_ptr + group * 2, known, 0.0)
     along = rstd * rstd * tl.load(means_ptr + group * 2 + 1, known, 0.0)
     level = mean * along - plain
-    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + place, inside, 0.0).to(tl.float32)
+    x = tl.load(x_ptr + index, inside, 0.0).to(tl.float32)
+    grad = tl.load(grad_ptr + index, inside, 0.0).to(tl.float32)
     _, slope = _activated(x * scale[None, :] + offset[None, :], SILU)
     out = (grad * slope) * scale[None, :] + (level[None, :] - x * along[None, :])
     if FURTHER:
-        out += tl.load(further_ptr + place, inside, 0.0).to(tl.float32)
-    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), inside)
-
-
-@triton.jit
-def _add(x_ptr, residual_ptr, shift_ptr, out_ptr, rows, channels, R: tl.constexpr, C: tl.constexpr):
-    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
-    known = column < channels
-    inside = (row < rows)[:, None] & known[None, :]
-    place = row.to(tl.int64)[:, None] * channels + column[None, :]
-    value = tl.load(x_ptr + place, inside, 0.0).to(tl.float32) + tl.load(
-        residual_ptr + place, inside, 0.0
-    ).to(tl.float32)
-    value += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    tl.store(out_ptr + place, value.to(out_ptr.dtype.element_ty), inside)
-
-
-@triton.jit
-def _layer_norm(
-    x_ptr,
-    shift_ptr,
-    weight_ptr,
-    bias_ptr,
-    y_ptr,
-    rows,
-    channels,
-    eps,
-    R: tl.constexpr,
-    C: tl.constexpr,
-):
-    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.arange(0, C)
-    known = column < channels
-    inside = (row < rows)[:, None] & known[None, :]
-    place = row.to(tl.int64)[:, None] * channels + column[None, :]
-    x = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
-    x += tl.load(shift_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    d = tl.where(inside, x - (tl.sum(x, 1) / channels)[:, None], 0.0)
-    rstd = 1 / tl.sqrt(tl.sum(d * d, 1) / channels + eps)
-    weight = tl.load(weight_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    bias = tl.load(bias_ptr + column, known, 0.0).to(tl.float32)[None, :]
-    tl.store(y_ptr + place, (d * rstd[:, None] * weight + bias).to(y_ptr.dtype.element_ty), inside)
-
-
-@triton.jit
-def _geglu(x_ptr, y_ptr, rows, channels, R: tl.constexpr, C: tl.constexpr):
-    row, column = tl.program_id(0) * R + tl.arange(0, R), tl.program_id(1) * C + tl.arange(0, C)
-    inside = (row < rows)[:, None] & (column < channels)[None, :]
-    place = row.to(tl.int64)[:, None] * 2 * channels + column[None, :]
-    a = tl.load(x_ptr + place, inside, 0.0).to(tl.float32)
-    b = tl.load(x_ptr + place + channels, inside, 0.0).to(tl.float32)
-    y = a * (0.5 * b * (1 + tl.math.erf(b * 0.7071067811865476)))
-    out = row.to(tl.int64)[:, None] * channels + column[None, :]
-    tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), inside)
+        out += tl.load(further_ptr + index, inside, 0.0).to(tl.float32)
+    tl.store(out_ptr + index, out.to(out_ptr.dtype.element_ty), inside)
 
 
 class _Shape:
@@ -286,7 +235,7 @@ class _Shape:
         self.n, self.channels, height, width = x.shape
         self.pixels, self.groups = height * width, norm.groups
         self.width = self.channels // norm.groups
-        self.columns = _columns(self.channels)
+        self.columns = columns_of(self.channels)
         across = triton.cdiv(self.channels, self.columns)
         wanted = self.n * self.pixels * across // PROGRAMS
         self.tiles = max(1, min(1024, triton.next_power_of_2(wanted + 1) // 2) // ROWS)  # per slab
@@ -299,22 +248,13 @@ class _Shape:
         self.tile = {"R": ROWS, "C": self.columns, "num_warps": WARPS}
 
 
-def _columns(channels: int) -> int:
-    """Columns of a tile: a power of two that divides the channels if one of 32 or more does."""
-    return max(min(channels & -channels, 128), min(32, triton.next_power_of_2(channels)))
-
-
-def _stored(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)
-
-
 def forward(
     x: Tensor, residual: Tensor | None, shift: Tensor | None, norm: Norm
 ) -> tuple[Tensor, ...]:
     """(x + residual + shift, or x without a residual; `norm_act`; mean; 1/std), the last two
     [N,groups] float32.
     """
-    x, residual = _stored(x), None if residual is None else _stored(residual)
+    x, residual = stored(x), None if residual is None else stored(residual)
     cut = _Shape(x, norm)
     total = x if residual is None else torch.empty_like(x)
     y = torch.empty_like(x)
@@ -359,7 +299,7 @@ def backward(
     """dL/dx of `forward`, given dL/dy and, where the sum was used too, dL/dsum; shift if it is not
     in total.
     """
-    grad, further = _stored(grad), None if further is None else _stored(further)
+    grad, further = stored(grad), None if further is None else stored(further)
     cut = _Shape(total, norm)
     sums = torch.empty(
         (cut.n, cut.slabs, 2, cut.channels), device=total.device, dtype=torch.float32
@@ -378,32 +318,3 @@ def backward(
         total, grad, further, *given, means, out, *sizes, stride, FURTHER=further is not None, **how
     )
     return out
-
-
-def add(x: Tensor, residual: Tensor, shift: Tensor) -> Tensor:
-    x, residual = _stored(x), _stored(residual)
-    out, channels = torch.empty_like(x), x.shape[1]
-    rows, columns = x.numel() // channels, _columns(channels)
-    launcher(_add, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(
-        x, residual, shift, out, rows, channels, ROWS, columns
-    )
-    return out
-
-
-def layer_norm(x: Tensor, shift: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
-    rows, channels = x.shape
-    y, columns = torch.empty_like(x), triton.next_power_of_2(channels)
-    height = max(1, 4096 // columns)
-    launcher(_layer_norm, (triton.cdiv(rows, height),))(
-        x, shift, weight, bias, y, rows, channels, eps, height, columns
-    )
-    return y
-
-
-def geglu(x: Tensor) -> Tensor:
-    rows, channels = x.shape[0], x.shape[1] // 2
-    y, columns = x.new_empty((rows, channels)), _columns(channels)
-    launcher(_geglu, (triton.cdiv(rows, ROWS), triton.cdiv(channels, columns)))(
-        x, y, rows, channels, ROWS, columns
-    )
-    return y

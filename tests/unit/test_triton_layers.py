@@ -12,7 +12,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs a CUDA device or TRITON_INTERPRET=1", allow_module_level=True)
 
-from distill3d.kernels.fast import ops, reference, triton_kernels  # noqa: E402
+from distill3d.kernels.fast import ops, reference, triton_layers, triton_norm  # noqa: E402
 from distill3d.kernels.fast.encoder import Encoder  # noqa: E402
 from distill3d.kernels.fast.reference import Norm  # noqa: E402
 
@@ -27,7 +27,7 @@ SHAPES = {  # batch, channels, groups, height, width
 @pytest.fixture(autouse=True)
 def several_slabs(monkeypatch):
     """Small pictures would otherwise be one slab each, with nothing to join."""
-    monkeypatch.setattr(triton_kernels, "PROGRAMS", 4)
+    monkeypatch.setattr(triton_norm, "PROGRAMS", 4)
 
 
 def picture(*shape, offset=0.0):
@@ -58,10 +58,10 @@ def test_normalisation_and_its_gradient_are_torchs(shape, rows, silu):
     expected = reference.norm_act(x, how, shift)
     upstream = torch.randn_like(expected)
     (slope,) = torch.autograd.grad(expected, x, upstream)
-    total, y, mean, rstd = triton_kernels.forward(x.detach(), None, shift, how)
+    total, y, mean, rstd = triton_norm.forward(x.detach(), None, shift, how)
     torch.testing.assert_close(y, expected, atol=2e-5, rtol=1e-4)
     assert total.data_ptr() == x.data_ptr()  # nothing was added, so nothing is written
-    back = triton_kernels.backward(total, shift, upstream, None, how, mean, rstd)
+    back = triton_norm.backward(total, shift, upstream, None, how, mean, rstd)
     torch.testing.assert_close(back, slope, atol=2e-5, rtol=1e-4)
 
 
@@ -77,16 +77,16 @@ def test_the_sum_before_a_normalisation_and_what_comes_back_through_both(shape):
     expected = reference.add_norm_act(x, residual, how, shift)
     upstream = [torch.randn_like(value) for value in expected]
     (slope,) = torch.autograd.grad(expected, x, upstream)
-    total, y, mean, rstd = triton_kernels.forward(x.detach(), residual, shift, how)
+    total, y, mean, rstd = triton_norm.forward(x.detach(), residual, shift, how)
     torch.testing.assert_close((total, y), expected, atol=2e-5, rtol=1e-4)
-    back = triton_kernels.backward(total, None, upstream[1], upstream[0], how, mean, rstd)
+    back = triton_norm.backward(total, None, upstream[1], upstream[0], how, mean, rstd)
     torch.testing.assert_close(back, slope, atol=2e-5, rtol=1e-4)
 
 
 def test_a_spread_far_from_zero_is_not_lost_in_rounding():
     torch.manual_seed(2)
     x, how = picture(1, 32, 16, 16, offset=1000.0), norm(32, 4)
-    y = triton_kernels.forward(x, None, None, how)[1]
+    y = triton_norm.forward(x, None, None, how)[1]
     exact = Norm(how.weight.double(), how.bias.double(), how.groups, how.eps, True)
     torch.testing.assert_close(
         y.double(), reference.norm_act(x.double(), exact), atol=2e-3, rtol=2e-3
@@ -97,15 +97,15 @@ def test_sums_layer_norms_and_gates_are_torchs():
     torch.manual_seed(3)
     x, residual, shift = picture(2, 40, 3, 5), picture(2, 40, 3, 5), torch.randn(40, device=DEVICE)
     torch.testing.assert_close(
-        triton_kernels.add(x, residual, shift), reference.add(x, residual, shift)
+        triton_layers.add(x, residual, shift), reference.add(x, residual, shift)
     )
     rows, (weight, bias) = torch.randn(37, 40, device=DEVICE), torch.randn(2, 40, device=DEVICE)
     given = (rows, shift, weight, bias, 1e-5)
     torch.testing.assert_close(
-        triton_kernels.layer_norm(*given), reference.layer_norm(*given), atol=1e-5, rtol=1e-4
+        triton_layers.layer_norm(*given), reference.layer_norm(*given), atol=1e-5, rtol=1e-4
     )
     torch.testing.assert_close(
-        triton_kernels.geglu(rows), reference.geglu(rows), atol=1e-6, rtol=1e-5
+        triton_layers.geglu(rows), reference.geglu(rows), atol=1e-6, rtol=1e-5
     )
 
 
@@ -136,5 +136,5 @@ def test_an_encoder_of_fused_kernels_has_the_gradient_of_one_of_plain_layers(mon
 
 def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
     assert ops.disagreeing(DEVICE) == []
-    monkeypatch.setattr(triton_kernels, "geglu", lambda x: 1.01 * reference.geglu(x))
+    monkeypatch.setattr(triton_layers, "geglu", lambda x: 1.01 * reference.geglu(x))
     assert ops.disagreeing(DEVICE) == ["GEGLU"]

@@ -17,15 +17,15 @@ def depth_image(depth: Tensor, alpha: Tensor) -> Tensor:
 
     One range for the whole batch, so that a turntable does not flicker.
     """
-    seen = alpha > 0.5
-    if not bool(seen.any()):
+    visible = alpha > 0.5
+    if not bool(visible.any()):
         return torch.zeros(*depth.shape[:3], 3)
-    near, far = depth[seen].min(), depth[seen].max()
+    near, far = depth[visible].min(), depth[visible].max()
     nearness = (far - depth) / (far - near).clamp_min(1e-6)
-    return image(torch.where(seen, 0.15 + 0.85 * nearness, 0.0).expand(*depth.shape[:3], 3))
+    return image(torch.where(visible, 0.15 + 0.85 * nearness, 0.0).expand(*depth.shape[:3], 3))
 
 
-def picture(frame: Tensor, size: int) -> Image.Image:
+def to_pil(frame: Tensor, size: int) -> Image.Image:
     """One [H,W,3] 0..1 frame as a PIL picture with ``size`` pixels on the longer side."""
     data = (image(frame) * 255).round().to(torch.uint8).numpy()
     result = Image.fromarray(data)
