@@ -102,6 +102,8 @@ def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[
     A rival that says the same of the picture, as the reverse order of two striped colours, is none.
     Of red and white stripes "a mug with red stripes" and "a mug with white stripes" are both right,
     and which comes first is chance.
+
+    logits: [V,classes] by head.
     """
     scores = log_likelihoods(logits, [caption, *rivals_of(caption, captions)])
     return float((scores[:, :1] >= scores[:, 1:] - 1e-9).all(-1).float().mean())
