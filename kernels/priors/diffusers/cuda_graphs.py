@@ -66,10 +66,10 @@ class Accelerated:
         )
 
     def _graphed(self, unet: nn.Module) -> Graphed:
-        def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
+        def call(z: Tensor, timesteps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
             camera_inputs = {"class_labels": camera[0]} if camera else {}
             output: Tensor = unet(
-                z, steps, encoder_hidden_states=text, return_dict=False, **camera_inputs
+                z, timesteps, encoder_hidden_states=text, return_dict=False, **camera_inputs
             )[0]
             return output
 
@@ -92,13 +92,13 @@ class Accelerated:
             return self.encoder(images)
 
     def output(
-        self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None
+        self, z: Tensor, timesteps: Tensor, text: Tensor, camera: Tensor | None = None
     ) -> Tensor:
-        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient.
+        """What the U-Net puts out for z [B,C,h,w] at timesteps [B] and text [B,L,D]; without gradient.
 
         camera [B,K]: for a network that takes a class embedding.
         """
-        given = (z, steps, text) if camera is None else (z, steps, text, camera)
+        given = (z, timesteps, text) if camera is None else (z, timesteps, text, camera)
         try:
             result = self.denoiser(*given)
         except Exception as error:
@@ -110,7 +110,7 @@ class Accelerated:
             result = self.denoiser(*given)
         # whoever watches the network still sees every call
         for hook in self.watched._forward_hooks.values():
-            hook(self.watched, (z, steps), SimpleNamespace(sample=result))
+            hook(self.watched, (z, timesteps), SimpleNamespace(sample=result))
         return result
 
     def drop(self) -> None:
