@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ...devices.streams import is_out_of_memory, release_memory
 from ...fast import graph_trial
-from ...fast.encoder import Encoder, misfit
+from ...fast.encoder import Encoder, unsupported_reason
 from ...fast.graphs import Graphed, GraphedGradient
 from ...fast.ops import triton_works
-from ...fast.unet import fast_unet, unwatched
+from ...fast.unet import fast_unet, without_hooks
 
 if TYPE_CHECKING:
     from ..networks import UNet, Vae
@@ -45,7 +45,7 @@ class Accelerated:
         self.watched, self.vae, self.name, self.device = unet, vae, name, device
         graph_trial.begin(device)  # beside what follows, where one is needed
         self.fused_unet = triton_works()
-        reason = misfit(vae)
+        reason = unsupported_reason(vae)
         self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
         layers = {True: "fused kernels", False: "plain layers"}
@@ -62,7 +62,7 @@ class Accelerated:
     # made when first called: a controlled prior calls the U-Net itself
     def denoiser(self) -> Graphed:
         return self._graphed(
-            fast_unet(self.watched) if self.fused_unet else unwatched(self.watched)
+            fast_unet(self.watched) if self.fused_unet else without_hooks(self.watched)
         )
 
     def _graphed(self, unet: nn.Module) -> Graphed:
@@ -106,7 +106,7 @@ class Accelerated:
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet = False
-            self.denoiser = self._graphed(unwatched(self.watched))
+            self.denoiser = self._graphed(without_hooks(self.watched))
             result = self.denoiser(*given)
         # whoever watches the network still sees every call
         for hook in self.watched._forward_hooks.values():

@@ -151,8 +151,8 @@ def load_multiview_file(
     owner = f"checkpoint {file.name!r}"
     with torch.inference_mode(False), read_whole(owner):
         weights = load_file(file)
-    config = ldm.described(weights)
-    ldm.translated(config, owner)  # refuses ImageDream, before its other parts are missed
+    config = ldm.read_config(weights)
+    ldm.translate_config(config, owner)  # refuses ImageDream, before its other parts are missed
     for prefix, what in ((ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
         if not any(name.startswith(prefix) for name in weights):
             raise ValueError(
