@@ -48,7 +48,7 @@ class Question:
         return None
 
 
-def recorded(prior: Prior) -> tuple[Prior, list[Question]]:
+def record_predictions(prior: Prior) -> tuple[Prior, list[Question]]:
     """A prior that answers as ``prior`` does, of the same type and weights, and the list its
     questions go to.
     """
@@ -114,7 +114,7 @@ def inspect(
     """
     views_per_group = check_views(prior, len(cameras))
     chosen = loss if timestep is None else loss.near(timestep)
-    twin, questions = recorded(prior)
+    twin, questions = record_predictions(prior)
     with torch.no_grad():
         rendering = render(cloud, cameras, background, depth=needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)

@@ -77,17 +77,17 @@ def judge_logits(judge: Judge, images: Tensor, batch: int = 256) -> dict[str, Te
 def judged(judge: Judge, images: Tensor, batch: int = 256) -> dict[str, Tensor]:
     """What the judge sees in images [B,3,H,W]: an index [B] per head, and ``pair`` [B,2], the two
     likeliest colours in ascending order."""
-    return likeliest(judge_logits(judge, images, batch))
+    return most_likely(judge_logits(judge, images, batch))
 
 
-def likeliest(logits: dict[str, Tensor]) -> dict[str, Tensor]:
+def most_likely(logits: dict[str, Tensor]) -> dict[str, Tensor]:
     """The classes that logits [B,classes] per head favour: see `judged`."""
     either = logits["color"].softmax(-1) + logits["second"].softmax(-1)
     pair = either.topk(2, -1).indices.sort(-1).values
     return {name: values.argmax(-1) for name, values in logits.items()} | {"pair": pair}
 
 
-def color_right(
+def match_colors(
     answers: dict[str, Tensor], color: Tensor, second: Tensor, finish: Tensor
 ) -> Tensor:
     """Whether the judge sees the right colours [B] bool: the object's colour and, where patterned,
@@ -123,7 +123,7 @@ def score_samples(judge: Judge, captions: list[Caption], images: Tensor) -> dict
         "category": _fraction(
             answers["category"] == torch.tensor([CATEGORIES.index(c.category) for c, _ in rows])
         ),
-        "color": _fraction(color_right(answers, color, second, finish)),
+        "color": _fraction(match_colors(answers, color, second, finish)),
         "view": _fraction((answers["view"] == torch.tensor([v for _, v in rows]))[turning]),
         "finish": _fraction(answers["finish"] == finish),
     }
@@ -145,7 +145,7 @@ def score_judge(
     fair = turning & (batch.view_said.cpu() != NO_VIEW)
     return {
         "category": _fraction(answers["category"] == category),
-        "color": _fraction(color_right(answers, color, second, finish)),
+        "color": _fraction(match_colors(answers, color, second, finish)),
         "view": _fraction((answers["view"] == batch.view.cpu())[fair]),
         "finish": _fraction(answers["finish"] == finish),
     }

@@ -24,7 +24,7 @@ from ..toybox.captions import (
 )
 from ..toybox.data import FOV_Y, SIZE
 from ..toybox.models import Judge
-from .judge import color_right, held_out_captions, judge_logits, likeliest
+from .judge import held_out_captions, judge_logits, match_colors, most_likely
 
 # Azimuths and elevations in degrees, clear of the borders between two view words.
 AZIMUTHS = (-20.0, 20.0, 75.0, 105.0, -75.0, -105.0, 160.0, 180.0, -160.0, 0.0, 180.0)
@@ -64,7 +64,7 @@ def log_likelihoods(logits: dict[str, Tensor], captions: Sequence[Caption]) -> T
 
     The sum over category, colour and finish, and over the second colour where there is a pattern.
     Which of its two colours is the object's cannot be seen of stripes and checks (see
-    `color_right`): there the likelihoods of both orders add up. So do those of all colours, but the
+    `match_colors`): there the likelihoods of both orders add up. So do those of all colours, but the
     pattern's, for a caption without one: it is at least as likely as the same with a colour, and to
     be compared with others without one only, see `rivals_of`.
     """
@@ -102,6 +102,8 @@ def r_precision(logits: dict[str, Tensor], caption: Caption, captions: Sequence[
     A rival that says the same of the picture, as the reverse order of two striped colours, is none.
     Of red and white stripes "a mug with red stripes" and "a mug with white stripes" are both right,
     and which comes first is chance.
+
+    logits: [V,classes] by head.
     """
     scores = log_likelihoods(logits, [caption, *rivals_of(caption, captions)])
     return float((scores[:, :1] >= scores[:, 1:] - 1e-9).all(-1).float().mean())
@@ -131,13 +133,13 @@ class Judgement:
 def judgement(judge: Judge, images: Tensor, caption: Caption) -> Judgement:
     """The judge on images [11,3,H,W] in 0..1 from `judge_cameras`."""
     logits = judge_logits(judge, images)
-    answers, count = likeliest(logits), len(images)
+    answers, count = most_likely(logits), len(images)
     right_color = view = janus = None
     if caption.color:
         names = (caption.color, caption.second or caption.color)
         color, second = (torch.full((count,), list(COLORS).index(name)) for name in names)
         finish = torch.full((count,), FINISHES.index(caption.finish))
-        right_color = float(color_right(answers, color, second, finish).float().mean())
+        right_color = float(match_colors(answers, color, second, finish).float().mean())
     if caption.category not in SYMMETRIC:
         wanted = torch.tensor([VIEWS.index(word) for word in WORDS])
         away = torch.tensor([word in ("side", "back") for word in WORDS])

@@ -24,6 +24,8 @@ LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 def iou(alpha: Tensor, true_alpha: Tensor) -> float:
     """Silhouette overlap: pixels covered (alpha > 0.5) in both over pixels covered in either; all
     views pooled.
+
+    alpha, true_alpha: [V,H,W,1] 0..1.
     """
     a, b = alpha > 0.5, true_alpha > 0.5
     return float((a & b).sum() / (a | b).sum().clamp_min(1))
@@ -32,6 +34,8 @@ def iou(alpha: Tensor, true_alpha: Tensor) -> float:
 def psnr(color: Tensor, true_color: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of pictures in 0..1 on the same background; all views
     pooled.
+
+    color, true_color: [V,H,W,3] 0..1.
     """
     return float(
         -10 * torch.log10((color.clamp(0, 1) - true_color).square().mean().clamp_min(1e-10))

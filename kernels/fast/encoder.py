@@ -52,8 +52,8 @@ class Encoder:
     """
 
     def __init__(self, vae: Any) -> None:
-        """Raises ValueError, with the reason, for an autoencoder of another build; see `misfit`."""
-        if reason := misfit(vae):
+        """Raises ValueError, with the reason, for an autoencoder of another build; see `unsupported_reason`."""
+        if reason := unsupported_reason(vae):
             raise ValueError(f"fast encoder: {reason}.")
         encoder = vae.encoder
         # Downsampling pads at the right and below alone, which would take a copy. In a picture
@@ -156,7 +156,7 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return scores.softmax(-1) @ values
 
 
-def misfit(vae: Any) -> str | None:
+def unsupported_reason(vae: Any) -> str | None:
     """Why an autoencoder is not what `Encoder` knows: Stable Diffusion's, with SiLU and plain
     residual blocks.
     """

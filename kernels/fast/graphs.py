@@ -80,7 +80,7 @@ class Graphed:
     def _recorded(self, inputs: list[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
         graph = torch.cuda.CUDAGraph()
         with tuned(self.attention_first):
-            output = warmed_up(inputs[0].device, lambda: self.function(*inputs)).clone()
+            output = warm_up(inputs[0].device, lambda: self.function(*inputs)).clone()
             # shared: nothing in it is read from outside
             self.pool = self.pool or torch.cuda.graph_pool_handle()
             with recording(graph, inputs[0].device, self.pool):
@@ -155,7 +155,7 @@ class _Pair:
         # In this thread: autograd's own may free its last gradient when the recording is over
         # already, which an asynchronous allocator does not survive.
         with torch.enable_grad(), tuned(), torch.autograd.set_multithreading_enabled(False):
-            self.output = warmed_up(like.device, there_and_back).clone()
+            self.output = warm_up(like.device, there_and_back).clone()
             self.given = torch.ones_like(self.output)
             pool = torch.cuda.graph_pool_handle()
             with recording(self.forward, like.device, pool):
@@ -197,7 +197,7 @@ class _Replay(Function):
         return ctx.pair.gradient.clone(), None
 
 
-def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
+def warm_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
     """The result of ``call`` after a few of them on the stream of the recording that follows.
 
     Raises OutOfMemoryError, before there is a recording, where one more would not fit: what a graph
@@ -215,7 +215,7 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
         try:
             for _ in range(WARM_UPS - 2):
                 call()
-            with no_waiting():
+            with forbid_synchronization():
                 result = call()
         finally:
             main.wait_stream(stream)
@@ -231,7 +231,7 @@ def warmed_up(device: torch.device, call: Callable[[], Tensor]) -> Tensor:
 
 
 @contextmanager
-def no_waiting() -> Iterator[None]:
+def forbid_synchronization() -> Iterator[None]:
     """What waits for the device, and so cannot be recorded, raises RuntimeError inside; in other
     threads too.
     """

@@ -33,7 +33,7 @@ def triton_works() -> bool:
     if not torch.cuda.is_available():
         return False
     try:
-        if wrong := disagreeing("cuda"):
+        if wrong := mismatched_kernels("cuda"):
             log.warning(
                 "Triton kernels give wrong numbers here (%s); going on without them.",
                 ", ".join(wrong),
@@ -47,7 +47,7 @@ def triton_works() -> bool:
 
 
 @torch.inference_mode(False)
-def disagreeing(device: str) -> list[str]:
+def mismatched_kernels(device: str) -> list[str]:
     """Names of the Triton kernels whose results on small inputs are not the reference's. Raises
     what Triton raises.
     """

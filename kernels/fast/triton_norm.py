@@ -298,6 +298,8 @@ def backward(
 ) -> Tensor:
     """dL/dx of `forward`, given dL/dy and, where the sum was used too, dL/dsum; shift if it is not
     in total.
+
+    total, grad, further and the result [N,C,H,W]; mean, rstd [N, groups].
     """
     grad, further = stored(grad), None if further is None else stored(further)
     cut = _Shape(total, norm)

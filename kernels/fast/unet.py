@@ -29,7 +29,7 @@ def fast_unet(unet: nn.Module) -> nn.Module:
     Copies only queries', keys' and values' weights, to join them. It takes no gradients and no
     attention masks.
     """
-    twin = unwatched(unet)
+    twin = without_hooks(unet)
     for name, module in list(twin.named_modules()):
         if plain(module):
             _exchange(twin, name, _Resnet(module))
@@ -42,7 +42,7 @@ def fast_unet(unet: nn.Module) -> nn.Module:
     return twin
 
 
-def unwatched(unet: nn.Module) -> nn.Module:
+def without_hooks(unet: nn.Module) -> nn.Module:
     """The same network on the same weights, without the hooks of those who watch its calls."""
     shared = {id(value): value for value in (*unet.parameters(), *unet.buffers())}
     twin = copy.deepcopy(unet, shared)

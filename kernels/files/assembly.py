@@ -275,7 +275,7 @@ def logits_of_bytes(values: Array) -> Array:
     return LOGIT_OF_BYTE.take(values, mode="clip")
 
 
-def quantised(values: Array, top: int, dtype: type = np.uint8) -> Array:
+def quantise(values: Array, top: int, dtype: type = np.uint8) -> Array:
     """``values`` rounded to whole numbers and clamped to 0..top."""
     return np.clip(np.rint(values), 0, top).astype(dtype)
 
@@ -283,4 +283,4 @@ def quantised(values: Array, top: int, dtype: type = np.uint8) -> Array:
 def opacity_bytes(logits: Array) -> Array:
     """Opacities as bytes, rounded."""
     with np.errstate(over="ignore"):
-        return quantised(255 / (1 + np.exp(-logits)), 255)
+        return quantise(255 / (1 + np.exp(-logits)), 255)

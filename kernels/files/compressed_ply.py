@@ -31,7 +31,7 @@ from .assembly import (
     compiled_decoders,
     logits_of_bytes,
     opacity_bytes,
-    quantised,
+    quantise,
     read_stretch,
     scaled,
 )
@@ -77,7 +77,7 @@ def save_compressed_ply(gaussians: Gaussians, path: str | os.PathLike[str]) -> N
         words[of, 3] = _boxed(0.5 + SH_C0 * part["sh"][:, 0], boxes[here, 12:18], SHIFTS_COLOR)
         words[of, 3] |= opacity_bytes(part["opacity_logits"])
         largest, others = split(part["quats"])
-        words[of, 1] = pack(largest, quantised((others / np.sqrt(2) + 0.5) * 1023, 1023, np.uint32))
+        words[of, 1] = pack(largest, quantise((others / np.sqrt(2) + 0.5) * 1023, 1023, np.uint32))
     header = ["ply", "format binary_little_endian 1.0", f"element chunk {chunks}"]
     header += [f"property float {box}" for box in _names(BOXES)]
     header += [f"element vertex {count}", *(f"property uint {word}" for word in WORDS)]
@@ -89,7 +89,7 @@ def save_compressed_ply(gaussians: Gaussians, path: str | os.PathLike[str]) -> N
         file.write(words.tobytes())
         for start in range(0, count if rest else 0, STRETCH):
             harmonics = cloud["sh"][order[start : start + STRETCH], 1:].transpose(0, 2, 1)
-            file.write(quantised(np.floor((harmonics / 8 + 0.5) * 256), 255).tobytes())
+            file.write(quantise(np.floor((harmonics / 8 + 0.5) * 256), 255).tobytes())
 
 
 def load_compressed_ply(path: str | os.PathLike[str]) -> Gaussians:
@@ -283,7 +283,7 @@ def _boxed(values: Array, boxes: Array, fields: tuple[tuple[int, int], ...]) -> 
     unit = (values - repeats[:, :3]) / extent
     words = np.zeros(len(values), np.uint32)
     for axis, (shift, top) in enumerate(fields):
-        words |= quantised(unit[:, axis] * top, top, np.uint32) << np.uint32(shift)
+        words |= quantise(unit[:, axis] * top, top, np.uint32) << np.uint32(shift)
     return words
 
 

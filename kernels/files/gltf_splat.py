@@ -30,7 +30,7 @@ from .assembly import (
     compiled_decoders,
     logits_of,
     opacity_bytes,
-    quantised,
+    quantise,
 )
 from .atomic import atomic_write
 from .frame import placed
@@ -203,7 +203,7 @@ def _fallback_colors(part: dict[str, Array]) -> Array:
     # glTF's COLOR_0 is linear
     linear = np.where(color <= 0.04045, color / 12.92, ((color + 0.055) / 1.055) ** 2.4)
     return np.concatenate(
-        (quantised(linear * 255, 255), opacity_bytes(part["opacity_logits"])[:, None]), 1
+        (quantise(linear * 255, 255), opacity_bytes(part["opacity_logits"])[:, None]), 1
     )
 
 

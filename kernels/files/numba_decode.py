@@ -7,7 +7,7 @@ left is void and the readers decode that stretch with numpy, which knows the cur
 Importing this module imports numba; `fast` guards it.
 
 The file's frame is Y down: (x, y, z) becomes (x, -y, -z), and wxyz becomes (x, -w, z, -y); see
-`frame`.
+`frame`. Any is an array or a number of whichever dtype: Numba compiles for each.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from .assembly import (
     compiled_decoders,
     logits_of_bytes,
     opacity_bytes,
-    quantised,
+    quantise,
     read_stretch,
     scaled,
 )
@@ -50,9 +50,9 @@ def save_splat(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
             rows = np.empty(len(part["means"]), ROW)
             rows["mean"] = part["means"]
             rows["scale"] = np.exp(part["log_scales"])
-            rows["rgba"][:, :3] = quantised((0.5 + SH_C0 * part["sh"][:, 0]) * 255, 255)
+            rows["rgba"][:, :3] = quantise((0.5 + SH_C0 * part["sh"][:, 0]) * 255, 255)
             rows["rgba"][:, 3] = opacity_bytes(part["opacity_logits"])
-            rows["quat"] = quantised(part["quats"] * 128 + 128, 255)
+            rows["quat"] = quantise(part["quats"] * 128 + 128, 255)
             file.write(rows.tobytes())
 
 

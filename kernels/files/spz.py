@@ -44,7 +44,7 @@ from .assembly import (
     compiled_decoders,
     empty,
     opacity_bytes,
-    quantised,
+    quantise,
     scaled,
     threads,
 )
@@ -99,11 +99,11 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
     planes = {
         "means": lambda v: _fixed_point(v, bits),
         "opacity_logits": opacity_bytes,
-        "sh": lambda v: quantised(v[:, 0] * (0.15 * 255) + 127.5, 255),
-        "log_scales": lambda v: quantised((v + 10) * 16, 255),
+        "sh": lambda v: quantise(v[:, 0] * (0.15 * 255) + 127.5, 255),
+        "log_scales": lambda v: quantise((v + 10) * 16, 255),
         "quats": _packed if version >= 3 else _first_three,
     }
-    passes = [*planes.items(), ("sh", lambda v: quantised(v[:, 1:] * 128 + 128, 255))]
+    passes = [*planes.items(), ("sh", lambda v: quantise(v[:, 1:] * 128 + 128, 255))]
     squeeze = zlib.compressobj(wbits=31)
     with atomic_write(path) as file:
         file.write(squeeze.compress(header.tobytes()))
@@ -209,7 +209,7 @@ def _fixed_point(means: Array, bits: int) -> Array:
 
 def _packed(quats: Array) -> Array:
     largest, others = split(quats[:, [1, 2, 3, 0]])  # the file's order is xyzw
-    codes = quantised(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(
+    codes = quantise(np.abs(others) * (np.sqrt(2) * 511), 511, np.uint32) | np.where(
         others < 0, 512, 0
     )
     return pack(largest, codes).astype("<u4")
@@ -217,4 +217,4 @@ def _packed(quats: Array) -> Array:
 
 def _first_three(quats: Array) -> Array:
     """Of version 2: bytes [n,3] of xyz, of the one of q and -q whose w is not negative."""
-    return quantised((quats[:, 1:] * np.where(quats[:, :1] < 0, -1, 1)) * 127.5 + 127.5, 255)
+    return quantise((quats[:, 1:] * np.where(quats[:, :1] < 0, -1, 1)) * 127.5 + 127.5, 255)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..gaussians.cloud import Gaussians
-from .parameters import check_count, cloud_of
+from .parameters import check_count, make_cloud
 
 
 def random_ball(
@@ -39,4 +39,4 @@ def random_ball(
     # axes it has.
     quats = torch.nn.functional.normalize(draws[:, 6:10], dim=-1)
     log_scales = torch.full_like(means, scale).log()
-    return cloud_of(means, log_scales, quats, opacity_logit, colors, sh_degree)
+    return make_cloud(means, log_scales, quats, opacity_logit, colors, sh_degree)

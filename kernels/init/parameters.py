@@ -8,7 +8,7 @@ from torch import Tensor
 from ..gaussians.cloud import SH_C0, Gaussians
 
 
-def cloud_of(
+def make_cloud(
     means: Tensor,
     log_scales: Tensor,
     quats: Tensor,

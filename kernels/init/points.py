@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..gaussians.cloud import Gaussians
 from ..gaussians.rotations import facing
-from .parameters import check_count, cloud_of
+from .parameters import check_count, make_cloud
 
 SCALE_LIMITS = (1e-4, 0.1)  # world units, for scales taken from the distance between points
 FLATNESS = 0.25  # thickness over width of a Gaussian that lies on a surface
@@ -50,7 +50,7 @@ def from_points(
     else:
         quats = facing(torch.as_tensor(normals).to(points))
         log_scales[:, 2] += torch.tensor(FLATNESS).log()
-    return cloud_of(points.clone(), log_scales, quats, opacity_logit, colors, sh_degree)
+    return make_cloud(points.clone(), log_scales, quats, opacity_logit, colors, sh_degree)
 
 
 def _spacing(points: Tensor) -> Tensor:

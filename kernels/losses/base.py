@@ -168,6 +168,8 @@ def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
 
     A half-precision denoiser may overflow at single latents, which should not cost the step. A
     gradient with no finite value at all is left as it is, for the loop to notice.
+
+    gradient: [V,C,h,w].
     """
     finite = torch.isfinite(gradient)
     kept = torch.where(finite | ~finite.any(), gradient, torch.zeros_like(gradient))
@@ -175,7 +177,10 @@ def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
 
 
 def gradient_logs(gradient: Tensor) -> dict[str, Tensor]:
-    """Root mean square of the gradient's values, and the share of them that were not finite."""
+    """Root mean square of the gradient's values, and the share of them that were not finite.
+
+    gradient: [V,C,h,w]; both logs are scalars on its device.
+    """
     gradient = gradient.detach()
     return {
         "gradient": gradient.nan_to_num(0.0, 0.0, 0.0).square().mean().sqrt(),
@@ -197,7 +202,10 @@ def weighting(schedule: NoiseSchedule, t: Tensor, kind: str) -> Tensor:
 
 
 def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: Tensor) -> Tensor:
-    """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is."""
+    """Standard normal numbers, drawn on the generator's device and moved to where ``like`` is.
+
+    Of ``shape``, in the dtype of ``like``.
+    """
     return send(torch.randn(shape, generator=generator, device=generator.device), like.device).to(
         like.dtype
     )

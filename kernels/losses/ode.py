@@ -26,6 +26,8 @@ def estimates(
 def ode_step(schedule: NoiseSchedule, z: Tensor, noise: Tensor, t: Tensor, to: Tensor) -> Tensor:
     """One Euler step of dz/dsigma = e from step t to step ``to``, up or down; this is DDIM (Song et
     al. 2021).
+
+    z, noise: [B,C,h,w], the noise estimated at t; t, to: [B].
     """
     return z + (schedule.ratio(to) - schedule.ratio(t)) * noise
 

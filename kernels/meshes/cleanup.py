@@ -61,6 +61,8 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
 
     A closed mesh may get pinched: edges that four triangles share.
     Raises ValueError if the package fast-simplification is missing.
+
+    vertices [M,3], faces [F,3] -> the same of fewer.
     """
     if len(faces) <= count:
         return vertices, faces

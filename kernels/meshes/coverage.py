@@ -42,7 +42,10 @@ def cover(positions: Tensor, faces: Tensor, cameras: Cameras, backend: str = "au
 
 
 def cover_reference(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """Face after face over all pixels: slow, and plain to read."""
+    """Face after face over all pixels: slow, and plain to read.
+
+    Shapes as for `cover`.
+    """
     views, height, width = len(cameras), cameras.height, cameras.width
     result = torch.full((views, height, width), -1, device=positions.device)
     nearest = torch.full(
@@ -78,6 +81,8 @@ def cover_reference(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tenso
 def cover_torch(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     """All faces of a view at once: every pixel within a face's bounding box is a pair to test, the
     nearest one wins.
+
+    Shapes as for `cover`.
     """
     covered = [
         rasterize_view(points, faces, cameras[view])[0] for view, points in enumerate(positions)

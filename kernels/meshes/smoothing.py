@@ -32,7 +32,7 @@ class Smoothing:
         self.solver = splu(_scipy(self.matrix)) if direct else None
         self.strength = strength
 
-    def roughened(self, x: Tensor) -> Tensor:
+    def unsmooth(self, x: Tensor) -> Tensor:
         """u [M,3] whose smoothed version is ``x``."""
         return (self.matrix.double() @ x.detach().double()).to(x)
 

@@ -46,7 +46,7 @@ def level_of_detail(mesh: Mesh, cameras: Cameras) -> int:
     return max(0, min(round(0.5 * math.log2(max(per_area, 1e-12) / finest)), most))
 
 
-def halved(texture: Tensor, times: int) -> Tensor:
+def downsample(texture: Tensor, times: int) -> Tensor:
     """The texture [H,W,C] with 2^times squared texels averaged into one: what a gradient says of a
     pixel reaches all the texels under it."""
     if times == 0:

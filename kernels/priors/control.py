@@ -79,7 +79,7 @@ class ControlSettings:
         return None, hint(self.shape, cameras, alpha, depth)
 
     def within(self, t: Tensor, schedule: NoiseSchedule) -> Tensor | None:
-        """Which steps t [B] lie between start and end, [B] bool; None where every step does."""
+        """Which timesteps t [B] lie between start and end, [B] bool; None where every step does."""
         if (self.start, self.end) == (0, 1):
             return None
         last = len(schedule) - 1
@@ -151,26 +151,32 @@ class ControlledPrior(DiffusersPrior):
     def _extra_inputs(self, text: Conditioning) -> tuple[Tensor, ...]:
         return (require_hint(text, self.name),)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
+    def _output(self, z: Tensor, timesteps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
         return self.unet(
-            z, steps, encoder_hidden_states=hidden, **self._features(z, steps, hidden, *extra)
+            z,
+            timesteps,
+            encoder_hidden_states=hidden,
+            **self._features(z, timesteps, hidden, *extra),
         ).sample
 
     @torch.no_grad()
     def _features(
-        self, z: Tensor, steps: Tensor, hidden: Tensor, picture: Tensor
+        self, z: Tensor, timesteps: Tensor, hidden: Tensor, picture: Tensor
     ) -> dict[str, Any]:
         """The ControlNet's features as arguments of the U-Net's call; none where no row is within
         start and end.
         """
-        within, counts = self.control_settings.within(steps, self.schedule), shows_shape(picture)
+        within, counts = (
+            self.control_settings.within(timesteps, self.schedule),
+            shows_shape(picture),
+        )
         if within is not None:
             if not within.any():  # waits for the device, and saves a third of the work
                 return {}
             counts = counts & within
         down, middle = self.control(
             z,
-            steps,
+            timesteps,
             encoder_hidden_states=hidden,
             controlnet_cond=picture.to(z),
             conditioning_scale=self.control_settings.strength,
@@ -187,9 +193,9 @@ class ControlledPrior(DiffusersPrior):
         """As `DiffusersPrior.adapter`; the adapted U-Net is shown the same."""
 
         def extra_inputs(
-            z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning
+            z: Tensor, timesteps: Tensor, hidden: Tensor, text: Conditioning
         ) -> dict[str, Any]:
-            return self._features(z, steps, hidden, require_hint(text, self.name))
+            return self._features(z, timesteps, hidden, require_hint(text, self.name))
 
         return LoraAdapter(
             self.unet, self.schedule, self.prediction, rank, self._bring, extra_inputs

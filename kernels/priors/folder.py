@@ -62,7 +62,10 @@ def check_folder(
 
 
 def check_kind(folder: Path, unet: Mapping[str, Any]) -> None:
-    """Refuse U-Nets that take or make something else, from their config."""
+    """Refuse U-Nets that take or make something else, from their config.
+
+    Raises ValueError naming the folder, what it holds and what would do.
+    """
     kind, extra = unet.get("_class_name", "UNet2DConditionModel"), "which cannot be loaded"
     if kind != "UNet2DConditionModel":
         raise ValueError(
@@ -83,7 +86,10 @@ def check_kind(folder: Path, unet: Mapping[str, Any]) -> None:
 
 
 def check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
-    """Refuse models of another kind from their configs, before gigabytes of weights are read."""
+    """Refuse models of another kind from their configs, before gigabytes of weights are read.
+
+    Raises ValueError naming the folder, what it holds and what would do.
+    """
     vae, text = (read_json(folder / part / "config.json") for part in ("vae", "text_encoder"))
     for wanted, found, what in (
         (

@@ -109,11 +109,11 @@ class LoraAdapter:
         z = z_t.to(own).contiguous(memory_format=torch.channels_last)
         # a copy, since the low-rank layers save it for autograd and it may be an inference tensor
         # in a ComfyUI node
-        hidden, steps = text.embeddings.to(own, copy=True), t.to(own.device)
+        hidden, timesteps = text.embeddings.to(own, copy=True), t.to(own.device)
         options = {
             "encoder_hidden_states": hidden,
-            **(self.extra_inputs(z, steps, hidden, text) if self.extra_inputs else {}),
+            **(self.extra_inputs(z, timesteps, hidden, text) if self.extra_inputs else {}),
         }
-        result = torch.func.functional_call(self.unet, dict(weights), (z, steps), options)
+        result = torch.func.functional_call(self.unet, dict(weights), (z, timesteps), options)
         output: Tensor = result.sample.float()
         return output

@@ -43,7 +43,7 @@ class UNet(nn.Module):
     def __call__(
         self, sample: Tensor, timestep: Tensor, encoder_hidden_states: Tensor, **options: Any
     ) -> Sample:
-        """The output [B,C,h,w] at latents [B,C,h,w], steps [B] and text [B,L,D].
+        """The output [B,C,h,w] at latents [B,C,h,w], timesteps [B] and text [B,L,D].
 
         options: tensors by name (class_labels, a ControlNet's residuals).
         """

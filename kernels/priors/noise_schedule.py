@@ -100,6 +100,8 @@ def noise_from_output(
     = eps - z0, for a network evaluated at `flow_input`); "edm" (the network F inside a denoiser of
     Karras et al. 2022, table 1, evaluated at z_t / alpha). All four are linear in the output at
     fixed z_t, so guidance commutes with the conversion. Raises ValueError for any other prediction.
+
+    output, z_t: [B,C,h,w]; alpha, sigma: [B,1,1,1].
     """
     if prediction == "epsilon":
         return output
@@ -126,16 +128,24 @@ def flow_input(z_t: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tenso
 def edm_shares(ratio: Tensor, spread: float = EDM_SPREAD) -> tuple[Tensor, Tensor]:
     """c_skip and c_out of an EDM denoiser D = c_skip x + c_out F at the noise level ``ratio``, x =
     z_t / alpha.
+
+    ratio: [B,1,1,1], sigma / alpha; both results likewise.
     """
     whole = ratio.square() + spread**2
     return spread**2 / whole, ratio * spread / whole.sqrt()
 
 
 def clean_from_noise(z_t: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The clean latent that a noise estimate implies, (z_t - sigma e) / alpha."""
+    """The clean latent that a noise estimate implies, (z_t - sigma e) / alpha.
+
+    z_t, noise: [B,C,h,w]; alpha, sigma: [B,1,1,1].
+    """
     return (z_t - sigma * noise) / alpha
 
 
 def noise_from_clean(z_t: Tensor, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """The noise estimate that an estimate of the clean latent implies, (z_t - alpha x0) / sigma."""
+    """The noise estimate that an estimate of the clean latent implies, (z_t - alpha x0) / sigma.
+
+    z_t, clean: [B,C,h,w]; alpha, sigma: [B,1,1,1].
+    """
     return (z_t - alpha * clean) / sigma

@@ -78,6 +78,8 @@ def condition_on_views(
 ) -> tuple[Conditioning, ...]:
     """The texts, V rows each, with what the prior is told of their views; as they are for any other
     prior.
+
+    alpha, depth: [V,H,W,1], of the renders. Raises ValueError for views that the prior cannot judge.
     """
     if not isinstance(prior, ViewConditionedPrior):
         return texts

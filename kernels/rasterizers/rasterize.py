@@ -117,7 +117,10 @@ def home(backend: str) -> str | None:
 
 
 def resolve(backend: str, device: torch.device, dtype: torch.dtype) -> Backend:
-    """The function behind a backend's name for this device and dtype."""
+    """The function behind a backend's name for this device and dtype.
+
+    Raises ValueError for a backend that is unknown, or cannot run there.
+    """
     check_backend(backend)
     if backend == "reference":
         return rasterize_reference
@@ -250,7 +253,10 @@ def check_inputs(gaussians: Gaussians, cameras: Cameras) -> None:
 
 
 def background_rows(background: Tensor | float, like: Tensor, views: int) -> Tensor:
-    """The background as [V or 1,1,1,3 or 1], ready to multiply a picture."""
+    """The background as [V or 1,1,1,3 or 1], ready to multiply a picture.
+
+    Raises ValueError for any other shape than a number, [3] and [``views``,3].
+    """
     value = torch.as_tensor(background, dtype=like.dtype, device=like.device)
     if value.dim() == 0:
         return value.view(1, 1, 1, 1)

@@ -18,7 +18,7 @@ from ..meshes.cleanup import merge_positions
 from ..meshes.mesh import Mesh
 from ..meshes.rasterize import edges_of, render_mesh
 from ..meshes.smoothing import Smoothing
-from ..meshes.texels import halved, level_of_detail, texels
+from ..meshes.texels import downsample, level_of_detail, texels
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from .mesh_penalties import laplacian, normal_consistency
@@ -114,7 +114,7 @@ class _Surface:
 
     def params(self) -> dict[str, Tensor]:
         """What moves: vertices before `Smoothing` and colours that may lead beyond 0..1."""
-        vertices = self.smoothing.roughened(self.positions)
+        vertices = self.smoothing.unsmooth(self.positions)
         return {"vertices": vertices, self.paint: getattr(self.own, self.paint).float()}
 
     def mesh(self, positions: Tensor, paint: Tensor) -> Mesh:
@@ -177,7 +177,7 @@ class MeshSubject:
         positions = surface.smoothing(params["vertices"])
         mesh = surface.mesh(positions, params[surface.paint])
         if mesh.texture is not None:
-            mesh = replace(mesh, texture=halved(mesh.texture, surface.detail(cameras)))
+            mesh = replace(mesh, texture=downsample(mesh.texture, surface.detail(cameras)))
         view = render_mesh(
             mesh, cameras, backgrounds, edges=(surface.vertex_edges, surface.edge_faces)
         )

@@ -184,12 +184,12 @@ class Run(Generic[Result, Rendered]):
         """Subject and whole training state where the run takes place; costs nothing, as no step
         edits in place.
         """
-        own = {
-            "loss_name": self.loss_name,
-            "latent_shape": self.latent_shape,
-            "loss": dict(self.loss.state()),
-        }
-        return self.subject, replace(self.state, **own)  # type: ignore[arg-type]
+        return self.subject, replace(
+            self.state,
+            loss_name=self.loss_name,
+            latent_shape=self.latent_shape,
+            loss=dict(self.loss.state()),
+        )
 
     def result(self) -> Result:
         return _result(self._snapshot())

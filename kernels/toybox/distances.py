@@ -122,7 +122,10 @@ def round_cone(a: Vector, b: Vector, radius_a: float, radius_b: float) -> Distan
 
 
 def polygon(x: Tensor, y: Tensor, outline: Outline) -> Tensor:
-    """Signed distance in the plane to a closed outline of any winding."""
+    """Signed distance in the plane to a closed outline of any winding.
+
+    x, y: [P], world units; the result likewise.
+    """
     nearest: Tensor | None = None
     inside = torch.zeros_like(x, dtype=torch.bool)
     for (ax, ay), (bx, by) in zip(outline, [*outline[1:], outline[0]], strict=True):

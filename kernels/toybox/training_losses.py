@@ -17,6 +17,8 @@ from .models import (
 def autoencoder_loss(vae: Any, images: Tensor) -> Tensor:
     """Absolute error of pictures and of their gradients (crisp edges), and the usual tiny KL
     term.
+
+    images: [B,3,H,W] 0..1. A scalar.
     """
     x = (images * 2 - 1).contiguous(memory_format=torch.channels_last)
     posterior = vae.encode(x).latent_dist
@@ -32,7 +34,10 @@ def autoencoder_loss(vae: Any, images: Tensor) -> Tensor:
 def denoiser_loss(
     unet: Any, text: Any, latents: Tensor, ids: Tensor, alphas: Tensor, generator: torch.Generator
 ) -> Tensor:
-    """v prediction (Salimans and Ho 2022) at uniformly drawn, stratified steps."""
+    """v prediction (Salimans and Ho 2022) at uniformly drawn, stratified steps.
+
+    latents [B,4,h,w], ids [B,tokens], alphas [T] cumulative. A scalar.
+    """
     b, device = len(latents), latents.device
     t = (torch.arange(b, device=device) + torch.rand(b, generator=generator, device=device)) / b
     t = (t * len(alphas)).long().clamp_max(len(alphas) - 1)

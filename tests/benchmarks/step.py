@@ -32,134 +32,21 @@ from typing import Any
 
 import arguments
 import torch
+from step_agreement import agreement
+from step_bench import GUIDANCE, LOSSES, PROMPT, Bench, rounded
 from step_naive import NaiveLoop
-from step_priors import KINDS, SIZES, in_float32, parts, prior
+from step_priors import KINDS
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from distill3d.kernels.cameras.orbit import OrbitSampler
-from distill3d.kernels.cameras.pinhole import Cameras
 from distill3d.kernels.gaussians.cloud import Gaussians
-from distill3d.kernels.init.ball import random_ball
-from distill3d.kernels.losses.base import Loss, Views
-from distill3d.kernels.losses.cds import CDS
-from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.losses.vdm import VDM
-from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
-from distill3d.kernels.priors.diffusers.multiview import VIEWS
 from distill3d.kernels.priors.prompts import ViewPrompts, view_prompts
-from distill3d.kernels.priors.view_conditioning import condition_on_views
 from distill3d.kernels.rasterizers.rasterize import BACKENDS, choose, render
 from distill3d.kernels.run.optimize import optimize
-from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.run.step import Progress
 
-LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM(refine_from=1.0)}
 CALLS = {"sds": 1, "cds": 2, "vdm": 1}  # guided U-Net calls per step
-GUIDANCE = {"sds": 101.0, "cds": 101.0, "vdm": 7.5}
-PROMPT = "a red mug"
-
-
-class Bench:
-    """What all measurements share: the device, how often to repeat, and the networks in their
-    dtypes.
-    """
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.cuda, self.device = options.device == "cuda", torch.device(options.device)
-        self.repeats, self.warm, self.at_once = (
-            options.repeats,
-            options.warm,
-            options.micro_batch,
-        )
-        self.kind, self.backend = options.prior, options.render_backend
-        self.profiling = options.profile and self.cuda
-        dtypes = (
-            (torch.float16, getattr(torch, options.vae_dtype))
-            if self.cuda
-            else (torch.float32, torch.float32)
-        )
-        self.modules = parts(self.kind, options.device, *dtypes)
-        self.size: int = SIZES[self.kind]
-        self.views_per_group = VIEWS if self.kind == "mvdream-shapes" else 1
-        self.sampler = OrbitSampler()
-
-    def timed(self, act: Callable[[], Any]) -> float:
-        """Median milliseconds of a call."""
-        for _ in range(self.warm):
-            act()
-        times = []
-        for _ in range(self.repeats):
-            if not self.cuda:
-                start = time.perf_counter()
-                act()
-                times.append(1e3 * (time.perf_counter() - start))
-                continue
-            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start_event.record()
-            act()
-            end_event.record()
-            end_event.synchronize()
-            times.append(start_event.elapsed_time(end_event))
-        return statistics.median(times)
-
-    def ours(self) -> DiffusersPrior:
-        """The pack's prior on these networks."""
-        return prior(self.kind, self.modules)
-
-    def arrange(self, memory_format: torch.memory_format) -> None:
-        """Store the U-Net's weights as diffusers loads them, or as the pack's prior arranges
-        them.
-        """
-        self.modules["unet"].to(memory_format=memory_format)
-
-    def cloud(self, count: int) -> Gaussians:
-        # as much of the ball is covered whatever the count
-        scale = 0.03 * (4000 / count) ** (1 / 3)
-        return random_ball(count, scale=scale, opacity_logit=-2.0).to(self.device)
-
-    def cameras(self, views: int) -> Cameras:
-        generator = torch.Generator().manual_seed(0)
-        return self.sampler.sample(
-            views, self.size, generator, views_per_group=self.views_per_group
-        ).to(self.device)
-
-    def condition_on_views(self, ours: DiffusersPrior, *texts: Conditioning) -> list[Conditioning]:
-        """Rows of texts, with the cameras for a prior that reads them."""
-        cameras = self.cameras(len(texts[0]))
-        return list(
-            condition_on_views(
-                ours, texts, cameras, torch.ones(len(cameras), 1, 1, 1, device=self.device), None
-            )
-        )
-
-    def settings(self, views: int, count: int) -> OptimizeSettings:
-        """Of the pack's loop, with nothing but the steps themselves."""
-        return OptimizeSettings(
-            views=views,
-            image_size=self.size,
-            densify=None,
-            preview_every=0,
-            max_gaussians=count,
-            render_backend=self.backend,
-            accelerate=True,
-            micro_batch=self.at_once,
-        )
-
-    def fresh_peak(self) -> None:
-        if self.cuda:
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-
-    def peak(self) -> dict[str, float]:
-        """GB of tensors, and GB held by the allocator, graphs' pools included."""
-        if not self.cuda:
-            return {}
-        values = torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-        return dict(
-            zip(("allocated_gb", "reserved_gb"), (round(v / 1e9, 2) for v in values), strict=True)
-        )
 
 
 def ceiling(bench: Bench) -> float:
@@ -223,10 +110,6 @@ def completed(
         "parts_ms": rounded({**timed, "rest": rest}),
         "share": shares,
     }
-
-
-def rounded(values: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in values.items()}
 
 
 def measure_naive(
@@ -319,66 +202,6 @@ def profile(
     ]
     longest = sorted(found, key=lambda row: -row[1])[:10]
     return {"busy_ms": round(sum(ms for _, ms in found), 2), "kernels_ms": rounded(dict(longest))}
-
-
-def gradients(
-    bench: Bench,
-    given: DiffusersPrior,
-    texts: list[Conditioning],
-    loss: str,
-    cloud: Gaussians,
-    views: int,
-) -> dict[str, Tensor]:
-    """Of one step with fixed draws: with respect to the pictures and to the cloud's tensors; and a
-    noise estimate.
-    """
-    generator, device = torch.Generator().manual_seed(3), bench.device
-    params = {k: v.detach().requires_grad_() for k, v in cloud.tensors().items()}
-    cameras = bench.cameras(views)
-    rendering = render(Gaussians(**params), cameras, 0.5, bench.backend, depth=False)
-    latents = given.encode(rendering.color.permute(0, 3, 1, 2))
-    shape = (latents.shape[1], latents.shape[2], latents.shape[3])
-    run = LOSSES[loss].start(given, shape, generator)
-    value, _ = run(
-        latents,
-        Views(texts[0], texts[1], cameras, 30, 100, views_per_group=bench.views_per_group),
-        generator,
-    )
-    found = torch.autograd.grad(value, [rendering.color, *params.values()])
-    z = torch.randn(latents.shape, generator=generator).to(device)
-    (estimate,) = given.predict(z, torch.full((views,), 500, device=device), texts[:1])
-    return {**dict(zip(("pictures", *params), found, strict=True)), "estimate": estimate}
-
-
-def agreement(
-    bench: Bench, ours: DiffusersPrior, loss: str, cloud: Gaussians, views: int
-) -> dict[str, Any]:
-    """Cosines with float32 of the naive dtype's plain networks and of the pack's fast ones."""
-    texts = bench.condition_on_views(ours, *(ours.embed([words] * views) for words in (PROMPT, "")))
-    torch.backends.cudnn.allow_tf32 = False
-    truth = gradients(
-        bench, prior(bench.kind, in_float32(bench.modules)), texts, loss, cloud, views
-    )
-    rows = {"plain": gradients(bench, ours, texts, loss, cloud, views)}
-    with ours.running(accelerate=True):
-        for _ in range(2):  # the second of a kind is a replayed graph
-            rows["fast"] = gradients(bench, ours, texts, loss, cloud, views)
-    result: dict[str, Any] = {}
-    for name, row in rows.items():
-        # a round Gaussian's rotation has no gradient worth comparing
-        cosines = {key: cosine(row[key], truth[key]) for key in truth if key != "quats"}
-        estimate = cosines.pop("estimate")
-        result[name] = {
-            "least": min(cosines.values()),
-            "of": rounded(cosines),
-            "estimate": round(estimate, 6),
-        }
-    return result
-
-
-def cosine(a: Tensor, b: Tensor) -> float:
-    a, b = a.double().flatten(), b.double().flatten()
-    return float(a @ b / (a.norm() * b.norm()))
 
 
 def case(

@@ -9,8 +9,8 @@ import torch
 
 from distill3d.kernels import fast
 from distill3d.kernels.fast import ops
-from distill3d.kernels.fast.encoder import Encoder, attend, misfit
-from distill3d.kernels.fast.unet import fast_unet, transformer, unwatched
+from distill3d.kernels.fast.encoder import Encoder, attend, unsupported_reason
+from distill3d.kernels.fast.unet import fast_unet, transformer, without_hooks
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
@@ -78,9 +78,9 @@ def test_attention_written_out_for_wide_heads_is_the_usual_one():
 
 def test_an_autoencoder_of_another_build_is_refused_with_the_reason():
     vae = autoencoder()
-    assert misfit(vae) is None
+    assert unsupported_reason(vae) is None
     vae.encoder.down_blocks[1].resnets[0].output_scale_factor = 2.0
-    assert "residual block" in misfit(vae)
+    assert "residual block" in unsupported_reason(vae)
     with pytest.raises(ValueError, match="fast encoder: a residual block is not of the plain kind"):
         Encoder(vae)
 
@@ -121,7 +121,7 @@ def test_a_twin_is_not_watched_but_its_original_still_is():
     unet.register_forward_hook(lambda *_: seen.append(1))
     z, t, text = torch.randn(1, 4, 8, 8).double(), torch.tensor([7]), torch.randn(1, 7, 12).double()
     with torch.no_grad():
-        unwatched(unet)(z, t, encoder_hidden_states=text)
+        without_hooks(unet)(z, t, encoder_hidden_states=text)
         assert not seen
         unet(z, t, encoder_hidden_states=text)
     assert seen
@@ -215,9 +215,9 @@ def test_without_triton_the_layers_are_torchs_and_the_log_says_why(
 
 
 def test_kernels_that_give_wrong_numbers_are_left_out_by_name(device_to_ask, monkeypatch, caplog):
-    monkeypatch.setattr(ops, "disagreeing", lambda device: ["GEGLU", "add"])
+    monkeypatch.setattr(ops, "mismatched_kernels", lambda device: ["GEGLU", "add"])
     assert not ops.triton_works()
     assert "wrong numbers here (GEGLU, add)" in caplog.text
-    monkeypatch.setattr(ops, "disagreeing", lambda device: [])
+    monkeypatch.setattr(ops, "mismatched_kernels", lambda device: [])
     ops.triton_works.cache_clear()
     assert ops.triton_works()

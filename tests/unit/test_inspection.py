@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill3d.kernels.cameras.pinhole import turntable
-from distill3d.kernels.evaluate.inspection import inspect, recorded
+from distill3d.kernels.evaluate.inspection import inspect, record_predictions
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
@@ -61,7 +61,7 @@ def look(loss, timestep=500, progress=0.0, training=None, **changes):
 
 def test_a_recorded_prior_is_of_the_same_type_and_answers_alike():
     model = prior()
-    twin, questions = recorded(model)
+    twin, questions = record_predictions(model)
     z, t, rows = (
         torch.rand(2, *SHAPE),
         torch.tensor([100, 900]),

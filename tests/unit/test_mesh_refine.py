@@ -287,7 +287,7 @@ def test_welding_closes_the_seams_of_a_texture_and_drops_what_collapses():
 def test_smoothing_keeps_a_resting_mesh_and_spreads_a_pull():
     mesh = ball(rounds=2)
     smoothing = Smoothing(edges_of(mesh.faces)[0], len(mesh.vertices), 10.0)
-    u = smoothing.roughened(mesh.vertices)
+    u = smoothing.unsmooth(mesh.vertices)
     torch.testing.assert_close(smoothing(u), mesh.vertices, atol=1e-5, rtol=0)
     pulled = u.clone()
     pulled[0, 0] += 1.0
@@ -310,7 +310,7 @@ def test_the_iteration_of_other_devices_agrees_with_the_direct_solution(strength
     exact, found = smoothing.solve(pull), chebyshev(smoothing.matrix, pull, smoothing.largest)
     assert (found - exact).norm() < 3e-6 * exact.norm()
     exact = mesh.vertices
-    found = chebyshev(smoothing.matrix, smoothing.roughened(exact), smoothing.largest)
+    found = chebyshev(smoothing.matrix, smoothing.unsmooth(exact), smoothing.largest)
     torch.testing.assert_close(found, exact, atol=2e-5, rtol=0)
     spectrum = torch.linalg.eigvalsh(smoothing.matrix.to_dense().double())
     assert spectrum[0] > 1 - 1e-3 and spectrum[-1] <= smoothing.largest * (1 + 1e-6)

@@ -9,7 +9,7 @@ import torch
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
-from distill3d.kernels.meshes.texels import halved, level_of_detail, texels
+from distill3d.kernels.meshes.texels import downsample, level_of_detail, texels
 
 
 def square(texture):
@@ -67,8 +67,8 @@ def test_a_texture_that_cannot_be_halved_stays_and_colours_alone_need_no_level()
 
 def test_halving_averages_and_spreads_gradients_evenly():
     texture = torch.arange(16.0).view(4, 4, 1).requires_grad_()
-    assert halved(texture, 0) is texture
-    small = halved(texture, 1)
+    assert downsample(texture, 0) is texture
+    small = downsample(texture, 1)
     assert small[..., 0].tolist() == [[2.5, 4.5], [10.5, 12.5]]
     (gradient,) = torch.autograd.grad(small[0, 1].sum(), texture)
     assert gradient[:2, 2:].eq(0.25).all() and gradient.sum() == 1

@@ -131,7 +131,7 @@ def test_the_true_shapes_are_those_of_stable_diffusion_and_a_camera(
     weights = {
         ldm.UNET + name: value for name, value in tiny_mvdream.unet_weights(config, linear).items()
     }
-    unet = ldm.make_unet(weights, ldm.described(weights), torch.float32, "checkpoint")
+    unet = ldm.make_unet(weights, ldm.read_config(weights), torch.float32, "checkpoint")
     assert unet.num_parameters() == count + (16 + 1) * 1280 + (1280 + 1) * 1280
     assert unet.config.attention_head_dim == ([5, 10, 20, 20] if linear else 8)
     assert unet.config.use_linear_projection == linear and unet.config.sample_size == 32

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("numba")
 from numba import njit
 
-from distill3d.kernels.rasterizers.numba import lanes
+from distill3d.kernels.rasterizers.numba import lanes, memory
 from distill3d.kernels.rasterizers.numba.lanes import COUNT
 from distill3d.kernels.rasterizers.numba.tile import exp_negative
 
@@ -18,8 +18,8 @@ def run(function, *arrays):
     """What the compiled function of Lanes makes of arrays of COUNT numbers."""
     compiled = njit(function)
     body = {
-        1: lambda out, a: lanes.store(out, 0, compiled(lanes.load(a, 0))),
-        2: lambda out, a, b: lanes.store(out, 0, compiled(lanes.load(a, 0), lanes.load(b, 0))),
+        1: lambda out, a: memory.store(out, 0, compiled(memory.load(a, 0))),
+        2: lambda out, a, b: memory.store(out, 0, compiled(memory.load(a, 0), memory.load(b, 0))),
     }[len(arrays)]
     out = np.zeros(COUNT, np.float32)
     njit(body)(out, *arrays)
@@ -60,8 +60,8 @@ def test_sums_are_stored_one_after_the_other():
 
     @njit
     def store(out, a, b):
-        x, y = lanes.load(a, 0), lanes.load(b, 0)
-        lanes.store_sums(out, 1, (x, y, x * y, lanes.block_x(), lanes.block_y()))
+        x, y = memory.load(a, 0), memory.load(b, 0)
+        memory.store_sums(out, 1, (x, y, x * y, lanes.block_x(), lanes.block_y()))
 
     store(out, A, B)
     block = np.arange(COUNT)
@@ -78,9 +78,9 @@ def test_rows_beyond_the_last_are_the_last_again(first):
 
     @njit
     def move(table, out, flags, first, count):
-        column = lanes.pick(table, first, count, 3, 1)
-        lanes.put(out, first, count, 2, 1, column)
-        lanes.put(flags, first, count, 1, 0, column > 10.0)
+        column = memory.pick(table, first, count, 3, 1)
+        memory.put(out, first, count, 2, 1, column)
+        memory.put(flags, first, count, 1, 0, column > 10.0)
 
     move(table, out, flags, first, count)
     inside = np.arange(count)
@@ -97,12 +97,12 @@ def test_a_mask_of_blocks_and_its_lowest_bit():
     spans = np.concatenate((ends + 0.5, starts + 0.25)).astype(np.float32)
     truth = sum(1 << (8 * i + j) for i in range(8) for j in range(starts[i], ends[i]))
     assert (ends < starts).any() and (ends > starts).any()
-    assert njit(lambda spans: lanes.spans_mask(spans))(spans) == truth
+    assert njit(lambda spans: memory.spans_mask(spans))(spans) == truth
     lowest = njit(lambda bits: lanes.lowest(bits))
     assert [lowest(np.uint64(bits)) for bits in (1, 12, 1 << 63)] == [0, 2, 63]
 
 
 def test_claims_count_up():
     counter = np.zeros(1, np.int64)
-    take = njit(lambda counter: lanes.claim(counter, 3))
+    take = njit(lambda counter: memory.claim(counter, 3))
     assert [take(counter), take(counter), counter[0]] == [0, 3, 6]

@@ -135,6 +135,6 @@ def test_an_encoder_of_fused_kernels_has_the_gradient_of_one_of_plain_layers(mon
 
 
 def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
-    assert ops.disagreeing(DEVICE) == []
+    assert ops.mismatched_kernels(DEVICE) == []
     monkeypatch.setattr(triton_layers, "geglu", lambda x: 1.01 * reference.geglu(x))
-    assert ops.disagreeing(DEVICE) == ["GEGLU"]
+    assert ops.mismatched_kernels(DEVICE) == ["GEGLU"]

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from ...devices.streams import is_out_of_memory, release_memory
 from ...fast import graph_trial
-from ...fast.encoder import Encoder, misfit
+from ...fast.encoder import Encoder, unsupported_reason
 from ...fast.graphs import Graphed, GraphedGradient
 from ...fast.ops import triton_works
-from ...fast.unet import fast_unet, unwatched
+from ...fast.unet import fast_unet, without_hooks
 
 if TYPE_CHECKING:
     from ..networks import UNet, Vae
@@ -45,7 +45,7 @@ class Accelerated:
         self.watched, self.vae, self.name, self.device = unet, vae, name, device
         graph_trial.begin(device)  # beside what follows, where one is needed
         self.fused_unet = triton_works()
-        reason = misfit(vae)
+        reason = unsupported_reason(vae)
         self.fused_encoder = self.fused_unet and reason is None
         self.encoder = GraphedGradient(Encoder(vae) if self.fused_encoder else self._plain_moments)
         layers = {True: "fused kernels", False: "plain layers"}
@@ -62,14 +62,14 @@ class Accelerated:
     # made when first called: a controlled prior calls the U-Net itself
     def denoiser(self) -> Graphed:
         return self._graphed(
-            fast_unet(self.watched) if self.fused_unet else unwatched(self.watched)
+            fast_unet(self.watched) if self.fused_unet else without_hooks(self.watched)
         )
 
     def _graphed(self, unet: nn.Module) -> Graphed:
-        def call(z: Tensor, steps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
+        def call(z: Tensor, timesteps: Tensor, text: Tensor, *camera: Tensor) -> Tensor:
             camera_inputs = {"class_labels": camera[0]} if camera else {}
             output: Tensor = unet(
-                z, steps, encoder_hidden_states=text, return_dict=False, **camera_inputs
+                z, timesteps, encoder_hidden_states=text, return_dict=False, **camera_inputs
             )[0]
             return output
 
@@ -92,13 +92,13 @@ class Accelerated:
             return self.encoder(images)
 
     def output(
-        self, z: Tensor, steps: Tensor, text: Tensor, camera: Tensor | None = None
+        self, z: Tensor, timesteps: Tensor, text: Tensor, camera: Tensor | None = None
     ) -> Tensor:
-        """What the U-Net puts out for z [B,C,h,w] at steps [B] and text [B,L,D]; without gradient.
+        """What the U-Net puts out for z [B,C,h,w] at timesteps [B] and text [B,L,D]; without gradient.
 
         camera [B,K]: for a network that takes a class embedding.
         """
-        given = (z, steps, text) if camera is None else (z, steps, text, camera)
+        given = (z, timesteps, text) if camera is None else (z, timesteps, text, camera)
         try:
             result = self.denoiser(*given)
         except Exception as error:
@@ -106,11 +106,11 @@ class Accelerated:
                 raise
             log.warning(FAILED, self.name, "U-Net", error)
             self.fused_unet = False
-            self.denoiser = self._graphed(unwatched(self.watched))
+            self.denoiser = self._graphed(without_hooks(self.watched))
             result = self.denoiser(*given)
         # whoever watches the network still sees every call
         for hook in self.watched._forward_hooks.values():
-            hook(self.watched, (z, steps), SimpleNamespace(sample=result))
+            hook(self.watched, (z, timesteps), SimpleNamespace(sample=result))
         return result
 
     def drop(self) -> None:

@@ -251,10 +251,10 @@ class DiffusersPrior:
         """What else `_output` takes of each row."""
         return ()
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
+    def _output(self, z: Tensor, timesteps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
         if self._fast:
-            return self._fast.output(z, steps, hidden)
-        return self.unet(z, steps, encoder_hidden_states=hidden).sample
+            return self._fast.output(z, timesteps, hidden)
+        return self.unet(z, timesteps, encoder_hidden_states=hidden).sample
 
     @contextmanager
     def running(self, accelerate: bool = False, micro_batch: int = 0) -> Iterator[None]:

@@ -55,7 +55,7 @@ def holds_multiview(file: str | Path) -> bool:
         return False
 
 
-def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def translate_config(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """MVDream's U-Net config in the terms of diffusers' UNet2DConditionModel.
 
     Raises ValueError, beginning with ``owner``, for ImageDream and for what such a network cannot
@@ -115,7 +115,7 @@ def translated(config: Mapping[str, Any], owner: str) -> dict[str, Any]:
     }
 
 
-def described(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+def read_config(weights: Mapping[str, Tensor]) -> dict[str, Any]:
     """MVDream's U-Net config as the shapes of a whole file's weights tell it; the heads are Stable
     Diffusion's.
     """
@@ -178,7 +178,7 @@ def make_unet(
     from diffusers import UNet2DConditionModel
     from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-    terms = translated(config, owner) | {"use_linear_projection": _linear(weights)}
+    terms = translate_config(config, owner) | {"use_linear_projection": _linear(weights)}
     # where Stable Diffusion's converter looks for what is added to the time embedding
     named = {
         name.replace(".camera_embed.", ".label_emb.0."): value for name, value in weights.items()

@@ -40,7 +40,7 @@ def load_diffusers(
     config = read_json(folder / "unet" / CONFIGS["unet"])
     many = ldm.is_multiview(config)
     if many:
-        config = ldm.translated(config, f"prior folder {folder}")
+        config = ldm.translate_config(config, f"prior folder {folder}")
     else:
         check_kind(folder, config)
     check_parts(folder, config)

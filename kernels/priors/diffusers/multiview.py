@@ -82,17 +82,17 @@ class MultiViewPrior(DiffusersPrior):
         assert text.camera is not None  # `predict` sees to it
         return (text.camera.to(self.device, self.dtype),)
 
-    def _output(self, z: Tensor, steps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
+    def _output(self, z: Tensor, timesteps: Tensor, hidden: Tensor, *extra: Tensor) -> Tensor:
         (camera,) = extra
         if self._fast:
-            return self._fast.output(z, steps, hidden, camera)
-        return self.unet(z, steps, encoder_hidden_states=hidden, class_labels=camera).sample
+            return self._fast.output(z, timesteps, hidden, camera)
+        return self.unet(z, timesteps, encoder_hidden_states=hidden, class_labels=camera).sample
 
     def adapter(self, rank: int) -> LoraAdapter:
         """As `DiffusersPrior.adapter`; the adapted U-Net is told the cameras too."""
 
         def extra_inputs(
-            z: Tensor, steps: Tensor, hidden: Tensor, text: Conditioning
+            z: Tensor, timesteps: Tensor, hidden: Tensor, text: Conditioning
         ) -> dict[str, Tensor]:
             # it may be an inference tensor in a ComfyUI node
             return {"class_labels": self._extra_inputs(text)[0].clone()}
@@ -151,8 +151,8 @@ def load_multiview_file(
     owner = f"checkpoint {file.name!r}"
     with torch.inference_mode(False), read_whole(owner):
         weights = load_file(file)
-    config = ldm.described(weights)
-    ldm.translated(config, owner)  # refuses ImageDream, before its other parts are missed
+    config = ldm.read_config(weights)
+    ldm.translate_config(config, owner)  # refuses ImageDream, before its other parts are missed
     for prefix, what in ((ldm.VAE, "VAE"), (ldm.TEXT, "text encoder")):
         if not any(name.startswith(prefix) for name in weights):
             raise ValueError(

@@ -42,7 +42,7 @@ def ready() -> bool:
     if not present():
         return False
     try:
-        if wrong := disagreeing(home()):
+        if wrong := mismatched_kernels(home()):
             log.warning(
                 "The Triton rasterizer gives wrong numbers here (%s); rendering without it.",
                 ", ".join(wrong),
@@ -56,7 +56,7 @@ def ready() -> bool:
 
 @torch.inference_mode(False)
 @torch.enable_grad()
-def disagreeing(device: str) -> list[str]:
+def mismatched_kernels(device: str) -> list[str]:
     """Names of the results on a small scene that are not plain torch's. Raises what Triton
     raises.
     """
