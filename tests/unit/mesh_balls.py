@@ -1,4 +1,4 @@
-"""Balls as meshes, plain and with a texture."""
+"""Balls as meshes."""
 
 import torch
 import trimesh
