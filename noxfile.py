@@ -78,8 +78,8 @@ def tests(session: nox.Session) -> None:
     pytest's go to these.
     """
     _install_tests(session)
-    _run_suites(session, _quick(["tests/unit"], session.posargs))
-    _run_suites(session, _served(session.posargs))
+    # All at once: what runs in a browser mostly waits.
+    _run_suites(session, _served(session.posargs) | _quick(["tests/unit"], session.posargs))
 
 
 @nox.session
@@ -88,8 +88,7 @@ def nightly(session: nox.Session) -> None:
     _install_tests(session)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
-    _run_suites(session, _quick(["tests/unit"], options))
-    _run_suites(session, _served(options))
+    _run_suites(session, _served(options) | _quick(["tests/unit"], options))
 
 
 def _install_tests(session: nox.Session) -> None:
