@@ -86,6 +86,8 @@ def tests(session: nox.Session) -> None:
 def nightly(session: nox.Session) -> None:
     """All tests there are: older ComfyUIs, benchmarks, and 2,000 mutations of a file, too."""
     _install_tests(session)
+    for version in environment.OLDER:  # which two suites would fetch at the same time
+        environment.tree(version)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
     _run_suites(session, _served(options) | _quick(["tests/unit"], options))
