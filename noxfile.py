@@ -69,6 +69,8 @@ def unit(session: nox.Session) -> None:
     """Style, types and the fast unit tests: nox -s unit -- [PATH ...] [pytest's options]"""
     _install_tests(session)
     paths, options = _split(session.posargs)
+    # of a path that is named, the slow ones, too
+    options = options if paths else ["-m", "not nightly and not slow", *options]
     _run_suites(session, _quick(paths or ["tests/unit"], options))
 
 

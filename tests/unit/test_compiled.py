@@ -13,6 +13,8 @@ import pytest
 from distill3d import kernels
 from distill3d.kernels.rasterizers.rasterize import available
 
+pytestmark = pytest.mark.slow(reason="compiles anew in other processes")
+
 SCRIPT = """
 import importlib, sys
 import numpy as np

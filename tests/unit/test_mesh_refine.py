@@ -65,6 +65,7 @@ def test_learning_rates_fall_to_a_tenth_at_the_schedules_last_step():
     assert MovingMesh(surface, {}).rates(0, 1)["vertices"] == 0.02
 
 
+@pytest.mark.slow(reason="forty steps")
 def test_geometry_alone_takes_the_size_that_the_prior_wants_and_leaves_the_colours():
     start = ball(0.33)
     end = refine(start, ball(0.4), steps=80, lr_vertices=0.01, lr_colors=0.0)
@@ -73,6 +74,7 @@ def test_geometry_alone_takes_the_size_that_the_prior_wants_and_leaves_the_colou
     assert torch.equal(start.vertices, ball(0.33).vertices)  # the input stays as it is
 
 
+@pytest.mark.slow(reason="forty steps")
 def test_texture_alone_takes_the_colours_and_leaves_the_shape():
     end = refine(ball(0.4, (0.5, 0.5, 0.5)), ball(0.4), steps=80, lr_vertices=0.0, lr_colors=0.03)
     torch.testing.assert_close(end.vertices, ball(0.4).vertices, atol=1e-5, rtol=0)
