@@ -296,6 +296,7 @@ def textured(mesh, size=128, color=0.5):
     )
 
 
+@pytest.mark.slow(reason="many steps of a textured mesh")
 def test_a_texture_takes_the_colours_at_every_texel_that_pictures_show():
     end = refine(textured(ball()), ball(), steps=80, lr_vertices=0.0, lr_colors=0.03)
     assert end.texture.shape == (128, 128, 3) and torch.equal(end.uvs, textured(ball()).uvs)
