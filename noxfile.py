@@ -69,6 +69,8 @@ def unit(session: nox.Session) -> None:
     """Style, types and the fast unit tests: nox -s unit -- [PATH ...] [pytest's options]"""
     _install_tests(session)
     paths, options = _split(session.posargs)
+    # of a path that is named, the slow ones, too
+    options = options if paths else ["-m", "not nightly and not slow", *options]
     _run_suites(session, _quick(paths or ["tests/unit"], options))
 
 
@@ -78,18 +80,19 @@ def tests(session: nox.Session) -> None:
     pytest's go to these.
     """
     _install_tests(session)
-    _run_suites(session, _quick(["tests/unit"], session.posargs))
-    _run_suites(session, _served(session.posargs))
+    # All at once: what runs in a browser mostly waits.
+    _run_suites(session, _served(session.posargs) | _quick(["tests/unit"], session.posargs))
 
 
 @nox.session
 def nightly(session: nox.Session) -> None:
     """All tests there are: older ComfyUIs, benchmarks, and 2,000 mutations of a file, too."""
     _install_tests(session)
+    for version in environment.OLDER:  # which two suites would fetch at the same time
+        environment.tree(version)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
-    _run_suites(session, _quick(["tests/unit"], options))
-    _run_suites(session, _served(options))
+    _run_suites(session, _served(options) | _quick(["tests/unit"], options))
 
 
 def _install_tests(session: nox.Session) -> None:

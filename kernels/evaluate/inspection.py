@@ -137,7 +137,7 @@ def inspect(
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)
-        gradient = torch.autograd.grad(value, z)[0] * len(z)
+        gradient = torch.autograd.grad(value, z)[0]
 
     numbers = {name: float(log) for name, log in logs.items()}
     question = _asked(questions, text, numbers)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# the browser's tests run beside these, on as many cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from harness import environment, prompts
 from harness.nodes import PACK, node, optimize
 from harness.probing import probing_server

@@ -112,16 +112,17 @@ def test_every_way_gives_the_same_answers(probing, files):
 
 def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):
     clouds = {
-        way: cloud_of(probing, info, way) for way in ("folder", "file", "parts", "parts with LoRA")
+        # of a file the answers are the same, by the test above
+        way: cloud_of(probing, info, way)
+        for way in ("folder", "parts", "parts with LoRA")
     }
     iou = {
         way: compare(cloud, parse("a red cube"), views=6, size=SIZE).iou
         for way, cloud in clouds.items()
     }
     seen = {way: rendered(cloud) for way, cloud in clouds.items()}
-    for way in ("file", "parts"):
-        assert psnr(seen[way], seen["folder"]) > 35, way
-        assert abs(iou[way] - iou["folder"]) < 0.01, iou
+    assert psnr(seen["parts"], seen["folder"]) > 35
+    assert abs(iou["parts"] - iou["folder"]) < 0.01, iou
     assert iou["folder"] > 0.75 and abs(iou["parts with LoRA"] - iou["folder"]) < 0.05, iou
     for way, pictured in seen.items():
         red, green, blue = tint(pictured)

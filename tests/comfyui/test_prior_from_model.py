@@ -102,7 +102,9 @@ def test_what_other_nodes_did_to_the_model_counts(probing, info):
     close(again["noise"], plain["noise"])
 
 
-@pytest.mark.parametrize("family", ["sd3", "flux"])
+@pytest.mark.parametrize(
+    "family", ["sd3", pytest.param("flux", marks=pytest.mark.nightly(reason="as SD 3's"))]
+)
 def test_a_denoisers_file_by_comfyuis_loader_answers_the_same(probing, info, family):
     prompt = parts(info, family=family)
     plain = said(probing, looked(prompt))[0]
@@ -297,7 +299,15 @@ def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
         assert one.read_bytes() == two.read_bytes(), loss
 
 
-@pytest.mark.parametrize("family", ["sd20", "sdxl", "sd3", "flux"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param("sd20", marks=pytest.mark.nightly(reason="as SD 1.5's whole runs")),
+        pytest.param("sdxl", marks=pytest.mark.nightly(reason="as SD 1.5's whole runs")),
+        "sd3",
+        "flux",
+    ],
+)
 def test_every_loss_runs_with_the_other_families(probing, info, family):
     prompt = run_of(info, LOSSES, 1, family=family)
     if family == "sd20":

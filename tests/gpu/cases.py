@@ -15,16 +15,8 @@ from bed import Bed, Failed, prompts
 OPTIMIZE = "Distill3D_Optimize"
 STEPS = 200
 LOSSES = (
-    "SDSLoss",
-    "CDSLoss",
-    "VDMLoss",
-    "CSDLoss",
-    "NFSDLoss",
-    "ISMLoss",
-    "SDILoss",
-    "SCTDLoss",
-    "VSDLoss",
-)
+    "SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss",
+)  # fmt: skip
 KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
 HELD = 50  # MiB that may stay with torch after everything has been freed
 WARM = 8.0  # seconds of a quickstart that is not the server's first, with graphs

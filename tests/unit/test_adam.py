@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill3d.kernels.gaussians.cloud import SH_C0
-from distill3d.kernels.run.adam import BETA1, BETA2, EPS, adam, all_finite
+from distill3d.kernels.run.adam import adam, all_finite
 from distill3d.kernels.run.learning_rates import LearningRates, sh_shares
 from distill3d.kernels.run.penalties import (
     Regularizers,
@@ -33,7 +33,7 @@ def test_adam_is_torchs_adam(dtype, tolerance):
     params, first, second, updates = start(dtype)
     mirror = {name: value.clone().requires_grad_() for name, value in params.items()}
     groups = [{"params": [mirror["a"]], "lr": 0.1}, {"params": [mirror["b"]], "lr": 0.02}]
-    reference = torch.optim.Adam(groups, betas=(BETA1, BETA2), eps=EPS)
+    reference = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-15)  # as 3DGS has it
     draw = torch.Generator().manual_seed(1)
     for _ in range(30):
         gradients = {name: torch.randn(4, 3, generator=draw, dtype=dtype) ** 3 for name in params}
@@ -46,6 +46,15 @@ def test_adam_is_torchs_adam(dtype, tolerance):
     assert int(updates) == 30
     for name, value in mirror.items():
         assert torch.allclose(params[name], value, rtol=0, atol=tolerance)
+
+
+def test_a_tiny_gradient_moves_as_far_as_a_large_one():
+    params, first, second, updates = start()
+    tiny = {name: torch.full_like(value, 1e-9) for name, value in params.items()}
+    moved, *_ = adam(params, tiny, first, second, updates, {"a": 0.1, "b": 0.1}, YES)
+    torch.testing.assert_close(
+        params["a"] - moved["a"], torch.full_like(moved["a"], 0.1), rtol=1e-4, atol=0
+    )
 
 
 def test_a_gradient_of_zero_moves_nothing():

@@ -158,3 +158,14 @@ def test_bad_strengths_and_weights_are_refused():
             gentle(SDS(), strength)
     with pytest.raises(ValueError, match="lambda_anchor_color is -1"):
         refined(Anchor(red_ball(), color=-1.0), steps=1)
+
+
+def test_the_ceiling_goes_from_step_40_to_980():
+    assert [ceiling(strength) for strength in (0, 0.5, 1)] == [40, 510, 980]
+
+
+def test_a_lower_bound_above_the_new_top_comes_down_to_half_of_it():
+    loss = SDS(t_min=300, t_max_start=980, t_max_end=700).below(100)
+    assert (loss.t_min, loss.t_max_start, loss.t_max_end) == (50, 100, 100)
+    loss = SDS(t_min=20, t_max_start=980, t_max_end=60).below(100)
+    assert (loss.t_min, loss.t_max_start, loss.t_max_end) == (20, 100, 60)

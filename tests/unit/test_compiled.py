@@ -13,6 +13,8 @@ import pytest
 from distill3d import kernels
 from distill3d.kernels.rasterizers.rasterize import available
 
+pytestmark = pytest.mark.slow(reason="compiles anew in other processes")
+
 SCRIPT = """
 import importlib, sys
 import numpy as np
@@ -46,7 +48,13 @@ def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_
 
 
 @pytest.mark.skipif(not available("numba"), reason="needs numba")
-@pytest.mark.parametrize("file", ["numba/lanes.py", "projection.py"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "numba/lanes.py",
+        pytest.param("projection.py", marks=pytest.mark.nightly(reason="as for numba/lanes.py")),
+    ],
+)
 def test_code_is_compiled_anew_when_a_file_beside_or_above_its_own_changes(tmp_path, file):
     folder = shutil.copytree(
         Path(kernels.__file__).parent, tmp_path / "copied", ignore=lambda *_: ["__pycache__"]

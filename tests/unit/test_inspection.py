@@ -126,6 +126,8 @@ def test_the_gradient_shows_where_a_step_leads():
     )
     assert (brighter.gradient > 0).all() and (darker.gradient < 0).all()
     assert 0.9 < brighter.gradient.max() <= 1
+    # hardly any is cut off at the end of the scale
+    assert brighter.gradient.flatten().quantile(0.99) < 1
 
 
 def test_guidance_is_the_losss_own_where_it_is():
@@ -143,7 +145,7 @@ def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():
         prompts.at(CAMERAS.azimuths, CAMERAS.elevations), prompts.negative_rows(2), CAMERAS, 0, 10
     )
     run = SMALL.start(model, SHAPE, torch.Generator().manual_seed(0))
-    for seed in range(30):
+    for seed in range(15):
         run(torch.full((2, *SHAPE), 0.2), views, torch.Generator().manual_seed(seed))
     state = run.state()
     kept = {key: value.clone() for key, value in state.items()}

@@ -203,6 +203,7 @@ def test_numba_results_do_not_depend_on_the_number_of_threads():
         assert all(torch.equal(gradients[name], results[0][1][name]) for name in gradients)
 
 
+@pytest.mark.nightly(reason="compiles all anew; test_numba_lanes.py has the lanes themselves")
 @no_numba
 @pytest.mark.skipif(
     platform.machine() not in ("x86_64", "AMD64"), reason="the vectors have this width anyway"

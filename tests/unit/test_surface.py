@@ -20,6 +20,8 @@ from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.tsdf import FREE, blur, fuse
 from distill3d.kernels.rasterizers.rasterize import render
 
+pytestmark = pytest.mark.slow(reason="meshes from renders")
+
 QUICK = {"resolution": 40, "views": 32, "image_size": 96}
 
 

@@ -17,6 +17,8 @@ from distill3d.kernels.meshes.texture import add_texture, pad
 from distill3d.kernels.meshes.unwrap import available, unwrap
 from distill3d.kernels.rasterizers.rasterize import render
 
+pytestmark = pytest.mark.slow(reason="meshes from renders, unwrapped")
+
 needs_xatlas = pytest.mark.skipif(
     importlib.util.find_spec("xatlas") is None, reason="xatlas is not installed"
 )

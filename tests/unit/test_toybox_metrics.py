@@ -26,6 +26,10 @@ def test_iou_is_the_shared_part_of_all_that_is_covered():
     a[:, :2], b[:, 1:3] = 1.0, 0.6
     assert metrics.iou(a, b) == pytest.approx(1 / 3)
     assert metrics.iou(a, a) == 1 and metrics.iou(a, 1 - a) == 0
+    # more than half is covered, of the result as of the truth
+    edge = torch.tensor([0.45, 0.55, 0.9, 0.1])
+    solid = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    assert metrics.iou(edge, solid) == metrics.iou(solid, edge) == 1
     assert metrics.iou(torch.zeros(2), torch.zeros(2)) == 0
 
 

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow(reason="Triton's compiler")
+
 pytest.importorskip("triton", reason="needs the package triton")
 
 COMPILE_ONLY = """

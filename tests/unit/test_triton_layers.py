@@ -16,6 +16,8 @@ from distill3d.kernels.fast import ops, reference, triton_layers, triton_norm  #
 from distill3d.kernels.fast.encoder import Encoder  # noqa: E402
 from distill3d.kernels.fast.reference import Norm  # noqa: E402
 
+pytestmark = pytest.mark.slow(reason="Triton's interpreter")
+
 SHAPES = {  # batch, channels, groups, height, width
     "whole tiles": (1, 64, 8, 8, 8),
     "odd picture, channels that no power of two divides": (2, 40, 4, 5, 7),

@@ -16,6 +16,8 @@ from distill3d.kernels.rasterizers.triton import binning as triton_binning
 from distill3d.kernels.rasterizers.triton import rasterize as triton_raster
 from distill3d.kernels.rasterizers.triton import ready as triton_ready
 
+pytestmark = pytest.mark.slow(reason="Triton's interpreter")
+
 if triton_ready.home() != "cpu":
     pytest.skip("needs TRITON_INTERPRET=1", allow_module_level=True)
 

@@ -22,6 +22,11 @@ def asked(latent_channels, side=8):
     return torch.randn(3, latent_channels, side, side, generator=generator), torch.tensor(STEPS)
 
 
+def thinned(embeddings):
+    """Every so many of the values of wide texts: FLUX's would be 60 MB of JSON."""
+    return embeddings[..., :: max(1, embeddings.shape[-1] // 256)].tolist()
+
+
 class ProbePrior:
     """What the prior of any loader says, as numbers: noise estimates, latents, and the encoder's
     gradients.
@@ -47,7 +52,7 @@ class ProbePrior:
             said = {
                 "noise": [noise.tolist() for noise in model.predict(z_t, t, [text, null])],
                 "needs_grad": [noise.requires_grad for noise in model.predict(z_t, t, [text])],
-                "embeddings": text.embeddings.tolist(),
+                "embeddings": thinned(text.embeddings),
                 "latents": latents.tolist(),
                 "samples": [
                     model.encode(pixels, torch.Generator().manual_seed(seed)).tolist()
@@ -168,7 +173,7 @@ class ProbeDirect:
         latents = inner.process_latent_in(vae.encode(pixels.movedim(1, -1)))
         said = {
             "noise": noise,
-            "embeddings": torch.cat([embedding for embedding, _ in rows]).tolist(),
+            "embeddings": thinned(torch.cat([embedding for embedding, _ in rows])),
             "latents": latents.tolist(),
             "images": vae.decode(inner.process_latent_out(latents)).movedim(-1, 1).tolist(),
         }
