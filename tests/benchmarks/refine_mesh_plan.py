@@ -12,8 +12,8 @@ from typing import Any
 
 import quality_plan
 from quality_plan import LOSSES, Setup, assignments, changed
+from two_parts import VDM
 
-from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.run.settings import RefineSettings
 from distill3d.kernels.toybox.captions import Caption
 

@@ -12,6 +12,7 @@ import numpy as np
 import plyfile
 import pytest
 import trimesh
+from harness import prompts
 from harness.prompts import BLUEPRINTS, WITH_SPLAT, WORKFLOWS
 from harness.server import PromptRefused
 from tiny_prior import write_tiny_prior
@@ -23,10 +24,18 @@ OWN_TYPES = {
     "DISTILL3D_CAMERAS",
     "DISTILL3D_GAUSSIANS",
     "DISTILL3D_LOSS",
+    "DISTILL3D_DEGRADATION_MAP",
+    "DISTILL3D_LEARNING_RATES",
+    "DISTILL3D_PENALTIES",
+    "DISTILL3D_DENSIFICATION",
+    "DISTILL3D_REFINING",
+    "DISTILL3D_RUN_OPTIONS",
+    "DISTILL3D_MESH_PENALTIES",
 }
 MESH_FILE = "FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D"
 SPLAT_FILE = "FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY"
-LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss")
+LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "PictureLoss")
+SETTINGS_SOCKETS = {*prompts.SETTINGS, "mesh_penalties", "degradation_map"}
 fresh_seed = itertools.count(1000).__next__  # for runs that ComfyUI must not answer from its cache
 
 
@@ -52,7 +61,7 @@ def graph(prior, object_info):
     node id.
     """
 
-    def build(kind="VDMLoss", /, **values):
+    def build(kind="VDMLoss", /, settings=None, **values):
         nodes = {
             "prior": node(object_info, "LoadDiffusionPrior", model=prior),
             "prompts": node(object_info, "ViewPrompts", prior=["prior", 0]),
@@ -69,7 +78,7 @@ def graph(prior, object_info):
         }
         for id, changes in values.items():
             nodes[id]["inputs"] |= changes
-        return nodes
+        return prompts.with_settings(nodes, object_info, **(settings or {}))
 
     return build
 
@@ -84,7 +93,7 @@ def optimize(object_info, start, **inputs):
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {
         "gaussians": [start, 0]
     }
-    small = {"steps": 3, "views": 2, "preview_every": 1, "seed": 5}
+    small = {"steps": 3, "views": 2, "seed": 5}
     return node(object_info, "Optimize", **(links | small | inputs))
 
 
@@ -167,7 +176,7 @@ class TestDeclarations:
             plain = [
                 input
                 for input, kind, options in declared_inputs(info)
-                if not options.get("advanced")
+                if not options.get("advanced") and input not in SETTINGS_SOCKETS
             ]
             assert len(plain) <= 12, f"{name} shows {plain}"
 
@@ -239,14 +248,9 @@ class TestRefusals:
                 "elevation_max is 91.0; choose a value within -90.0..90.0",
             ),
             ("loss", {"t_min": 900, "t_max_start": 500}, "t_min 900 is above t_max_start 500"),
-            (
-                "loss",
-                {"refine_t_min": 900},
-                "refine_t_min 900 does not lie between 0 and refine_t_max 800",
-            ),
             ("optimize", {"steps": 0}, "steps is 0"),
             ("optimize", {"steps": 10, "schedule_steps": 5}, "schedule_steps is 5, but 10 steps"),
-            ("optimize", {"background": "plaid"}, "background"),
+            ("settings", {"background": "plaid"}, "background"),
             (
                 "save",
                 {"filename_prefix": "../../elsewhere"},
@@ -264,15 +268,14 @@ class TestRefusals:
         ("values", "message"),
         [
             ({"t_start": 100, "t_end": 300}, "t_end 300 is above t_start 100"),
-            ({"preset": "texture", "t_end": 600}, "t_end 600 is above t_start 500"),
+            ({"t_start": 500, "t_end": 600}, "t_end 600 is above t_start 500"),
             ({"t_max": 150}, "t_max 150"),
             ({"clip_start": 0.0}, "Set both to 0"),
-            ({"perturb": 0}, "perturb is 0; it must be at least 1 step"),
-            ({"perturb": -2}, "perturb is -2; choose a value within -1..999"),
-            ({"guidance_start": -0.5}, "guidance_start is -0.5; it must lie between 0 and 1000"),
+            ({"perturb": 0}, "perturb"),
+            ({"guidance_start": -0.5}, "guidance_start"),
             (
                 {"guidance_end": float("nan")},
-                "guidance_end is nan; choose a value within -1.0..1000.0",
+                "guidance_end is nan; choose a value within 0.0..1000.0",
             ),
             ({"weight": float("nan")}, "weight is nan; choose a value within 0.0..1000000.0"),
             ({"pull": float("nan")}, "pull is nan; choose a value within 0.0..100.0"),
@@ -323,7 +326,7 @@ class TestRefusals:
             ("prompts", {"prompt": "a red dragon"}, "ViewPrompts", "does not know 'dragon'"),
             ("optimize", {"image_size": 33}, "Optimize", "image_size 33 does not fit prior"),
             (
-                "optimize",
+                "settings",
                 {"max_gaussians": 100},
                 "Optimize",
                 "max_gaussians is 100, but the cloud already holds 300",
@@ -416,8 +419,8 @@ class TestPurity:
         self, comfyui, graph, object_info
     ):
         prompt = graph()
-        # Another preview_every makes ComfyUI run it again, on the very same cached start.
-        prompt["again"] = optimize(object_info, "start", preview_every=0)
+        # Another restart_schedule makes ComfyUI run it again, on the very same cached start.
+        prompt["again"] = optimize(object_info, "start", restart_schedule=True)
         prompt["save again"] = node(
             object_info, "SaveGaussians", gaussians=["again", 0], filename_prefix="nodes/again"
         )
@@ -442,17 +445,18 @@ class TestPurity:
             object_info, "SaveGaussians", gaussians=["second", 0], filename_prefix="nodes/second"
         )
         before = succeeded(comfyui.run(prompt))
-        prompt["second"]["inputs"]["lr_colors"] = 0.5
+        prompt["rates"] = node(object_info, "LearningRates", lr_colors=0.5)
+        prompt["second"]["inputs"]["learning_rates"] = ["rates", 0]
         after = succeeded(comfyui.run(prompt))
         assert after.started("second") is not None
         assert after.started("optimize") is None
         second = [columns(saved(comfyui, run, "save second")) for run in (before, after)]
         assert not np.array_equal(*second)
 
-        prompt["second"]["inputs"]["lr_colors"] = defaults(object_info[PACK + "Optimize"])[
-            "lr_colors"
-        ]
-        prompt["second"]["inputs"]["preview_every"] = 0
+        # without settings nodes, or with all of them as they are by default, the numbers are the same
+        prompt |= {socket: node(object_info, kind) for socket, kind in prompts.SETTINGS.items()}
+        prompt["second"]["inputs"] |= {socket: [socket, 0] for socket in prompts.SETTINGS}
+        prompt["options"]["inputs"]["preview_every"] = 0
         # from the first's cached cloud, which two others have started from
         third = succeeded(comfyui.run(prompt))
         assert third.started("optimize") is None
@@ -495,8 +499,12 @@ class TestEarlyEnd:
                 asked.append(progress)
                 comfyui.interrupt(run.prompt_id)
 
-        values = {"seed": seed, "schedule_steps": steps, "densify_every": 4}
-        cancelled = comfyui.run(graph(optimize=values | {"steps": steps}), on_event=cancel)
+        values = {"seed": seed, "schedule_steps": steps}
+
+        def of(steps):
+            return graph(optimize=values | {"steps": steps}, settings={"densify_every": 4})
+
+        cancelled = comfyui.run(of(steps), on_event=cancel)
         assert cancelled.status == "interrupted"
         partial = newest(comfyui.output / "distill3d" / "partial", ".safetensors")
         assert np.isfinite(columns(partial.with_suffix(".ply"))).all()
@@ -505,18 +513,16 @@ class TestEarlyEnd:
 
         file = partial.relative_to(comfyui.output).as_posix()
         load = {"class_type": PACK + "LoadGaussians", "inputs": {"file": f"output/{file}"}}
-        rest = succeeded(
-            comfyui.run(graph(optimize=values | {"steps": steps - done}) | {"start": load})
-        )
-        whole = succeeded(comfyui.run(graph(optimize=values | {"steps": steps})))
+        rest = succeeded(comfyui.run(of(steps - done) | {"start": load}))
+        whole = succeeded(comfyui.run(of(steps)))
         assert saved(comfyui, rest).read_bytes() == saved(comfyui, whole).read_bytes()
 
     def test_autosave_is_there_during_a_run_and_gone_after_it(self, comfyui, graph):
         folder, seen = comfyui.output / "distill3d" / "autosave", set()
-        values = {"steps": 40, "autosave_every": 2, "seed": fresh_seed()}
+        values = {"steps": 40, "seed": fresh_seed()}
         succeeded(
             comfyui.run(
-                graph(optimize=values),
+                graph(optimize=values, settings={"autosave_every": 2}),
                 on_event=lambda run: seen.update(file.suffix for file in folder.glob("*")),
             )
         )
@@ -675,7 +681,7 @@ class TestNative:
         succeeded(comfyui.run(prompt))
 
     def test_mesh_outputs_feed_comfyuis_own_nodes(self, comfyui, graph, object_info):
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
         prompt["native"] = node(
@@ -687,7 +693,7 @@ class TestNative:
 
     def test_a_texture_reaches_the_file_and_comfyuis_own_mesh(self, comfyui, graph, object_info):
         pytest.importorskip("xatlas")
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
         options = {
             "resolution": 32,
@@ -743,7 +749,7 @@ class TestNative:
             assert picture[..., :2].std() > 1
 
     def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
         for name in ("format", "texture_size", "scale", "up_axis", "normal_map"):
