@@ -108,8 +108,8 @@ class Picture:
             check_range(OWNER, name, getattr(self, name), 0, 1e6)
         if not 0 <= self.t_min <= self.t_max:
             raise ValueError(
-                f"{OWNER}: t_min {self.t_min} does not lie between 0 and t_max {self.t_max}. Swap or"
-                " widen them."
+                f"{OWNER}: t_min {self.t_min} does not lie between 0 and t_max {self.t_max}. Swap"
+                " or widen them."
             )
 
     def start(

@@ -20,11 +20,18 @@ PRESETS = {
         "refine": CDS.refine(),
         "texture": CDS.texture(),
         "embedded prior": CDS(
-            t_end=300, t_min=300, perturb=300, guidance_start=3.0, guidance_end=1.5, weighting="1-abar",
-            weight=2.0, noise_groups=360, pull=3.0,
+            t_end=300,
+            t_min=300,
+            perturb=300,
+            guidance_start=3.0,
+            guidance_end=1.5,
+            weighting="1-abar",
+            weight=2.0,
+            noise_groups=360,
+            pull=3.0,
         ),
     }.items()
-}  # fmt: skip
+}
 
 
 class CDSLoss(io.ComfyNode):

@@ -67,7 +67,10 @@ class Optimize(io.ComfyNode):
                 ),
                 types.Loss.Input(
                     "loss",
-                    tooltip="How the prior's judgement becomes a direction: CDS, VDM, SDS or a sum.",
+                    tooltip=(
+                        "How the prior's judgement becomes a direction: CDS, VDM, SDS, a sum, a"
+                        " schedule."
+                    ),
                 ),
                 io.Int.Input(
                     "steps",
@@ -75,8 +78,9 @@ class Optimize(io.ComfyNode):
                     min=1,
                     max=1_000_000,
                     tooltip=(
-                        "Steps to do now. Embedded prior: 300 to 600. Consistent3D: 3000 (coarse), 5000"
-                        " (texture); LucidDreamer: 5000; this pack's VDM with Stable Diffusion: 3000."
+                        "Steps to do now. Embedded prior: 300 to 600. Consistent3D: 3000 (coarse),"
+                        " 5000 (texture); LucidDreamer: 5000; this pack's VDM with Stable"
+                        " Diffusion: 3000."
                     ),
                 ),
                 io.Int.Input(
@@ -85,8 +89,8 @@ class Optimize(io.ComfyNode):
                     min=1,
                     max=64,
                     tooltip=(
-                        "Cameras per step, rendered and judged together. Consistent3D: 8, LucidDreamer: 4. "
-                        "Memory and time grow with it."
+                        "Cameras per step, rendered and judged together. Consistent3D: 8,"
+                        " LucidDreamer: 4. Memory and time grow with it."
                     ),
                 ),
                 io.Int.Input(
@@ -96,8 +100,8 @@ class Optimize(io.ComfyNode):
                     max=0xFFFFFFFFFFFFFFFF,
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip=(
-                        "Seed of cameras, noise and backgrounds. On the CPU the same seed gives the same"
-                        " bits."
+                        "Seed of cameras, noise and backgrounds. On the CPU the same seed gives the"
+                        " same bits."
                     ),
                 ),
                 io.Int.Input(
@@ -119,9 +123,9 @@ class Optimize(io.ComfyNode):
                     max=1_000_000,
                     advanced=True,
                     tooltip=(
-                        "Length of the whole schedule, steps, over which noise levels and rates anneal; 0"
-                        " ends it with this node. To split one run over several nodes, give each the sum of"
-                        " their steps."
+                        "Length of the whole schedule, steps, over which noise levels and rates"
+                        " anneal; 0 ends it with this node. To split one run over several nodes,"
+                        " give each the sum of their steps."
                     ),
                 ),
                 io.Boolean.Input(
@@ -129,8 +133,9 @@ class Optimize(io.ComfyNode):
                     default=False,
                     advanced=True,
                     tooltip=(
-                        "Begin a new schedule: forget the steps, momentum and loss state the Gaussians"
-                        " bring along. For a second stage, such as Consistent3D's texture after coarse."
+                        "Begin a new schedule: forget the steps, momentum and loss state the"
+                        " Gaussians bring along. For a second stage, such as Consistent3D's texture"
+                        " after coarse."
                     ),
                 ),
                 types.LearningRates.Input(
@@ -141,17 +146,26 @@ class Optimize(io.ComfyNode):
                 types.Penalties.Input(
                     "penalties",
                     optional=True,
-                    tooltip="What is asked of the Gaussians besides the prior's judgement, from Penalties.",
+                    tooltip=(
+                        "What is asked of the Gaussians besides the prior's judgement, from"
+                        " Penalties."
+                    ),
                 ),
                 types.Densification.Input(
                     "densification",
                     optional=True,
-                    tooltip="How Gaussians are added and dropped, from Densification. Without it they are.",
+                    tooltip=(
+                        "How Gaussians are added and dropped, from Densification. Without it they"
+                        " are."
+                    ),
                 ),
                 types.Refining.Input(
                     "refining",
                     optional=True,
-                    tooltip="What keeps a finished object as it is, from Refining. Without it nothing does.",
+                    tooltip=(
+                        "What keeps a finished object as it is, from Refining. Without it nothing"
+                        " does."
+                    ),
                 ),
                 types.RunOptions.Input(
                     "options",
