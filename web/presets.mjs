@@ -20,6 +20,7 @@ export function fillFromPresets(node, presets) {
       if (!(widget.name in values) || widget.value === values[widget.name]) continue;
       widget.value = values[widget.name];
       widget.callback?.(widget.value);
+      widget.value = values[widget.name]; // which the callback may have rounded to its steps
     }
     filling = false;
     node.setDirtyCanvas?.(true, true);
