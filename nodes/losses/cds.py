@@ -193,8 +193,18 @@ class CDSLoss(io.ComfyNode):
         gap: int | None,
         clip_start: float | None,
         clip_end: float | None,
+        guidance_start: float | None,
+        guidance_end: float | None,
+        weight: float | None,
+        pull: float | None,
     ) -> bool | str:
-        return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, CDS)
+        given = {key: value for key, value in locals().items() if key != "cls"}
+        # each compared with no other input, but checked for NaN
+        alone = ("guidance_start", "guidance_end", "weight", "pull")
+        groups = [{key: value for key, value in given.items() if key not in alone}]
+        groups += [{key: given[key]} for key in alone]
+        problems = (validate(cls, group, CDS) for group in groups)
+        return next((problem for problem in problems if problem is not True), True)
 
     @classmethod
     def execute(cls, preset: str, **inputs: Any) -> io.NodeOutput:
