@@ -15,16 +15,29 @@ from .look.preview import PreviewGaussians
 from .look.render import RenderViews
 from .look.score import ScoreViews
 from .look.toybox import ToyboxTruth
-from .losses.baselines import CSDLoss, ISMLoss, NFSDLoss, SCTDLoss, SDILoss, VSDLoss
-from .losses.basic import CDSLoss, CombineLosses, SDSLoss
-from .losses.vdm import VDMLoss
+from .losses.cds import CDSLoss
+from .losses.combine import CombineLosses, ScheduleLosses
+from .losses.csd import CSDLoss
+from .losses.ism import ISMLoss
+from .losses.nfsd import NFSDLoss
+from .losses.picture import PictureLoss
+from .losses.sctd import SCTDLoss
+from .losses.sdi import SDILoss
+from .losses.sds import SDSLoss
+from .losses.vdm import DegradationMap, VDMLoss
+from .losses.vsd import VSDLoss
 from .priors.control import ControlPrior
 from .priors.from_model import DiffusionPriorFromModel
 from .priors.load import LoadDiffusionPrior
 from .prompts import ViewPromptsNode
+from .run.densification import Densification
+from .run.learning_rates import LearningRates
 from .run.optimize import Optimize
+from .run.options import RunOptions
+from .run.penalties import MeshPenalties, Penalties
 from .run.preset import QualityPreset
 from .run.refine import RefineMesh
+from .run.refining import Refining
 from .run.routes import add_routes
 from .shared.types import HAS_SPLAT
 
@@ -48,6 +61,8 @@ class Distill3D(ComfyExtension):
             InitScene,
             CDSLoss,
             VDMLoss,
+            DegradationMap,
+            PictureLoss,
             SDSLoss,
             CSDLoss,
             NFSDLoss,
@@ -56,13 +71,20 @@ class Distill3D(ComfyExtension):
             SDILoss,
             SCTDLoss,
             CombineLosses,
+            ScheduleLosses,
             QualityPreset,
+            LearningRates,
+            Penalties,
+            Densification,
+            Refining,
+            RunOptions,
             Optimize,
             PreviewGaussians,
             RenderViews,
             ScoreViews,
             InspectGuidance,
             ExportMesh,
+            MeshPenalties,
             RefineMesh,
             SaveGaussians,
             LoadGaussians,

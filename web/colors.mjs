@@ -9,6 +9,13 @@ const COLORS = {
   CAMERAS: "#5ec4c4",
   GAUSSIANS: "#7fc96b",
   LOSS: "#ef7b7b",
+  DEGRADATION_MAP: "#f2b3c6",
+  LEARNING_RATES: "#d9c75a",
+  PENALTIES: "#e08fd0",
+  DENSIFICATION: "#a8d978",
+  REFINING: "#8fb4f0",
+  RUN_OPTIONS: "#b9b9c8",
+  MESH_PENALTIES: "#c98fe0",
 };
 
 /** One of its own for every type, also for those that are not named above. */

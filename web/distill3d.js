@@ -6,6 +6,7 @@ import { hideAdvanced } from "./advanced.mjs";
 import { colorSockets, ownTypes } from "./colors.mjs";
 import { addElement, complain, forget, forgetAll, MESSAGE_STYLE, refusals, saveWithout } from "./messages.mjs";
 import { Panel, STYLE } from "./panel.mjs";
+import { fillFromPresets, presetsOf } from "./presets.mjs";
 import { aboutOf, graphLoaded, owner, rememberPrompts, root } from "./prompts.mjs";
 import { listTemplates, openView, rememberView } from "./templates.mjs";
 import { translate } from "./translate.mjs";
@@ -13,7 +14,7 @@ import { translate } from "./translate.mjs";
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
 const EXPORT = "Distill3D_ExportMesh"; // says what became of the mesh otherwise than was asked for
-const HEIGHT = 420; // graph units, the least of the widget
+const HEIGHT = 330; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
 const PEEK = 1_000; // ms between looks whether a running node's viewer can be seen again
@@ -21,6 +22,7 @@ const HISTORY = 20; // prompts to look through for results
 
 const panels = new Map(); // by node
 const types = new Set(); // of the pack's sockets
+const presets = new Map(); // by node type
 const shells = new WeakSet(); // subgraphs' nodes that have said something
 const over = new Set(); // "prompt node" of every run whose end was told
 
@@ -234,7 +236,9 @@ app.registerExtension({
   name: "Distill3D.viewer",
 
   beforeRegisterNodeDef(_, definition) {
-    if (definition.name?.startsWith("Distill3D_")) for (const type of ownTypes(definition)) types.add(type);
+    if (!definition.name?.startsWith("Distill3D_")) return;
+    for (const type of ownTypes(definition)) types.add(type);
+    presets.set(definition.name, presetsOf(definition));
   },
 
   setup() {
@@ -265,6 +269,7 @@ app.registerExtension({
     if (KINDS.includes(node.comfyClass)) addPanel(node);
     if (!node.comfyClass?.startsWith("Distill3D_")) return;
     hideAdvanced(node);
+    fillFromPresets(node, presets.get(node.comfyClass));
     for (const name of ["onWidgetChanged", "onRemoved"]) chain(node, name, () => forget(node));
     chain(node, "onSerialize", (saved) => saveWithout(node, saved));
   },

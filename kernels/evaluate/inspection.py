@@ -15,6 +15,7 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
+from ..losses.combine import part_of
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
 from ..priors.noise_schedule import clean_from_noise
@@ -151,8 +152,10 @@ def inspect(
     e_guided = e_text if e_negative is None else guided(e_text, e_negative, scale * factor)
     with torch.no_grad():
         degraded = None
-        if "psi_loss" in numbers:  # not in VDM's second part, which does not ask M_psi
-            degraded = prior.decode(before.degraded(x0_text.float(), t, generator))  # type: ignore[attr-defined]
+        learned = next((name for name in numbers if name.rpartition(".")[2] == "psi_loss"), None)
+        if learned is not None:  # VDM's, and its turn in a schedule
+            vdm: Any = part_of(before, learned)
+            degraded = prior.decode(vdm.degraded(x0_text.float(), t, generator))
         return Inspection(
             render=picture.clamp(0, 1),
             noised=prior.decode(z_t),

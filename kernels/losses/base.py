@@ -31,6 +31,8 @@ class Views:
         steps: length of the whole schedule
         guidance_factor: [V,1,1,1], multiplies the guidance scale of every loss, view by view
         together: so many views in a row are judged as one, which takes one noise level
+        own_progress: that of a loss which anneals over a share of the schedule; None: over all of
+            it
     """
 
     text: Conditioning
@@ -40,10 +42,15 @@ class Views:
     steps: int
     guidance_factor: Tensor | float = 1.0
     views_per_group: int = 1
+    own_progress: float | None = None
 
     @property
     def progress(self) -> float:
-        """Share of the schedule that is done, 0..1."""
+        """Share of the schedule that is done, 0..1; where a loss anneals over a part of it, of
+        that.
+        """
+        if self.own_progress is not None:
+            return self.own_progress
         return min(self.step / max(self.steps, 1), 1.0)
 
     def alike(self, values: Tensor) -> Tensor:

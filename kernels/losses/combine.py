@@ -1,16 +1,20 @@
-"""Losses add: a weighted sum of losses is a loss."""
+"""Losses add and follow one another: a weighted sum of losses is a loss, and so is a schedule."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..priors.base import Prior
-from .base import Loss, LossRun, Views, check_range
+from .base import Loss, LossRun, Views, check_choice, check_range
+
+SPANS = ("own share", "whole run")
 
 
 @dataclass(frozen=True)
@@ -67,21 +71,137 @@ class Combined:
         foreign state.
         """
         self.check()
-        runs = {}
-        for place, loss in enumerate(self.losses):
-            key = f"{place}.{loss.name}."
-            part = (
-                None
-                if state is None
-                else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
-            )
-            runs[key] = loss.start(prior, latent_shape, generator, part)
-        return _Run(runs, tuple(self.weights))
+        runs = _started(self.losses, prior, latent_shape, generator, state)
+        return _Sum(runs, tuple(self.weights))
 
 
 @dataclass(frozen=True)
-class _Run:
+class Scheduled:
+    """Losses one after the other, each over a share of the run.
+
+    All of them start with the run, so that the random numbers of one do not depend on when another
+    begins; only the one whose turn it is asks the prior. Logs and state carry the loss's place and
+    name, as in "1.Picture.t".
+
+    Args:
+        losses: in their order
+        starts: share of the run, 0..1, after which each begins; the first 0. One that begins where
+            the next does has no share; 1: never
+        spans: over what each loss anneals: "own share" of the run | "whole run"
+    """
+
+    losses: Sequence[Loss]
+    starts: Sequence[float]
+    spans: Sequence[str]
+
+    name: ClassVar[str] = "Scheduled"
+
+    def check(self) -> None:
+        """Raises ValueError when lists do not match, a share or a span is wrong, or one of the
+        losses is.
+        """
+        owner, count = "Schedule Losses", len(self.losses)
+        if not count or {len(self.starts), len(self.spans)} != {count}:
+            raise ValueError(
+                f"{owner}: {count} losses with {len(self.starts)} starts and {len(self.spans)}"
+                " spans; give at least one loss, and one start and one span for each."
+            )
+        for place, start in enumerate(self.starts):
+            check_range(owner, f"start {place + 1}", start, 0, 1)
+        if self.starts[0] != 0 or any(a > b for a, b in pairwise(self.starts)):
+            raise ValueError(
+                f"{owner}: the starts are {', '.join(f'{s:g}' for s in self.starts)}; the first"
+                " must be 0, and none may lie before the one ahead of it."
+            )
+        for place, span in enumerate(self.spans):
+            check_choice(owner, f"span {place + 1}", span, SPANS)
+        for loss in self.losses:
+            loss.check()
+
+    def below(self, top: int) -> Scheduled:
+        """Every loss `Loss.below` the top."""
+        return replace(self, losses=[loss.below(top) for loss in self.losses])
+
+    def near(self, t: int) -> Scheduled:
+        """Every loss `Loss.near` the timestep."""
+        return replace(self, losses=[loss.near(t) for loss in self.losses])
+
+    def guidance_at(self, progress: float) -> float:
+        """That of the loss whose turn it is."""
+        place, own = self.turn(progress)
+        return self.losses[place].guidance_at(own)
+
+    def turn(self, progress: float) -> tuple[int, float]:
+        """The place of the loss whose turn it is at ``progress`` 0..1, and that loss's own
+        progress.
+        """
+        begun = [p for p, start in enumerate(self.starts) if start <= progress and start < 1]
+        place = begun[-1]
+        if self.spans[place] == "whole run":
+            return place, progress
+        start, end = self.starts[place], next(iter(self.starts[place + 1 :]), 1.0)
+        return place, (progress - start) / (end - start)
+
+    def start(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None = None,
+    ) -> LossRun:
+        """Start every loss, each with its part of ``state``. Raises ValueError on bad settings or a
+        foreign state.
+        """
+        self.check()
+        return _Sequence(_started(self.losses, prior, latent_shape, generator, state), self)
+
+
+def _started(
+    losses: Sequence[Loss],
+    prior: Prior,
+    latent_shape: tuple[int, int, int],
+    generator: torch.Generator,
+    state: Mapping[str, Tensor] | None,
+) -> dict[str, LossRun]:
+    """Runs by place and name, in their order."""
+    runs = {}
+    for place, loss in enumerate(losses):
+        key = f"{place}.{loss.name}."
+        part = (
+            None
+            if state is None
+            else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
+        )
+        runs[key] = loss.start(prior, latent_shape, generator, part)
+    return runs
+
+
+@dataclass(frozen=True)
+class _Runs:
     runs: Mapping[str, LossRun]
+
+    def __copy__(self) -> _Runs:
+        """With copies of the parts, which remember things of their own."""
+        return replace(self, runs={key: copy.copy(run) for key, run in self.runs.items()})
+
+    def state(self) -> dict[str, Tensor]:
+        return {
+            key + name: value
+            for key, run in self.runs.items()
+            for name, value in run.state().items()
+        }
+
+
+def part_of(run: LossRun, log: str) -> LossRun:
+    """The part of a sum or a schedule, at any depth, that gave the log of that name."""
+    while isinstance(run, _Runs):
+        key = next(key for key in run.runs if log.startswith(key))
+        run, log = run.runs[key], log[len(key) :]
+    return run
+
+
+@dataclass(frozen=True)
+class _Sum(_Runs):
     weights: tuple[float, ...]
 
     def __call__(
@@ -96,9 +216,15 @@ class _Run:
             logs.update({key + name: log for name, log in own.items()})
         return total, logs
 
-    def state(self) -> dict[str, Tensor]:
-        return {
-            key + name: value
-            for key, run in self.runs.items()
-            for name, value in run.state().items()
-        }
+
+@dataclass(frozen=True)
+class _Sequence(_Runs):
+    settings: Scheduled
+
+    def __call__(
+        self, latents: Tensor, views: Views, generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        place, own = self.settings.turn(views.progress)
+        key, run = list(self.runs.items())[place]
+        value, logs = run(latents, replace(views, own_progress=own), generator)
+        return value, {key + name: log for name, log in logs.items()}

@@ -19,7 +19,6 @@ from torch.nn import functional as F
 
 from ..devices.streams import SideStream
 from ..priors.base import Prior
-from ..priors.conditioning import Conditioning
 from ..priors.noise_schedule import clean_from_noise
 from .base import (
     WEIGHTINGS,
@@ -32,7 +31,6 @@ from .base import (
     draw_noise,
     first_valid,
     gradient_logs,
-    guided,
     inject,
     weighting,
 )
@@ -56,30 +54,6 @@ def vdm(
     z0 and eta 1: SDS.
     """
     return eta * (degraded - x0_text) + (guidance - 1) * (x0_negative - x0_text)
-
-
-def imagined(
-    prior: Prior,
-    z_t: Tensor,
-    t: Tensor,
-    steps: int,
-    text: Conditioning,
-    negative: Conditioning,
-    guidance: Tensor | float,
-) -> Tensor:
-    """What the prior makes of z_t [B,C,h,w] at t [B] in ``steps`` equal steps down to 0: DDIM (Song
-    et al. 2021), guided in the standard form. One step is the usual estimate of x0, a mean of all
-    pictures that z_t may have been, hence soft; a few give one sharp picture of them."""
-    for k in range(steps):
-        at, below = (torch.div(t * (steps - i), steps, rounding_mode="floor") for i in (k, k + 1))
-        if not isinstance(guidance, Tensor) and guidance == 1:
-            (noise,) = prior.predict(z_t, at, [text])
-        else:
-            e_c, e_u = prior.predict(z_t, at, [text, negative])
-            noise = guided(e_c, e_u, guidance)
-        x0 = clean_from_noise(z_t, noise, prior.schedule.alpha(at), prior.schedule.sigma(at))
-        z_t = prior.schedule.alpha(below) * x0 + prior.schedule.sigma(below) * noise
-    return x0
 
 
 def dca(t: Tensor, steps: int, eta_clean: float, eta_noisy: float, shape: str) -> Tensor:
@@ -110,11 +84,6 @@ class VDM:
     means more saturated, more classifier-driven. The paper's equations and numbers are not public:
     every default here is this project's own.
 
-    So is the second part of a run, from ``refine_from`` on. M_psi follows the renders with a lag
-    and x0 is a mean over what z_t may show, which together leave soft shapes and haze. There the
-    render takes the place of M_psi's answer (a perfect M: SDS) and a picture made in
-    ``refine_steps`` steps that of x0: the direction is render - picture.
-
     Args:
         guidance: standard form s; 100 is not needed as it is for SDS
         dca: shape of eta(t) over t: constant | linear | sqrt | cosine
@@ -129,18 +98,11 @@ class VDM:
         shared_t: one step for all views of a batch, so that M_psi sees one noise level at a time
         weighting: w(t): "sigma/alpha" (a direction in latent units) | "1-abar" | "one"
         degradation: M_psi
-        psi_lr: Adam's learning rate for M_psi at the start; 0 freezes it: the first part is then
-            CSD
+        psi_lr: Adam's learning rate for M_psi at the start; 0 freezes it, which leaves CSD
         psi_lr_end: and at the end, linear in between
         psi_updates: Adam steps of M_psi per step of the run, all on its one batch
         x0_clip: clamp of |x0|, latent units; 0 = off, 5 tames high t
         x0_rescale: 0..1, how far x0 is brought to the spread of the render's latent
-        refine_from: share of the run after which the second part begins; 1 = never
-        refine_steps: denoiser steps per picture in the second part
-        refine_guidance: standard form s; 1 leaves out the unconditional branch, which halves the
-            cost
-        refine_t_min: lowest step of the second part
-        refine_t_max: highest step where it begins; comes down linearly to 200 above refine_t_min
         clip: clamp of every gradient value, latent units; 0 = off
         weight: factor on the gradient, which is a sum over latent elements and a mean over views
     """
@@ -162,11 +124,6 @@ class VDM:
     psi_updates: int = 2
     x0_clip: float = 0.0
     x0_rescale: float = 0.0
-    refine_from: float = 0.4
-    refine_steps: int = 3
-    refine_guidance: float = 4.0
-    refine_t_min: int = 300
-    refine_t_max: int = 800
     clip: float = 0.0
     weight: float = 1.0
 
@@ -178,33 +135,19 @@ class VDM:
             self.t_min, self.t_max_start, self.t_max_end, self.t_anneal, self.t_anneal_share
         )
 
-    @property
-    def refine_timesteps(self) -> TimestepRange:
-        return TimestepRange(
-            self.refine_t_min, self.refine_t_max, min(self.refine_t_min + 200, self.refine_t_max)
-        )
-
     def below(self, top: int) -> VDM:
         """See `Loss.below`."""
-        highest = {
-            name: min(getattr(self, name), top)
-            for name in ("t_max_start", "t_max_end", "refine_t_max")
-        }
-        lowest = {name: min(getattr(self, name), top // 2) for name in ("t_min", "refine_t_min")}
-        return replace(self, **highest, **lowest)
+        start, end = min(self.t_max_start, top), min(self.t_max_end, top)
+        return replace(self, t_min=min(self.t_min, top // 2), t_max_start=start, t_max_end=end)
 
     def near(self, t: int) -> VDM:
         """See `Loss.near`."""
-        wide = replace(self, t_max_start=t, t_max_end=t, refine_t_max=t)
-        return first_valid(replace(wide, t_min=t, refine_t_min=t), wide, self)
+        wide = replace(self, t_max_start=t, t_max_end=t)
+        return first_valid(replace(wide, t_min=t), wide, self)
 
     def guidance_at(self, progress: float) -> float:
         """See `Loss.guidance_at`."""
-        return float(
-            self.refine_guidance
-            if self.refine_from < 1 and progress >= self.refine_from
-            else self.guidance
-        )
+        return float(self.guidance)
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
@@ -223,14 +166,6 @@ class VDM:
             check_range(owner, name, getattr(self, name), 0, high)
         check_range(owner, "psi_updates", self.psi_updates, 1, 100)
         self.timesteps.check(owner)
-        check_range(owner, "refine_from", self.refine_from, 0, 1)
-        check_range(owner, "refine_steps", self.refine_steps, 1, 50)
-        check_range(owner, "refine_guidance", self.refine_guidance, 0, 1000)
-        if not 0 <= self.refine_t_min <= self.refine_t_max:
-            raise ValueError(
-                f"{owner}: refine_t_min {self.refine_t_min} does not lie between 0 and refine_t_max"
-                f" {self.refine_t_max}. Swap or widen them."
-            )
         self.degradation.check(owner)
 
     def start(
@@ -244,10 +179,9 @@ class VDM:
         settings or states.
         """
         self.check()
-        highest = {
-            name: getattr(self, name) for name in ("t_max_start", "t_max_end", "refine_t_max")
-        }
-        check_steps("VDM Loss", prior, highest)
+        check_steps(
+            "VDM Loss", prior, {"t_max_start": self.t_max_start, "t_max_end": self.t_max_end}
+        )
         if state is not None:
             # only the shapes of these are wanted, so their generator is not the run's
             blank = self.degradation.initial(
@@ -275,8 +209,6 @@ class _Run:
     def __call__(
         self, latents: Tensor, views: Views, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.settings.refine_from < 1 and views.progress >= self.settings.refine_from:
-            return self._refine(latents, views, generator)
         settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
         draws = 1 if settings.shared_t else len(z0)
         t = views.alike(
@@ -304,28 +236,6 @@ class _Run:
             **gradient_logs(raw),
         }
         return inject(latents, cleaned(raw, settings.clip)), logs
-
-    def _refine(
-        self, latents: Tensor, views: Views, generator: torch.Generator
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, schedule, z0 = self.settings, self.prior.schedule, latents.detach()
-        draws = 1 if settings.shared_t else len(z0)
-        part = (views.progress - settings.refine_from) / (1 - settings.refine_from)
-        t = views.alike(
-            settings.refine_timesteps.draw(draws, part, generator, z0.device).expand(len(z0))
-        )
-        z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * draw_noise(
-            tuple(z0.shape), generator, z0
-        )
-        guidance = settings.refine_guidance * views.guidance_factor
-        picture = imagined(
-            self.prior, z_t, t, settings.refine_steps, views.text, views.negative, guidance
-        )
-        raw = settings.weight * (z0 - picture)
-        return inject(latents, cleaned(raw, settings.clip)), {
-            "t": t.float().mean(),
-            **gradient_logs(raw),
-        }
 
     def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""

@@ -1,4 +1,4 @@
-"""VDM Loss."""
+"""VDM Loss and Degradation Map."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from ...kernels.losses.base import WEIGHTINGS
 from ...kernels.losses.degradation import DESIGNS, Degradation
 from ...kernels.losses.schedule import SHAPES
 from ...kernels.losses.vdm import VDM
+from ..shared import types
+from ..shared.presets import preset_input
 from ..shared.validation import validate
-from .basic import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
+from .inputs import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
 
 DEFAULTS = VDM()
+MAP = ("degradation", "psi_lr", "psi_lr_end")  # in Degradation Map
+PRESETS = {
+    name: {key: value for key, value in vars(settings).items() if key not in MAP}
+    for name, settings in {
+        "derivation": DEFAULTS,
+        "embedded prior": VDM(guidance=2.0, weight=2.0, t_min=400, shared_t=False),
+    }.items()
+}
 # channels per level of M_psi
 WIDTHS = {"16, 32": (16, 32), "32, 64": (32, 64), "64, 128": (64, 128)}
 
@@ -41,6 +51,12 @@ class VDMLoss(io.ComfyNode):
                 "csd",
             ],
             inputs=[
+                preset_input(
+                    PRESETS,
+                    "derivation: our defaults. embedded prior: for the prior that ships with the"
+                    " pack, runs of at most 300 steps. With Stable Diffusion begin with"
+                    " derivation and t_min 20.",
+                ),
                 number_input(
                     "guidance",
                     DEFAULTS.guidance,
@@ -85,50 +101,6 @@ class VDMLoss(io.ComfyNode):
                     " Our choice: 0.5.",
                     high=10.0,
                     step=0.05,
-                ),
-                io.Combo.Input(
-                    "degradation",
-                    options=list(DESIGNS),
-                    default=DEFAULTS.degradation.design,
-                    advanced=True,
-                    tooltip=(
-                        "Design of M_psi, named as in DreamMapping's Figure 6: nonlinear (the"
-                        " authors' choice; the layers are ours), nonlinear_noise (with a channel of"
-                        " fresh noise), linear (a 1x1 convolution per noise level)."
-                    ),
-                ),
-                io.Combo.Input(
-                    "psi_widths",
-                    options=list(WIDTHS),
-                    default="32, 64",
-                    advanced=True,
-                    tooltip=(
-                        "Channels on each level of M_psi (not for linear). Too strong, and VDM"
-                        " turns into SDS. Not public in the paper."
-                    ),
-                ),
-                io.Float.Input(
-                    "psi_lr",
-                    default=DEFAULTS.psi_lr,
-                    min=0.0,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.0000001,
-                    advanced=True,
-                    tooltip=(
-                        "Adam's learning rate of M_psi at the start; 0 freezes it, which leaves CSD"
-                        " until the second part begins. Try 1e-4 to 3e-3. Our choice: 3e-3."
-                    ),
-                ),
-                io.Float.Input(
-                    "psi_lr_end",
-                    default=DEFAULTS.psi_lr_end,
-                    min=0.0,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.0000001,
-                    advanced=True,
-                    tooltip="Its learning rate at the end, linear in between. Our choice: 1e-4.",
                 ),
                 steps_input(
                     "t_min",
@@ -200,58 +172,24 @@ class VDMLoss(io.ComfyNode):
                     step=0.05,
                 ),
                 number_input("clip", DEFAULTS.clip, CLIP, high=1e6),
-                io.Float.Input(
-                    "refine_from",
-                    default=DEFAULTS.refine_from,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    advanced=True,
-                    tooltip=(
-                        "Share of the run after which a second part sharpens the object: there the"
-                        " prior makes a picture of every noisy view in a few steps, and the render"
-                        " is drawn to it. 1: never. Our addition, not DreamMapping's; measured on"
-                        " the embedded prior only."
-                    ),
-                ),
-                io.Int.Input(
-                    "refine_steps",
-                    default=DEFAULTS.refine_steps,
-                    min=1,
-                    max=50,
-                    advanced=True,
-                    tooltip=(
-                        "Denoiser steps per picture in the second part; each costs as much as a"
-                        " step of the first. 3 give a sharp picture, 1 a soft mean."
-                    ),
-                ),
-                number_input(
-                    "refine_guidance",
-                    DEFAULTS.refine_guidance,
-                    "Guidance of the second part. 1 halves its cost and loses detail.",
-                ),
-                steps_input(
-                    "refine_t_min",
-                    DEFAULTS.refine_t_min,
-                    "Lowest noise level of the second part, timestep.",
-                ),
-                steps_input(
-                    "refine_t_max",
-                    DEFAULTS.refine_t_max,
-                    "Highest noise level, timestep, where the second part begins; comes down to 200"
-                    " above refine_t_min.",
-                ),
                 io.Int.Input(
                     "psi_updates",
                     default=DEFAULTS.psi_updates,
                     min=1,
                     max=100,
-                    optional=True,
                     advanced=True,
                     tooltip=(
                         "Adam steps of M_psi per step. More, and it follows the renders closely,"
                         " which turns VDM into SDS. Our choice: 2; on the embedded prior 4 gained"
                         " no shape and take longer. Not public in the paper."
+                    ),
+                ),
+                types.DegradationMap.Input(
+                    "degradation_map",
+                    optional=True,
+                    tooltip=(
+                        "Design and learning rates of M_psi, from Degradation Map; without it that"
+                        " node's defaults."
                     ),
                 ),
             ],
@@ -260,19 +198,80 @@ class VDMLoss(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls,
-        t_min: int | None,
-        t_max_start: int | None,
-        t_max_end: int | None,
-        refine_t_min: int | None,
-        refine_t_max: int | None,
+        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
     ) -> bool | str:
-        first = {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}
         return validate(
-            cls, first | {"refine_t_min": refine_t_min, "refine_t_max": refine_t_max}, VDM
+            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, VDM
         )
 
     @classmethod
-    def execute(cls, degradation: str, psi_widths: str, **inputs: Any) -> io.NodeOutput:
-        network = Degradation(design=degradation, widths=WIDTHS[psi_widths])
-        return io.NodeOutput(checked(VDM(degradation=network, **inputs)))
+    def execute(
+        cls, preset: str, degradation_map: dict[str, Any] | None = None, **inputs: Any
+    ) -> io.NodeOutput:
+        return io.NodeOutput(checked(VDM(**inputs, **(degradation_map or {}))))
+
+
+class DegradationMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_DegradationMap",
+            display_name="Degradation Map",
+            category=CATEGORY,
+            description=(
+                "M_psi, the small network by which VDM Loss learns during the run how renderings"
+                " fall short of what the prior imagines: its design and how fast it learns."
+                " DreamMapping names such a map; layers and numbers are this project's own."
+            ),
+            search_aliases=["m_psi", "vdm", "dreammapping"],
+            inputs=[
+                io.Combo.Input(
+                    "design",
+                    options=list(DESIGNS),
+                    default=DEFAULTS.degradation.design,
+                    tooltip=(
+                        "Design of M_psi, named as in DreamMapping's Figure 6: nonlinear (the"
+                        " authors' choice; the layers are ours), nonlinear_noise (with a channel of"
+                        " fresh noise), linear (a 1x1 convolution per noise level)."
+                    ),
+                ),
+                io.Combo.Input(
+                    "widths",
+                    options=list(WIDTHS),
+                    default="32, 64",
+                    tooltip=(
+                        "Channels on each level of M_psi (not for linear). Too strong, and VDM"
+                        " turns into SDS. Not public in the paper."
+                    ),
+                ),
+                io.Float.Input(
+                    "lr",
+                    default=DEFAULTS.psi_lr,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.0000001,
+                    tooltip=(
+                        "Adam's learning rate of M_psi at the start; 0 freezes it, which leaves"
+                        " CSD. Try 1e-4 to 3e-3. Our choice: 3e-3."
+                    ),
+                ),
+                io.Float.Input(
+                    "lr_end",
+                    default=DEFAULTS.psi_lr_end,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.0000001,
+                    tooltip="Its learning rate at the end, linear in between. Our choice: 1e-4.",
+                ),
+            ],
+            outputs=[
+                types.DegradationMap.Output(display_name="degradation_map", tooltip="For VDM Loss.")
+            ],
+        )
+
+    @classmethod
+    def execute(cls, design: str, widths: str, lr: float, lr_end: float) -> io.NodeOutput:
+        network = Degradation(design=design, widths=WIDTHS[widths])
+        return io.NodeOutput({"degradation": network, "psi_lr": lr, "psi_lr_end": lr_end})

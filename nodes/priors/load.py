@@ -61,8 +61,8 @@ class LoadDiffusionPrior(io.ComfyNode):
                         " model_index.json and .safetensors weights), or a .safetensors file below"
                         " models/checkpoints. An MVDream (4 views at 256 px) wants views 4 or 8,"
                         " elevations 0..30, no overhead views, and prompts that end in ', 3d"
-                        " asset'. Consistent3D: Stable Diffusion 2.1-base at 512 px; DreamMapping:"
-                        " a Stable Diffusion."
+                        " asset'. Consistent3D and LucidDreamer: Stable Diffusion 2.1-base at"
+                        " 512 px; DreamMapping: a Stable Diffusion."
                     ),
                 ),
                 io.Combo.Input(

@@ -10,10 +10,9 @@ from comfy_api.latest import io
 
 from ...kernels.cameras.sampler import CameraSampler
 from ...kernels.gaussians.cloud import Gaussians
-from ...kernels.gaussians.densify import Densify
 from ...kernels.losses.base import Loss
 from ...kernels.priors.prompts import ViewPrompts
-from ...kernels.run.anchor import Anchor, gentle
+from ...kernels.run.anchor import gentle
 from ...kernels.run.optimize import optimize
 from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
@@ -25,9 +24,12 @@ from ..shared.images import image
 from ..shared.progress import prepare_to_render
 from ..shared.validation import undeclared
 from .anew import times_asked
-from .optimize_inputs import GROWTH, optimize_inputs
+from .densification import STANDARD, growth
+from .options import Options
+from .refining import Hold
 from .watch import Watch
 
+DEFAULTS = OptimizeSettings()
 PREVIEW_VIEWS = 8
 
 
@@ -53,7 +55,124 @@ class Optimize(io.ComfyNode):
                 "dreamfusion",
                 "sampler",
             ],
-            inputs=optimize_inputs(),
+            inputs=[
+                types.Prior.Input(
+                    "prior", tooltip="The 2D diffusion model that judges the renderings."
+                ),
+                types.Prompts.Input("prompts", tooltip="From View Prompts, with the same prior."),
+                types.Cameras.Input("cameras", tooltip="Where the training views come from."),
+                types.GaussianCloud.Input(
+                    "gaussians",
+                    tooltip="Where to start: Init Gaussians, Load Gaussians, or another Optimize.",
+                ),
+                types.Loss.Input(
+                    "loss",
+                    tooltip=(
+                        "How the prior's judgement becomes a direction: CDS, VDM, SDS, a sum, a"
+                        " schedule."
+                    ),
+                ),
+                io.Int.Input(
+                    "steps",
+                    default=400,
+                    min=1,
+                    max=1_000_000,
+                    tooltip=(
+                        "Steps to do now. Embedded prior: 300 to 600. Consistent3D: 3000 (coarse),"
+                        " 5000 (texture); LucidDreamer: 5000; this pack's VDM with Stable"
+                        " Diffusion: 3000."
+                    ),
+                ),
+                io.Int.Input(
+                    "views",
+                    default=DEFAULTS.views,
+                    min=1,
+                    max=64,
+                    tooltip=(
+                        "Cameras per step, rendered and judged together. Consistent3D: 8,"
+                        " LucidDreamer: 4. Memory and time grow with it."
+                    ),
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFFFFFFFFFFFFFF,
+                    control_after_generate=io.ControlAfterGenerate.fixed,
+                    tooltip=(
+                        "Seed of cameras, noise and backgrounds. On the CPU the same seed gives the"
+                        " same bits."
+                    ),
+                ),
+                io.Int.Input(
+                    "image_size",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    advanced=True,
+                    tooltip=(
+                        "Width and height of the training renders, pixels; 0 is the prior's own"
+                        " size (embedded 128, Stable Diffusion 512, as in the papers). Must fit the"
+                        " prior: a multiple of 64 for Stable Diffusion."
+                    ),
+                ),
+                io.Int.Input(
+                    "schedule_steps",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    advanced=True,
+                    tooltip=(
+                        "Length of the whole schedule, steps, over which noise levels and rates"
+                        " anneal; 0 ends it with this node. To split one run over several nodes,"
+                        " give each the sum of their steps."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "restart_schedule",
+                    default=False,
+                    advanced=True,
+                    tooltip=(
+                        "Begin a new schedule: forget the steps, momentum and loss state the"
+                        " Gaussians bring along. For a second stage, such as Consistent3D's texture"
+                        " after coarse."
+                    ),
+                ),
+                types.LearningRates.Input(
+                    "learning_rates",
+                    optional=True,
+                    tooltip="How fast each property of the Gaussians changes, from Learning Rates.",
+                ),
+                types.Penalties.Input(
+                    "penalties",
+                    optional=True,
+                    tooltip=(
+                        "What is asked of the Gaussians besides the prior's judgement, from"
+                        " Penalties."
+                    ),
+                ),
+                types.Densification.Input(
+                    "densification",
+                    optional=True,
+                    tooltip=(
+                        "How Gaussians are added and dropped, from Densification. Without it they"
+                        " are."
+                    ),
+                ),
+                types.Refining.Input(
+                    "refining",
+                    optional=True,
+                    tooltip=(
+                        "What keeps a finished object as it is, from Refining. Without it nothing"
+                        " does."
+                    ),
+                ),
+                types.RunOptions.Input(
+                    "options",
+                    optional=True,
+                    tooltip="Backgrounds, rasterizer, previews and autosaves, from Run Options.",
+                ),
+            ],
             outputs=[
                 types.GaussianCloud.Output(
                     display_name="gaussians",
@@ -87,19 +206,27 @@ class Optimize(io.ComfyNode):
         steps: int,
         image_size: int,
         restart_schedule: bool,
-        autosave_every: int,
-        strength: float = 1.0,
-        anchor: Gaussians | None = None,
-        lambda_anchor_alpha: float = 0.0,
-        lambda_anchor_color: float = 0.0,
+        learning_rates: dict[str, Any] | None = None,
+        penalties: dict[str, Any] | None = None,
+        densification: dict[str, Any] | None = None,
+        refining: Hold | None = None,
+        options: Options | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
-        settings = optimize_settings(image_size=image_size or None, **fields)
+        options, hold = options or Options(), refining or Hold()
+        settings = OptimizeSettings(
+            **fields,
+            **(learning_rates or {}),
+            **(penalties or {}),
+            **(densification or growth(**STANDARD)),
+            **options.settings,
+            image_size=image_size or None,
+            render_backend=options.backend,
+        )
         start = replace(gaussians, training=None) if restart_schedule else gaussians
-        held = None if anchor is None else Anchor(anchor, lambda_anchor_color, lambda_anchor_alpha)
-        judge = gentle(loss, strength)
+        judge = gentle(loss, hold.strength)
         watch = Watch(
-            steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
+            steps, options.autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
         )
         size = image_size or prior.prior.image_size
         at_once = settings.micro_batch or settings.views
@@ -117,34 +244,11 @@ class Optimize(io.ComfyNode):
                     settings,
                     watch.step,
                     watch.keep,
-                    held,
+                    hold.anchor,
                 )
                 pictures = turn(result, cameras, size)
                 ui = shown(result, **watch.live.told())
         return io.NodeOutput(result, pictures, ui=ui)
-
-
-def optimize_settings(
-    densify: bool,
-    max_gaussians: int,
-    densify_every: int,
-    densify_stop: float,
-    densify_grow: float,
-    prune_opacity: float,
-    **fields: Any,
-) -> OptimizeSettings:
-    growth = Densify(
-        every=densify_every,
-        start=min(GROWTH.start, densify_stop),
-        stop=densify_stop,
-        grow_share=densify_grow,
-        prune_opacity=prune_opacity,
-        count_min=min(GROWTH.count_min, max_gaussians),
-        count_max=max_gaussians,
-    )
-    return OptimizeSettings(
-        densify=growth if densify else None, max_gaussians=max_gaussians, **fields
-    )
 
 
 def ends_early(steps: int | None, schedule_steps: int | None) -> str | None:

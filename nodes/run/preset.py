@@ -83,7 +83,7 @@ class QualityPreset(io.ComfyNode):
                     display_name="scale", tooltip="To scale of Init Gaussians, world units."
                 ),
                 io.Float.Output(
-                    display_name="lambda_opacity", tooltip="To lambda_opacity of Optimize N Steps."
+                    display_name="lambda_opacity", tooltip="To lambda_opacity of Penalties."
                 ),
                 io.Int.Output(
                     display_name="resolution", tooltip="To resolution of Export Mesh, grid points."

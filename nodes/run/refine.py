@@ -22,6 +22,7 @@ from ..shared.images import image
 from ..shared.outputs import check_prefix, next_output
 from ..shared.validation import undeclared, validate
 from .optimize import ends_early, workflow_id
+from .options import Options
 from .watch import MESH, Watch
 
 DEFAULTS = RefineSettings()
@@ -93,18 +94,6 @@ class RefineMesh(io.ComfyNode):
                     "Learning rate of the colours or the texture, 0..1 per step; falls to a tenth. 0: geometry alone.",
                     advanced=False,
                 ),
-                _number(
-                    "smoothness", 10000.0, 1.0,
-                    "Vertices move together within about the square root of this many edges. 0: each on its own.",
-                ),
-                _number(
-                    "lambda_laplacian", 1e6, 1.0,
-                    "Weight of the squared distance of vertices from their neighbours' mean. Consistent3D: 100.",
-                ),
-                _number(
-                    "lambda_normal", 1e6, 1.0,
-                    "Weight of 1 - cosine between the normals of neighbouring triangles. Consistent3D: 100.",
-                ),
                 io.Combo.Input(
                     "judged",
                     options=list(JUDGED),
@@ -138,14 +127,15 @@ class RefineMesh(io.ComfyNode):
                     tooltip="Begin a new schedule: forget the steps, momentum and loss state that a mesh from another "
                     "Refine Mesh brings along. For a second stage, such as texture after geometry.",
                 ),
-                io.Int.Input(
-                    "autosave_every",
-                    default=100,
-                    min=0,
-                    max=100_000,
-                    advanced=True,
-                    tooltip="Steps between autosaves to output/distill3d/autosave, for when ComfyUI is killed; 0 "
-                    "never. A run that ends in order removes its own.",
+                types.MeshPenalties.Input(
+                    "mesh_penalties",
+                    optional=True,
+                    tooltip="What is asked of the mesh's shape besides the prior's judgement, from Mesh Penalties.",
+                ),
+                types.RunOptions.Input(
+                    "options",
+                    optional=True,
+                    tooltip="Backgrounds, previews and autosaves, from Run Options.",
                 ),
             ],
             outputs=[
@@ -184,22 +174,28 @@ class RefineMesh(io.ComfyNode):
         steps: int,
         image_size: int,
         restart_schedule: bool,
-        autosave_every: int,
+        mesh_penalties: dict[str, Any] | None = None,
+        options: Options | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
         from ...kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
 
+        options = options or Options(settings={"preview_every": PREVIEW_EVERY})
         settings = RefineSettings(
-            image_size=image_size or None, preview_every=PREVIEW_EVERY, **fields
+            **fields, **(mesh_penalties or {}), **options.settings, image_size=image_size or None
         )
         start, file = types.mesh_from_native(mesh), next_output(filename_prefix, "glb")
         if restart_schedule:
             start = replace(start, training=None)
         watch = Watch(
-            steps, autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None)), MESH
+            steps,
+            options.autosave_every,
+            workflow_id(getattr(cls.hidden, "extra_pnginfo", None)),
+            MESH,
         )
         size = image_size or prior.prior.image_size
-        with prior.loaded(scratch=scratch_bytes(settings.views, size, prior.prior.dtype)) as model:
+        together = settings.micro_batch or settings.views
+        with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
                 result = refine_mesh(

@@ -19,6 +19,13 @@ Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
 Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.cameras.sampler.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
+DegradationMap = io.Custom("DISTILL3D_DEGRADATION_MAP")  # dict: some fields of kernels' VDM
+LearningRates = io.Custom("DISTILL3D_LEARNING_RATES")  # dict: some fields of OptimizeSettings
+Penalties = io.Custom("DISTILL3D_PENALTIES")  # dict: some fields of OptimizeSettings
+Densification = io.Custom("DISTILL3D_DENSIFICATION")  # dict: some fields of OptimizeSettings
+MeshPenalties = io.Custom("DISTILL3D_MESH_PENALTIES")  # dict: some fields of RefineSettings
+RunOptions = io.Custom("DISTILL3D_RUN_OPTIONS")  # nodes.run.options.Options
+Refining = io.Custom("DISTILL3D_REFINING")  # nodes.run.refining.Hold
 
 # All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24
 # and later the others.

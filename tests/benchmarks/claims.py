@@ -44,7 +44,10 @@ EXPERIMENTS = {
     # one process, so that nothing else is on the device
     "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",
 }
-ALONE = ("derivation alone", "vdm")  # without the second part, which is this project's addition
+ALONE = (
+    "derivation alone",
+    "vdm",
+)  # without Picture Loss after it, which is this project's addition
 PLAIN = (
     "without pull",
     "cds",
@@ -140,22 +143,23 @@ CLAIMS = (
     Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_distance", ALONE, MIDDLE_SDS, larger=False),
     *(
         Claim(
-            "DreamMapping", f"VDM with second part (ours) against SDS, {steps} steps", "losses", measure, first, second
+            "DreamMapping", f"VDM, then Picture Loss (ours) against SDS, {steps} steps", "losses", measure, first,
+            second,
         )
         for steps, first, second in ((267, VDM, SDS), (400, MIDDLE_VDM, MIDDLE_SDS), (800, LONG_VDM, LONG_SDS))
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     *(
         Claim("DreamMapping", f"{name} against SDS with guidance 100", "losses", measure, first, SDS_100, more)
-        for name, first in (("VDM", ALONE), ("VDM with second part (ours), 800 steps,", LONG_VDM))
+        for name, first in (("VDM", ALONE), ("VDM, then Picture Loss (ours), 800 steps,", LONG_VDM))
         for measure, more in (("iou", True), ("psnr", True), ("saturation_distance", False))
     ),
     *(
-        Claim("DreamMapping", "VDM with second part (ours) against SDS, other captions", "others", measure, VDM, SDS)
+        Claim("DreamMapping", "VDM, then Picture Loss (ours) against SDS, other captions", "others", measure, VDM, SDS)
         for measure in ("iou", "psnr", "r_precision_all")
     ),
     Claim(
-        "DreamMapping", "VDM with second part (ours) against SDS, 800 steps", "losses", "contrast_distance", LONG_VDM,
+        "DreamMapping", "VDM, then Picture Loss (ours) against SDS, 800 steps", "losses", "contrast_distance", LONG_VDM,
         LONG_SDS, larger=False,
     ),
     *(

@@ -101,7 +101,8 @@ def measured(server: Server, info: dict, count: int, steps: int, block: int) -> 
     prompt = prompts.api_form(prompts.read("quickstart"), info)
     # No pictures of ComfyUI's own, no autosave: the blocks differ in the viewer alone.
     held = {"max_gaussians": max(count, 20_000), "preview_every": 0, "autosave_every": 0}
-    prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps, **held)
+    prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps)
+    prompt = prompts.with_settings(prompt, info, **held)
     prompt = prompts.set_values(prompt, "Distill3D_InitGaussians", count=count)
     (node,) = prompts.of_type(prompt, "Distill3D_Optimize")
     needed = {node} | {

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from two_parts import VDM
+
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.evaluate.judge import held_out_captions
 from distill3d.kernels.losses.cds import CDS
@@ -18,7 +20,6 @@ from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.run.settings import OptimizeSettings
 from distill3d.kernels.toybox.captions import Caption, parse

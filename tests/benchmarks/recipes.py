@@ -50,7 +50,7 @@ class Stage:
 
 
 RECIPES = {
-    "dreammapping": [Stage(VDM(refine_from=1.0), 3000, 4, 200_000)],
+    "dreammapping": [Stage(VDM(), 3000, 4, 200_000)],
     "consistent3d": [Stage(CDS(), 3000, 8, 100_000), Stage(CDS(), 5000, 8, None)],
 }
 

@@ -12,14 +12,14 @@ from typing import Any
 
 import quality_plan
 from quality_plan import LOSSES, Setup, assignments, changed
+from two_parts import VDM
 
-from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.run.settings import RefineSettings
 from distill3d.kernels.toybox.captions import Caption
 
 MEASURES = 1  # raised when what a row holds changes: older ones are then done again
 STAGES = ("start", "geometry", "texture")
-# "second": the second part of VDM from the first step on. A start that is right already wants low
+# "second": Picture Loss from the first step on. A start that is right already wants low
 # noise levels.
 STAGE_LOSSES = LOSSES | {
     "second": VDM(

@@ -30,6 +30,7 @@ import torch
 from quality import write
 from quality_plan import LOSSES, assignments, changed
 from torch import Tensor
+from two_parts import VDM
 
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.cameras.scene import SceneSampler, joined, look_around
@@ -37,7 +38,6 @@ from distill3d.kernels.evaluate.metrics import BACKGROUND, psnr
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.scene import SceneInit, scene_cloud
 from distill3d.kernels.losses.sds import SDS
-from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule

@@ -14,8 +14,8 @@ second that this device reached in the same run. ``cosine``: the gradients' agre
 networks in float32, the least over the rendered pictures and the cloud's tensors. Memory: the peak
 of a step, weights included. --profile adds what the GPU does in a step of the pack's loop: the
 milliseconds that kernels run (the step less that is idle) and the longest of them. The first of
-several --views or --gaussians counts is the one that the others are held against. VDM is timed as
-derived (its first part); the second part takes refine_steps guided calls instead of one.
+several --views or --gaussians counts is the one that the others are held against. A step
+of Picture Loss, which often follows VDM, takes so many guided calls as it has steps.
 """
 
 from __future__ import annotations

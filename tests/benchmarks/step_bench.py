@@ -25,7 +25,7 @@ from distill3d.kernels.priors.diffusers.multiview import VIEWS
 from distill3d.kernels.priors.view_conditioning import condition_on_views
 from distill3d.kernels.run.settings import OptimizeSettings
 
-LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM(refine_from=1.0)}
+LOSSES: dict[str, Loss] = {"sds": SDS(), "cds": CDS(), "vdm": VDM()}
 
 
 GUIDANCE = {"sds": 101.0, "cds": 101.0, "vdm": 7.5}

@@ -30,7 +30,7 @@ LOSSES = {
 
 SAME = {  # the same 16 captions, seed 0, 400 steps
     ("400 steps", "cds"): "CDS with `pull`", ("400 steps", "sds"): "SDS", ("400 steps", "vdm"): "VDM",
-    ("400 steps", "sdi"): "SDI", ("derivation alone", "vdm"): "VDM without its second part",
+    ("400 steps", "sdi"): "SDI", ("derivation alone", "vdm"): "VDM alone, without Picture Loss",
     ("400 steps", "vsd"): "VSD", ("400 steps", "ism"): "ISM", ("400 steps", "nfsd"): "NFSD",
     ("400 steps", "csd"): "CSD", ("400 steps", "sctd"): "SCTD",
 }  # fmt: skip

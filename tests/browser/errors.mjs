@@ -31,11 +31,11 @@ try {
   await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
   await p.open_workflow(settings.workflow);
   await p.look_at(optimize, 0.8);
-  await p.set({ Distill3D_Optimize: { steps: 0, background: "plaid" } });
+  await p.set({ Distill3D_Optimize: { steps: 0, image_size: -5 } });
   await click();
   facts.refused = await said();
   await p.whole(`${name}-refused`);
-  await p.set({ Distill3D_Optimize: { steps: 3, background: "gray" }, Distill3D_OrbitCameras: { elevation_min: 50, elevation_max: 10 } });
+  await p.set({ Distill3D_Optimize: { steps: 3, image_size: 64 }, Distill3D_OrbitCameras: { elevation_min: 50, elevation_max: 10 } });
   await click();
   await p.page.waitForFunction(() => ![...document.querySelectorAll(".distill3d-message")].some((each) => each.textContent.includes("steps is 0")), null, { timeout: 30_000 });
   await said();

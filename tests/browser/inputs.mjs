@@ -67,19 +67,19 @@ try {
   // One that is linked stays in sight.
   await p.page.evaluate((id) => {
     const { graph } = window.app;
-    const source = window.LiteGraph.createNode("PrimitiveFloat");
+    const source = window.LiteGraph.createNode("PrimitiveInt");
     graph.add(source);
     const node = graph.getNodeById(id);
-    source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "lr_means"));
+    source.connect(0, node, node.inputs.findIndex((slot) => slot.name === "schedule_steps"));
   }, optimize);
   for (let tries = 0; tries < 20; tries++) {
     await p.page.waitForTimeout(500);
     facts.linked = await state();
-    if (facts.linked.shown.includes("lr_means")) break;
+    if (facts.linked.shown.includes("schedule_steps")) break;
   }
   await p.page.evaluate((id) => {
     const node = window.app.graph.getNodeById(id);
-    node.disconnectInput(node.inputs.findIndex((slot) => slot.name === "lr_means"));
+    node.disconnectInput(node.inputs.findIndex((slot) => slot.name === "schedule_steps"));
   }, optimize);
   facts.colors = [await colors()];
   await set("Comfy.ColorPalette", "light");

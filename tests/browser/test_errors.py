@@ -52,7 +52,7 @@ def test_what_is_refused_names_the_widgets_in_the_node(played):
     lines = text.splitlines()
     assert len(lines) == 2
     assert any(line.startswith("steps is 0") for line in lines)
-    assert any(line.startswith("background") and "plaid" in line for line in lines)
+    assert any(line.startswith("image_size") and "-5" in line for line in lines)
 
 
 def test_one_wrong_value_is_told_once(played):

@@ -51,19 +51,19 @@ def test_linked_advanced_input_stays_in_sight(played, request):
             "page 1.58.1 hides it, link and all, until the button shows it; see docs/limits.md"
         )
     assert (
-        "lr_means" in played.facts["linked"]["shown"]
-        and "lr_scales" not in played.facts["linked"]["shown"]
+        "schedule_steps" in played.facts["linked"]["shown"]
+        and "image_size" not in played.facts["linked"]["shown"]
     )
 
 
 def test_nodes_2_hide_them_too(played):
     hidden, shown = played.facts["nodes2"]
-    assert "lr_scales" not in hidden and "lr_scales" in shown
+    assert "image_size" not in hidden and "image_size" in shown
 
 
 def test_own_sockets_have_colours_of_their_own_in_both_renderers_and_every_palette(played):
     dark, light = played.facts["colors"]
-    assert len(dark) == 5
+    assert len(dark) == 8
     for colors in (dark, light):
         assert all(len(set(three)) == 1 and three[0] for three in colors.values()), json.dumps(
             colors

@@ -98,7 +98,7 @@ def test_each_opens_where_note_first_group_and_loop_can_be_read(played):
             )
         left, top, *_ = seen["loop"]
         assert 0 < left < seen["sides"][0] and 0 < top < seen["sides"][1] / 2, name
-        assert seen["tallest"] <= 800, name
+        assert seen["tallest"] <= 700, name
 
 
 def test_nothing_else_is_wrong(played):

@@ -10,6 +10,7 @@ import pytest
 from harness import prompts
 
 NAMES = prompts.NAMES
+HIGHEST = 700  # graph units, of a node of the pack with its title
 TOLERANCE = 4.0  # graph units, of rounding
 SMALL = {
     "Distill3D_Optimize": {"views": 1, "image_size": 64},
@@ -59,6 +60,8 @@ def test_workflow_opens_with_every_node_known_and_in_its_place(opened, name):
     nodes, groups = layout["nodes"], layout["groups"]
     assert [node["title"] for node in nodes if not node["known"]] == []
     assert len(nodes) == len(prompts.read(name)["nodes"]) and groups
+    at = [(n["title"], n["box"][3]) for n in nodes if n["box"] and n["box"][3] > HIGHEST]
+    assert at == [], "nodes are too high"
     at = [(a["title"], b["title"]) for a, b in itertools.combinations(nodes, 2) if meet(a, b)]
     assert at == [], "nodes cover each other"
     at = [(a["title"], b["title"]) for a, b in itertools.combinations(groups, 2) if meet(a, b)]

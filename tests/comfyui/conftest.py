@@ -89,7 +89,7 @@ def graph(prior, object_info):
     node id.
     """
 
-    def build(kind="VDMLoss", /, **values):
+    def build(kind="VDMLoss", /, settings=None, **values):
         nodes = {
             "prior": node(object_info, "LoadDiffusionPrior", model=prior),
             "prompts": node(object_info, "ViewPrompts", prior=["prior", 0]),
@@ -106,7 +106,7 @@ def graph(prior, object_info):
         }
         for id, changes in values.items():
             nodes[id]["inputs"] |= changes
-        return nodes
+        return prompts.with_settings(nodes, object_info, **(settings or {}))
 
     return build
 

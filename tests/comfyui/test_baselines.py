@@ -28,7 +28,8 @@ def branches(comfyui, object_info, quickstart_prompt):
     )
     optimize = base[prompts.of_type(base, "Distill3D_Optimize")[0]]["inputs"]
     kept = ("LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians")
-    shared = {id: base[id] for kind in kept for id in prompts.of_type(base, f"Distill3D_{kind}")}
+    kinds = [*(f"Distill3D_{kind}" for kind in kept), *prompts.SETTINGS.values()]
+    shared = {id: base[id] for kind in kinds for id in prompts.of_type(base, kind)}
     (start,) = prompts.of_type(base, "Distill3D_InitGaussians")
 
     def node(kind, **inputs):
@@ -44,7 +45,6 @@ def branches(comfyui, object_info, quickstart_prompt):
             links = {
                 "loss": [f"{name} loss", 0],
                 "gaussians": [source or start, 0],
-                "densify": False,
                 "views": 2,
             }
             prompt[f"{name} loss"] = node(loss)
@@ -88,7 +88,7 @@ def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comf
         "first": ("VSDLoss", None, half),
         "second": ("VSDLoss", "first", half),
         # else ComfyUI would answer with what it has
-        "after": ("SDSLoss", None, {"preview_every": 1}),
+        "after": ("SDSLoss", None, {"restart_schedule": True}),
     }
     results = {}
     for name in runs:  # one after the other on the one prior that ComfyUI keeps

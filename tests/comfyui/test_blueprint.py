@@ -19,9 +19,10 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAME = "Text to 3D (Distill3D)"
 PRESET, LOSS, OPTIMIZE = "Distill3D_QualityPreset", "Distill3D_CDSLoss", "Distill3D_Optimize"
 INIT, MESH = "Distill3D_InitGaussians", "Distill3D_ExportMesh"
+PENALTIES = "Distill3D_Penalties"
 # Where each of the preset's numbers belongs.
 GOES_TO = {
-    "steps": OPTIMIZE, "views": OPTIMIZE, "count": INIT, "scale": INIT, "lambda_opacity": OPTIMIZE,
+    "steps": OPTIMIZE, "views": OPTIMIZE, "count": INIT, "scale": INIT, "lambda_opacity": PENALTIES,
     "resolution": MESH, "texture_size": MESH,
 }  # fmt: skip
 

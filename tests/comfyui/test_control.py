@@ -127,8 +127,8 @@ def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):
         "controlled": control_prior(info, control_net=["net", 0]),
     }
     results = []
-    for every in (1, 0):  # otherwise the same, so that ComfyUI runs it again
-        run = succeeded(probing.run(prompt | run_of(info, "controlled", preview_every=every)))
+    for restart in (True, False):  # otherwise the same, so that ComfyUI runs it again
+        run = succeeded(probing.run(prompt | run_of(info, "controlled", restart_schedule=restart)))
         results.append(saved(probing, run).read_bytes())
         cloud = columns(saved(probing, run))
     assert results[0] == results[1] and np.isfinite(cloud).all()
@@ -181,9 +181,9 @@ def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, f
     }  # fmt: skip
     results = []
     for loss in ("VDMLoss", "VSDLoss"):
-        for every in (1, 0):
+        for restart in (True, False):
             run = succeeded(
-                probing.run(prompt | run_of(info, "controlled", loss, preview_every=every))
+                probing.run(prompt | run_of(info, "controlled", loss, restart_schedule=restart))
             )
             results.append(saved(probing, run).read_bytes())
             probing.free()

@@ -13,7 +13,7 @@ from tiny_prior import write_tiny_prior
 
 
 def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(
-    comfyui, quickstart, quickstart_prompt
+    comfyui, quickstart, quickstart_prompt, object_info
 ):
     prior = comfyui.base / "models" / "diffusers" / "broken"
     write_tiny_prior(prior)
@@ -27,7 +27,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(
     before = set(folder.glob("*"))
     prompt = prompts.with_seed(prompts.with_steps(quickstart_prompt, 100), 9)
     prompt = prompts.set_values(prompt, "Distill3D_LoadDiffusionPrior", model="broken")
-    run = comfyui.run(prompts.set_values(prompt, "Distill3D_Optimize", max_bad_steps=2))
+    run = comfyui.run(prompts.with_settings(prompt, object_info, max_bad_steps=2))
 
     assert run.status == "error"
     assert (

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 import toybox_lora
+from harness import prompts
 from harness.environment import ROOT
 from harness.nodes import node, saved, succeeded
 from harness.server import link
@@ -194,11 +195,9 @@ def distilled(info, way):
         "steps": STEPS,
         "views": 2,
         "image_size": SIZE,
-        "background": "gray",
-        "densify": False,
         "seed": 3,
     }
-    return WAYS[way] | {
+    prompt = WAYS[way] | {
         # without view words: those of the embedded prior are written in its folder
         "prompts": node(
             info, "ViewPrompts", prior=["prior", 0], prompt="a red cube", view_dependent=False
@@ -206,11 +205,14 @@ def distilled(info, way):
         "cameras": node(info, "OrbitCameras"),
         "start": node(info, "InitGaussians", count=800, radius=0.4, scale=0.06, opacity=0.3),
         "loss": node(info, "SDSLoss", guidance=8, weighting="sigma/alpha", t_min=300),
-        "optimize": node(info, "Optimize", **links, **settings, lr_colors=0.08, preview_every=0),
+        "optimize": node(info, "Optimize", **links, **settings),
         "save": node(
             info, "SaveGaussians", gaussians=["optimize", 0], filename_prefix="ways/saved"
         ),
     }
+    return prompts.with_settings(
+        prompt, info, background="gray", densify=False, lr_colors=0.08, preview_every=0
+    )
 
 
 def cloud_of(probing, info, way):

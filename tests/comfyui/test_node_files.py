@@ -171,7 +171,7 @@ class TestNative:
         succeeded(comfyui.run(prompt))
 
     def test_mesh_outputs_feed_comfyuis_own_nodes(self, comfyui, graph, object_info):
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
         prompt["native"] = node(
@@ -183,7 +183,7 @@ class TestNative:
 
     def test_a_texture_reaches_the_file_and_comfyuis_own_mesh(self, comfyui, graph, object_info):
         pytest.importorskip("xatlas")
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
         options = {
             "resolution": 32,
@@ -239,7 +239,7 @@ class TestNative:
             assert picture[..., :2].std() > 1
 
     def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
-        prompt = graph(optimize={"lr_opacities": 0.0})
+        prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
         prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
         for name in ("format", "texture_size", "scale", "up_axis", "normal_map"):

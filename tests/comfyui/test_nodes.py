@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from harness import prompts
 from harness.nodes import (
     PACK,
     columns,
@@ -28,10 +29,18 @@ OWN_TYPES = {
     "DISTILL3D_CAMERAS",
     "DISTILL3D_GAUSSIANS",
     "DISTILL3D_LOSS",
+    "DISTILL3D_DEGRADATION_MAP",
+    "DISTILL3D_LEARNING_RATES",
+    "DISTILL3D_PENALTIES",
+    "DISTILL3D_DENSIFICATION",
+    "DISTILL3D_REFINING",
+    "DISTILL3D_RUN_OPTIONS",
+    "DISTILL3D_MESH_PENALTIES",
 }
 MESH_FILE = "FILE_3D_GLB,FILE_3D_OBJ,FILE_3D_PLY,FILE_3D_STL,FILE_3D"
 SPLAT_FILE = "FILE_3D_PLY,FILE_3D,FILE_3D_SPLAT,FILE_3D_SPZ,FILE_3D_GLB,FILE_3D_SPLAT_ANY"
-LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss")
+LOSSES = ("VDMLoss", "CDSLoss", "SDSLoss", "PictureLoss")
+SETTINGS_SOCKETS = {*prompts.SETTINGS, "mesh_penalties", "degradation_map"}
 
 
 class TestDeclarations:
@@ -81,7 +90,7 @@ class TestDeclarations:
             plain = [
                 input
                 for input, kind, options in declared_inputs(info)
-                if not options.get("advanced")
+                if not options.get("advanced") and input not in SETTINGS_SOCKETS
             ]
             assert len(plain) <= 12, f"{name} shows {plain}"
 
@@ -139,8 +148,8 @@ class TestPurity:
         self, comfyui, graph, object_info
     ):
         prompt = graph()
-        # Another preview_every makes ComfyUI run it again, on the very same cached start.
-        prompt["again"] = optimize(object_info, "start", preview_every=0)
+        # Another restart_schedule makes ComfyUI run it again, on the very same cached start.
+        prompt["again"] = optimize(object_info, "start", restart_schedule=True)
         prompt["save again"] = node(
             object_info, "SaveGaussians", gaussians=["again", 0], filename_prefix="nodes/again"
         )
@@ -165,17 +174,18 @@ class TestPurity:
             object_info, "SaveGaussians", gaussians=["second", 0], filename_prefix="nodes/second"
         )
         before = succeeded(comfyui.run(prompt))
-        prompt["second"]["inputs"]["lr_colors"] = 0.5
+        prompt["rates"] = node(object_info, "LearningRates", lr_colors=0.5)
+        prompt["second"]["inputs"]["learning_rates"] = ["rates", 0]
         after = succeeded(comfyui.run(prompt))
         assert after.started("second") is not None
         assert after.started("optimize") is None
         second = [columns(saved(comfyui, run, "save second")) for run in (before, after)]
         assert not np.array_equal(*second)
 
-        prompt["second"]["inputs"]["lr_colors"] = defaults(object_info[PACK + "Optimize"])[
-            "lr_colors"
-        ]
-        prompt["second"]["inputs"]["preview_every"] = 0
+        # without settings nodes, or with all of them as they are by default, the numbers are the same
+        prompt |= {socket: node(object_info, kind) for socket, kind in prompts.SETTINGS.items()}
+        prompt["second"]["inputs"] |= {socket: [socket, 0] for socket in prompts.SETTINGS}
+        prompt["options"]["inputs"]["preview_every"] = 0
         # from the first's cached cloud, which two others have started from
         third = succeeded(comfyui.run(prompt))
         assert third.started("optimize") is None
@@ -218,8 +228,12 @@ class TestEarlyEnd:
                 asked.append(progress)
                 comfyui.interrupt(run.prompt_id)
 
-        values = {"seed": seed, "schedule_steps": steps, "densify_every": 4}
-        cancelled = comfyui.run(graph(optimize=values | {"steps": steps}), on_event=cancel)
+        values = {"seed": seed, "schedule_steps": steps}
+
+        def of(steps):
+            return graph(optimize=values | {"steps": steps}, settings={"densify_every": 4})
+
+        cancelled = comfyui.run(of(steps), on_event=cancel)
         assert cancelled.status == "interrupted"
         partial = newest(comfyui.output / "distill3d" / "partial", ".safetensors")
         assert np.isfinite(columns(partial.with_suffix(".ply"))).all()
@@ -228,18 +242,16 @@ class TestEarlyEnd:
 
         file = partial.relative_to(comfyui.output).as_posix()
         load = {"class_type": PACK + "LoadGaussians", "inputs": {"file": f"output/{file}"}}
-        rest = succeeded(
-            comfyui.run(graph(optimize=values | {"steps": steps - done}) | {"start": load})
-        )
-        whole = succeeded(comfyui.run(graph(optimize=values | {"steps": steps})))
+        rest = succeeded(comfyui.run(of(steps - done) | {"start": load}))
+        whole = succeeded(comfyui.run(of(steps)))
         assert saved(comfyui, rest).read_bytes() == saved(comfyui, whole).read_bytes()
 
     def test_autosave_is_there_during_a_run_and_gone_after_it(self, comfyui, graph):
         folder, seen = comfyui.output / "distill3d" / "autosave", set()
-        values = {"steps": 40, "autosave_every": 2, "seed": fresh_seed()}
+        values = {"steps": 40, "seed": fresh_seed()}
         succeeded(
             comfyui.run(
-                graph(optimize=values),
+                graph(optimize=values, settings={"autosave_every": 2}),
                 on_event=lambda run: seen.update(file.suffix for file in folder.glob("*")),
             )
         )

@@ -289,7 +289,7 @@ def test_whole_runs_move_the_gaussians_and_repeat_themselves(probing, info):
     first = succeeded(probing.run(prompt))
     for loss in LOSSES:
         # otherwise the same, so that ComfyUI runs it again
-        prompt[loss]["inputs"]["preview_every"] = 0
+        prompt[loss]["inputs"]["restart_schedule"] = True
     again = succeeded(probing.run(prompt))
     start = columns(saved(probing, first, "save start"))
     for loss in LOSSES:

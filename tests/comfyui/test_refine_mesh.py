@@ -26,8 +26,9 @@ def graph(comfyui, object_info, quickstart_prompt):
     )
     solid = {"count": 300, "opacity": 0.9, "scale": 0.1}
     base = prompts.set_values(base, "Distill3D_InitGaussians", **solid)
-    still = {"steps": 1, "views": 2, "lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
-    base = prompts.set_values(base, "Distill3D_Optimize", **still)
+    still = {"lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
+    base = prompts.set_values(base, "Distill3D_Optimize", steps=1, views=2)
+    base = prompts.with_settings(base, object_info, **still)
     base = prompts.set_values(base, "Distill3D_ExportMesh", resolution=32, texture_size=0)
     (export,) = prompts.of_type(base, "Distill3D_ExportMesh")
     kinds = {

@@ -14,7 +14,7 @@ from harness.server import PromptRefused
     ("node", "values", "named"),
     [
         ("Distill3D_Optimize", {"steps": 0}, "steps"),
-        ("Distill3D_Optimize", {"background": "plaid"}, "background"),
+        ("Distill3D_OrbitCameras", {"elevation_min": "low"}, "elevation_min"),
         ("Distill3D_ViewPrompts", {"prompt": "  "}, "prompt"),
         ("Distill3D_LoadDiffusionPrior", {"model": "no such folder"}, "model"),
     ],

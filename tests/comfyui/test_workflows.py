@@ -90,47 +90,52 @@ def with_told_values(name, object_info):
                 assert options["min"] <= value <= options["max"], (title, input)
             assert inputs[input] != value, f"{title}: {input} is {value} already"
             inputs[input] = value
+            if input == "preset":  # as the page does
+                inputs |= options["distill3d_presets"][value]
     return {title: node["inputs"] for title, node in nodes.items()}
 
 
 def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
     nodes = with_told_values("consistent3d", object_info)
-    declared = object_info["Distill3D_CDSLoss"]["input"]
-    defaults = {
-        k: spec[1]["default"] for k, spec in (declared["required"] | declared["optional"]).items()
-    }
+    presets = object_info["Distill3D_CDSLoss"]["input"]["required"]["preset"][1]
     for stage, preset in (("coarse", "coarse"), ("geometry", "refine"), ("texture", "texture")):
-        assert nodes[f"CDS Loss: {stage}"] == defaults | {"preset": preset, "weight": 0.1}
+        values = presets["distill3d_presets"][preset]
+        assert nodes[f"CDS Loss: {stage}"] == values | {"preset": preset, "weight": 0.1}
     loops = {title: inputs for title, inputs in nodes.items() if title.startswith("Optimize")}
     assert [inputs["steps"] for inputs in loops.values()] == [3000, 3000, 5000]
-    assert all(inputs["views"] == 8 and inputs["sample_posterior"] for inputs in loops.values())
-    assert [inputs["lr_colors"] for inputs in loops.values()] == [0.005, 0, 0.005]
-    assert [inputs["lr_means"] for inputs in loops.values()] == [0.00056, 0.00056, 0]
+    assert all(inputs["views"] == 8 for inputs in loops.values())
+    assert nodes["Run Options"]["sample_posterior"] is True
+    rates = [nodes[f"Learning Rates: {stage}"] for stage in ("coarse", "geometry", "texture")]
+    assert [each["lr_colors"] for each in rates] == [0.005, 0, 0.005]
+    assert [each["lr_means"] for each in rates] == [0.00056, 0.00056, 0]
+    assert (
+        nodes["Densification: coarse"]["densify"] and not nodes["Densification: later"]["densify"]
+    )
 
 
 def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
     nodes = with_told_values("dreammapping", object_info)
     loss, loop = nodes["VDM Loss"], nodes["Optimize N Steps"]
-    assert (loss["guidance"], loss["weight"], loss["weighting"], loss["refine_from"]) == (
-        7.5,
-        0.1,
-        "sigma/alpha",
-        1,
-    )
+    assert (loss["guidance"], loss["weight"], loss["weighting"]) == (7.5, 0.1, "sigma/alpha")
+    assert nodes["Schedule Losses"]["switch_at"] == 1  # no Picture Loss
+    assert nodes["Degradation Map"]["lr"] == 0.001
     assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [
         20,
         980,
         500,
         0.3,
     ]
-    rates = [loop[f"lr_{name}"] for name in ("means", "scales", "quats", "opacities", "colors")]
-    assert rates == [0.00056, 0.005, 0.001, 0.05, 0.005] and loop["final_means"] == 0.01
-    assert (loop["steps"], loop["views"], loop["densify"], loop["lambda_opacity"]) == (
-        3000,
-        4,
+    given = nodes["Learning Rates"]
+    rates = [given[f"lr_{name}"] for name in ("means", "scales", "quats", "opacities", "colors")]
+    assert rates == [0.00056, 0.005, 0.001, 0.05, 0.005] and given["final_means"] == 0.01
+    assert (loop["steps"], loop["views"]) == (3000, 4)
+    penalties, growth = nodes["Penalties"], nodes["Densification"]
+    assert [penalties[f"lambda_{name}"] for name in ("opacity", "gamut", "scale")] == [0, 0, 1]
+    assert [growth[name] for name in ("densify", "max_gaussians", "densify_every")] == [
         True,
-        0,
-    )
+        200_000,
+        100,
+    ]
 
 
 def test_resume_is_the_quickstart_in_two_halves(object_info):
@@ -145,7 +150,8 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
             for each in found
         ]
 
-    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss"):
+    settings = ("LearningRates", "Penalties", "Densification")
+    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", *settings):
         assert values(halves, kind) == values(whole, kind)
     assert values(halves, "Optimize") == 2 * values(whole, "Optimize")
     (steps,) = (whole[id]["inputs"]["steps"] for id in prompts.of_type(whole, "Distill3D_Optimize"))
@@ -183,27 +189,30 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         assert len(shared) >= least
         assert {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
 
-    loss, loop, start = inputs(f"{kind.upper()}Loss"), inputs("Optimize"), inputs("InitGaussians")
-    same(
-        {name: value for name, value in loss.items() if value != -1},
-        asdict(measured.loss),
-        9,
-        ("degradation",),
-    )
-    same(
-        loop,
-        asdict(measured.settings),
-        18,
-        apart=("densify", "image_size", "preview_every", "max_gaussians"),
-    )
+    (id,) = prompts.of_type(prompt, "Distill3D_Optimize")
+    loss, start = inputs(f"{kind.upper()}Loss"), inputs("InitGaussians")
+    loop = prompts.settings_of(prompt, id)
+    same(loss, asdict(measured.loss), 15)
+    if kind == "vdm":
+        picture, joined = inputs("PictureLoss"), inputs("ScheduleLosses")
+        given = {
+            f"refine_{name}": picture[name] for name in ("steps", "guidance", "t_min", "t_max")
+        }
+        given |= {name: picture[name] for name in ("shared_t", "clip", "weight")}
+        same(given | {"refine_from": joined["switch_at"]}, asdict(measured.loss), 8)
+        assert (joined["first_anneals_over"], joined["second_anneals_over"]) == (
+            "whole run",
+            "own share",
+        )
+        drawn = inputs("DegradationMap")
+        given = {f"psi_{name}": drawn[name] for name in ("lr", "lr_end")}
+        same(given, asdict(measured.loss), 2)
+        assert drawn["design"] == measured.loss.degradation.design
+    same(loop, asdict(measured.settings), 17, apart=("densify", "image_size", "max_gaussians"))
     same(start, asdict(measured.init), 3)
     same(inputs("OrbitCameras"), asdict(measured.cameras), 8)
     same(inputs("ViewPrompts"), asdict(measured.prompts), 7)
-    assert (
-        loss.get("preset", "coarse") == "coarse"
-        and loop["steps"] == measured.steps
-        and loop["densify"] is False
-    )
+    assert loop["steps"] == measured.steps and loop["densify"] is False
     assert start["opacity"] == pytest.approx(
         1 / (1 + math.exp(-measured.init.opacity_logit)), abs=1e-4
     )
@@ -218,8 +227,8 @@ def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
         next(id for title, id in optimized.items() if title.startswith(f"Optimize: {stage}"))
         for stage in ("coarse", "geometry", "texture")
     ]
-    kinds = {id: prompt[prompt[id]["inputs"]["loss"][0]]["inputs"]["preset"] for id in stages}
-    assert list(kinds.values()) == ["coarse", "refine", "texture"]
+    kinds = {id: prompt[prompt[id]["inputs"]["loss"][0]]["inputs"]["t_start"] for id in stages}
+    assert list(kinds.values()) == [700, 300, 500]
     for id in stages:
         save = {"gaussians": [id, 0], "filename_prefix": f"stages/{id}", "training": False}
         prompt[f"save {id}"] = {"class_type": "Distill3D_SaveGaussians", "inputs": save}
@@ -265,15 +274,18 @@ def test_compare_losses_has_the_settings_that_were_measured(object_info):
     for loss in ("sds", "cds", "vdm"):
         wanted = asdict(plan.build(loss, 400, "auto", changes).loss)
         given = inputs(f"Distill3D_{loss.upper()}Loss")
-        shared = {
-            name: value for name, value in given.items() if name in wanted and name != "degradation"
-        }
+        shared = {name: value for name, value in given.items() if name in wanted}
         assert len(shared) > 8
         for name, value in shared.items():
-            # those are the coarse preset's, which are the defaults
-            if value not in (-1, "from preset"):
-                assert value == wanted[name], (loss, name)
-    start, loop = inputs("Distill3D_InitGaussians"), inputs("Distill3D_Optimize")
+            assert value == wanted[name], (loss, name)
+    picture, joined = inputs("Distill3D_PictureLoss"), inputs("Distill3D_ScheduleLosses")
+    for name in ("steps", "guidance", "t_min", "t_max"):
+        assert picture[name] == wanted[f"refine_{name}"], name
+    for name in ("shared_t", "clip", "weight"):
+        assert picture[name] == wanted[name], name
+    assert joined["switch_at"] == wanted["refine_from"]
+    start = inputs("Distill3D_InitGaussians")
+    loop = prompts.settings_of(prompt, prompts.of_type(prompt, "Distill3D_Optimize")[0])
     assert (start["count"], start["scale"]) == (plan.Init().count, plan.Init().scale)
     assert (loop["densify"], loop["lambda_opacity"], loop["lambda_gamut"]) == (False, 1500.0, 20.0)
 
@@ -292,6 +304,22 @@ def test_baseline_losses_has_the_settings_that_were_measured(object_info):
         assert len(shared) > 8 and {name: given[name] for name in shared} == {
             name: wanted[name] for name in shared
         }
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_that_is_named_is_what_the_inputs_say(object_info, name):
+    """And where they say a preset's values, it is named."""
+    for node in prompts.api_form(prompts.read(name), object_info).values():
+        spec = object_info[node["class_type"]]["input"].get("required", {}).get("preset")
+        if spec is None:
+            continue
+        given = {k: v for k, v in node["inputs"].items() if not isinstance(v, list)}
+        named = [
+            preset
+            for preset, values in spec[1]["distill3d_presets"].items()
+            if all(given.get(k) == v for k, v in values.items())  # none of them linked
+        ]
+        assert given["preset"] == (named or ["custom"])[0], node["_meta"]["title"]
 
 
 CONVERT = """

@@ -15,7 +15,7 @@ from bed import Bed, Failed, prompts
 OPTIMIZE = "Distill3D_Optimize"
 STEPS = 200
 LOSSES = (
-    "SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss",
+    "SDSLoss", "CDSLoss", "VDMLoss", "PictureLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss", "SCTDLoss", "VSDLoss",
 )  # fmt: skip
 KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
 HELD = 50  # MiB that may stay with torch after everything has been freed
@@ -24,15 +24,17 @@ WARM = 8.0  # seconds of a quickstart that is not the server's first, with graph
 Case = Callable[[Bed], dict[str, Any]]
 
 
-def optimizing(bed: Bed, way: dict[str, Any], steps: int = STEPS, **inputs: Any) -> dict[str, Any]:
-    """The quickstart's run with another prior, its cloud saved; no view words, which only the
-    folder has.
+def optimizing(
+    bed: Bed, way: dict[str, Any], steps: int = STEPS, **settings: Any
+) -> dict[str, Any]:
+    """The quickstart's run with another prior and these ``settings``, its cloud saved; no view words,
+    which only the folder has.
     """
     prompt = bed.plain_quickstart()
     base = {
         id: node
         for id, node in prompt.items()
-        if node["class_type"] in {f"Distill3D_{k}" for k in KEPT}
+        if node["class_type"] in {f"Distill3D_{k}" for k in KEPT} | {*prompts.SETTINGS.values()}
     }
     (old,) = prompts.of_type(prompt, "Distill3D_LoadDiffusionPrior")
     for node in base.values():
@@ -41,7 +43,8 @@ def optimizing(bed: Bed, way: dict[str, Any], steps: int = STEPS, **inputs: Any)
                 node["inputs"][name] = ["prior", 0]
     (optimize,) = prompts.of_type(base, OPTIMIZE)
     base = prompts.set_values(base, "Distill3D_ViewPrompts", view_dependent=False)
-    base = prompts.set_values(base, OPTIMIZE, steps=steps, **inputs)
+    base = prompts.set_values(base, OPTIMIZE, steps=steps)
+    base = prompts.with_settings(base, bed.info, **settings)
     save = bed.node("SaveGaussians", gaussians=[optimize, 0], filename_prefix="gpu/run")
     return {**way, **base, "save": save}
 

@@ -129,8 +129,6 @@ def test_a_strength_puts_a_ceiling_on_every_losss_timesteps(loss, strength):
         "t_max_end",
         "t_start",
         "t_end",
-        "refine_t_min",
-        "refine_t_max",
     }
     assert changed <= bounds | {"gap", "margin", "segments"}
     generator = torch.Generator().manual_seed(2)

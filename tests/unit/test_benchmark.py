@@ -8,6 +8,7 @@ import math
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,8 @@ import torch
 from torch import nn
 
 from distill3d.kernels.evaluate.judge import held_out_captions
+from distill3d.kernels.losses.picture import Picture
+from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.toybox.captions import held_out
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -213,6 +216,25 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
         assert rows and all(
             known[row["config"], row["loss"]] == row["fingerprint"] for row in rows
         ), name
+
+
+def test_a_setup_of_vdm_is_vdm_and_then_pictures():
+    """Every setting reaches the loss that has it now."""
+    settings = script("two_parts").VDM(
+        guidance=2.0, t_min=400, shared_t=False, clip=3.0, weight=2.0, psi_updates=4, refine_from=0.6,
+        refine_steps=4, refine_guidance=1.5, refine_t_min=350, refine_t_max=900,
+    )  # fmt: skip
+    loss = settings.loss
+    first, second = loss.losses
+    assert first == VDM(
+        guidance=2.0, t_min=400, shared_t=False, clip=3.0, weight=2.0, psi_updates=4
+    )
+    assert second == Picture(
+        guidance=1.5, steps=4, t_min=350, t_max=900, shared_t=False, clip=3.0, weight=2.0
+    )
+    assert tuple(loss.starts) == (0.0, 0.6) and loss.spans == ("whole run", "own share")
+    assert replace(settings, refine_from=1.0).loss == first
+    assert repr(settings).startswith("VDM(guidance=2.0, dca='linear'")
 
 
 def test_rows_that_were_measured_otherwise_are_not_taken_for_the_same(tmp_path):

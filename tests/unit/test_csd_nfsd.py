@@ -43,7 +43,7 @@ def test_csd_is_what_guidance_adds_to_sds():
 
 
 def test_csd_is_vdm_whose_map_is_the_identity():
-    frozen = VDM(guidance=7.5, psi_lr=0.0, psi_lr_end=0.0, shared_t=False, refine_from=1, **FIXED)
+    frozen = VDM(guidance=7.5, psi_lr=0.0, psi_lr_end=0.0, shared_t=False, **FIXED)
     prior, latents = gaussian_prior(), normal(1, 2, *SHAPE)
     views = Views(prior.embed(["a"] * 2), prior.embed([""] * 2), None, 0, 100)
     gradients = []

@@ -11,8 +11,9 @@ from distill3d.kernels.evaluate.inspection import inspect, record_predictions
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
-from distill3d.kernels.losses.combine import Combined
+from distill3d.kernels.losses.combine import Combined, Scheduled
 from distill3d.kernels.losses.degradation import Degradation
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
@@ -21,7 +22,14 @@ from distill3d.kernels.priors.prompts import view_prompts
 
 SIZE, SHAPE = 16, (3, 16, 16)
 CAMERAS = turntable(2, size=SIZE)
-SMALL = VDM(guidance=3.0, degradation=Degradation(widths=(8, 16)), refine_from=0.4)
+SMALL = VDM(guidance=3.0, degradation=Degradation(widths=(8, 16)))
+
+
+def then_pictures(vdm, start, **picture):
+    return Scheduled((vdm, Picture(**picture)), (0.0, start), ("whole run", "own share"))
+
+
+PARTS = then_pictures(SMALL, 0.4)
 
 
 def prior(bright=0.9, other=0.4):
@@ -79,7 +87,7 @@ def test_a_recorded_prior_is_of_the_same_type_and_answers_alike():
 @pytest.mark.parametrize("t", [1, 150, 640, 980])
 @pytest.mark.parametrize("progress", [0.0, 0.7])
 @pytest.mark.parametrize(
-    "loss", [SDS(), SMALL, CDS(), CDS.texture(), Combined((CDS(), SMALL), (0.5, 1.0))]
+    "loss", [SDS(), SMALL, PARTS, CDS(), CDS.texture(), Combined((CDS(), PARTS), (0.5, 1.0))]
 )
 def test_every_loss_meets_the_timestep_it_is_given(loss, t, progress):
     assert look(loss, t, progress).t.tolist() == [t, t]
@@ -132,10 +140,14 @@ def test_the_gradient_shows_where_a_step_leads():
 
 def test_guidance_is_the_losss_own_where_it_is():
     assert CDS(guidance_start=11.0, guidance_end=1.0).guidance_at(0.5) == 6
-    vdm = VDM(guidance=7.0, refine_guidance=2.0, refine_from=0.5)
-    assert [vdm.guidance_at(k) for k in (0.0, 0.5, 1.0)] == [7, 2, 2]
-    assert VDM(guidance=7.0, refine_guidance=2.0, refine_from=1).guidance_at(1.0) == 7
-    assert Combined((SDS(), vdm), (0.0, 1.0)).guidance_at(0.0) == 7
+    parts = then_pictures(VDM(guidance=7.0), 0.5, guidance=2.0)
+    assert [parts.guidance_at(k) for k in (0.0, 0.5, 1.0)] == [7, 2, 2]
+    assert then_pictures(VDM(guidance=7.0), 1.0).guidance_at(1.0) == 7
+    stages = Scheduled(
+        [CDS(guidance_start=11.0, guidance_end=1.0)] * 2, (0.0, 0.5), ("own share",) * 2
+    )
+    assert [stages.guidance_at(k) for k in (0.25, 0.5, 0.75)] == [6, 11, 6]
+    assert Combined((SDS(), parts), (0.0, 1.0)).guidance_at(0.0) == 7
 
 
 def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():
@@ -161,9 +173,16 @@ def test_memory_of_a_run_with_the_same_loss_is_used_and_kept():
     ).continued
 
 
-def test_the_second_part_of_vdm_asks_no_map():
-    assert look(SMALL, progress=0.3).degraded is not None
-    assert look(SMALL, progress=0.5).degraded is None
+def test_a_schedule_shows_the_map_while_it_is_vdms_turn():
+    assert look(PARTS, progress=0.3).degraded is not None
+    assert look(PARTS, progress=0.5).degraded is None
+
+
+def test_looking_at_a_schedule_shows_its_map_as_it_was_before_the_look():
+    """As one that never learned, M_psi answers with what it is given."""
+    for loss in (PARTS, Combined((PARTS,), (1.0,))):
+        found = look(loss, progress=0.3)
+        assert torch.equal(found.degraded, found.x0_text)
 
 
 def test_a_loss_that_inverts_first_shows_the_question_at_its_own_timestep():

@@ -12,6 +12,7 @@ from distill3d.kernels.losses.cds import CDS, cds
 from distill3d.kernels.losses.degradation import Degradation
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -89,9 +90,7 @@ def test_progress_ends_with_the_schedule(step, steps, done):
     assert views(gaussian_prior(), 1, step, steps).progress == done
 
 
-@pytest.mark.parametrize(
-    "loss", [CDS(), SDS(), VDM(refine_from=1, degradation=Degradation("linear")), VDM()]
-)
+@pytest.mark.parametrize("loss", [CDS(), SDS(), VDM(degradation=Degradation("linear")), Picture()])
 def test_past_the_schedule_a_loss_stays_as_it_was_at_the_end(loss):
     """Guidance, clamp and timesteps anneal no further."""
     prior, latents = gaussian_prior(), normal(5, 2, *SHAPE)
@@ -141,11 +140,11 @@ def test_cds_weighs_what_is_clamped_already():
         ("constant", 1.0, {100: 900}),
     ],
 )
-def test_the_first_part_of_vdm_lowers_its_highest_step_as_it_is_told(shape, share, highest):
+def test_vdm_lowers_its_highest_step_as_it_is_told(shape, share, highest):
     prior = gaussian_prior()
     settings = VDM(
         t_min=100, t_max_start=900, t_max_end=500, t_anneal=shape, t_anneal_share=share, shared_t=False,
-        refine_from=1, degradation=Degradation("linear"),
+        degradation=Degradation("linear"),
     )  # fmt: skip
     for step, high in highest.items():
         _, logs, _ = gradient(settings, prior, torch.zeros(600, *SHAPE), views(prior, 600, step))
@@ -155,7 +154,7 @@ def test_the_first_part_of_vdm_lowers_its_highest_step_as_it_is_told(shape, shar
 @pytest.mark.parametrize("clip", [0.0, 0.4])
 def test_vdm_clamps_what_the_prior_imagines_on_both_sides(clip):
     prior, latents = gaussian_prior(), normal(5, 2, *SHAPE)
-    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "psi_lr": 0.0, "refine_from": 1}
+    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "psi_lr": 0.0}
     found, _, _ = gradient(VDM(guidance=2.0, x0_clip=clip, **fixed), prior, latents, views(prior))
     t, generator = torch.tensor([400, 400]), seeded(1)
     torch.randint(400, 401, (1,), generator=generator)
@@ -172,9 +171,9 @@ def test_vdm_clamps_what_the_prior_imagines_on_both_sides(clip):
     torch.testing.assert_close(found, clean[1] - clean[0])
 
 
-def test_the_second_part_of_vdm_is_clamped_too():
+def test_the_way_to_a_picture_is_clamped_too():
     prior = gaussian_prior()
-    settings = VDM(refine_from=0, clip=0.01)
+    settings = Picture(clip=0.01)
     found, _, _ = gradient(settings, prior, normal(5, 2, *SHAPE), views(prior))
     assert found.abs().max().item() == pytest.approx(0.01)
 

@@ -23,6 +23,7 @@ from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -123,8 +124,10 @@ SHORT = {
     "SCTD": SCTD(),
     "CDS": CDS(),
     "CDS four noises": CDS(noise_groups=4, shared_unconditional=True, pull=0.1),
-    "VDM": VDM(refine_from=0.5),
-    "VDM own t": VDM(shared_t=False, refine_from=0.5),
+    "VDM": VDM(),
+    "VDM own t": VDM(shared_t=False),
+    "Picture": Picture(),
+    "Picture own t": Picture(shared_t=False),
     "VSD": VSD(),
 }
 

@@ -24,7 +24,8 @@ from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
 from distill3d.kernels.losses.cds import CDS
-from distill3d.kernels.losses.combine import Combined
+from distill3d.kernels.losses.combine import Combined, Scheduled
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.checkpoint import load_training, save_training
 from distill3d.kernels.run.step import Progress
@@ -108,9 +109,14 @@ def test_a_change_of_one_random_part_leaves_the_others_draws_alone():
 
 
 LOSSES = [LOSS, CDS(), LEARNING, Combined([CDS(), LEARNING], [1.0, 0.5])]
+# one whose switch lies before, one whose lies at the cut, one behind it
+SCHEDULES = [
+    Scheduled([LEARNING, Picture()], (0.0, start), ("whole run", "own share"))
+    for start in (0.3, 0.5, 0.7)
+]
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+@pytest.mark.parametrize("loss", [*LOSSES, *SCHEDULES], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "through a file"])
 def test_three_steps_and_three_more_are_six_bit_for_bit(loss, saved, tmp_path):
     whole = run(haze(), 6, loss=loss, schedule_steps=6, background="random")

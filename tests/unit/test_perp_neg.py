@@ -12,6 +12,7 @@ from kit import seeded
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.priors.conditioning import Against, Conditioning
@@ -250,8 +251,8 @@ LOSSES = [
     CDS(),
     CDS(shared_unconditional=True),
     VDM(),
-    VDM(refine_from=0.0),
-    VDM(refine_from=0.0, refine_guidance=1.0),
+    Picture(),
+    Picture(guidance=1.0),
 ]
 
 

@@ -13,6 +13,7 @@ from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.schedule import TimestepRange, annealed
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
@@ -107,9 +108,7 @@ class RecordingPrior(GaussianMixturePrior):
 
 
 OTHERS = [CSD(), NFSD(), ISM(), SDI(), SCTD()]
-LOSSES = {loss.name: loss for loss in (SDS(), CDS(), VDM(), *OTHERS)} | {
-    "VDM's second part": VDM(refine_from=0.0)
-}
+LOSSES = {loss.name: loss for loss in (SDS(), CDS(), VDM(), Picture(), *OTHERS)}
 
 
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -141,8 +140,8 @@ def test_the_bare_directions_take_latents_that_want_a_gradient_and_pass_none_on(
 
 @pytest.mark.parametrize(
     "loss",
-    [SDS(guidance=20), CDS(clip_start=0, clip_end=0), VDM(), VDM(refine_from=0.0)],
-    ids=["SDS", "CDS", "VDM", "VDM's second part"],
+    [SDS(guidance=20), CDS(clip_start=0, clip_end=0), VDM(), Picture()],
+    ids=lambda loss: loss.name,
 )
 def test_guidance_is_multiplied_view_by_view(loss):
     prior = gaussian_prior(other=-1.0)

@@ -12,7 +12,7 @@ from kit import normal64 as normal
 from distill3d.kernels.devices.streams import SideStream
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.degradation import DESIGNS, AdamState, Degradation
-from distill3d.kernels.losses.vdm import VDM, dca, imagined, vdm
+from distill3d.kernels.losses.vdm import VDM, dca, vdm
 from distill3d.kernels.priors.mixture import GaussianMixturePrior
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
 
@@ -96,7 +96,6 @@ def test_the_linear_design_learns_that_map():
         psi_lr=5e-2,
         psi_lr_end=1e-3,
         guidance=1,
-        refine_from=1,
     )
     generator = seeded()
     run = settings.start(prior, SHAPE, generator)
@@ -129,7 +128,6 @@ def test_vdm_without_guidance_keeps_the_spread_that_sds_collapses():
             degradation=linear,
             psi_lr=2e-2,
             psi_lr_end=2e-2,
-            refine_from=1,
         )
     )
     assert abs(kept.mean() - 2) < 0.2
@@ -300,7 +298,6 @@ def test_the_maps_learning_rate_anneals_over_the_run(step, lr):
         psi_lr=0.03,
         psi_lr_end=0.01,
         psi_updates=1,
-        refine_from=1,
     )
     run = settings.start(prior, SHAPE, seeded())
     run(normal(9, 2, *SHAPE).float(), views(prior, 2, step, 10), seeded(1))
@@ -311,7 +308,7 @@ def test_the_maps_learning_rate_anneals_over_the_run(step, lr):
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_rescaling_brings_what_is_imagined_to_the_spread_of_the_render(share):
     prior, t = gaussian_prior(variance=4.0, other=-1.0), torch.tensor([400, 400])
-    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "refine_from": 1, "psi_lr": 0.0}
+    fixed = {"t_min": 400, "t_max_start": 400, "t_max_end": 400, "psi_lr": 0.0}
     latents = (0.1 * normal(6, 2, *SHAPE)).float().requires_grad_()
     run = VDM(guidance=2, x0_rescale=share, **fixed).start(prior, SHAPE, seeded())
     value, _ = run(latents, views(prior, 2), seeded(1))
@@ -429,101 +426,9 @@ def test_bad_settings_are_named_with_their_cure(changes, message):
         VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
 
 
-def test_the_picture_of_one_step_is_the_estimate_and_many_steps_follow_the_flow():
-    prior, t = gaussian_prior(), torch.tensor([600, 600])
-    a, s = SCHEDULE.alpha(t), SCHEDULE.sigma(t)
-    z_t, text = a * 2.0 + s * normal(7, 2, *SHAPE), prior.embed(["a", "a"])
-    (noise,) = prior.predict(z_t, t, [text])
-    estimate = clean_from_noise(z_t, noise, a, s)
-    torch.testing.assert_close(imagined(prior, z_t, t, 1, text, text, 3.0), estimate)
-    # the flow of a Gaussian in closed form: (x - mu) / sqrt(v + sigma^2) stays, in the form z /
-    # alpha = x + sigma eps
-    ratio = s / a
-    exact = 2.0 + (z_t / a - 2.0) * (0.25 / (0.25 + ratio**2)).sqrt()
-    errors = [
-        (imagined(prior, z_t, t, k, text, text, 1.0) - exact).abs().mean().item()
-        for k in (1, 3, 100)
-    ]
-    assert errors[0] > 2 * errors[1] > 8 * errors[2]
-    one = (estimate - 2.0).std()
-    assert one < 0.6 * (exact - 2.0).std()  # the mean is soft, the flow's end has the data's spread
-
-
-def test_a_guidance_per_view_takes_no_shortcut_at_one():
-    prior, t, z_t = gaussian_prior(other=-1.0), torch.tensor([600, 600]), normal(7, 2, *SHAPE)
-    texts = prior.embed(["a", "a"]), prior.embed(["", ""])
-    mixed = imagined(prior, z_t, t, 3, *texts, torch.tensor([1.0, 3.0])[:, None, None, None])
-    torch.testing.assert_close(mixed[:1], imagined(prior, z_t, t, 3, *texts, 1.0)[:1])
-    torch.testing.assert_close(mixed[1:], imagined(prior, z_t, t, 3, *texts, 3.0)[1:])
-
-
-def test_the_second_part_draws_renders_to_pictures_and_leaves_psi_alone():
-    prior = gaussian_prior()
-    settings = VDM(
-        refine_from=0.5,
-        refine_steps=4,
-        refine_t_min=400,
-        refine_t_max=400,
-        refine_guidance=1,
-        weight=2.0,
-    )
-    run, before = (
-        settings.start(prior, SHAPE, seeded()),
-        settings.start(prior, SHAPE, seeded()).state(),
-    )
-    latents = normal(8, 2, *SHAPE).float().requires_grad_()
-    value, logs = run(latents, views(prior, 2, 5, 10), seeded(1))
-    t = torch.tensor([400, 400])
-    noise = torch.randn(2, *SHAPE, generator=after_one_draw(seeded(1)))
-    z_t = SCHEDULE.alpha(t) * latents.detach() + SCHEDULE.sigma(t) * noise
-    rows = prior.embed(["a", "a"])
-    wanted = 2.0 * (latents.detach() - imagined(prior, z_t.float(), t, 4, rows, rows, 1.0))
-    torch.testing.assert_close(
-        2 * torch.autograd.grad(value, latents)[0], wanted.float(), rtol=1e-4, atol=1e-4
-    )
-    assert logs["t"] == 400 and "psi_loss" not in logs
-    assert all(torch.equal(value, before[key]) for key, value in run.state().items())
-    _, more = run(latents, views(prior, 2, 4, 10), seeded(1))
-    assert "psi_loss" in more
-
-
-# 130: beyond the schedule
-@pytest.mark.parametrize(("step", "highest"), [(50, 800), (75, 650), (99, 506), (130, 500)])
-def test_the_second_parts_steps_come_down_over_that_part_to_200_above_the_lowest(step, highest):
-    prior = gaussian_prior()
-    settings = VDM(
-        refine_from=0.5, refine_steps=1, refine_t_min=300, refine_t_max=800, shared_t=False
-    )
-    run = settings.start(prior, SHAPE, seeded())
-    _, logs = run(torch.zeros(400, *SHAPE), views(prior, 400, step, 100), seeded(1))
-    assert logs["t"].item() == pytest.approx((300 + highest) / 2, abs=20)
-
-
-def test_a_second_part_from_the_very_end_never_comes():
-    prior = gaussian_prior()
-    run = VDM(refine_from=1, degradation=Degradation("linear")).start(prior, SHAPE, seeded())
-    for step in (99, 100, 120):  # a run may go on beyond its schedule
-        _, logs = run(normal(8, 1, *SHAPE).float(), views(prior, 1, step), seeded(1))
-        assert "psi_loss" in logs
-
-
 def after_one_draw(generator):
     torch.randint(400, 401, (1,), generator=generator)
     return generator
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"refine_from": 1.5}, "refine_from is 1.5; it must lie between 0 and 1"),
-        ({"refine_steps": 0}, "refine_steps is 0"),
-        ({"refine_t_min": 900}, "refine_t_min 900 does not lie between 0 and refine_t_max 800"),
-        ({"refine_t_max": 1000}, "refine_t_max 1000 is beyond prior"),
-    ],
-)
-def test_a_second_part_that_cannot_be_is_refused(changes, message):
-    with pytest.raises(ValueError, match=message):
-        VDM(**changes).start(gaussian_prior(), SHAPE, seeded())
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -535,7 +440,7 @@ def test_the_map_learns_the_same_beside_other_work(monkeypatch):
     prior.schedule = prior.schedule.to("cuda")
     found = []
     for device in ("cpu", "cuda"):
-        run = VDM(refine_from=1.0).start(prior, (2, 16, 16), seeded())
+        run = VDM().start(prior, (2, 16, 16), seeded())
         run.prior, run.side_stream = prior, SideStream(torch.device(device))
         run.psi = AdamState.fresh({k: v.cuda() for k, v in run.psi.parameters.items()})
         generator, busy = seeded(1), torch.randn(2048, 2048, device="cuda")

@@ -7,13 +7,20 @@ from __future__ import annotations
 from harness.environment import ROOT
 
 FOLDER = ROOT / "locales"
-CATEGORIES = {"Distill3D": "Distill3D", "losses": "losses"}
+CATEGORIES = {"Distill3D": "Distill3D", "losses": "losses", "settings": "settings"}
 TYPES = {
     "DISTILL3D_PRIOR": "diffusion prior",
     "DISTILL3D_PROMPTS": "view prompts",
     "DISTILL3D_CAMERAS": "cameras",
     "DISTILL3D_GAUSSIANS": "Gaussians",
     "DISTILL3D_LOSS": "loss",
+    "DISTILL3D_DEGRADATION_MAP": "degradation map",
+    "DISTILL3D_LEARNING_RATES": "learning rates",
+    "DISTILL3D_PENALTIES": "penalties",
+    "DISTILL3D_DENSIFICATION": "densification",
+    "DISTILL3D_REFINING": "refining",
+    "DISTILL3D_RUN_OPTIONS": "run options",
+    "DISTILL3D_MESH_PENALTIES": "mesh penalties",
 }
 
 

@@ -25,7 +25,7 @@ def optimize(object_info, start, **inputs):
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")} | {
         "gaussians": [start, 0]
     }
-    small = {"steps": 3, "views": 2, "preview_every": 1, "seed": 5}
+    small = {"steps": 3, "views": 2, "seed": 5}
     return node(object_info, "Optimize", **(links | small | inputs))
 
 

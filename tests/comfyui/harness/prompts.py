@@ -18,7 +18,8 @@ NODES = {
     f"Distill3D_{name}"
     for name in (
         "LoadDiffusionPrior", "DiffusionPriorFromModel", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE",
-        "CDSLoss", "VDMLoss",
+        "CDSLoss", "VDMLoss", "PictureLoss", "ScheduleLosses", "DegradationMap", "LearningRates", "Penalties",
+        "Densification", "Refining", "RunOptions", "MeshPenalties",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
@@ -28,6 +29,14 @@ NODES = {
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
 WIDGET_TYPES = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 CONTROL_VALUES = {"fixed", "increment", "decrement", "randomize"}
+# by the inputs of Optimize that they go to
+SETTINGS = {
+    "learning_rates": "Distill3D_LearningRates",
+    "penalties": "Distill3D_Penalties",
+    "densification": "Distill3D_Densification",
+    "refining": "Distill3D_Refining",
+    "options": "Distill3D_RunOptions",
+}
 NOT_EXECUTED = {"Note", "MarkdownNote"}
 MUTED, BYPASSED = 2, 4
 
@@ -184,6 +193,40 @@ def set_values(prompt: dict, class_type: str, /, **values: Any) -> dict:
     return changed
 
 
+def with_settings(prompt: dict, object_info: dict, /, **values: Any) -> dict:
+    """The prompt with these inputs of Learning Rates, Penalties, Densification, Refining or Run
+    Options for every Optimize: in the nodes of that kind, and where an Optimize has none in a new
+    one. Raises ValueError for an input of none of them."""
+    changed, left = dict(prompt), set(values)
+    for socket, kind in SETTINGS.items():
+        info = object_info[kind]
+        own = {
+            name: value for name, value in values.items() if name in info["input_order"]["required"]
+        }
+        left -= own.keys()
+        if not own:
+            continue
+        for id in of_type(prompt, "Distill3D_Optimize"):
+            inputs = changed[id]["inputs"]
+            if socket not in inputs:
+                defaults = {
+                    name: spec[1]["default"] for name, spec in info["input"]["required"].items()
+                }
+                changed[f"{id} {socket}"] = {"class_type": kind, "inputs": defaults}
+                changed[id] = changed[id] | {"inputs": inputs | {socket: [f"{id} {socket}", 0]}}
+        changed = set_values(changed, kind, **own)
+    if left:
+        raise ValueError(f"no settings node has an input {', '.join(sorted(left))}.")
+    return changed
+
+
+def settings_of(prompt: dict, id: str) -> dict:
+    """What the settings nodes of that Optimize say, by input, and its own inputs."""
+    inputs = prompt[id]["inputs"]
+    linked = (prompt[inputs[socket][0]]["inputs"] for socket in SETTINGS if socket in inputs)
+    return {name: value for each in (*linked, inputs) for name, value in each.items()}
+
+
 def with_steps(prompt: dict, steps: int) -> dict:
     """The prompt with so many steps per Optimize node; a schedule over several of them shrinks with
     them.
@@ -208,7 +251,7 @@ def with_seed(prompt: dict, seed: int) -> dict:
 def reduced(prompt: dict, steps: int) -> dict:
     """The prompt small enough for a test: few steps and views, small pictures, coarse mesh."""
     small = {
-        "Distill3D_Optimize": {"views": 2, "preview_every": 1},
+        "Distill3D_Optimize": {"views": 2},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
         "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32},

@@ -1,0 +1,130 @@
+"""What the nodes of several losses have in common."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ...kernels.losses.base import WEIGHTINGS, Loss
+from ...kernels.losses.schedule import SHAPES
+from ...kernels.losses.timestep import TimestepLoss
+from ..shared import types
+
+CATEGORY = "Distill3D/losses"
+# What several losses say in the same words.
+LEVEL = "noise level that pictures are given, timestep 0 (clean) to 999 (pure noise)"
+WEIGHTS = (
+    "How much a noise level t counts, w(t): 1-abar the most at high noise, one all alike,"
+    " sigma/alpha so that the gradient is a difference of pictures (as latents)."
+)
+CLIP = (
+    "No value of the gradient may be larger than this, in units of the latent (the small picture"
+    " that the prior works on, values about -4..4); 0 never."
+)
+
+
+def loss_output() -> io.Output:
+    return types.Loss.Output(
+        display_name="loss", tooltip="For Optimize, Refine Mesh, Combine Losses or Schedule Losses."
+    )
+
+
+def steps_input(
+    id: str, default: int, tooltip: str, low: int = 0, high: int = 999, advanced: bool = True
+) -> io.Int.Input:
+    return io.Int.Input(
+        id, default=default, min=low, max=high, tooltip=tooltip, advanced=advanced or None
+    )
+
+
+def number_input(
+    id: str,
+    default: float,
+    tooltip: str,
+    low: float = 0.0,
+    high: float = 1000.0,
+    step: float = 0.5,
+    advanced: bool = True,
+    optional: bool = False,
+) -> io.Float.Input:
+    return io.Float.Input(
+        id, default=default, min=low, max=high, step=step, round=0.0001, tooltip=tooltip, optional=optional,
+        advanced=advanced or None,
+    )  # fmt: skip
+
+
+def plain_inputs(defaults: TimestepLoss, guidance: str) -> list[io.Input]:
+    """What a newcomer sees: guidance, explained by ``guidance``, and weight."""
+    return [
+        number_input(
+            "guidance",
+            defaults.guidance,
+            "Guidance: how strongly the text pulls; 1 is the prior without a push (scale s; papers"
+            f" that write w mean s - 1). {guidance}",
+            advanced=False,
+        ),
+        number_input(
+            "weight",
+            defaults.weight,
+            "Factor on the gradient. LucidDreamer: 0.1 with its smaller learning rates.",
+            high=1e6,
+            step=0.1,
+            advanced=False,
+        ),
+    ]
+
+
+def timestep_inputs(
+    defaults: TimestepLoss, weighting: str, highest: str = "LucidDreamer: 500."
+) -> list[io.Input]:
+    """The rest of what these losses have in common; ``weighting`` and ``highest`` (at the end) name
+    papers' values.
+    """
+    return [
+        io.Combo.Input(
+            "weighting",
+            options=list(WEIGHTINGS),
+            default=defaults.weighting,
+            advanced=True,
+            tooltip=f"{WEIGHTS} {weighting}",
+        ),
+        steps_input(
+            "t_min", defaults.t_min, f"Lowest {LEVEL}. Papers: 20. Embedded prior: 20 to 200."
+        ),
+        steps_input(
+            "t_max_start", defaults.t_max_start, f"Highest {LEVEL}, at the start. Papers: 980."
+        ),
+        steps_input(
+            "t_max_end", defaults.t_max_end, f"Highest noise level at the end, timestep. {highest}"
+        ),
+        io.Combo.Input(
+            "t_anneal",
+            options=list(SHAPES),
+            default=defaults.t_anneal,
+            advanced=True,
+            tooltip=(
+                "How the highest noise level moves; constant keeps t_max_start. LucidDreamer, SDI:"
+                " linear."
+            ),
+        ),
+        io.Float.Input(
+            "t_anneal_share",
+            default=defaults.t_anneal_share,
+            min=0.001,
+            max=1.0,
+            step=0.05,
+            advanced=True,
+            tooltip=(
+                "Share of the run, 0..1, over which the highest noise level moves. LucidDreamer:"
+                " 0.3."
+            ),
+        ),
+        number_input("clip", defaults.clip, CLIP, high=1e6),
+    ]
+
+
+def checked(loss: Loss) -> Loss:
+    """The loss itself, or a ValueError: linked inputs were not there to be validated before the
+    run.
+    """
+    loss.check()
+    return loss

@@ -1,0 +1,64 @@
+"""ISM Loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...kernels.losses.ism import ISM
+from ..shared.validation import validate
+from .inputs import CATEGORY, checked, loss_output, plain_inputs, steps_input, timestep_inputs
+
+
+class ISMLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_ISMLoss",
+            display_name="ISM Loss",
+            category=CATEGORY,
+            description=(
+                "Interval Score Matching (LucidDreamer, CVPR 2024), after its official code: the"
+                " render is made noisy along the prior's own flow, not at random, and two"
+                " neighbouring points are compared. 8 denoiser evaluations per step and view at"
+                " t_max 980, 6 at 500."
+            ),
+            search_aliases=[
+                "luciddreamer",
+                "interval score matching",
+                "ddim inversion",
+                "score distillation",
+            ],
+            inputs=[
+                *plain_inputs(ISM(), "LucidDreamer: 7.5. Embedded prior: begin with 7.5."),
+                *timestep_inputs(ISM(), "LucidDreamer: sigma/alpha."),
+                steps_input(
+                    "gap",
+                    ISM().gap,
+                    "Distance of the two points compared, timesteps. LucidDreamer: 100, falling"
+                    " to 80.",
+                    low=1,
+                ),
+                steps_input(
+                    "stride",
+                    ISM().stride,
+                    "Timesteps per step of the inversion; half of it makes the inversion cost twice"
+                    " as much. LucidDreamer: 200.",
+                    low=1,
+                ),
+            ],
+            outputs=[loss_output()],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
+    ) -> bool | str:
+        return validate(
+            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, ISM
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(checked(ISM(**inputs)))

@@ -1,0 +1,80 @@
+"""VSD Loss."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+
+from ...kernels.losses.vsd import VSD
+from ..shared.validation import validate
+from .inputs import CATEGORY, checked, loss_output, plain_inputs, timestep_inputs
+
+
+class VSDLoss(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="Distill3D_VSDLoss",
+            display_name="VSD Loss",
+            category=CATEGORY,
+            description=(
+                "Variational Score Distillation (ProlificDreamer, NeurIPS 2023): a LoRA on the"
+                " prior's own network learns the renders' score during the run; the prior itself"
+                " stays as it is. The paper's camera embedding is left out. Needs the package peft,"
+                " and memory for training. 4 denoiser evaluations per step and view, one with its"
+                " backward pass."
+            ),
+            search_aliases=[
+                "prolificdreamer",
+                "variational score distillation",
+                "lora",
+                "score distillation",
+            ],
+            inputs=[
+                *plain_inputs(VSD(), "ProlificDreamer: 7.5. Embedded prior: begin with 7.5."),
+                *timestep_inputs(
+                    VSD(),
+                    "ProlificDreamer: 1-abar.",
+                    "ProlificDreamer: 500, at once after a fifth of the run.",
+                ),
+                io.Int.Input(
+                    "lora_rank",
+                    default=VSD().lora_rank,
+                    min=1,
+                    max=1024,
+                    advanced=True,
+                    tooltip=(
+                        "Rank of the LoRA's layers; more learns the renders more closely."
+                        " ProlificDreamer's code in threestudio: 4."
+                    ),
+                ),
+                io.Float.Input(
+                    "lora_lr",
+                    default=VSD().lora_lr,
+                    min=0.0,
+                    max=1.0,
+                    step=0.0001,
+                    round=0.0000001,
+                    advanced=True,
+                    tooltip=(
+                        "AdamW's learning rate of the LoRA; 0 freezes it, which leaves CSD."
+                        " ProlificDreamer: 1e-4 over 25,000 steps. Embedded prior, some hundred"
+                        " steps: begin with 1e-3."
+                    ),
+                ),
+            ],
+            outputs=[loss_output()],
+        )
+
+    @classmethod
+    def validate_inputs(
+        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
+    ) -> bool | str:
+        return validate(
+            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, VSD
+        )
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(checked(VSD(**inputs)))
