@@ -1,1 +1,1 @@
-"""One node per loss, and their sum."""
+"""One node per loss, their sum and their schedule."""
