@@ -188,3 +188,20 @@ def test_the_inversions_random_part_has_ddims_variance(eta):
     low, high = SCHEDULE.alphas_cumprod[0], SCHEDULE.alphas_cumprod[1]
     expected = eta * ((1 - low) / (1 - high) * (1 - high / low) / high).sqrt()
     assert prior.seen.std().item() == pytest.approx(expected.item(), rel=0.03)
+
+
+@pytest.mark.parametrize(("t_max", "evaluations"), [(980, 8), (500, 6)])
+def test_ism_inverts_all_the_way_and_asks_no_more_than_it_says(monkeypatch, t_max, evaluations):
+    prior, asked = gaussian_prior(), []
+    predict = prior.predict
+
+    def counted(z_t, t, conditionings):
+        asked.extend(float(t.max()) for _ in conditionings)
+        return predict(z_t, t, conditionings)
+
+    monkeypatch.setattr(prior, "predict", counted)
+    loss = ISM(t_min=t_max, t_max_start=t_max, t_max_end=t_max)
+    gradient(loss, prior, normal(1, 1, *SHAPE))
+    assert len(asked) == evaluations
+    assert asked[-3:] == [t_max - loss.gap, t_max, t_max]
+    assert asked[:-3] == [step * loss.stride for step in range(evaluations - 3)]
