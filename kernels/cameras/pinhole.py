@@ -114,9 +114,11 @@ def orbit(
 
 def sectors(azimuths: Tensor, count: int) -> Tensor:
     """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at
-    the front.
+    the front. Exactly between two it is the odd one: at 45 degrees of four sectors the side, as
+    threestudio has it.
     """
-    return (azimuths * (count / 360)).round().long() % count
+    place = azimuths.double() * (count / 360)  # a whole number more turns round's even into odd
+    return ((place + 1).round() - 1).long() % count
 
 
 def look_at(

@@ -16,6 +16,7 @@ from ..devices.streams import sent
 from ..priors.base import Conditioning, NoiseSchedule, Prior
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
+REDUCTIONS = ("mean", "sum", "elements")
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Views:
         steps: length of the whole schedule
         guidance_factor: [V,1,1,1], multiplies the guidance scale of every loss, view by view
         together: so many views in a row are judged as one, which takes one noise level
+        base: V rows, the prompt without view words
     """
 
     text: Conditioning
@@ -38,6 +40,7 @@ class Views:
     steps: int
     guidance_factor: Tensor | float = 1.0
     together: int = 1
+    base: Conditioning | None = None
 
     @property
     def progress(self) -> float:
@@ -158,15 +161,24 @@ def inject(latents: Tensor, gradient: Tensor) -> Tensor:
     ).sum() / latents.shape[0]
 
 
+def reduction_factor(reduction: str, latents: Tensor) -> float:
+    """What makes of a mean over the views of latents [V,C,h,w], which `inject` takes, one of
+    REDUCTIONS: "sum" over them (LucidDreamer, SegmentDreamer), or the mean over the "elements" of
+    the latents too (SDI).
+    """
+    return {"mean": 1.0, "sum": float(len(latents)), "elements": 1 / latents[0].numel()}[reduction]
+
+
 def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
-    """The gradient with non-finite values set to 0 and, if clip > 0, every value clamped to +-clip.
+    """The gradient with NaNs set to 0; if clip > 0 every value clamped to +-clip, infinite ones
+    too, else these set to 0.
 
     A half-precision denoiser may overflow at single latents, which should not cost the step. A
     gradient with no finite value at all is left as it is, for the loop to notice.
     """
     finite = torch.isfinite(gradient)
-    kept = torch.where(finite | ~finite.any(), gradient, torch.zeros_like(gradient))
-    return kept.clamp(-clip, clip) if clip > 0 else kept
+    kept = gradient.nan_to_num(0.0, clip, -clip)
+    return torch.where(finite.any(), kept.clamp(-clip, clip) if clip > 0 else kept, gradient)
 
 
 def gradient_logs(gradient: Tensor) -> dict[str, Tensor]:

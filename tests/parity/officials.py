@@ -53,7 +53,7 @@ class Blank(metaclass=Anything):
 
 
 class StubModule(types.ModuleType):
-    __path__: list = []
+    __path__ = ()
 
     def __getattr__(self, name):
         if name.startswith("__"):

@@ -50,14 +50,14 @@ OPTIONS = {
     "vis_interval": 10**9,
 }
 STEPS = {
-    "ism": {"warm": 1.0, "perp": False, "sds": False},
-    "ism_late": {"warm": 0.0, "perp": False, "sds": False},
-    "ism_perp_neg": {"warm": 0.5, "perp": True, "sds": False},
-    "sds_sum": {"warm": 0.5, "perp": False, "sds": True},
+    "ism": {"warm": 1.0, "perp": False, "sds": False, "seed": 8},
+    "ism_late": {"warm": 0.0, "perp": False, "sds": False, "seed": 3},
+    "ism_perp_neg": {"warm": 0.5, "perp": True, "sds": False, "seed": 8},
+    "sds_sum": {"warm": 0.5, "perp": False, "sds": True, "seed": 0},
 }
 
 
-def guidance(module, network, sds=False):
+def guidance(module, network, sds=False, seed=0):
     table = scheduler()
     table.set_timesteps(1000)
     return bare(
@@ -74,13 +74,13 @@ def guidance(module, network, sds=False):
         max_step=500,
         warmup_step=480,
         noise_temp=None,
-        noise_gen=torch.Generator().manual_seed(0),
+        noise_gen=torch.Generator().manual_seed(seed),
     )
 
 
 def step(module, name, settings, about):
     network, rows, count = Network(seed=6), texts(5), 2
-    made = guidance(module, network, settings["sds"])
+    made = guidance(module, network, settings["sds"], settings["seed"])
     z0 = latents(count, seed=9)
     z0 = (z0.detach() * 0.4).requires_grad_()
     object.__setattr__(made, "encode_imgs", lambda _: (z0, None))
@@ -196,7 +196,7 @@ def part(path, wanted):
 def perp_neg(folder, about):
     name = "get_pos_neg_text_embeddings"
     space = {"torch": torch, "math": math}
-    exec(
+    exec(  # noqa: S102
         part(folder / "train.py", lambda n: isinstance(n, ast.FunctionDef) and n.name == name),
         space,
     )
@@ -298,7 +298,7 @@ def widening(folder, about):
     }
     found = []
     for iteration in range(1, 5001):
-        exec(code, {**space, "iteration": iteration})
+        exec(code, {**space, "iteration": iteration})  # noqa: S102
         if iteration in (1, 499, 500, 501, 999, 1000, 1500, 2000, 2500, 3500, 5000):
             found.append((iteration, *pose.radius_range, *pose.fovy_range))
     table = numpy.array(found)

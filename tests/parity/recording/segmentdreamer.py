@@ -17,7 +17,7 @@ OPTIONS = {
     "guidance_scale": 7.5,
     "vis_interval": 10**9,
 }
-STEPS = {"sctd": (1.0, 0), "sctd_late": (0.3, 1), "sctd_low": (0.0, 15)}  # warm-up rate, seed
+STEPS = {"sctd": (1.0, 0), "sctd_late": (0.3, 1), "sctd_low": (0.0, 22)}  # warm-up rate, seed
 
 
 def record(folder):
@@ -137,13 +137,16 @@ def timesteps(module, about):
 
         original, torch.randint = torch.randint, randint
         try:
-            (t, s, e), _, _ = made.timestep_setting(warm, guidance_opt=options)
+            (t, _s, e), _, _ = made.timestep_setting(warm, guidance_opt=options)
         finally:
             torch.randint = original
         low, high = spans[0]
         found.append(
-            (iteration, int(made.timesteps[low]), int(made.timesteps[high - 1]), int(t))
-            + (spans[1][0], spans[1][1] - 1, int(e))
+            (
+                iteration,
+                *(int(made.timesteps[index]) for index in (low, high - 1)),
+                *(int(t), spans[1][0], spans[1][1] - 1, int(e)),
+            )
         )
     names = ("iteration", "t_low", "t_high", "t", "s_low", "s_high", "e")
     columns = zip(names, zip(*found, strict=True), strict=True)

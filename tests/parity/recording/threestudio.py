@@ -23,6 +23,13 @@ REPOSITORY = "threestudio-project/threestudio"
 
 def record(folder):
     about = {"repository": REPOSITORY, "commit": commit(folder)}
+    write(
+        "schedule",
+        {"alphas_cumprod": scheduler().alphas_cumprod},
+        function="diffusers' DDIMScheduler, in single precision",
+        settings={},
+        **about,
+    )
     with threestudio(folder) as load:
         network = Network()
         sds(load, network, about)
