@@ -152,6 +152,19 @@ def look_at(
     )
 
 
+def aimed(cameras: Cameras, positions: Tensor, targets: Tensor, ups: Tensor) -> Cameras:
+    """The cameras moved to ``positions``, looking at ``targets`` with ``ups`` upwards in their
+    pictures, all [V,3] world units; they keep the angles and distances they are known by.
+    """
+    forward = torch.nn.functional.normalize(targets - positions, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, ups), dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+    viewmats = cameras.viewmats.clone()
+    viewmats[:, :3, :3] = rotation
+    viewmats[:, :3, 3] = -(rotation @ positions[..., None])[..., 0]
+    return replace(cameras, viewmats=viewmats)
+
+
 def turntable(
     n: int,
     elevation: float = 15.0,

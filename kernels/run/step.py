@@ -278,7 +278,7 @@ class Run(Generic[Result]):
     def step(self) -> dict[str, Tensor]:
         settings, subject, last = self.settings, self.subject, self.taken + 1 == self.steps
         before = self._now() if last or (self.taken + 1) % settings.check_every == 0 else None
-        sampled = self.sampler.sample(
+        sampled = self.sampler.at(self.state.step).sample(
             settings.views, self.size, self.streams["cameras"], together=self.together
         )
         cameras = _moved(sampled, self.device)
