@@ -112,6 +112,11 @@ def orbit(
     return look_at(azimuth, elevation, distance, fov, centre, width, height)
 
 
+def focal_lengths(cameras: Cameras) -> Tensor:
+    """[V,1,1,1], in widths of the picture."""
+    return cameras.intrinsics[:, 0, 0][:, None, None, None] / cameras.width
+
+
 def sectors(azimuths: Tensor, count: int) -> Tensor:
     """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at
     the front. Exactly between two it is the odd one: at 45 degrees of four sectors the side, as

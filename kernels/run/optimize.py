@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cameras.pinhole import Cameras
+from ..cameras.pinhole import Cameras, focal_lengths
 from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import Gaussians
 from ..gaussians.densify import (
@@ -27,7 +27,7 @@ from ..priors.prompts import ViewPrompts
 from ..rasterizers.rasterize import Rendering, render, resolve
 from .anchor import Anchor
 from .learning_rates import sh_shares
-from .penalties import penalties
+from .penalties import disparity, penalties
 from .settings import OptimizeSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, check_run, working
@@ -134,7 +134,13 @@ class MovingCloud:
     def penalties(
         self, params: dict[str, Tensor], pictures: Rendering, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:
-        terms = penalties(self.settings, params, pictures.color, pictures.alpha)
+        terms = penalties(
+            self.settings,
+            params,
+            pictures.color,
+            pictures.alpha,
+            lambda: disparity(pictures.depth, pictures.alpha, focal_lengths(cameras)),
+        )
         if self.anchor is not None:
             terms |= self.anchor.penalties(
                 pictures, cameras, backgrounds, self.settings.render_backend

@@ -22,8 +22,13 @@ from ..meshes.smoothing import Smoothing
 from ..meshes.texels import halved, level_of_detail, texels
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
-from .mesh_penalties import laplacian, normal_consistency
-from .settings import RefineSettings
+from .mesh_penalties import (
+    laplacian,
+    normal_consistency,
+    offset_sum,
+    vertex_normal_consistency,
+)
+from .settings import NORMAL_AXES, RefineSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, check_run, working
 
@@ -178,7 +183,8 @@ class MovingMesh:
         seen = render_mesh(now, cameras, backgrounds, edges=(surface.lines, surface.beside))
         color = seen.color
         if surface.settings.judged == "normal":
-            color = color + seen.alpha * (0.5 + 0.5 * seen.normal - color)
+            normal = seen.normal[..., NORMAL_AXES[surface.settings.normal_axes]]
+            color = color + seen.alpha * (0.5 + 0.5 * normal - color)
         return MeshPictures(color, seen.alpha, seen.depth, places)
 
     def penalties(
@@ -190,14 +196,21 @@ class MovingMesh:
     ) -> dict[str, Tensor]:
         surface, settings, places = self.surface, self.surface.settings, pictures.places
         terms: dict[str, Tensor] = {}
+        theirs = settings.penalty_form == "consistent3d"
         if settings.lambda_laplacian > 0:
-            terms["laplacian"] = settings.lambda_laplacian * laplacian(
-                places, surface.edges, surface.length
+            dents = (
+                offset_sum(places, surface.edges)
+                if theirs
+                else laplacian(places, surface.edges, surface.length)
             )
+            terms["laplacian"] = settings.lambda_laplacian * dents
         if settings.lambda_normal > 0:
-            terms["normal"] = settings.lambda_normal * normal_consistency(
-                places, surface.faces, surface.beside
+            creases = (
+                vertex_normal_consistency(places, surface.faces, surface.edges)
+                if theirs
+                else normal_consistency(places, surface.faces, surface.beside)
             )
+            terms["normal"] = settings.lambda_normal * creases
         return terms
 
     def traced(self, pictures: MeshPictures) -> list[Tensor]:

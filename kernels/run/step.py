@@ -20,8 +20,9 @@ from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import check_views, needs_depth, told, views_together
-from .adam import adam, all_finite
+from ..priors.seeing import SeeingPrior, check_views, needs_depth, told, views_together
+from .adam import adam, all_finite, clipped_norms
+from .judged import Pictures, judged
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
 
@@ -29,19 +30,6 @@ from .state import TrainingState, random_streams
 PREVIEW_ANGLES = (25.0, 15.0)
 
 Result = TypeVar("Result", covariant=True)  # Gaussians or Mesh
-
-
-class Pictures(Protocol):
-    """What the prior is shown of V views, differentiable."""
-
-    @property
-    def color(self) -> Tensor: ...  # [V,H,W,3]
-
-    @property
-    def alpha(self) -> Tensor: ...  # [V,H,W,1] 0..1
-
-    @property
-    def depth(self) -> Tensor: ...  # [V,H,W,1] distance along the optical axis, world units
 
 
 class Subject(Protocol[Result]):
@@ -182,7 +170,12 @@ def check_run(
     settings.check()
     loss.check()
     cameras.check(check_views(prior, settings.views))
-    prior.check_size(settings.image_size or prior.image_size)
+    if settings.flip_share > 0 and isinstance(prior, SeeingPrior):
+        raise ValueError(
+            f"flip_share is {settings.flip_share:g}, but prior {prior.name!r} is told of each view,"
+            " which a mirrored picture would belie. Set it to 0."
+        )
+    prior.check_size(settings.judged_size or settings.image_size or prior.image_size)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give a whole number of 1 or more.")
     if training is not None and not isinstance(training, TrainingState):
@@ -217,10 +210,11 @@ class Run(Generic[Result]):
     ) -> None:
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
-        self.grays, self.depth = background_range(prior), needs_depth(prior)
+        depth = settings.depth_share > 0 or getattr(settings, "lambda_tv_depth", 0) > 0
+        self.grays, self.depth = background_range(prior), needs_depth(prior) or depth
         self.together = views_together(prior)
         self.size = settings.image_size or prior.image_size
-        latent_size = self.size // prior.downscale
+        latent_size = (settings.judged_size or self.size) // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
         self.schedule_steps = settings.schedule_steps or state.step + steps
         self.device = torch.device(prior.device)
@@ -290,7 +284,9 @@ class Run(Generic[Result]):
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        latents = self.prior.encode(pictures.color.permute(0, 3, 1, 2), posterior)
+        latents = self.prior.encode(
+            judged(settings, pictures, cameras, self.streams["augment"]), posterior
+        )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, pictures), self.streams["noise"]
         )
@@ -300,6 +296,11 @@ class Run(Generic[Result]):
         gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
         by_name = dict(zip(params, gradients, strict=False))
         accept = all_finite([total.detach(), *by_name.values()])
+        if settings.clip_norm_start > 0:
+            share = min(self.state.step / self.schedule_steps / settings.clip_norm_share, 1)
+            most = settings.clip_norm_start
+            most += (settings.clip_norm_end - settings.clip_norm_start) * share
+            by_name = clipped_norms(by_name, most)
 
         moved, state = self._updated(by_name, accept)
         self.subject, state = moved.adapted(
@@ -326,12 +327,15 @@ class Run(Generic[Result]):
     def _views(self, sampled: Cameras, cameras: Cameras, pictures: Pictures) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
-        negative = self.prompts.negative_rows(len(cameras))
-        text, negative = told(self.prior, (text, negative), cameras, pictures.alpha, pictures.depth)
-        factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        return Views(
-            text, negative, cameras, self.state.step, self.schedule_steps, factor, self.together
+        rows = (
+            text,
+            self.prompts.negative_rows(len(cameras)),
+            self.prompts.base.repeat(len(cameras)),
         )
+        text, negative, base = told(self.prior, rows, cameras, pictures.alpha, pictures.depth)
+        factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
+        step, steps = self.state.step, self.schedule_steps
+        return Views(text, negative, cameras, step, steps, factor, self.together, base)
 
     def _updated(
         self, gradients: dict[str, Tensor], accept: Tensor
