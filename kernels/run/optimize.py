@@ -21,6 +21,7 @@ from ..gaussians.densify import (
     gather,
     reset_opacities,
 )
+from ..gaussians.mcmc import MCMC, perturbed, resampled
 from ..losses.base import Loss
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
@@ -148,7 +149,7 @@ class MovingCloud:
         return terms
 
     def traced(self, pictures: Rendering) -> list[Tensor]:
-        return [] if self.settings.densify is None else [pictures.means2d]
+        return [pictures.means2d] if isinstance(self.settings.densify, Densify) else []
 
     def rates(self, step: int, steps: int) -> dict[str, Any]:
         rates: dict[str, Any] = self.settings.at(step / steps)
@@ -175,6 +176,8 @@ class MovingCloud:
         strategy = self.settings.densify
         if strategy is None:
             return self, state
+        if isinstance(strategy, MCMC):
+            return self._resampled(strategy, state, steps, accept, generator)
         return self._densified(
             strategy, state, steps, gradients[0], pictures.visible, accept, generator
         )
@@ -199,6 +202,7 @@ class MovingCloud:
             visible,
             (self.size, self.size),
             accept,
+            strategy.summed_views,
         )
         moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
         if strategy.due(state.step, steps):
@@ -213,6 +217,28 @@ class MovingCloud:
         return replace(self, cloud=cloud), replace(
             state, first=first, second=second, statistics=statistics
         )
+
+    def _resampled(
+        self,
+        strategy: MCMC,
+        state: TrainingState,
+        steps: int,
+        accept: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[MovingCloud, TrainingState]:
+        """Where a round is due, resample, waiting for the device; after every good step the noise."""
+        cloud = self.cloud
+        moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
+        if strategy.due(state.step, steps):
+            limit = self.settings.max_gaussians
+            cloud, moments = resampled(strategy, cloud, moments, generator, limit)
+        if strategy.noise > 0 and state.step <= strategy.noise_stop * steps:
+            lr = self.settings.at(min(state.step / steps, 1))["means"]
+            free = accept if cloud.anchored is None else accept & ~cloud.anchored[:, None]
+            means = perturbed(strategy, cloud.tensors(), lr, generator)
+            cloud = replace(cloud, means=torch.where(free, means, cloud.means))
+        first, second = ({name: pair[place] for name, pair in moments.items()} for place in (0, 1))
+        return replace(self, cloud=cloud), replace(state, first=first, second=second, statistics={})
 
     def photographed(self, camera: Cameras, background: float) -> Tensor:
         rendering = render(

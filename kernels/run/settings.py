@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gaussians.densify import Densify
+from ..gaussians.mcmc import MCMC
 from ..priors.base import Prior
 from ..rasterizers.rasterize import check_backend
 from ..settings.option import Settings, option
@@ -143,11 +144,12 @@ class GrowthSettings:
     """How many Gaussians there may be.
 
     Args:
-        densify: None: the number of Gaussians stays
+        densify: `Densify` by gradients | `MCMC`, resampling with noise | None: the number of
+            Gaussians stays
         max_gaussians: densification never goes beyond this, nor beyond its own count_max
     """
 
-    densify: Densify | None = field(default_factory=Densify)
+    densify: Densify | MCMC | None = field(default_factory=Densify)
     max_gaussians: int = 20_000
 
 

@@ -1,7 +1,7 @@
 """Makes the number files of tests/parity from clones of the authors' code that the user names.
 
     python tests/parity/record.py --threestudio DIR --consistent3d DIR --luciddreamer DIR \
-        --segmentdreamer DIR --csd DIR
+        --segmentdreamer DIR --csd DIR --gsplat DIR
 
 Each clone that is given makes its files anew; the others stay. Their code is imported, never
 copied. Needs the pack's own environment, no GPU and no weights: the network is tiny and random.
@@ -12,7 +12,7 @@ import importlib
 import sys
 from pathlib import Path
 
-PEERS = ("threestudio", "consistent3d", "luciddreamer", "segmentdreamer", "csd")
+PEERS = ("threestudio", "consistent3d", "luciddreamer", "segmentdreamer", "csd", "gsplat")
 
 
 def main():
