@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io
 
 from ..kernels.cameras.orbit import OrbitSampler
@@ -146,7 +148,7 @@ class OrbitCameras(io.ComfyNode):
         return validate(cls, values, OrbitSampler)
 
     @classmethod
-    def execute(cls, **settings: float) -> io.NodeOutput:
+    def execute(cls, **settings: Any) -> io.NodeOutput:
         sampler = OrbitSampler(**settings)
         sampler.check()
         return io.NodeOutput(sampler)

@@ -2,19 +2,63 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .pinhole import Cameras, checked_size, look_at, orbit
+from ..settings.option import Settings, option
+from .pinhole import Cameras, aimed, checked_size, look_at, orbit
 from .sampler import check_ranges
 
+SPHERE_LAWS = ("even", "consistent3d")
 OVERHEAD_ELEVATIONS = (60.0, 85.0)  # degrees; from 60 up a prompt says "overhead view"
 
 
 @dataclass(frozen=True)
-class OrbitSampler:
+class Widening:
+    """Ranges that widen every so many steps: LucidDreamer brings the cameras nearer and lets their
+    fields of view grow apart. The defaults are its values.
+
+    Args:
+        every: steps; the first time after one step less, as its code counts from 1
+        distance_factor: on both ends of the range of distances
+        distance_floor_min: world units, where distance_min stops
+        distance_floor_max: world units, where distance_max stops
+        fov_min_factor: on fov_y_min
+        fov_max_factor: on fov_y_max
+        fov_floor: degrees, where fov_y_min stops
+        fov_cap: degrees, where fov_y_max stops
+    """
+
+    every: int = 500
+    distance_factor: float = 0.95
+    distance_floor_min: float = 3.5
+    distance_floor_max: float = 5.0
+    fov_min_factor: float = 0.75
+    fov_max_factor: float = 1.1
+    fov_floor: float = math.degrees(0.16)
+    fov_cap: float = math.degrees(0.60)
+
+    def check(self) -> None:
+        """Raise ValueError naming the setting, its value, what is allowed and the cure."""
+        limits = {
+            "every": (1, 1_000_000, "steps"),
+            "distance_factor": (0.01, 1.0, "as a factor"),
+            "distance_floor_min": (0.1, 1000.0, "world units"),
+            "distance_floor_max": (0.1, 1000.0, "world units"),
+            "fov_min_factor": (0.01, 1.0, "as a factor"),
+            "fov_max_factor": (1.0, 100.0, "as a factor"),
+            "fov_floor": (1.0, 150.0, "degrees"),
+            "fov_cap": (1.0, 150.0, "degrees"),
+        }
+        check_ranges("Widening cameras", self, limits, ("distance_floor",))
+
+
+@dataclass(frozen=True)
+class OrbitSampler(Settings):
     """Random training cameras on an orbit around the object.
 
     Azimuths are stratified: one random phase turns V equal sectors of the circle, each view lies
@@ -33,6 +77,20 @@ class OrbitSampler:
         fov_y_min: degrees, vertical field of view
         fov_y_max: degrees
         target_jitter: world units; the camera and its target move by up to this along each axis
+        azimuth_sectors: fixed sectors of azimuth that the views take in turn, the second around the
+            front; C3D: 4, so that 8 views are 2 front, 4 side, 2 back; LucidDreamer: 1, each view
+            anywhere; 0: V sectors turned by one random phase
+        sphere_share: share of the batches, 0..1, whose elevations follow the sphere's area instead;
+            C3D: 0.5
+        sphere_law: "even" | "consistent3d", whose formula reaches from -6.4 to 30 of -10..45
+        position_jitter: world units; the camera alone moves by up to this along each axis; C3D's
+            coarse stage: 0.1, LucidDreamer: 0.025
+        look_jitter: world units, standard deviation of where the camera looks; C3D's coarse stage:
+            0.2, LucidDreamer: 0.05
+        up_jitter: standard deviation of the upward direction, of length 1; C3D's coarse stage: 0.02,
+            LucidDreamer: 0.01
+        shared_fov: one field of view for all views of a batch; LucidDreamer: for 10 views
+        widening: None: the ranges stay
     """
 
     elevation_min: float = -10.0
@@ -43,6 +101,30 @@ class OrbitSampler:
     fov_y_min: float = 40.0
     fov_y_max: float = 40.0
     target_jitter: float = 0.01
+    azimuth_sectors: int = option(0)
+    sphere_share: float = option(0.0)
+    sphere_law: str = option("even")
+    position_jitter: float = option(0.0)
+    look_jitter: float = option(0.0)
+    up_jitter: float = option(0.0)
+    shared_fov: bool = option(False)
+    widening: Widening | None = option(None)  # noqa: RUF009
+
+    def at(self, step: int) -> OrbitSampler:
+        """The sampler after ``step`` steps of the schedule."""
+        wide = self.widening
+        if wide is None:
+            return self
+        now = self
+        for _ in range((step + 1) // wide.every):
+            now = replace(
+                now,
+                distance_min=max(wide.distance_floor_min, now.distance_min * wide.distance_factor),
+                distance_max=max(wide.distance_floor_max, now.distance_max * wide.distance_factor),
+                fov_y_min=max(wide.fov_floor, now.fov_y_min * wide.fov_min_factor),
+                fov_y_max=min(wide.fov_cap, now.fov_y_max * wide.fov_max_factor),
+            )
+        return now
 
     @property
     def usual_look(self) -> tuple[float, float]:
@@ -64,8 +146,25 @@ class OrbitSampler:
             "fov_y_min": (1.0, 150.0, "degrees"),
             "fov_y_max": (1.0, 150.0, "degrees"),
             "target_jitter": (0.0, 0.5, "world units"),
+            "azimuth_sectors": (0, 360, "sectors"),
+            "sphere_share": (0.0, 1.0, "as a share of the batches"),
+            "position_jitter": (0.0, 0.5, "world units"),
+            "look_jitter": (0.0, 0.5, "world units"),
+            "up_jitter": (0.0, 0.5, "of the upward direction"),
         }
         check_ranges("Orbit cameras", self, limits, ("elevation", "distance", "fov_y"))
+        if self.sphere_law not in SPHERE_LAWS:
+            raise ValueError(
+                f"Orbit cameras: sphere_law is {self.sphere_law!r}; choose one of"
+                f" {', '.join(SPHERE_LAWS)}."
+            )
+        if self.azimuth_sectors and views_per_group > 1:
+            raise ValueError(
+                f"Orbit cameras: azimuth_sectors is {self.azimuth_sectors}, but the prior judges"
+                f" {views_per_group} views around the object together. Set azimuth_sectors to 0."
+            )
+        if self.widening is not None:
+            self.widening.check()
 
     def sample(
         self,
@@ -95,14 +194,22 @@ class OrbitSampler:
         phase, own = draws[0, 0], draws[1:].repeat_interleave(views_per_group, 0)
         sector, elevation, distance, fov, overhead = own[:, :5].unbind(1)
         place = torch.arange(count, device=device)
-        azimuths = step * (phase + (place // views_per_group + sector) / rigs) + step * (
-            place % views_per_group
-        )
+        if self.azimuth_sectors:
+            azimuths = sector_azimuths(sector, self.azimuth_sectors)
+        else:
+            within = step * (phase + (place // views_per_group + sector) / rigs)
+            azimuths = within + step * (place % views_per_group)
         level = self.elevation_min + elevation * (self.elevation_max - self.elevation_min)
+        if self.sphere_share:
+            ends = self.elevation_min, self.elevation_max
+            spread = sphere_elevations(elevation, *ends, self.sphere_law)
+            level = torch.where(draws[0, 1] < self.sphere_share, spread, level)
+        if self.shared_fov:
+            fov = draws[0, 2].expand(count)
         above = OVERHEAD_ELEVATIONS[0] + elevation * (
             OVERHEAD_ELEVATIONS[1] - OVERHEAD_ELEVATIONS[0]
         )
-        return look_at(
+        cameras = look_at(
             azimuths,
             torch.where(overhead < self.overhead_share, above, level),
             self.distance_min + distance * (self.distance_max - self.distance_min),
@@ -110,6 +217,18 @@ class OrbitSampler:
             (2 * own[:, 5:8] - 1) * self.target_jitter,
             width,
             height,
+        )
+        if not (self.position_jitter or self.look_jitter or self.up_jitter):
+            return cameras
+        centre = (2 * own[:, 5:8] - 1) * self.target_jitter
+        source: dict[str, Any] = {"generator": generator, "device": generator.device}
+        apart = torch.rand(rigs, 3, **source).to(device).repeat_interleave(views_per_group, 0)
+        normal = torch.randn(2, rigs, 3, **source).to(device).repeat_interleave(views_per_group, 1)
+        return aimed(
+            cameras,
+            cameras.positions + (2 * apart - 1) * self.position_jitter,
+            centre + normal[0] * self.look_jitter,
+            normal[1] * self.up_jitter + normal.new_tensor([0.0, 1.0, 0.0]),
         )
 
     def from_angles(
@@ -121,3 +240,22 @@ class OrbitSampler:
             (self.fov_y_min + self.fov_y_max) / 2,
         )
         return orbit(azimuths, elevations, distance, fov_y, size)
+
+
+def sector_azimuths(share: Tensor, sectors: int) -> Tensor:
+    """Azimuths [V] in degrees of views that take fixed ``sectors`` in turn, the second around the
+    front, each at its ``share`` [V] 0..1 of its own.
+    """
+    place = torch.arange(len(share), device=share.device) % sectors
+    return (share + place - 1.5) / sectors * 360
+
+
+def sphere_elevations(share: Tensor, low: float, high: float, law: str = "even") -> Tensor:
+    """Elevations [V] in degrees between ``low`` and ``high`` at ``share`` [V] 0..1 of the sphere's
+    area between them: the sine is uniform. Consistent3D's code takes it for uniform in the angle,
+    between sines that are linear in low and high.
+    """
+    ends = low / 90, high / 90
+    if law == "even":
+        ends = math.sin(math.radians(low)), math.sin(math.radians(high))
+    return torch.rad2deg(torch.asin(ends[0] + share * (ends[1] - ends[0])))

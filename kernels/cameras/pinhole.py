@@ -112,11 +112,18 @@ def orbit(
     return look_at(azimuth, elevation, distance, fov, centre, width, height)
 
 
+def focal_lengths(cameras: Cameras) -> Tensor:
+    """[V,1,1,1], in widths of the picture."""
+    return cameras.intrinsics[:, 0, 0][:, None, None, None] / cameras.width
+
+
 def sectors(azimuths: Tensor, count: int) -> Tensor:
     """Which of ``count`` equal sectors of azimuth each camera is in, [V]; sector 0 is centred at
-    the front.
+    the front. Exactly between two it is the odd one: at 45 degrees of four sectors the side, as
+    threestudio has it.
     """
-    return (azimuths * (count / 360)).round().long() % count
+    place = azimuths.double() * (count / 360)  # a whole number more turns round's even into odd
+    return ((place + 1).round() - 1).long() % count
 
 
 def look_at(
@@ -153,6 +160,19 @@ def look_at(
     return Cameras(
         viewmats, intrinsics, width, height, wrapped, elevation.clone(), distance.clone()
     )
+
+
+def aimed(cameras: Cameras, positions: Tensor, targets: Tensor, ups: Tensor) -> Cameras:
+    """The cameras moved to ``positions``, looking at ``targets`` with ``ups`` upwards in their
+    pictures, all [V,3] world units; they keep the angles and distances they are known by.
+    """
+    forward = torch.nn.functional.normalize(targets - positions, dim=-1)
+    right = torch.nn.functional.normalize(torch.linalg.cross(forward, ups), dim=-1)
+    rotation = torch.stack([right, torch.linalg.cross(forward, right), forward], 1)
+    viewmats = cameras.viewmats.clone()
+    viewmats[:, :3, :3] = rotation
+    viewmats[:, :3, 3] = -(rotation @ positions[..., None])[..., 0]
+    return replace(cameras, viewmats=viewmats)
 
 
 def turntable(

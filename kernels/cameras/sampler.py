@@ -23,6 +23,10 @@ class CameraSampler(Protocol):
         views cannot come ``views_per_group`` as `sample` has it."""
         ...
 
+    def at(self, step: int) -> CameraSampler:
+        """The sampler after ``step`` steps of the schedule: its ranges may change on the way."""
+        ...
+
     def sample(
         self,
         count: int,

@@ -102,6 +102,10 @@ class SceneSampler:
         """
         return (self.distance_min + self.distance_max) / 2, self.fov_y
 
+    def at(self, step: int) -> SceneSampler:
+        """The same at any step."""
+        return self
+
     def check(self, views_per_group: int = 1) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure; and for any
         ``views_per_group`` above 1: views into a scene and out of it are no rig around an object."""

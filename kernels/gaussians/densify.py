@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..settings.option import Settings, option
 from .cloud import Gaussians
 from .rotations import rotations
 
@@ -22,8 +23,11 @@ from .rotations import rotations
 Moments = Mapping[str, tuple[Tensor, Tensor]]
 
 
+SPLIT_OPACITIES = ("halved", "kept")
+
+
 @dataclass(frozen=True)
-class Densify:
+class Densify(Settings):
     """When and how the cloud grows and shrinks during a run.
 
     Every ``every`` steps the Gaussians with the largest mean screen-space gradient are doubled:
@@ -49,6 +53,11 @@ class Densify:
         reset_opacity: 0..1; a reset lowers every opacity to this. 3DGS, LucidDreamer: 0.01
         count_min: removal stops here: a cloud without Gaussians could never come back
         count_max: hard cap
+        split_opacity: "halved", so that two let as much light through as the one before | "kept":
+            3DGS, LucidDreamer
+        grow_first: grow before removing, so that what is both huge and due is split; 3DGS,
+            LucidDreamer
+        summed_views: the loss is a sum over its views, not a mean (LucidDreamer)
     """
 
     every: int = 50
@@ -65,6 +74,9 @@ class Densify:
     reset_opacity: float = 0.01
     count_min: int = 100
     count_max: int = 50_000
+    split_opacity: str = option("halved")
+    grow_first: bool = option(False)
+    summed_views: bool = option(False)
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -96,6 +108,11 @@ class Densify:
                 raise ValueError(
                     f"Densify: {low_key} {low:g} is above {high_key} {high:g}. Swap them."
                 )
+        if self.split_opacity not in SPLIT_OPACITIES:
+            raise ValueError(
+                f"Densify: split_opacity is {self.split_opacity!r}; choose one of"
+                f" {', '.join(SPLIT_OPACITIES)}."
+            )
         if self.reset_every and self.reset_opacity <= self.prune_opacity:
             raise ValueError(
                 f"Densify: reset_opacity {self.reset_opacity:g} is not above prune_opacity"
@@ -126,16 +143,18 @@ def gather(
     visible: Tensor,
     size: tuple[int, int],
     accept: Tensor | bool = True,
+    summed_views: bool = False,
 ) -> dict[str, Tensor]:
     """Add one batch to the statistics; returns new ones, without waiting for the device.
 
-    ``gradient`` [V,N,2] is that of the loss (a mean over the views) with respect to
-    ``Rendering.means2d``, in loss per pixel; it is scaled to loss per half picture and view, as
+    ``gradient`` [V,N,2] is that of the loss (a mean over the views, or ``summed_views``) with respect
+    to ``Rendering.means2d``, in loss per pixel; it is scaled to loss per half picture and view, as
     3DGS counts it, so that the picture's size cancels. ``visible`` [V,N] bool, ``size`` (width,
     height) pixels; nothing is added where ``accept`` [] bool is False.
     """
     half = gradient.new_tensor([size[0] / 2, size[1] / 2])
-    norms = (gradient.detach() * half * gradient.shape[0]).norm(dim=-1)
+    views = 1 if summed_views else gradient.shape[0]
+    norms = (gradient.detach() * half * views).norm(dim=-1)
     counts = visible & norms.isfinite() & torch.as_tensor(accept, device=visible.device)
     return {
         "gradient": statistics["gradient"] + torch.where(counts, norms, 0.0).sum(0),
@@ -174,7 +193,8 @@ def densify_and_prune(
 
     anchored = torch.zeros(n, dtype=torch.bool) if cloud.anchored is None else cloud.anchored
     anchored = anchored.to(cloud.device)
-    alive = _survivors(strategy, parameters, cap, anchored)
+    first = strategy.grow_first
+    alive = _finite(parameters) if first else _survivors(strategy, parameters, cap, anchored)
     budget = min(int(strategy.grow_share * n), cap - int(alive.sum()))
     growing = _growing(strategy, statistics, alive & ~anchored, budget)
     large = parameters["log_scales"].amax(-1) > math.log(strategy.split_scale)
@@ -189,7 +209,8 @@ def densify_and_prune(
         .clamp(1e-6, 1 - 1e-6)
         .logit()
     )
-    parameters["opacity_logits"] = torch.where(growing, halved, parameters["opacity_logits"])
+    if strategy.split_opacity == "halved":
+        parameters["opacity_logits"] = torch.where(growing, halved, parameters["opacity_logits"])
     source = torch.cat([keep.nonzero()[:, 0], clone_rows, split_rows, split_rows])
     result = {key: value[source] for key, value in parameters.items()}
     first_part = len(source) - 2 * len(split_rows)
@@ -203,10 +224,13 @@ def densify_and_prune(
         rows[:old] = moment.detach()[source[:old]]
         return rows
 
-    kept = None if cloud.anchored is None else anchored[source]
-    return Gaussians(**result, anchored=kept), {
-        key: (carried(m), carried(v)) for key, (m, v) in moments.items()
-    }
+    rest = {key: (carried(m), carried(v)) for key, (m, v) in moments.items()}
+    kept = anchored[source]
+    if strategy.grow_first:
+        stay = _survivors(strategy, result, cap, kept)
+        kept, result = kept[stay], {key: value[stay] for key, value in result.items()}
+        rest = {key: (m[stay], v[stay]) for key, (m, v) in rest.items()}
+    return Gaussians(**result, anchored=None if cloud.anchored is None else kept), rest
 
 
 def reset_opacities(
@@ -234,11 +258,8 @@ def _due(every: int, done: int) -> bool:
     return every > 0 and done > 0 and done % every == 0
 
 
-def _survivors(
-    strategy: Densify, parameters: Mapping[str, Tensor], cap: int, anchored: Tensor
-) -> Tensor:
-    """[N] bool: the rows that stay, the anchored first; at least count_min of them if so many are
-    finite, at most ``cap``."""
+def _finite(parameters: Mapping[str, Tensor]) -> Tensor:
+    """[N] bool. Raises ValueError if no row is."""
     finite = torch.stack(
         [v.reshape(len(v), -1).isfinite().all(1) for v in parameters.values()]
     ).all(0)
@@ -246,6 +267,15 @@ def _survivors(
         raise ValueError(
             "Densify: not one Gaussian is finite. Lower the learning rates and start again."
         )
+    return finite
+
+
+def _survivors(
+    strategy: Densify, parameters: Mapping[str, Tensor], cap: int, anchored: Tensor
+) -> Tensor:
+    """[N] bool: the rows that stay, the anchored first; at least count_min of them if so many are
+    finite, at most ``cap``."""
+    finite = _finite(parameters)
     opacities = parameters["opacity_logits"].sigmoid()
     inside = parameters["means"].abs().amax(-1) <= strategy.bounds
     small = parameters["log_scales"].amax(-1) <= math.log(strategy.prune_scale)

@@ -18,6 +18,7 @@ from ..priors.conditioning import Conditioning
 from ..priors.noise_schedule import NoiseSchedule
 
 WEIGHTINGS = ("1-abar", "sigma/alpha", "one")
+REDUCTIONS = ("mean", "sum", "elements")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Views:
         together: so many views in a row are judged as one, which takes one noise level
         own_progress: that of a loss which anneals over a share of the schedule; None: over all of
             it
+        base: V rows, the prompt without view words
     """
 
     text: Conditioning
@@ -43,6 +45,7 @@ class Views:
     guidance_factor: Tensor | float = 1.0
     views_per_group: int = 1
     own_progress: float | None = None
+    base: Conditioning | None = None
 
     @property
     def progress(self) -> float:
@@ -170,8 +173,17 @@ def inject(latents: Tensor, gradient: Tensor) -> Tensor:
     ).sum() / latents.shape[0]
 
 
+def reduction_factor(reduction: str, latents: Tensor) -> float:
+    """What makes of a mean over the views of latents [V,C,h,w], which `inject` takes, one of
+    REDUCTIONS: "sum" over them (LucidDreamer, SegmentDreamer), or the mean over the "elements" of
+    the latents too (SDI).
+    """
+    return {"mean": 1.0, "sum": float(len(latents)), "elements": 1 / latents[0].numel()}[reduction]
+
+
 def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
-    """The gradient with non-finite values set to 0 and, if clip > 0, every value clamped to +-clip.
+    """The gradient with NaNs set to 0; if clip > 0 every value clamped to +-clip, infinite ones
+    too, else these set to 0.
 
     A half-precision denoiser may overflow at single latents, which should not cost the step. A
     gradient with no finite value at all is left as it is, for the loop to notice.
@@ -179,8 +191,8 @@ def cleaned(gradient: Tensor, clip: float = 0.0) -> Tensor:
     gradient: [V,C,h,w].
     """
     finite = torch.isfinite(gradient)
-    kept = torch.where(finite | ~finite.any(), gradient, torch.zeros_like(gradient))
-    return kept.clamp(-clip, clip) if clip > 0 else kept
+    kept = gradient.nan_to_num(0.0, clip, -clip)
+    return torch.where(finite.any(), kept.clamp(-clip, clip) if clip > 0 else kept, gradient)
 
 
 def gradient_logs(gradient: Tensor) -> dict[str, Tensor]:

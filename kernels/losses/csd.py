@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..priors.base import Prior
-from .base import Views
-from .timestep import TimestepLoss, noised
+from ..settings.option import option
+from .base import Views, check_range
+from .schedule import annealed
+from .timestep import TimestepLoss, noised, null_text
 
 
 def csd(e_text: Tensor, e_negative: Tensor, guidance: Tensor | float) -> Tensor:
@@ -27,15 +29,29 @@ class CSD(TimestepLoss):
     """Classifier Score Distillation (arXiv 2310.19415).
 
     Keeps of SDS only what guidance adds, the direction from the negative text to the prompt. No
-    noise in the gradient, hence little variance; it saturates if the run is long. The paper's
-    annealed negative prompt, a third estimate besides the null text's, is left out: a negative
-    prompt takes the null text's place. Denoiser evaluations per step and view: 2.
+    noise in the gradient, hence little variance; it saturates if the run is long. A negative
+    prompt takes the null text's place, wholly or in part. Denoiser evaluations per step and view:
+    2, 3 with a part.
+
+    Args:
+        guidance: standard form s; the direction is s - 1 times the classifier part, only its size;
+            the official code: 2
+        negative_start: share of the negative prompt in what is led away from, the rest the null
+            text's, at the start of the run; the official code: 1
+        negative_end: and at its end, linear in between; the official code: 0.5
     """
 
-    # standard form s; the direction is s - 1 times the classifier part, only its size
     guidance: float = 7.5
+    negative_start: float = option(1.0)
+    negative_end: float = option(1.0)
 
     name: ClassVar[str] = "CSD"
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting that is wrong."""
+        super().check()
+        for field in ("negative_start", "negative_end"):
+            check_range(self.owner, field, getattr(self, field), 0, 1)
 
     def direction(
         self,
@@ -47,5 +63,10 @@ class CSD(TimestepLoss):
         generator: torch.Generator,
     ) -> Tensor:
         z_t, _ = noised(prior, latents, t, generator)
-        e_c, e_u = prior.predict(z_t, t, [views.text, views.negative])
-        return csd(e_c, e_u, guidance)
+        if self.negative_start == self.negative_end == 1:
+            e_c, e_u = prior.predict(z_t, t, [views.text, views.negative])
+            return csd(e_c, e_u, guidance)
+        texts = [views.text, null_text(prior, views.text), views.negative]
+        e_c, e_null, e_neg = prior.predict(z_t, t, texts)
+        share = annealed(self.negative_start, self.negative_end, self.progress(views))
+        return csd(e_c, torch.lerp(e_null, e_neg, share), guidance)

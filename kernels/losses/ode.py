@@ -5,6 +5,7 @@ alpha(t) eps.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -32,27 +33,31 @@ def ode_step(schedule: NoiseSchedule, z: Tensor, noise: Tensor, t: Tensor, to: T
     return z + (schedule.ratio(to) - schedule.ratio(t)) * noise
 
 
+def even_levels(to: Tensor, stride: int, strides: int, start: int = 0) -> list[Tensor]:
+    """The levels of an inversion, [B] each: ``start``, ``strides`` steps of ``stride``, the last
+    one that a row takes shorter, so that it ends at ``to`` [B] and stands still from there.
+    """
+    levels = [torch.full_like(to, start)]
+    for _ in range(strides):
+        levels.append(torch.minimum(levels[-1] + stride, to))
+    return levels
+
+
 def inverted(
     schedule: NoiseSchedule,
-    latents: Tensor,
-    to: Tensor,
-    stride: int,
-    strides: int,
+    z: Tensor,
+    levels: Sequence[Tensor],
     estimate: Callable[[Tensor, Tensor], Tensor],
     kick: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """DDIM inversion: the clean latents, taken for step 0, moved up the ODE to the steps ``to``
-    [B].
+    """DDIM inversion: z [B,C,h,w] variance-exploding at the first of the ``levels``, steps [B]
+    each, moved up the ODE to the last.
 
-    estimate(z, t) gives the noise; kick(z, t, to), if any, is what to add after a step. There are
-    ``strides`` steps of ``stride`` each, the last one shorter; a row that has arrived stands still,
-    so that no step's count is read from the device.
+    estimate(z, t) gives the noise; kick(z, t, to), if any, is what to add after a step. No step's
+    count is read from the device.
     """
-    z, t = latents, torch.zeros_like(to)
-    for _ in range(strides):
-        above = torch.minimum(t + stride, to)
+    for t, above in pairwise(levels):
         z = ode_step(schedule, z, estimate(z, t), t, above)
         if kick is not None:
             z = z + kick(z, t, above)
-        t = above
     return z

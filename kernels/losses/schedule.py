@@ -12,6 +12,7 @@ from ..devices.streams import send
 from .base import check_choice, check_range
 
 SHAPES = ("constant", "linear", "sqrt", "cosine")
+ANNEALS = (*SHAPES, "jump")
 
 
 def annealed(start: float, end: float, progress: float, shape: str = "linear") -> float:
@@ -39,7 +40,8 @@ class TimestepRange:
         t_min: steps of the noise schedule, 0..999
         t_max_start: steps, upper end at the start of the run
         t_max_end: steps, upper end once annealing is over
-        shape: constant | linear | sqrt | cosine; constant keeps t_max_start
+        shape: constant | linear | sqrt | cosine | jump; constant keeps t_max_start, jump keeps it
+            until the share is over
         share: share of the run over which the upper end moves, >0..1
     """
 
@@ -51,7 +53,7 @@ class TimestepRange:
 
     def check(self, owner: str) -> None:
         """Raises ValueError naming the setting that is wrong."""
-        check_choice(owner, "t_anneal", self.shape, SHAPES)
+        check_choice(owner, "t_anneal", self.shape, ANNEALS)
         check_range(owner, "t_anneal_share", self.share, 1e-3, 1)
         if self.t_min < 0:
             raise ValueError(f"{owner}: t_min is {self.t_min}; timesteps begin at 0.")
@@ -62,6 +64,8 @@ class TimestepRange:
                 )
 
     def t_max(self, progress: float) -> int:
+        if self.shape == "jump":
+            return self.t_max_start if progress <= self.share else self.t_max_end
         return int(
             annealed(self.t_max_start, self.t_max_end, min(progress / self.share, 1.0), self.shape)
         )

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..devices.streams import send
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
+from ..settings.option import option
 from .base import Views, check_range, draw_noise, guided
-from .ode import estimates, inverted
+from .ode import estimates, even_levels, inverted
 from .timestep import TimestepLoss
 
 
@@ -59,6 +60,11 @@ class SDI(TimestepLoss):
         stride: steps of the schedule per step of the inversion; threestudio: 10 steps in all
         eta: share of DDIM's random part (Song et al. 2021, equation 16) in the inversion;
             threestudio: 0.3
+        first_level: step of the inversion's first level above the render, which counts as noisy to
+            step 0; the others follow a stride apart, the last is t and a random part of a stride;
+            0: levels of a stride each from a clean render; threestudio: 1
+        remap: use the noise found a random part of a stride above t at t, as the paper's text has
+            it; threestudio takes the latent found there for one at t
     """
 
     guidance: float = 8.5
@@ -69,6 +75,8 @@ class SDI(TimestepLoss):
     inversion_guidance: float = -6.5
     stride: int = 100
     eta: float = 0.3
+    first_level: int = option(0)
+    remap: bool = option(True)
 
     name: ClassVar[str] = "SDI"
 
@@ -78,6 +86,7 @@ class SDI(TimestepLoss):
         check_range(self.owner, "inversion_guidance", self.inversion_guidance, -1000, 1000)
         check_range(self.owner, "stride", self.stride, 1, 1000)
         check_range(self.owner, "eta", self.eta, 0, 1)
+        check_range(self.owner, "first_level", self.first_level, 0, self.stride)
 
     def drawn(
         self, count: int, progress: float, generator: torch.Generator, device: torch.device
@@ -112,10 +121,16 @@ class SDI(TimestepLoss):
             0, self.stride, (len(t),), generator=generator, device=generator.device
         )
         over = views.alike(send(over, t.device))
-        highest = min(self.timesteps.t_max(views.progress) + self.stride - 1, last)
-        to, strides = (t + over).clamp(max=last), math.ceil(highest / self.stride)
-        z = inverted(
-            schedule, latents, to, self.stride, strides, estimate, kick if self.eta > 0 else None
-        )
-        kappa = (z - latents) / schedule.ratio(to)
+        t_max, to = self.timesteps.t_max(self.progress(views)), (t + over).clamp(max=last)
+        z, highest = latents, min(t_max + self.stride - 1, last)
+        levels = even_levels(to, self.stride, math.ceil(highest / self.stride))
+        if self.first_level:
+            z = latents / schedule.alpha(levels[0])
+            below = range(self.first_level, t_max, self.stride)
+            levels = [levels[0], *(torch.where(t > level, level, to) for level in below), to]
+        z = inverted(schedule, z, levels, estimate, kick if self.eta > 0 else None)
+        if self.remap:
+            kappa = (z - latents) / schedule.ratio(to)
+        else:
+            kappa = (schedule.alpha(to) / schedule.alpha(t) * z - latents) / schedule.ratio(t)
         return sdi(prior, latents, kappa, t, views.text, views.negative, guidance)

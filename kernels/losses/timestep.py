@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
+from ..settings.option import Settings, option
 from .base import (
+    REDUCTIONS,
     WEIGHTINGS,
     LossRun,
     Views,
@@ -25,6 +27,7 @@ from .base import (
     first_valid,
     gradient_logs,
     inject,
+    reduction_factor,
     weighting,
 )
 from .schedule import TimestepRange
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class TimestepLoss:
+class TimestepLoss(Settings):
     """Settings of a loss whose gradient is weight w(t) direction(t), t drawn per view and step.
 
     A loss without memory says its `direction`; one with memory overrides `start` and gives its own
@@ -46,10 +49,14 @@ class TimestepLoss:
         t_min: lowest step, of 0..999
         t_max_start: highest step at the start
         t_max_end: highest step once annealed
-        t_anneal: constant | linear | sqrt | cosine
+        t_anneal: constant | linear | sqrt | cosine | jump
         t_anneal_share: share of the run over which t_max comes down
         clip: clamp of every gradient value, latent units; 0 = off
-        weight: factor on the gradient, which is a sum over latent elements and a mean over views
+        weight: factor on the gradient, after the clip
+        reduction: the gradient is a sum over latent elements and a "mean" over views | a "sum" over
+            both (LucidDreamer, SegmentDreamer) | a mean over both, "elements" (SDI)
+        shared_t: one step for all views of a batch (LucidDreamer, SegmentDreamer)
+        first_step: what the schedule counts the first step as; LucidDreamer, SegmentDreamer: 1
     """
 
     guidance: float = 7.5
@@ -61,6 +68,9 @@ class TimestepLoss:
     t_anneal_share: float = 1.0
     clip: float = 0.0
     weight: float = 1.0
+    reduction: str = option("mean")
+    shared_t: bool = option(False)
+    first_step: int = option(0)
 
     name: ClassVar[str]
 
@@ -77,6 +87,8 @@ class TimestepLoss:
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
         check_choice(self.owner, "weighting", self.weighting, WEIGHTINGS)
+        check_choice(self.owner, "reduction", self.reduction, REDUCTIONS)
+        check_range(self.owner, "first_step", self.first_step, 0, 1)
         check_range(self.owner, "guidance", self.guidance, 0, 1000)
         check_range(self.owner, "clip", self.clip, 0, 1e6)
         check_range(self.owner, "weight", self.weight, 0, 1e6)
@@ -118,11 +130,16 @@ class TimestepLoss:
         self.check_for(prior)
         return TimestepRun(self, prior)
 
+    def progress(self, views: Views) -> float:
+        """Share of the schedule that is done, 0..1, as the loss counts it."""
+        return min(views.progress + self.first_step / max(views.steps, 1), 1.0)
+
     def drawn(
         self, count: int, progress: float, generator: torch.Generator, device: torch.device
     ) -> Tensor:
         """The steps [count] of one batch."""
-        return self.timesteps.draw(count, progress, generator, device)
+        draws = 1 if self.shared_t else count
+        return self.timesteps.draw(draws, progress, generator, device).expand(count)
 
     def direction(
         self,
@@ -150,15 +167,17 @@ class TimestepRun:
         self, latents: Tensor, views: Views, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         settings = self.settings
-        t = views.alike(settings.drawn(len(latents), views.progress, generator, latents.device))
+        progress = settings.progress(views)
+        t = views.alike(settings.drawn(len(latents), progress, generator, latents.device))
         direction, logs = self.direction(
             latents.detach(), t, views, settings.guidance * views.guidance_factor, generator
         )
-        raw = settings.weight * weighting(self.prior.schedule, t, settings.weighting) * direction
-        return inject(latents, cleaned(raw, settings.clip)), {
+        raw = weighting(self.prior.schedule, t, settings.weighting) * direction
+        factor = settings.weight * reduction_factor(settings.reduction, latents)
+        return inject(latents, factor * cleaned(raw, settings.clip)), {
             "t": t.float().mean(),
             **logs,
-            **gradient_logs(raw),
+            **gradient_logs(factor * raw),
         }
 
     def direction(
@@ -182,6 +201,18 @@ def noised(
     """z_t = alpha(t) z0 + sigma(t) eps with fresh eps, and that eps; both [B,C,h,w]."""
     noise = draw_noise(tuple(latents.shape), generator, latents)
     return prior.schedule.alpha(t) * latents + prior.schedule.sigma(t) * noise, noise
+
+
+def offset_noise(
+    shape: tuple[int, ...], offset: float, generator: torch.Generator, like: Tensor
+) -> Tensor:
+    """Standard normal numbers [B,C,h,w] and, if ``offset`` > 0, so much of another one per channel,
+    the same for the batch (LucidDreamer: 0.1).
+    """
+    noise = draw_noise(shape, generator, like)
+    if offset == 0:
+        return noise
+    return noise + offset * draw_noise((1, shape[1], 1, 1), generator, like)
 
 
 def null_text(prior: Prior, like: Conditioning) -> Conditioning:

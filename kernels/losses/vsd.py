@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..devices.streams import send
 from ..priors.base import AdaptablePrior, Adapter, Prior
-from .base import LossRun, Views, check_range, draw_noise, guided
+from ..priors.conditioning import Conditioning
+from ..settings.option import option
+from .base import LossRun, Views, check_choice, check_range, draw_noise, guided
 from .degradation import AdamState
 from .timestep import TimestepLoss, TimestepRun, noised
 
@@ -31,8 +33,8 @@ class VSD(TimestepLoss):
 
     The renders' own score comes from a LoRA on the prior's network that learns, one AdamW step per
     step of the run, to denoise the renders; the prior itself stays as it is. There is one set of
-    Gaussians, one particle in the paper's terms. The paper's camera embedding is left out: the LoRA
-    reads the prompt with its view words instead. Denoiser evaluations per step and view: 3, and one
+    Gaussians, one particle in the paper's terms. The paper's camera embedding is left out; by
+    default the LoRA reads the prompt with its view words instead. Denoiser evaluations per step and view: 3, and one
     with its backward pass for the LoRA, which needs memory for it.
 
     Args:
@@ -41,11 +43,18 @@ class VSD(TimestepLoss):
         lora_lr: AdamW's learning rate; ProlificDreamer's value; 0 freezes the LoRA, which leaves
             CSD
         lora_decay: AdamW's default in torch
+        lora_text: what the LoRA reads: the text of each "view" | the "prompt" without view words
+            (threestudio)
+        lora_beta2: AdamW's second beta; threestudio: 0.99
+        lora_eps: AdamW's epsilon, of a summed loss; threestudio: 1e-15, of a mean
     """
 
     guidance: float = 7.5
     lora_rank: int = 4
     lora_lr: float = 1e-4
+    lora_text: str = option("view")
+    lora_beta2: float = option(0.999)
+    lora_eps: float = option(1e-8)
 
     name: ClassVar[str] = "VSD"
     lora_decay: ClassVar[float] = 0.01
@@ -55,6 +64,13 @@ class VSD(TimestepLoss):
         super().check()
         check_range(self.owner, "lora_rank", self.lora_rank, 1, 1024)
         check_range(self.owner, "lora_lr", self.lora_lr, 0, 1)
+        check_choice(self.owner, "lora_text", self.lora_text, ("view", "prompt"))
+        check_range(self.owner, "lora_beta2", self.lora_beta2, 0, 0.999999)
+        check_range(self.owner, "lora_eps", self.lora_eps, 0, 1)
+
+    def said(self, views: Views) -> Conditioning:
+        """V rows, what the LoRA reads."""
+        return views.text if self.lora_text == "view" or views.base is None else views.base
 
     def start(
         self,
@@ -99,7 +115,7 @@ class _Run(TimestepRun):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         z_t, _ = noised(self.prior, latents, t, generator)
         e_c, e_u = self.prior.predict(z_t, t, [views.text, views.negative])
-        e_q = self.adapter.predict(self.lora.parameters, z_t, t, views.text)
+        e_q = self.adapter.predict(self.lora.parameters, z_t, t, self.settings.said(views))
         return vsd(e_c, e_u, e_q, guidance), {"lora_loss": self._learn(latents, views, generator)}
 
     def _learn(self, latents: Tensor, views: Views, generator: torch.Generator) -> Tensor:
@@ -114,14 +130,18 @@ class _Run(TimestepRun):
                 key: value.detach().requires_grad_(lr > 0)
                 for key, value in self.lora.parameters.items()
             }
-            error = self.adapter.error(weights, latents, noise, t, views.text)
+            error = self.adapter.error(weights, latents, noise, t, self.settings.said(views))
             if lr > 0:
                 # of the sum, not the mean: half precision has no numbers as small, and Adam does
                 # not mind the scale
                 gradients = torch.autograd.grad(error.square().sum(), list(weights.values()))
                 named = dict(zip(weights, gradients, strict=True))
                 self.lora = self.lora.step(
-                    named, lr, betas=(0.9, 0.999), decay=self.settings.lora_decay
+                    named,
+                    lr,
+                    betas=(0.9, self.settings.lora_beta2),
+                    eps=self.settings.lora_eps,
+                    decay=self.settings.lora_decay,
                 )
         return error.detach().square().mean()
 

@@ -134,7 +134,7 @@ class Against:
 
     Args:
         branches: B rows and a weight for each: below 0 away, 0 unused
-        null: B rows of the null text, from which directions are measured
+        null: B rows of the null text, or of the negative prompt, from which directions are measured
     """
 
     branches: tuple[tuple[Conditioning, tuple[float, ...]], ...]

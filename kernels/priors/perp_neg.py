@@ -30,7 +30,7 @@ def predict(
     The estimate of a text with ``against`` is e + sum_i w_i perp(d_i, d_0), with d_i = e_i - e_null
     and d_0 = e - e_null. Ordinary guidance with it is the paper's e_null + s [d_0 + sum_i w_i
     perp(d_i, d_0)], so that no loss need know of it; with a negative prompt, guidance starts from
-    that one's estimate and the d_i still from the null text's. Rows of weight 0 are not evaluated,
+    that one's estimate and the d_i from what ``against.null`` holds. Rows of weight 0 are not evaluated,
     unless the network judges them as one with others, ``views_per_group`` in a row; nor is a null text
     that is among ``conditionings`` evaluated again. Raises ValueError when a conditioning does not
     hold one row per latent.
@@ -112,7 +112,7 @@ def view_weights(azimuth: float) -> tuple[float, float]:
     As LucidDreamer's code has it (negative weight 2, decays 2 and 10): never away from the text
     that is due, less from one that is near.
     """
-    turn = abs((azimuth + 180) % 360 - 180) / 90  # 0 front, 1 side, 2 back
+    turn = _turn(azimuth)
     if turn < 1:
         r = 1 - turn
         return 0.0 if r > 0.8 else -2 * math.exp(-2 * r), (
@@ -120,6 +120,25 @@ def view_weights(azimuth: float) -> tuple[float, float]:
         )
     r = 2 - turn
     return -2.0, 0.0 if r > 0.8 else -math.exp(-10 * r)
+
+
+def threestudio_weights(azimuth: float) -> tuple[float, float]:
+    """The same as threestudio's code has it: shifted exponentials a exp(-b r) + c of the share r
+    of the text that is due.
+    """
+    turn = _turn(azimuth)
+    if turn < 1:
+        return tuple(2.426 - 4 * math.exp(-0.5 * r) for r in (1 - turn, turn))  # type: ignore[return-value]
+    r = 2 - turn
+    return -math.exp(-0.5 * r) - 0.967, 0.606 - math.exp(-0.5 * r)
+
+
+def _turn(azimuth: float) -> float:
+    """0 at the front, 1 at the sides, 2 at the back."""
+    return abs((azimuth + 180) % 360 - 180) / 90
+
+
+WEIGHTS = {"luciddreamer": view_weights, "threestudio": threestudio_weights}
 
 
 def _whole(rows: list[int], views_per_group: int) -> list[int]:

@@ -14,7 +14,7 @@ from ..cameras.pinhole import sectors
 from ..devices.streams import send
 from .base import Prior
 from .conditioning import Against, Conditioning
-from .perp_neg import view_weights
+from .perp_neg import WEIGHTS
 
 # View words in equal sectors of azimuth, counter-clockwise from the front: what DreamFusion and its
 # descendants say.
@@ -39,6 +39,9 @@ class ViewPrompts:
         negative_row: one row: the negative prompt, null itself where that is empty
         interpolate: blend neighbouring views by angle rather than switch between them
         perp_neg: factor on Perp-Neg's published weights; 0 = off
+        perp_neg_weights: whose: "luciddreamer" | "threestudio"
+        perp_neg_from: what its directions are measured from: the "null" text | the "negative"
+            prompt, as LucidDreamer and threestudio do
         side_guidance: factors on the guidance of views from there; 1 from the front
         outward: rows like those of ``around``, by the azimuth looked towards; None: ``base``
     """
@@ -56,6 +59,8 @@ class ViewPrompts:
     back_guidance: float = 1.0
     overhead_guidance: float = 1.0
     outward: Conditioning | None = None
+    perp_neg_weights: str = "luciddreamer"
+    perp_neg_from: str = "null"
 
     def to(self, device: torch.device | str) -> ViewPrompts:
         """The same prompts with their embeddings on another device; rows that are one object stay
@@ -112,7 +117,7 @@ class ViewPrompts:
         quarter = len(self.around) // 4
         sides = [quarter if azimuth % 360 < 180 else 3 * quarter for azimuth in azimuths]
         places = [0] * len(azimuths), sides
-        weights = zip(*map(view_weights, azimuths), strict=True)
+        weights = zip(*map(WEIGHTS[self.perp_neg_weights], azimuths), strict=True)
         branches = []
         for rows, published in zip(places, weights, strict=True):
             text = Conditioning.cat([self.around.index(slice(row, row + 1)) for row in rows])
@@ -121,7 +126,8 @@ class ViewPrompts:
                 for weight, high, row, said in zip(published, overhead, rows, own, strict=True)
             )
             branches.append((text, tuple(scaled)))
-        return Against(tuple(branches), self.null.repeat(len(azimuths)))
+        origin = self.null if self.perp_neg_from == "null" else self.negative_row
+        return Against(tuple(branches), origin.repeat(len(azimuths)))
 
     def guidance_factor(self, azimuths: Tensor, elevations: Tensor) -> Tensor | float:
         """What each camera's guidance is multiplied by, [V,1,1,1], or just 1.0 where that is all.
@@ -169,6 +175,8 @@ def view_prompts(
     side_guidance: float = 1.0,
     back_guidance: float = 1.0,
     overhead_guidance: float = 1.0,
+    perp_neg_weights: str = "luciddreamer",
+    perp_neg_from: str = "null",
 ) -> ViewPrompts:
     """Embed ``prompt`` with view words: ", front view", ", side view", ", back view" and ",
     overhead view".
@@ -187,6 +195,15 @@ def view_prompts(
     for name, value in {"perp_neg": perp_neg, **factors}.items():
         if not 0 <= value <= 10:
             raise ValueError(f"View Prompts: {name} is {value:g}; it must lie between 0 and 10.")
+    choices = {
+        "perp_neg_weights": (perp_neg_weights, tuple(WEIGHTS)),
+        "perp_neg_from": (perp_neg_from, ("null", "negative")),
+    }
+    for name, (choice, allowed) in choices.items():
+        if choice not in allowed:
+            raise ValueError(
+                f"View Prompts: {name} is {choice!r}; choose one of {', '.join(allowed)}."
+            )
     prior.check_text(prompt)
     if negative:
         prior.check_text(negative)
@@ -214,4 +231,14 @@ def view_prompts(
         else None
     )
     rows = (around, overhead, base, null, negative_row)
-    return ViewPrompts(prompt, negative, *rows, interpolate, perp_neg, **factors, outward=outward)
+    return ViewPrompts(
+        prompt,
+        negative,
+        *rows,
+        interpolate,
+        perp_neg,
+        **factors,
+        outward=outward,
+        perp_neg_weights=perp_neg_weights,
+        perp_neg_from=perp_neg_from,
+    )

@@ -23,6 +23,15 @@ def all_finite(tensors: Iterable[Tensor]) -> Tensor:
     return torch.stack([t.square().sum() for t in tensors]).isfinite().all()
 
 
+def clipped_norms(gradients: Mapping[str, Tensor], most: float) -> Tensors:
+    """Each gradient, shortened to the norm ``most`` where it is longer (SegmentDreamer, after
+    torch's clip_grad_norm_)."""
+    return {
+        name: value * (most / (value.norm() + 1e-6)).clamp(max=1)
+        for name, value in gradients.items()
+    }
+
+
 def adam(
     params: Mapping[str, Tensor],
     gradients: Mapping[str, Tensor],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..cameras.pinhole import Cameras
+from ..cameras.pinhole import Cameras, focal_lengths
 from ..cameras.sampler import CameraSampler
 from ..gaussians.cloud import Gaussians
 from ..gaussians.densify import (
@@ -20,13 +20,14 @@ from ..gaussians.densify import (
     gather,
     reset_opacities,
 )
+from ..gaussians.mcmc import MCMC, perturbed, resampled
 from ..losses.base import Loss
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from ..rasterizers.rasterize import Rendering, render, resolve
 from .anchor import Anchor
 from .learning_rates import sh_shares
-from .penalties import penalties
+from .penalties import disparity, penalties
 from .settings import OptimizeSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, check_run, prepared_prior
@@ -133,7 +134,13 @@ class CloudSubject:
     def penalties(
         self, params: dict[str, Tensor], rendering: Rendering, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:
-        terms = penalties(self.settings, params, rendering.color, rendering.alpha)
+        terms = penalties(
+            self.settings,
+            params,
+            rendering.color,
+            rendering.alpha,
+            lambda: disparity(rendering.depth, rendering.alpha, focal_lengths(cameras)),
+        )
         if self.anchor is not None:
             terms |= self.anchor.penalties(
                 rendering, cameras, backgrounds, self.settings.render_backend
@@ -141,7 +148,7 @@ class CloudSubject:
         return terms
 
     def traced_tensors(self, rendering: Rendering) -> list[Tensor]:
-        return [] if self.settings.densify is None else [rendering.means2d]
+        return [rendering.means2d] if isinstance(self.settings.densify, Densify) else []
 
     def rates(self, step: int, steps: int) -> dict[str, float | Tensor]:
         rates: dict[str, float | Tensor] = {**self.settings.at(step / steps)}
@@ -168,6 +175,8 @@ class CloudSubject:
         strategy = self.settings.densify
         if strategy is None:
             return self, state
+        if isinstance(strategy, MCMC):
+            return self._resampled(strategy, state, steps, accept, generator)
         return self._densified(
             strategy, state, steps, gradients[0], rendering.visible, accept, generator
         )
@@ -192,6 +201,7 @@ class CloudSubject:
             visible,
             (self.size, self.size),
             accept,
+            strategy.summed_views,
         )
         moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
         if strategy.due(state.step, steps):
@@ -206,6 +216,28 @@ class CloudSubject:
         return replace(self, cloud=cloud), replace(
             state, first=first, second=second, statistics=statistics
         )
+
+    def _resampled(
+        self,
+        strategy: MCMC,
+        state: TrainingState,
+        steps: int,
+        accept: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[CloudSubject, TrainingState]:
+        """Where a round is due, resample, waiting for the device; after every good step the noise."""
+        cloud = self.cloud
+        moments = {name: (state.first[name], state.second[name]) for name in cloud.tensors()}
+        if strategy.due(state.step, steps):
+            limit = self.settings.max_gaussians
+            cloud, moments = resampled(strategy, cloud, moments, generator, limit)
+        if strategy.noise > 0 and state.step <= strategy.noise_stop * steps:
+            lr = self.settings.at(min(state.step / steps, 1))["means"]
+            free = accept if cloud.anchored is None else accept & ~cloud.anchored[:, None]
+            means = perturbed(strategy, cloud.tensors(), lr, generator)
+            cloud = replace(cloud, means=torch.where(free, means, cloud.means))
+        first, second = ({name: pair[place] for name, pair in moments.items()} for place in (0, 1))
+        return replace(self, cloud=cloud), replace(state, first=first, second=second, statistics={})
 
     def render_preview(self, camera: Cameras, background: float) -> Tensor:
         rendering = render(

@@ -21,8 +21,13 @@ from ..meshes.smoothing import Smoothing
 from ..meshes.texels import downsample, level_of_detail, texels
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
-from .mesh_penalties import laplacian, normal_consistency
-from .settings import RefineSettings
+from .mesh_penalties import (
+    laplacian,
+    normal_consistency,
+    offset_sum,
+    vertex_normal_consistency,
+)
+from .settings import NORMAL_AXES, RefineSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, check_run, prepared_prior
 
@@ -183,7 +188,8 @@ class MeshSubject:
         )
         color = view.color
         if surface.settings.judged == "normal":
-            color = color + view.alpha * (0.5 + 0.5 * view.normal - color)
+            normal = view.normal[..., NORMAL_AXES[surface.settings.normal_axes]]
+            color = color + view.alpha * (0.5 + 0.5 * normal - color)
         return MeshViews(color, view.alpha, view.depth, positions)
 
     def penalties(
@@ -195,14 +201,21 @@ class MeshSubject:
     ) -> dict[str, Tensor]:
         surface, settings, positions = self.surface, self.surface.settings, rendering.positions
         terms: dict[str, Tensor] = {}
+        theirs = settings.penalty_form == "consistent3d"
         if settings.lambda_laplacian > 0:
-            terms["laplacian"] = settings.lambda_laplacian * laplacian(
-                positions, surface.edges, surface.length
+            dents = (
+                offset_sum(positions, surface.edges)
+                if theirs
+                else laplacian(positions, surface.edges, surface.length)
             )
+            terms["laplacian"] = settings.lambda_laplacian * dents
         if settings.lambda_normal > 0:
-            terms["normal"] = settings.lambda_normal * normal_consistency(
-                positions, surface.faces, surface.edge_faces
+            creases = (
+                vertex_normal_consistency(positions, surface.faces, surface.edges)
+                if theirs
+                else normal_consistency(positions, surface.faces, surface.edge_faces)
             )
+            terms["normal"] = settings.lambda_normal * creases
         return terms
 
     def traced_tensors(self, rendering: MeshViews) -> list[Tensor]:

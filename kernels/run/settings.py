@@ -9,25 +9,29 @@ import torch
 from torch import Tensor
 
 from ..gaussians.densify import Densify
+from ..gaussians.mcmc import MCMC
 from ..priors.base import Prior
 from ..rasterizers.rasterize import check_backend
+from ..settings.option import Settings, option
 from .learning_rates import LearningRates
 from .penalties import Regularizers
 
-BACKGROUNDS = ("auto", "random", "random gray", "gray", "white", "black")
+BACKGROUNDS = ("auto", "random", "random gray", "gray", "white", "black", "thirds")
 JUDGED = ("color", "normal")
+PENALTY_FORMS = ("edges", "consistent3d")
+NORMAL_AXES = {"right up front": (0, 1, 2), "front right up": (2, 0, 1)}
 SEED_MAX = 2**64 - 1
 UNTRAINED_GRAYS = (0.3, 0.7)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ViewSettings:
+class ViewSettings(Settings):
     """What the prior is shown.
 
     background: what the renders are composited on. "auto" is what the prior was trained on, or
     "random" where it does not say; "random gray" one grey per view, uniform in the prior's range
     (0.3..0.7 where it does not say); "random" one colour per view, uniform in the RGB cube; "gray"
-    0.5.
+    0.5; "thirds" per view white, black or such a random colour (LucidDreamer).
 
     Args:
         views: cameras per step (LucidDreamer: 4)
@@ -36,6 +40,16 @@ class ViewSettings:
         seed: of every random draw; trained with the same seed, a cloud or mesh continues its random
             streams
         sample_posterior: encode with a draw of the encoder's posterior instead of its mean
+        judged_size: pixels that the renders are stretched to before the encoder, bilinearly; None:
+            not at all; C3D's coarse stage: 512, of renders of 64
+        flip_share: share of the steps, 0..1, whose pictures the prior sees mirrored; LucidDreamer:
+            0.5
+        depth_share: share of the steps, 0..1, whose `disparity` pictures it sees in place of the
+            colours; LucidDreamer: 0.2; splats only
+        clip_norm_start: greatest norm of each parameter group's gradient at the start; 0: any;
+            SegmentDreamer: 2
+        clip_norm_end: and once clip_norm_share is over, linear in between; SegmentDreamer: 8
+        clip_norm_share: share of the schedule, >0..1; SegmentDreamer: 0.2
     """
 
     views: int = 4
@@ -44,6 +58,12 @@ class ViewSettings:
     seed: int = 0
     background: str = "auto"
     sample_posterior: bool = False
+    judged_size: int | None = option(None)
+    flip_share: float = option(0.0)
+    depth_share: float = option(0.0)
+    clip_norm_start: float = option(0.0)
+    clip_norm_end: float = option(0.0)
+    clip_norm_share: float = option(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +109,28 @@ class RunSettings(WatchSettings, ViewSettings):
             if name == "image_size" and self.image_size is None:
                 continue
             _check_count(name, getattr(self, name), low)
+        if self.judged_size is not None:
+            _check_count("judged_size", self.judged_size, 1)
+        for name in ("flip_share", "depth_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; give a share of the steps, 0..1."
+                )
+        for name in ("clip_norm_start", "clip_norm_end"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; give a norm of 0 (any) or more."
+                )
+        if (self.clip_norm_start == 0) != (self.clip_norm_end == 0):
+            raise ValueError(
+                f"clip_norm_start {self.clip_norm_start:g} and clip_norm_end"
+                f" {self.clip_norm_end:g}: 0 means any norm and cannot be annealed to or from. Set"
+                " both to 0 or both above 0."
+            )
+        if not 0 < self.clip_norm_share <= 1:
+            raise ValueError(
+                f"clip_norm_share is {self.clip_norm_share}; give a share of the schedule, >0..1."
+            )
         if self.seed > SEED_MAX:
             raise ValueError(f"seed is {self.seed}; give a whole number within 0..{SEED_MAX}.")
         if self.background not in BACKGROUNDS:
@@ -102,11 +144,12 @@ class GrowthSettings:
     """How many Gaussians there may be.
 
     Args:
-        densify: None: the number of Gaussians stays
+        densify: `Densify` by gradients | `MCMC`, resampling with noise | None: the number of
+            Gaussians stays
         max_gaussians: densification never goes beyond this, nor beyond its own count_max
     """
 
-    densify: Densify | None = field(default_factory=Densify)
+    densify: Densify | MCMC | None = field(default_factory=Densify)
     max_gaussians: int = 20_000
 
 
@@ -145,7 +188,11 @@ class RefineSettings(RunSettings):
             100)
         lambda_normal: mean 1 - cosine between the normals of neighbouring faces (C3D: 100)
         judged: what the prior sees: "color" | "normal", world normals as colours (C3D's geometry
-            stage)
+            stage, on black)
+        penalty_form: "edges", as above | "consistent3d": mean length of the summed offsets to the
+            neighbours, world units, and vertices' normals along edges
+        normal_axes: which world axes are red, green and blue: "right up front" | "front right up"
+            (C3D)
     """
 
     lr_vertices: float = 0.001
@@ -154,6 +201,8 @@ class RefineSettings(RunSettings):
     lambda_laplacian: float = 0.0
     lambda_normal: float = 0.0
     judged: str = "color"
+    penalty_form: str = option("edges")
+    normal_axes: str = option("right up front")
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
@@ -179,6 +228,18 @@ class RefineSettings(RunSettings):
         if self.judged not in JUDGED:
             raise ValueError(
                 f"Refine Mesh: judged is {self.judged!r}; choose one of {', '.join(JUDGED)}."
+            )
+        choices = {"penalty_form": PENALTY_FORMS, "normal_axes": tuple(NORMAL_AXES)}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(
+                    f"Refine Mesh: {name} is {getattr(self, name)!r}; choose one of"
+                    f" {', '.join(allowed)}."
+                )
+        if self.depth_share > 0:
+            raise ValueError(
+                f"Refine Mesh: depth_share is {self.depth_share:g}; only splats' depth is judged."
+                " Set it to 0."
             )
         if self.judged == "normal" and self.lr_colors > 0:
             raise ValueError(
@@ -217,6 +278,9 @@ def draw_backgrounds(
     if kind == "auto":
         kind = "random gray" if grays else "random"
     draws = torch.rand(views, 3, generator=generator)
+    if kind == "thirds":
+        share = torch.rand(views, 1, generator=generator)
+        return torch.where(share < 0.34, 1.0, torch.where(share < 0.67, draws, 0.0))
     if kind == "random gray":
         low, high = grays or UNTRAINED_GRAYS
         return low + (high - low) * draws[:, :1].expand(views, 3)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-STREAMS = ("cameras", "noise", "background", "posterior", "densify")
+STREAMS = ("cameras", "noise", "background", "posterior", "densify", "augment")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,6 @@ def random_streams(
     for name in STREAMS:
         digest = hashlib.blake2b(f"distill3d {name} {seed}".encode(), digest_size=8).digest()
         streams[name] = torch.Generator().manual_seed(int.from_bytes(digest, "little") >> 1)
-        if states is not None:
+        if states is not None and name in states:  # a training saved before there was this one
             streams[name].set_state(states[name])
     return streams

@@ -20,8 +20,15 @@ from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
-from ..priors.view_conditioning import check_views, condition_on_views, group_size, needs_depth
-from .adam import adam, all_finite
+from ..priors.view_conditioning import (
+    ViewConditionedPrior,
+    check_views,
+    condition_on_views,
+    group_size,
+    needs_depth,
+)
+from .adam import adam, all_finite, clipped_norms
+from .judged import judged
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
 from .subject import Rendered, RenderedViews, Result, Subject
@@ -101,7 +108,12 @@ def check_run(
     settings.check()
     loss.check()
     cameras.check(check_views(prior, settings.views))
-    prior.check_size(settings.image_size or prior.image_size)
+    if settings.flip_share > 0 and isinstance(prior, ViewConditionedPrior):
+        raise ValueError(
+            f"flip_share is {settings.flip_share:g}, but prior {prior.name!r} is told of each view,"
+            " which a mirrored picture would belie. Set it to 0."
+        )
+    prior.check_size(settings.judged_size or settings.image_size or prior.image_size)
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps is {steps!r}; give a whole number of 1 or more.")
     if training is not None and not isinstance(training, TrainingState):
@@ -136,10 +148,11 @@ class Run(Generic[Result, Rendered]):
     ) -> None:
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
-        self.grays, self.depth = background_range(prior), needs_depth(prior)
+        depth = settings.depth_share > 0 or getattr(settings, "lambda_tv_depth", 0) > 0
+        self.grays, self.depth = background_range(prior), needs_depth(prior) or depth
         self.views_per_group = group_size(prior)
         self.size = settings.image_size or prior.image_size
-        latent_size = self.size // prior.downscale
+        latent_size = (settings.judged_size or self.size) // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
         self.schedule_steps = settings.schedule_steps or state.step + steps
         self.device = torch.device(prior.device)
@@ -199,7 +212,7 @@ class Run(Generic[Result, Rendered]):
         before = (
             self._snapshot() if last or (self.steps_taken + 1) % settings.check_every == 0 else None
         )
-        sampled = self.sampler.sample(
+        sampled = self.sampler.at(self.state.step).sample(
             settings.views, self.size, self.streams["cameras"], views_per_group=self.views_per_group
         )
         cameras = _move(sampled, self.device)
@@ -211,7 +224,9 @@ class Run(Generic[Result, Rendered]):
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        latents = self.prior.encode(rendering.color.permute(0, 3, 1, 2), posterior)
+        latents = self.prior.encode(
+            judged(settings, rendering, cameras, self.streams["augment"]), posterior
+        )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]
         )
@@ -221,6 +236,11 @@ class Run(Generic[Result, Rendered]):
         gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
         by_name = dict(zip(params, gradients, strict=False))
         accept = all_finite([total.detach(), *by_name.values()])
+        if settings.clip_norm_start > 0:
+            share = min(self.state.step / self.schedule_steps / settings.clip_norm_share, 1)
+            most = settings.clip_norm_start
+            most += (settings.clip_norm_end - settings.clip_norm_start) * share
+            by_name = clipped_norms(by_name, most)
 
         with_params, state = self._updated(by_name, accept)
         self.subject, state = with_params.adapt(
@@ -247,20 +267,17 @@ class Run(Generic[Result, Rendered]):
     def _views(self, sampled: Cameras, cameras: Cameras, rendering: RenderedViews) -> Views:
         # Perp-Neg reads its angles, which on the CPU waits for nothing.
         text = self.prompts.at(sampled.azimuths, sampled.elevations, outward=sampled.outward)
-        negative = self.prompts.negative_rows(len(cameras))
-        text, negative = condition_on_views(
-            self.prior, (text, negative), cameras, rendering.alpha, rendering.depth
+        rows = (
+            text,
+            self.prompts.negative_rows(len(cameras)),
+            self.prompts.base.repeat(len(cameras)),
+        )
+        text, negative, base = condition_on_views(
+            self.prior, rows, cameras, rendering.alpha, rendering.depth
         )
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-        return Views(
-            text,
-            negative,
-            cameras,
-            self.state.step,
-            self.schedule_steps,
-            factor,
-            self.views_per_group,
-        )
+        step, steps = self.state.step, self.schedule_steps
+        return Views(text, negative, cameras, step, steps, factor, self.views_per_group, base=base)
 
     def _updated(
         self, gradients: dict[str, Tensor], accept: Tensor

@@ -173,7 +173,7 @@ def test_evaluations_per_step_and_view_are_those_that_the_settings_tell(kind, ea
         (SCTD(segments=0), "SCTD Loss: segments is 0"),
         (
             SCTD(gap=20),
-            "gap 20 leaves no step between two margins of 10. Raise gap above 20, or lower margin",
+            "gap 20 leaves no step between margins of 10 and 10. Raise gap above 20, or lower them",
         ),
         (SCTD(segments=12), "gap 80 does not fit into a segment of 80 steps .12 between t_min 20"),
         (VSD(lora_rank=0), "VSD Loss: lora_rank is 0"),

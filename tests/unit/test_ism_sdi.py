@@ -7,7 +7,7 @@ from kit import normal64 as normal
 
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.ism import ISM, ism
-from distill3d.kernels.losses.ode import estimates, inverted, ode_step
+from distill3d.kernels.losses.ode import estimates, even_levels, inverted, ode_step
 from distill3d.kernels.losses.sdi import SDI, sdi
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
@@ -42,7 +42,9 @@ def test_a_step_of_the_ode_is_ddim():
 def test_fine_inversion_follows_the_gaussians_flow_and_rows_stop_where_they_should():
     prior, to, z0 = gaussian_prior(), torch.tensor([0, 37, 600]), normal(3, 3, *SHAPE)
     text = prior.embed([""] * 3)
-    z = inverted(SCHEDULE, z0, to, 1, 600, lambda z, t: estimates(prior, z, t, [text])[0])
+    z = inverted(
+        SCHEDULE, z0, even_levels(to, 1, 600), lambda z, t: estimates(prior, z, t, [text])[0]
+    )
     low, high = SCHEDULE.ratio(torch.zeros_like(to)), SCHEDULE.ratio(to)
     exact = 2.0 + (z0 - 2.0) * ((0.25 + high**2) / (0.25 + low**2)).sqrt()
     torch.testing.assert_close(z, exact, rtol=1e-2, atol=1e-2)
@@ -56,7 +58,8 @@ def test_inversion_visits_the_strides_and_stops_short_at_the_end():
         visited.append(t.tolist())
         return torch.zeros_like(z)
 
-    inverted(SCHEDULE, normal(3, 2, *SHAPE), torch.tensor([450, 100]), 200, 3, estimate)
+    levels = even_levels(torch.tensor([450, 100]), 200, 3)
+    inverted(SCHEDULE, normal(3, 2, *SHAPE), levels, estimate)
     assert visited == [[0, 0], [200, 100], [400, 100]]
 
 
@@ -101,7 +104,9 @@ def test_ism_inverts_the_render_with_the_null_text():
     )
     s, t = torch.tensor([400, 400]), torch.tensor([480, 480])
     text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
-    z_s = inverted(SCHEDULE, z0, s, 200, 2, lambda z, at: estimates(prior, z, at, [null])[0])
+    z_s = inverted(
+        SCHEDULE, z0, even_levels(s, 200, 2), lambda z, at: estimates(prior, z, at, [null])[0]
+    )
     torch.testing.assert_close(direction, ism(prior, z_s, s, t, text, null, null, 7.5))
 
 
@@ -136,7 +141,10 @@ def test_sdi_uses_at_its_step_the_noise_found_a_part_of_a_stride_above():
     assert (to > t).all()
     text, null = prior.embed(["a", "a"]), prior.embed(["", ""])
     z = inverted(
-        SCHEDULE, z0, to, 100, 6, lambda z, at: guided(*estimates(prior, z, at, [text, null]), -6.5)
+        SCHEDULE,
+        z0,
+        even_levels(to, 100, 6),
+        lambda z, at: guided(*estimates(prior, z, at, [text, null]), -6.5),
     )
     kappa = (z - z0) / SCHEDULE.ratio(to)
     torch.testing.assert_close(direction, sdi(prior, z0, kappa, t, text, null, 8.5))

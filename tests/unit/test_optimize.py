@@ -23,6 +23,7 @@ from torch import Tensor
 from distill3d.kernels.cameras.pinhole import turntable
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.densify import Densify, densify_and_prune
+from distill3d.kernels.gaussians.mcmc import MCMC
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.combine import Combined, Scheduled
 from distill3d.kernels.losses.picture import Picture
@@ -132,13 +133,19 @@ GROWTH = Densify(
 )
 
 
-@pytest.mark.parametrize("loss", [LOSS, LEARNING], ids=lambda loss: loss.name)
-@pytest.mark.parametrize("first", [1, 3, 4])
-def test_continuing_is_exact_across_densification(loss, first, tmp_path):
+RESAMPLED = MCMC(every=2, start=0.0, stop=1.0, growth=1.2, min_opacity=0.11)
+
+
+@pytest.mark.parametrize(
+    ("loss", "first", "growth"),
+    [(loss, first, GROWTH) for loss in (LOSS, LEARNING) for first in (1, 3, 4)]
+    + [(LOSS, first, RESAMPLED) for first in (1, 4)],
+)
+def test_continuing_is_exact_across_densification(loss, first, growth, tmp_path):
     """Cut right before, right after and between two rounds."""
 
     def part(cloud: Gaussians, steps: int) -> Gaussians:
-        return run(cloud, steps, loss=loss, densify=GROWTH, schedule_steps=7)
+        return run(cloud, steps, loss=loss, densify=growth, schedule_steps=7)
 
     whole = part(haze(), 7)
     save_training(part(haze(), first), tmp_path / "half.safetensors")

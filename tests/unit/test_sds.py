@@ -220,14 +220,18 @@ def test_weight_and_weighting_scale_the_gradient():
 
 def test_single_overflows_are_dropped_and_a_broken_gradient_is_kept_broken():
     values = torch.tensor([1.0, float("nan"), float("inf"), -3.0])
-    assert cleaned(values, 2.0).tolist() == [1.0, 0.0, 0.0, -2.0]
+    assert cleaned(values, 2.0).tolist() == [1.0, 0.0, 2.0, -2.0]
+    assert cleaned(values).tolist() == [1.0, 0.0, 0.0, -3.0]
     assert cleaned(torch.full((3,), float("nan")), 2.0).isnan().all()
+    assert cleaned(torch.full((3,), float("inf")), 2.0).isinf().all()
 
 
 def test_upper_timestep_anneals_and_both_ends_are_drawn():
     steps = TimestepRange(20, 980, 500, "linear", 0.5)
     assert [steps.t_max(p) for p in (0, 0.25, 0.5, 1)] == [980, 740, 500, 500]
     assert TimestepRange(20, 980, 500, "constant").t_max(1.0) == 980
+    jump = TimestepRange(20, 980, 500, "jump", 0.2)
+    assert [jump.t_max(p) for p in (0, 0.2, 0.2001, 1)] == [980, 980, 500, 500]
     drawn = TimestepRange(5, 8, 6).draw(500, 1.0, seeded(), torch.device("cpu"))
     assert drawn.unique().tolist() == [5, 6]
     assert [annealed(0, 8, p, "sqrt") for p in (0, 0.25, 1)] == [0, 4, 8]

@@ -1,0 +1,406 @@
+"""LucidDreamer: ISM and SDS steps, Perp-Neg, timesteps, total variation, widening cameras, learning
+rates, densification."""
+
+import ast
+import math
+import types
+from pathlib import Path
+
+import numpy
+import torch
+from officials import Network, bare, clone, commit, kept_draws, latents, scheduler, texts, write
+
+REPOSITORY = "EnVision-Research/LucidDreamer"
+
+
+def record(folder):
+    about = {"repository": REPOSITORY, "commit": commit(folder)}
+    with clone(folder, "guidance") as load:
+        diffusers_utils()
+        module = load("guidance.sd_utils")
+        for name, settings in STEPS.items():
+            step(module, name, settings, about)
+        timesteps(module, about)
+    perp_neg(folder, about)
+    with clone(folder, "utils") as load:
+        total_variation(load, about)
+        rates(load, about)
+    widening(folder, about)
+    with clone(folder, "scene", "utils") as load:
+        densify(load, about)
+
+
+def diffusers_utils():
+    import diffusers.utils
+    from diffusers.utils.torch_utils import randn_tensor
+
+    diffusers.utils.randn_tensor = randn_tensor  # it has moved since
+
+
+OPTIONS = {
+    "annealing_intervals": True,
+    "delta_t": 80,
+    "delta_t_start": 100,
+    "fix_noise": False,
+    "xs_delta_t": 200,
+    "xs_inv_steps": 5,
+    "xs_eta": 0.0,
+    "denoise_guidance_scale": 1.0,
+    "guidance_scale": 7.5,
+    "vis_interval": 10**9,
+}
+STEPS = {
+    "ism": {"warm": 1.0, "perp": False, "sds": False, "seed": 8},
+    "ism_late": {"warm": 0.0, "perp": False, "sds": False, "seed": 3},
+    "ism_perp_neg": {"warm": 0.5, "perp": True, "sds": False, "seed": 8},
+    "sds_sum": {"warm": 0.5, "perp": False, "sds": True, "seed": 0},
+}
+
+
+def guidance(module, network, sds=False, seed=0):
+    table = scheduler()
+    table.set_timesteps(1000)
+    return bare(
+        type("Guidance", (module.StableDiffusion,), {"unet": network}),
+        device=torch.device("cpu"),
+        precision_t=torch.float64,
+        scheduler=table,
+        sche_func=module.ddim_step,
+        alphas=table.alphas_cumprod,
+        ism=not sds,
+        num_train_timesteps=1000,
+        timesteps=torch.flip(table.timesteps, dims=(0,)),
+        min_step=20,
+        max_step=500,
+        warmup_step=480,
+        noise_temp=None,
+        noise_gen=torch.Generator().manual_seed(seed),
+    )
+
+
+def step(module, name, settings, about):
+    network, rows, count = Network(seed=6), texts(5), 2
+    made = guidance(module, network, settings["sds"], settings["seed"])
+    z0 = latents(count, seed=9)
+    z0 = (z0.detach() * 0.4).requires_grad_()
+    object.__setattr__(made, "encode_imgs", lambda _: (z0, None))
+    object.__setattr__(made, "augmentation", lambda *pictures: pictures)
+    own, negative, inverse, front, side = (row[None] for row in rows)
+    text = torch.stack([own[0], own[0] + 0.1])
+    stacked = [negative.expand(count, -1, -1), text]
+    weights = torch.tensor([[1.0, -0.5, -0.25], [1.0, 0.0, -1.5]], dtype=torch.float64).T
+    call = made.train_step
+    extra = {}
+    if settings["perp"]:
+        stacked += [front.expand(count, -1, -1), side.expand(count, -1, -1)]
+        call, extra = made.train_step_perpneg, {"weights": weights}
+    picture = torch.zeros(count, 3, 32, 32, dtype=torch.float64)
+    torch.manual_seed(2)
+    network.rows = []
+    with kept_draws(("randn", "randint")) as draws:
+        loss = call(
+            torch.stack(stacked),
+            picture,
+            picture[:, :1],
+            picture[:, :1],
+            grad_scale=0.1,
+            iteration=1,
+            warm_up_rate=settings["warm"],
+            resolution=(32, 32),
+            guidance_opt=types.SimpleNamespace(**OPTIONS),
+            embedding_inverse=torch.cat([negative, inverse]),
+            **extra,
+        )
+    loss.backward()
+    drawn = [value for kind, value in draws if kind == "randn"][-2:]
+    index = next(value for kind, value in draws if kind == "randint")
+    write(
+        name,
+        {
+            "latents": z0,
+            "text": text,
+            "negative": stacked[0],
+            "inverse": inverse.expand(count, -1, -1),
+            "front": front.expand(count, -1, -1),
+            "side": side.expand(count, -1, -1),
+            "weights": weights[1:].T,
+            "t": made.timesteps[index],
+            "noise": drawn[0],
+            "offset": drawn[1].double(),
+            "gradient": z0.grad,
+            **network.taken(),
+        },
+        function="StableDiffusion." + call.__name__,
+        settings={**OPTIONS, **settings, "lambda_guidance": 0.1},
+        **about,
+    )
+
+
+def timesteps(module, about):
+    """The range of t and the gap of every 50th iteration, by their own drawing of t."""
+    network = Network(seed=6)
+    made = guidance(module, network)
+    z0 = latents(1)
+    object.__setattr__(made, "encode_imgs", lambda _: (z0, None))
+    object.__setattr__(made, "augmentation", lambda *pictures: pictures)
+    picture, rows = torch.zeros(1, 3, 32, 32, dtype=torch.float64), texts(5)
+    found = []
+    for iteration in range(1, 5001, 119):
+        warm = 1.0 - min(iteration / 1500, 1.0)
+        network.rows, spans = [], []
+
+        def randint(low, high, *_, spans=spans, **__):
+            spans.append((low, high))
+            return torch.tensor([high - 1])
+
+        original, torch.randint = torch.randint, randint
+        try:
+            made.train_step(
+                torch.stack([rows[:1], rows[1:2]]),
+                picture,
+                picture[:, :1],
+                picture[:, :1],
+                iteration=1,
+                warm_up_rate=warm,
+                resolution=(32, 32),
+                guidance_opt=types.SimpleNamespace(**OPTIONS),
+                embedding_inverse=rows[1:3],
+            )
+        finally:
+            torch.randint = original
+        asked = sorted({int(t) for _, t, _, _ in network.rows})
+        low, high = (int(made.timesteps[index]) for index in (spans[0][0], spans[0][1] - 1))
+        found.append((iteration, low, high, asked[-1] - asked[-2]))
+    iteration, low, high, gap = zip(*found, strict=True)
+    write(
+        "ism_timesteps",
+        {
+            "iteration": torch.tensor(iteration),
+            "t_low": torch.tensor(low),
+            "t_high": torch.tensor(high),
+            "gap": torch.tensor(gap),
+        },
+        function="StableDiffusion.train_step, warm_up_rate of train.py",
+        settings={**OPTIONS, "iterations": 5000, "warmup_iter": 1500},
+        **about,
+    )
+
+
+def part(path, wanted):
+    """The syntax trees of a file that ``wanted`` chooses, compiled: for code that no import gives."""
+    tree = ast.parse(Path(path).read_text())
+    chosen = [node for node in ast.walk(tree) if wanted(node)]
+    return compile(ast.Module(chosen[:1], []), str(path), "exec")
+
+
+def perp_neg(folder, about):
+    name = "get_pos_neg_text_embeddings"
+    space = {"torch": torch, "math": math}
+    exec(  # noqa: S102
+        part(folder / "train.py", lambda n: isinstance(n, ast.FunctionDef) and n.name == name),
+        space,
+    )
+    options = types.SimpleNamespace(front_decay_factor=2.0, side_decay_factor=10.0, negative_w=-2.0)
+    rows = texts(3)
+    embeddings = dict(zip(("front", "side", "back"), rows.split(1), strict=True))
+    azimuths = torch.linspace(-180, 180, 145, dtype=torch.float64)
+    own, front, side = [], [], []
+    for azimuth in azimuths.tolist():
+        text, weights = space[name](embeddings, azimuth, options)
+        first = bool((text[1] == rows[0]).all())
+        own.append(text[0])
+        front.append(weights[1 if first else 2])
+        side.append(weights[2 if first else 1])
+    write(
+        "perp_neg_luciddreamer",
+        {
+            "azimuths": azimuths,
+            "rows": rows,  # front, side, back
+            "text": torch.stack(own),
+            "front": torch.stack(front),
+            "side": torch.stack(side),
+        },
+        function="train.py get_pos_neg_text_embeddings",
+        settings={"precision": "float32"},
+        **about,
+    )
+
+
+def total_variation(load, about):
+    module = load("utils.loss_utils")
+    generator = torch.Generator().manual_seed(0)
+    color = torch.rand(2, 3, 9, 7, generator=generator, dtype=torch.float64)
+    depth = torch.rand(2, 1, 9, 7, generator=generator, dtype=torch.float64)
+    write(
+        "total_variation",
+        {
+            "color": color,
+            "depth": depth,
+            "tv_color": module.tv_loss(color),
+            "tv_depth": module.tv_loss(depth),
+        },
+        function="utils.loss_utils.tv_loss",
+        settings={},
+        **about,
+    )
+
+
+def rates(load, about):
+    module = load("utils.general_utils")
+    ends = {
+        "means": (1.6e-4 * 3.5, 1.6e-6 * 3.5),
+        "scales": (5e-3, 1e-3),
+        "quats": (1e-3, 2e-4),
+        "colors": (5e-3, 3e-3),
+    }
+    iterations = list(range(1, 5001, 499))
+    found = {}
+    for name, (first, last) in ends.items():
+        schedule = module.get_expon_lr_func(first, last, lr_delay_mult=0.01, max_steps=5000)
+        found[name] = torch.tensor([float(schedule(i)) for i in iterations], dtype=torch.float64)
+    write(
+        "learning_rates",
+        {"iteration": torch.tensor(iterations), **found},
+        function="utils.general_utils.get_expon_lr_func",
+        settings={"ends": ends, "iterations": 5000},
+        **about,
+    )
+
+
+def widening(folder, about):
+    """The ranges after every iteration that changes them, by the lines of train.py that do so."""
+    code = part(
+        folder / "train.py",
+        lambda n: isinstance(n, ast.If) and ast.unparse(n.test) == "not opt.use_progressive",
+    )
+    pose = types.SimpleNamespace(
+        fovy_range=[0.32, 0.60],
+        max_fovy_range=[0.16, 0.60],
+        radius_range=[5.2, 5.5],
+        max_radius_range=[3.5, 5.0],
+        theta_range=[45, 105],
+        max_theta_range=[45, 105],
+        phi_range=[-180, 180],
+        max_phi_range=[-180, 180],
+    )
+    options = types.SimpleNamespace(
+        use_progressive=False,
+        progressive_view_iter=500,
+        scale_up_cameras_iter=500,
+        fovy_scale_up_factor=[0.75, 1.1],
+        scale_up_factor=0.95,
+        phi_scale_up_factor=1.5,
+    )
+    space = {
+        "opt": options,
+        "scene": types.SimpleNamespace(pose_args=pose),
+        "print": lambda *_: None,
+    }
+    found = []
+    for iteration in range(1, 5001):
+        exec(code, {**space, "iteration": iteration})  # noqa: S102
+        if iteration in (1, 499, 500, 501, 999, 1000, 1500, 2000, 2500, 3500, 5000):
+            found.append((iteration, *pose.radius_range, *pose.fovy_range))
+    table = numpy.array(found)
+    names = ("iteration", "distance_min", "distance_max", "fov_min", "fov_max")
+    write(
+        "widening_cameras",
+        {name: torch.tensor(table[:, k]) for k, name in enumerate(names)},
+        function="train.py, the block of use_progressive",
+        settings={},
+        **about,
+    )
+
+
+class Uncuda:
+    """torch, but "cuda" is the CPU and new numbers are double."""
+
+    def __getattr__(self, name):
+        value = getattr(torch, name)
+        if name not in ("zeros", "ones", "tensor", "empty"):
+            return value
+
+        def made(*args, **kwargs):
+            kwargs.pop("device", None)
+            if name in ("zeros", "ones") and "dtype" not in kwargs:
+                kwargs["dtype"] = torch.float64
+            return value(*args, **kwargs)
+
+        return made
+
+
+def densify(load, about):
+    general = load("utils.general_utils")
+    module = load("scene.gaussian_model")
+    module.torch = general.torch = Uncuda()
+    torch.cuda.empty_cache = lambda: None
+    count, extent = 40, 1.0
+    generator = torch.Generator().manual_seed(1)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    cloud = {
+        "means": normal(count, 3) * 0.3,
+        "log_scales": (normal(count, 3) * 0.8 - 4).contiguous(),
+        "quats": normal(count, 4),
+        "opacity_logits": normal(count, 1) * 3,
+        "sh": normal(count, 1, 3),
+    }
+    cloud["log_scales"][:3] = math.log(0.2)  # larger than a tenth of the extent
+    made = module.GaussianModel(0)
+    names = {"means": "_xyz", "log_scales": "_scaling", "quats": "_rotation"}
+    names |= {"opacity_logits": "_opacity", "sh": "_features_dc"}
+    for name, own in names.items():
+        setattr(made, own, torch.nn.Parameter(cloud[name].clone()))
+    made._features_rest = torch.nn.Parameter(torch.zeros(count, 0, 3, dtype=torch.float64))
+    made._background = torch.nn.Parameter(torch.zeros(3, 1, 1, dtype=torch.float64))
+    made.max_radii2D = torch.zeros(count, dtype=torch.float64)
+    made.spatial_lr_scale = 1.0
+    rate = types.SimpleNamespace(
+        percent_dense=0.003,
+        position_lr_init=1e-3,
+        position_lr_final=1e-3,
+        position_lr_delay_mult=1,
+        iterations=10,
+        feature_lr=1e-3,
+        feature_lr_final=1e-3,
+        opacity_lr=1e-3,
+        scaling_lr=1e-3,
+        scaling_lr_final=1e-3,
+        rotation_lr=1e-3,
+        rotation_lr_final=1e-3,
+    )
+    made.training_setup(rate)
+    for group in made.optimizer.param_groups:  # so that there are moments to take along
+        group["params"][0].grad = torch.zeros_like(group["params"][0])
+    made.optimizer.step()
+    gradient = torch.rand(count, 1, generator=generator, dtype=torch.float64) * 2e-3
+    gradient[:3] = torch.tensor([[1e-3], [1e-5], [2e-3]])
+    views = torch.randint(1, 5, (count, 1), generator=generator).double()
+    made.xyz_gradient_accum, made.denom = gradient * views, views
+    drawn, original = [], torch.normal
+
+    def noted(mean, std):
+        drawn.append(original(mean, std) / std)
+        return drawn[-1] * std + mean
+
+    module.torch.normal = noted
+    torch.manual_seed(0)
+    made.densify_and_prune(0.00075, 0.005, extent, 20)
+    grown = {f"after.{name}": getattr(made, own).detach() for name, own in names.items()}
+    made.reset_opacity()
+    write(
+        "densify_luciddreamer",
+        {
+            **cloud,
+            "gradient": (gradient * views)[:, 0],
+            "views": views[:, 0],
+            "draws": drawn[0],
+            **grown,
+            "reset.opacity_logits": made._opacity.detach(),
+        },
+        function="GaussianModel.densify_and_prune, reset_opacity",
+        settings={"threshold": 0.00075, "percent_dense": 0.003, "extent": extent},
+        **about,
+    )
