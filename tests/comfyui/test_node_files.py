@@ -173,7 +173,9 @@ class TestNative:
     def test_mesh_outputs_feed_comfyuis_own_nodes(self, comfyui, graph, object_info):
         prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}  # a solid ball
-        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
+        prompt["mesh"] = node(
+            object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32, texture_size=64
+        )
         prompt["native"] = node(
             object_info, "SaveGLB", mesh=["mesh", 1], filename_prefix="nodes/mesh"
         )
@@ -241,7 +243,9 @@ class TestNative:
     def test_prompts_from_before_there_were_formats_still_export(self, comfyui, graph, object_info):
         prompt = graph(settings={"lr_opacities": 0.0})
         prompt["start"]["inputs"] |= {"opacity": 0.9, "scale": 0.1}
-        prompt["mesh"] = node(object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32)
+        prompt["mesh"] = node(
+            object_info, "ExportMesh", gaussians=["optimize", 0], resolution=32, texture_size=64
+        )
         for name in ("format", "texture_size", "scale", "up_axis", "normal_map"):
             prompt["mesh"]["inputs"].pop(name, None)
         run = succeeded(comfyui.run(prompt))

@@ -10,6 +10,7 @@ import plyfile
 import pytest
 import trimesh
 from harness import environment, prompts
+from harness.nodes import node, saved, succeeded
 from harness.server import Server
 
 
@@ -27,13 +28,14 @@ def all_offered(server):
     return info
 
 
-def test_oldest_comfyui_loads_every_node_and_takes_the_quickstart(tmp_path):
-    """Of two steps, on the server alone; what each older one makes of it is the nightly test's."""
+def test_oldest_comfyui_loads_every_node_and_saves_a_cloud(tmp_path):
+    """What each older one makes of whole graphs is the nightly test's."""
     with server_of(environment.OLDER[-1], tmp_path) as server:
         info = all_offered(server)
-        graph = prompts.without_preset(prompts.read("quickstart"))
-        run = server.run(prompts.reduced(prompts.api_form(graph, info), steps=2))
-        assert run.status == "success", run.error
+        start = node(info, "InitGaussians", count=200)
+        save = node(info, "SaveGaussians", gaussians=["start", 0], filename_prefix="oldest")
+        run = succeeded(server.run({"start": start, "save": save}))
+        assert plyfile.PlyData.read(str(saved(server, run)))["vertex"].count == 200
 
 
 @pytest.mark.nightly(reason="a server and two whole runs for each; the oldest starts in every run")

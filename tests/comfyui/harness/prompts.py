@@ -254,7 +254,7 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_Optimize": {"views": 2},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
         "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
-        "Distill3D_ExportMesh": {"resolution": 32},
+        "Distill3D_ExportMesh": {"resolution": 32, "texture_size": 128},
         "Distill3D_ScoreViews": {"views": 3},
         "Distill3D_InspectGuidance": {"views": 2},
         # Opaque from the start, or so few steps would leave no surface to mesh.
