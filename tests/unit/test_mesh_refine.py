@@ -87,7 +87,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
-def test_normals_are_what_the_prior_sees_if_asked():
+@pytest.mark.parametrize("axes", ["right up front", "front right up"])
+def test_normals_are_what_the_prior_sees_if_asked(axes):
     seen = []
 
     class Spy:
@@ -100,7 +101,7 @@ def test_normals_are_what_the_prior_sees_if_asked():
             return self
 
         def __call__(self, latents, views, noise):
-            seen.append(latents.detach())
+            seen.extend([latents.detach(), views.cameras])
             return latents.square().sum(), {}
 
         def state(self):
@@ -109,12 +110,16 @@ def test_normals_are_what_the_prior_sees_if_asked():
     known = prior(ball())
     refine_mesh(
         ball(), Spy(), known, view_prompts(known, "a ball"), CAMERAS, 1,
-        RefineSettings(lr_colors=0.0, judged="normal", background="black"),
+        RefineSettings(lr_colors=0.0, judged="normal", background="black", normal_axes=axes),
     )  # fmt: skip
     middle = (
         seen[0][:, :, SIZE // 2, SIZE // 2] * 2 - 1
     )  # pixels of a prior without encoder: normals towards the camera
     assert (middle.norm(dim=1) - 1).abs().max() < 0.05
+    towards = torch.nn.functional.normalize(seen[1].positions, dim=1)  # the ball's centre is there
+    if axes == "front right up":
+        towards = towards[:, [2, 0, 1]]
+    assert (middle - towards).abs().max() < 0.1
     assert seen[0][:, :, 0, 0].abs().max() == 0
 
 
