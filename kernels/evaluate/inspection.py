@@ -127,9 +127,10 @@ def inspect(
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
-    text, negative = told(prior, (text, negative), cameras, rendering.alpha, rendering.depth)
+    rows = (text, negative, prompts.base.repeat(len(cameras)).to(latents.device))
+    text, negative, base = told(prior, rows, cameras, rendering.alpha, rendering.depth)
     factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, together)
+    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, together, base)
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)

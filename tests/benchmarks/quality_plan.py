@@ -173,7 +173,9 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
             )
         if key == "settings.densify" and value is not None:
             if value not in GROWTHS:
-                raise ValueError(f"--set {key}={value}: it is one of {', '.join(GROWTHS)}, or null.")
+                raise ValueError(
+                    f"--set {key}={value}: it is one of {', '.join(GROWTHS)}, or null."
+                )
             value = GROWTHS[value]
         setup = changed(setup, f"{part}.{rest}", value, key)
     setup.loss.check()

@@ -108,3 +108,11 @@ def test_a_noise_for_each_view_wants_the_same_views_again():
     with pytest.raises(ValueError, match="there are 3 views, but the run's noise_per_view has 2"):
         run(half, 2, loss=loss, schedule_steps=4, views=3)
     assert torch.isfinite(half.means).all()
+
+
+def test_a_training_saved_before_there_was_this_stream_goes_on():
+    changes = {"schedule_steps": 4, "background": "random"}
+    whole, half = run(haze(), 4, **changes), run(haze(), 2, **changes)
+    older = {name: state for name, state in half.training.generators.items() if name != "augment"}
+    half = replace(half, training=replace(half.training, generators=older))
+    assert_same(run(half, 2, **changes), whole)
