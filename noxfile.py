@@ -82,7 +82,7 @@ def tests(session: nox.Session) -> None:
     run(session, "mypy")
     # Not "python -m pytest": with the clone on the path, transformers takes our "kernels" for a
     # package it uses.
-    run(session, "pytest", "tests/unit", *session.posargs)
+    run(session, "pytest", "tests/unit", "tests/parity", *session.posargs)
     run(session, "pytest", "tests/comfyui", *session.posargs)
     # skips itself where there is no browser
     run(session, "pytest", "tests/browser", *session.posargs)
