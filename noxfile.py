@@ -12,6 +12,7 @@ from pathlib import Path
 import nox
 
 ROOT = Path(__file__).resolve().parent
+UNIT = ["tests/unit", "tests/parity"]
 Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
 
 nox.options.default_venv_backend = "none"
@@ -71,7 +72,7 @@ def unit(session: nox.Session) -> None:
     paths, options = _split(session.posargs)
     # of a path that is named, the slow ones, too
     options = options if paths else ["-m", "not nightly and not slow", *options]
-    _run_suites(session, _quick(paths or ["tests/unit"], options))
+    _run_suites(session, _quick(paths or UNIT, options))
 
 
 @nox.session
@@ -81,7 +82,7 @@ def tests(session: nox.Session) -> None:
     """
     _install_tests(session)
     # All at once: what runs in a browser mostly waits.
-    _run_suites(session, _served(session.posargs) | _quick(["tests/unit"], session.posargs))
+    _run_suites(session, _served(session.posargs) | _quick(UNIT, session.posargs))
 
 
 @nox.session
@@ -92,7 +93,7 @@ def nightly(session: nox.Session) -> None:
         environment.tree(version)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
-    _run_suites(session, _served(options) | _quick(["tests/unit"], options))
+    _run_suites(session, _served(options) | _quick(UNIT, options))
 
 
 def _install_tests(session: nox.Session) -> None:

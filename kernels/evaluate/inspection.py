@@ -130,11 +130,13 @@ def inspect(
     before = copy.copy(run)  # a step replaces what a run remembers, it does not edit it
     text = prompts.at(cameras.azimuths, cameras.elevations).to(latents.device)
     negative = prompts.negative_rows(len(cameras)).to(latents.device)
-    text, negative = condition_on_views(
-        prior, (text, negative), cameras, rendering.alpha, rendering.depth
+    rows = (text, negative, prompts.base.repeat(len(cameras)).to(latents.device))
+    text, negative, base = condition_on_views(
+        prior, rows, cameras, rendering.alpha, rendering.depth
     )
     factor = prompts.guidance_factor(cameras.azimuths, cameras.elevations)
-    views = Views(text, negative, cameras, round(progress * 1000), 1000, factor, views_per_group)
+    at = round(progress * 1000)
+    views = Views(text, negative, cameras, at, 1000, factor, views_per_group, base=base)
     with torch.enable_grad():
         z = latents.detach().clone().requires_grad_()
         value, logs = run(z, views, generator)

@@ -75,9 +75,9 @@ class LossRun(Protocol):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """A scalar to descend and detached scalar logs, for latents [V,C,h,w].
 
-        The scalar's gradient with respect to the latents is the distillation direction / V. All
-        random numbers are drawn from ``generator``, on its own device, so that a CPU generator
-        gives the same run everywhere.
+        The scalar's gradient with respect to the latents is the distillation direction / V, unless
+        the loss is told another reduction. All random numbers are drawn from ``generator``, on its
+        own device, so that a CPU generator gives the same run everywhere.
         """
         ...
 

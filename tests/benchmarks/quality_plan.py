@@ -13,6 +13,8 @@ from two_parts import VDM
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.evaluate.judge import held_out_captions
+from distill3d.kernels.gaussians.densify import Densify
+from distill3d.kernels.gaussians.mcmc import MCMC
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
@@ -53,6 +55,7 @@ TUNING_CAPTIONS: tuple[str, ...] = tuple(
     json.loads((Path(__file__).parent / "sweeps/tuning_captions.json").read_text())
 )
 SETTINGS = OptimizeSettings(preview_every=0, densify=None, lambda_opacity=1500.0, lambda_gamut=20.0)
+GROWTHS: dict[str, Densify | MCMC] = {"gradients": Densify(), "mcmc": MCMC()}
 SHORT = 300
 # twice as fast
 SHORT_SETTINGS = replace(SETTINGS, lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2)
@@ -169,6 +172,12 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
                 f"--set {key}: begin it with loss. settings. init. cameras. prompts. or a loss's"
                 " name."
             )
+        if key == "settings.densify" and value is not None:
+            if value not in GROWTHS:
+                raise ValueError(
+                    f"--set {key}={value}: it is one of {', '.join(GROWTHS)}, or null."
+                )
+            value = GROWTHS[value]
         setup = changed(setup, f"{part}.{rest}", value, key)
     setup.loss.check()
     setup.settings.check()

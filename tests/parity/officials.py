@@ -143,14 +143,14 @@ def commit(folder):
 
 
 def write(name, tensors, **about):
-    """One file of numbers; ``about``: repository, commit, function, and the settings as JSON."""
+    """One file of numbers; ``about``: repository, commit, function and settings, as one JSON text,
+    since the order of several metadata is not kept.
+    """
     NUMBERS.mkdir(exist_ok=True)
     kept = {
         key: torch.as_tensor(value).detach().contiguous().clone() for key, value in tensors.items()
     }
-    metadata = {
-        key: value if isinstance(value, str) else json.dumps(value) for key, value in about.items()
-    }
+    metadata = {"about": json.dumps(about, sort_keys=True)}
     save_file(kept, str(NUMBERS / f"{name}.safetensors"), metadata=metadata)
     print(f"{name}: {sum(v.nbytes for v in kept.values()) / 1000:.0f} kB")
 

@@ -28,9 +28,9 @@ class Numbers(dict):
 
     def __init__(self, name, dtype=torch.float64):
         with safe_open(NUMBERS / f"{name}.safetensors", "pt") as file:
-            self.about = file.metadata()
+            self.about = json.loads(file.metadata()["about"])
             tensors = {key: file.get_tensor(key) for key in file.keys()}
-        self.settings, self.dtype = json.loads(self.about["settings"]), dtype
+        self.settings, self.dtype = self.about["settings"], dtype
         super().__init__(
             {k: v.to(dtype) if v.is_floating_point() else v for k, v in tensors.items()}
         )

@@ -64,6 +64,7 @@ ROWS = [
         ["cameras_consistent3d"],
     ),
     ("widening cameras", "`Widening()`", ["widening_cameras"]),
+    ("depth picture", "", ["disparity"]),
     ("total variation", "`tv_kind` squared", ["total_variation"]),
     ("Laplacian of a mesh", "`penalty_form` consistent3d", ["mesh_laplacian"]),
     ("normal consistency", "`penalty_form` consistent3d", ["mesh_normal_consistency"]),

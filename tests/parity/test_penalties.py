@@ -52,6 +52,17 @@ def test_learning_rates_are_luciddreamers():
             close("learning_rates", found, file[name][k])
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("ball", [0, 1])
+def test_the_depth_picture_is_luciddreamers(dtype, ball):
+    file = Numbers("disparity", dtype)
+    part = file.part(f"{ball}.")
+    alpha = (1 - part["left"])[None, :, :, None]
+    depth = (part["depth"] / (1 - part["left"]).clamp(min=1e-300))[None, :, :, None]
+    found = disparity(depth.nan_to_num(0), alpha, file["focal"])
+    close("disparity", found[0, :, :, 0], part["disparity"])
+
+
 def sphere_of(radius, distance, size=32):
     """Depth and alpha of a ball seen from ``distance``, one view."""
     place = (torch.arange(size) + 0.5) / size - 0.5

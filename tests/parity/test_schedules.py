@@ -3,7 +3,12 @@
 import pytest
 import torch
 from replay import Numbers, close
-from test_losses import ISM_AS_LUCIDDREAMER, SCTD_AS_SEGMENTDREAMER, VSD_AS_THREESTUDIO
+from test_losses import (
+    ISM_AS_LUCIDDREAMER,
+    SCTD_AS_SEGMENTDREAMER,
+    SDI_AS_THREESTUDIO,
+    VSD_AS_THREESTUDIO,
+)
 
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
@@ -51,6 +56,16 @@ def test_sctds_window_and_segments_are_segmentdreamers(monkeypatch):
             monkeypatch.setattr(torch, "rand", lambda *_, share=share, **__: torch.tensor([share]))
             assert int(loss.between(e, t, torch.Generator())) == official[key]
         monkeypatch.undo()
+
+
+@pytest.mark.parametrize("loss", [ISM_AS_LUCIDDREAMER, SCTD_AS_SEGMENTDREAMER, SDI_AS_THREESTUDIO])
+def test_losses_as_published_can_be_kept_to_low_steps_and_asked_at_one(loss):
+    loss.check()
+    for top in (900, 500, 250):
+        low = loss.below(top)
+        low.check()
+        assert low.timesteps.t_max(0) <= top
+        loss.near(top).check()
 
 
 def test_vsds_highest_step_jumps_as_threestudios():

@@ -86,7 +86,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert torch.equal(ends[0], ends[1]) and not torch.equal(ends[0], ends[2])
 
 
-def test_normals_are_what_the_prior_sees_if_asked():
+@pytest.mark.parametrize("axes", ["right up front", "front right up"])
+def test_normals_are_what_the_prior_sees_if_asked(axes):
     seen = []
 
     class Spy:
@@ -99,7 +100,7 @@ def test_normals_are_what_the_prior_sees_if_asked():
             return self
 
         def __call__(self, latents, views, noise):
-            seen.extend((latents.detach(), views.cameras.viewmats))
+            seen.extend([latents.detach(), views.cameras])
             return latents.square().sum(), {}
 
         def state(self):
@@ -108,14 +109,15 @@ def test_normals_are_what_the_prior_sees_if_asked():
     known = prior(ball())
     refine_mesh(
         ball(), Spy(), known, view_prompts(known, "a ball"), CAMERAS, 1,
-        RefineSettings(lr_colors=0.0, judged="normal", background="black"),
+        RefineSettings(lr_colors=0.0, judged="normal", background="black", normal_axes=axes),
     )  # fmt: skip
     # pixels of a prior without encoder
     middle = seen[0][:, :, SIZE // 2, SIZE // 2] * 2 - 1
     assert (middle.norm(dim=1) - 1).abs().max() < 0.05
-    # they look towards the cameras, which look at the ball's middle
-    places = -(seen[1][:, :3, :3].mT @ seen[1][:, :3, 3:])[..., 0]
-    assert (middle * torch.nn.functional.normalize(places, dim=1)).sum(1).min() > 0.95
+    towards = torch.nn.functional.normalize(seen[1].positions, dim=1)  # the ball's centre is there
+    if axes == "front right up":
+        towards = towards[:, [2, 0, 1]]
+    assert (middle - towards).abs().max() < 0.1
     assert seen[0][:, :, 0, 0].abs().max() == 0
 
 

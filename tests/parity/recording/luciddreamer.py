@@ -26,6 +26,7 @@ def record(folder):
         total_variation(load, about)
         rates(load, about)
     widening(folder, about)
+    disparity(folder, about)
     with clone(folder, "scene", "utils") as load:
         densify(load, about)
 
@@ -263,6 +264,39 @@ def rates(load, about):
         {"iteration": torch.tensor(iterations), **found},
         function="utils.general_utils.get_expon_lr_func",
         settings={"ends": ends, "iterations": 5000},
+        **about,
+    )
+
+
+def disparity(folder, about):
+    """The depth picture, by the lines of render that make it of the rasterizer's two channels: the
+    depth that was gathered, and what light is left, which the code calls alpha."""
+    source = folder / "gaussian_renderer/__init__.py"
+    render = next(
+        node
+        for node in ast.walk(ast.parse(source.read_text()))
+        if isinstance(node, ast.FunctionDef) and node.name == "render"
+    )
+    texts = {node: ast.unparse(node) for node in render.body}
+    lines = [n for n, text in texts.items() if text.startswith(("focal =", "disp =", "try:"))]
+    code = compile(ast.Module(lines[-4:], []), str(source), "exec")
+    generator = torch.Generator().manual_seed(0)
+    size, fov, files = 12, 0.5, {}
+    place = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5
+    away = (place[:, None] ** 2 + place**2).sqrt()
+    for k, thickness in enumerate((4.0, 0.3)):  # an opaque ball, and one that is nowhere opaque
+        noise = torch.rand(size, size, generator=generator, dtype=torch.float64)
+        left = torch.exp(-thickness * (0.4 - away).clamp(min=0) * 20 * (0.5 + noise))
+        depth = (1 - left) * (3 + noise)
+        space = {"torch": torch, "math": math, "depth": depth[None], "alpha": left[None]}
+        space["viewpoint_camera"] = types.SimpleNamespace(FoVx=fov)
+        exec(code, space)  # noqa: S102
+        files |= {f"{k}.depth": depth, f"{k}.left": left, f"{k}.disparity": space["disp"][0]}
+    write(
+        "disparity",
+        {**files, "focal": torch.tensor(1 / (2 * math.tan(fov / 2)), dtype=torch.float64)},
+        function="gaussian_renderer.render, the lines of disp",
+        settings={},
         **about,
     )
 
