@@ -11,10 +11,13 @@ from pathlib import Path
 from ..gaussians.cloud import Gaussians
 from .compressed_ply import load_compressed_ply, save_compressed_ply
 from .gltf_splat import is_gltf_splat, load_gltf_splat, save_gltf_splat
+from .ksplat import load_ksplat
 from .ply import load_ply, save_ply
 from .ply_header import HEADER_LIMIT
+from .sog import META, load_sog
+from .sog_writer import save_sog, save_sog_folder
 from .splat_file import load_splat, save_splat
-from .spz import load_spz, save_spz, save_spz_2
+from .spz import load_spz, save_spz, save_spz_2, save_spz_4
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,23 @@ class Format:
     load: Callable[[str | os.PathLike[str]], Gaussians]
 
 
+def _unwritten(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
+    raise ValueError(f"{Path(path).name}: this format is read only. Save as ply instead.")
+
+
 FORMATS = {
     "ply": Format("ply", "ply", save_ply, load_ply),
     "compressed ply": Format("compressed.ply", "ply", save_compressed_ply, load_compressed_ply),
     "splat": Format("splat", "splat", save_splat, load_splat),
     "spz": Format("spz", "spz", save_spz, load_spz),
     "spz 2": Format("spz", "spz", save_spz_2, load_spz),
+    "spz 4": Format("spz", "spz", save_spz_4, load_spz),
     "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
+    "sog": Format("sog", "sog", save_sog, load_sog),
+    "sog folder": Format("meta.json", "json", save_sog_folder, load_sog),
 }
-SUFFIXES = tuple(dict.fromkeys(f".{format.kind}" for format in FORMATS.values()))
+READ_ONLY = {"ksplat": Format("ksplat", "ksplat", _unwritten, load_ksplat)}
+SUFFIXES = tuple(dict.fromkeys(f".{f.kind}" for f in (FORMATS | READ_ONLY).values()))
 # of meshes and point clouds that `mesh.load_shape` reads
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
@@ -60,9 +71,15 @@ def format_of(path: str | os.PathLike[str]) -> str:
         return "spz"
     if head[:4] == b"glTF":
         return "glb"
+    if head[:2] == b"PK":
+        return "sog"
+    if head.lstrip()[:1] == b"{" and Path(path).name.lower().endswith(META):
+        return "sog folder"
+    if head[:1] == b"\0" and Path(path).suffix.lower() == ".ksplat":
+        return "ksplat"
     raise ValueError(
-        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ or binary"
-        f" glTF); choose one of {', '.join(SUFFIXES)}."
+        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ, SOG, KSPLAT"
+        f" or binary glTF); choose one of {', '.join(SUFFIXES)}."
     )
 
 
@@ -70,7 +87,7 @@ def load_gaussians(path: str | os.PathLike[str]) -> Gaussians:
     """Read a splat file of any known format into our Y-up world. Raises ValueError naming the file
     and the cure.
     """
-    return FORMATS[format_of(path)].load(path)
+    return (FORMATS | READ_ONLY)[format_of(path)].load(path)
 
 
 def may_hold_gaussians(path: str | os.PathLike[str]) -> bool:
@@ -78,6 +95,8 @@ def may_hold_gaussians(path: str | os.PathLike[str]) -> bool:
     with splats.
     """
     suffix = Path(path).suffix.lower()
+    if suffix == ".json":
+        return Path(path).name.lower().endswith(META)
     return suffix in SUFFIXES and (suffix != ".glb" or is_gltf_splat(path))
 
 

@@ -1,5 +1,5 @@
-"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3 or 2; versions 1
-to 4 are read.
+"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 4, 3 or 2; versions
+1 to 4 are read.
 
 One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: positions as 24-bit
 fixed point, opacity, colour and logarithmic scale as bytes, rotation as its three smallest parts in
@@ -24,8 +24,7 @@ clamped to -1..0.992. A fourth SH degree is left out on reading.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,17 @@ from .assembly import (
 from .atomic import atomic_write
 from .frame import SH_SIGNS, mirrored, to_file_frame
 from .smallest_three import pack, split
-from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
+from .spz_streams import (
+    EXTENDED,
+    HEADER,
+    MAGIC,
+    Planes,
+    axes_record,
+    open_spz,
+    write_gzip,
+    write_zstandard,
+    zstandard_for,
+)
 
 UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
 FRACTION_BITS = 12
@@ -79,7 +88,14 @@ def save_spz_2(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     _save(gaussians, path, 2)
 
 
+def save_spz_4(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
+    """`save_spz` as version 4, the newest. Raises ValueError without the package zstandard too."""
+    _save(gaussians, path, 4)
+
+
 def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> None:
+    if version >= 4:
+        zstandard_for("gaussians")  # before long work
     cloud = arrays(gaussians)
     farthest, bits = float(np.abs(cloud["means"]).max()), FRACTION_BITS
     while bits and farthest * 2**bits > POSITION_MAX:
@@ -104,15 +120,16 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
         "quats": _packed if version >= 3 else _first_three,
     }
     passes = [*planes.items(), ("sh", lambda v: quantised(v[:, 1:] * 128 + 128, 255))]
-    squeeze = zlib.compressobj(wbits=31)
+    passes = passes if gaussians.sh_degree else passes[:-1]
+
+    def pieces(key: str, encode: Callable[[Array], Array]) -> Iterator[Array]:
+        for start in range(0, len(gaussians), STRETCH):
+            yield encode(cloud[key][start : start + STRETCH])
+
+    records = axes_record("RDF") if version >= 3 else b""
     with atomic_write(path) as file:
-        file.write(squeeze.compress(header.tobytes()))
-        for key, encode in passes:
-            for start in range(0, len(gaussians), STRETCH):
-                file.write(squeeze.compress(encode(cloud[key][start : start + STRETCH]).tobytes()))
-        if version >= 3:
-            file.write(squeeze.compress(axes_record("RDF")))
-        file.write(squeeze.flush())
+        write = write_zstandard if version >= 4 else write_gzip
+        write(file, header, (pieces(*each) for each in passes), records)
 
 
 def load_spz(path: str | os.PathLike[str]) -> Gaussians:
