@@ -11,6 +11,7 @@ from pathlib import Path
 from ..gaussians.cloud import Gaussians
 from .compressed_ply import load_compressed_ply, save_compressed_ply
 from .gltf_splat import is_gltf_splat, load_gltf_splat, save_gltf_splat
+from .html import save_html
 from .ksplat import load_ksplat
 from .ply import load_ply, save_ply
 from .ply_header import HEADER_LIMIT
@@ -18,6 +19,7 @@ from .sog import META, load_sog
 from .sog_writer import save_sog, save_sog_folder
 from .splat_file import load_splat, save_splat
 from .spz import load_spz, save_spz, save_spz_2, save_spz_4
+from .usd_splat import load_usd, save_usd
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,12 @@ def _unwritten(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     raise ValueError(f"{Path(path).name}: this format is read only. Save as ply instead.")
 
 
+def _unread(path: str | os.PathLike[str]) -> Gaussians:
+    raise ValueError(
+        f"{Path(path).name} is a page to look at. Its Download button gives a .sog, which is read."
+    )
+
+
 FORMATS = {
     "ply": Format("ply", "ply", save_ply, load_ply),
     "compressed ply": Format("compressed.ply", "ply", save_compressed_ply, load_compressed_ply),
@@ -49,9 +57,14 @@ FORMATS = {
     "glb": Format("glb", "glb", save_gltf_splat, load_gltf_splat),
     "sog": Format("sog", "sog", save_sog, load_sog),
     "sog folder": Format("meta.json", "json", save_sog_folder, load_sog),
+    "usdz": Format("usdz", "usdz", save_usd, load_usd),
+    "usdc": Format("usdc", "usdc", save_usd, load_usd),
+    "usda": Format("usda", "usda", save_usd, load_usd),
+    "html": Format("html", "html", save_html, _unread),
 }
 READ_ONLY = {"ksplat": Format("ksplat", "ksplat", _unwritten, load_ksplat)}
 SUFFIXES = tuple(dict.fromkeys(f".{f.kind}" for f in (FORMATS | READ_ONLY).values()))
+SUFFIXES = tuple(suffix for suffix in SUFFIXES if suffix != ".html")
 # of meshes and point clouds that `mesh.load_shape` reads
 MESH_SUFFIXES = (".glb", ".gltf", ".obj", ".ply", ".stl")
 
@@ -71,15 +84,22 @@ def format_of(path: str | os.PathLike[str]) -> str:
         return "spz"
     if head[:4] == b"glTF":
         return "glb"
-    if head[:2] == b"PK":
-        return "sog"
+    if head[:2] == b"PK":  # by the name of its first member
+        first = head[30 : 30 + int.from_bytes(head[26:28], "little")]
+        return "usdz" if re.search(rb"\.usd[ac]?$", first) else "sog"
+    if head[:8] == b"PXR-USDC":
+        return "usdc"
+    if head[:5] == b"#usda":
+        return "usda"
+    if re.match(rb"\s*<!doctype html", head):
+        return "html"
     if head.lstrip()[:1] == b"{" and Path(path).name.lower().endswith(META):
         return "sog folder"
     if head[:1] == b"\0" and Path(path).suffix.lower() == ".ksplat":
         return "ksplat"
     raise ValueError(
-        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ, SOG, KSPLAT"
-        f" or binary glTF); choose one of {', '.join(SUFFIXES)}."
+        f"{Path(path).name} is no splat file this can read (its content is no PLY, SPZ, SOG, KSPLAT,"
+        f" USD or binary glTF); choose one of {', '.join(SUFFIXES)}."
     )
 
 
