@@ -8,12 +8,13 @@ fixed point, opacity, colour and logarithmic scale as bytes, rotation as its thr
 one Zstandard stream per plane (needs the package zstandard).
 
 Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names
-others. PlayCanvas' tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y
-down, as in `ply`, and know no extension. So ours is Y down and version 3 says so (RDF), which is
-right for all of them. But readers that compare the stream's length with the header's numbers refuse
-such a record (three.js, GaussianSplats3D, which knows version 2 only), so version 2 is written
-without. A file that does not say is read as Y down, as ComfyUI shows it, but one of version 4,
-which ComfyUI does not read, by SPZ's text.
+others. Only PlayCanvas' tools up to 2.7 kept to that; those from 3.4 on, ComfyUI's nodes and
+viewer, gsply and gaussforge take every SPZ for Y down, as in `ply`. So ours is Y down and versions 3
+and 4 say so (RDF), which is right for all of them. But readers that compare the stream's length
+with the header's numbers refuse such a record in version 3 (three.js, GaussianSplats3D, which knows
+version 2 only), so version 2 is written without. A file that does not say is read as Y down; of
+version 4, which PlayCanvas' tools have written either way without a difference that would tell
+them apart, that is noted.
 
 What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to
 3.2 % and clamped to 4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to
@@ -45,10 +46,12 @@ from .assembly import (
     opacity_bytes,
     quantised,
     scaled,
+    sound,
     threads,
 )
 from .atomic import atomic_write
 from .frame import SH_SIGNS, mirrored, to_file_frame
+from .notes import note
 from .smallest_three import pack, split
 from .spz_streams import (
     EXTENDED,
@@ -62,7 +65,7 @@ from .spz_streams import (
     zstandard_for,
 )
 
-UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
+UNNAMED = "RDF"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
 # of the lower nine bits of a code, whose tenth is the sign
@@ -132,8 +135,10 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
         write(file, header, (pieces(*each) for each in passes), records)
 
 
-def load_spz(path: str | os.PathLike[str]) -> Gaussians:
+def load_spz(path: str | os.PathLike[str], axes: str = "") -> Gaussians:
     """Read an SPZ of version 1 to 4 into our Y-up world; SH degree 0 to 3.
+
+    ``axes``: where x, y and z point, one of `spz_streams.AXES`, whatever the file says.
 
     Raises ValueError saying what is wrong with the file and what to do: not an SPZ, unknown
     version, cut off, damaged, more announced than its size allows, or version 4 without the package
@@ -156,13 +161,21 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
                         waiting.append(pool.submit(decoders[key], data, start, stop))
                     else:
                         decoders[key](data, start, stop)
-            axes = planes.finish()
+            said = planes.finish()
             for future in waiting:
                 future.result()
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
     if planes.version == 1:
-        cloud.check(name)  # half-precision positions can be NaN
-    axes = axes or (UNNAMED if planes.version < 4 else UNNAMED_4)
+        cloud = sound(cloud, name)  # half-precision positions can be NaN
+    if planes.terms > 16:
+        note(f"{name} has harmonics of degree 4; those up to 3 are kept.")
+    if not (axes or said) and planes.version >= 4:
+        note(
+            f"{name} does not say which way is up. It is taken for Y down, as splat-transform from"
+            " 3.4 on writes it; if it stands on its head, as that of older ones, choose up_axis Y"
+            " up."
+        )
+    axes = axes or said or UNNAMED
     return (
         cloud
         if axes == "RDF"

@@ -56,9 +56,9 @@ def save_usd(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     write_stage(pxr, stage, path)
 
 
-def load_usd(path: str | os.PathLike[str]) -> Gaussians:
+def load_usd(path: str | os.PathLike[str], as_it_stands: bool = False) -> Gaussians:
     """Read all splats of a USD file, where its nodes place them; SH degree 0 to 3, the greatest of
-    its splats'.
+    its splats'. ``as_it_stands``: not turned, whichever axis the file says is up.
 
     Raises ValueError saying what is wrong with the file and what to do: no splat in it, other files
     named, damaged, placed askew, or usd-core missing.
@@ -66,7 +66,7 @@ def load_usd(path: str | os.PathLike[str]) -> Gaussians:
     name = Path(path).name
     pxr = usd(name)
     with opened(pxr, path) as stage:
-        clouds = _clouds(pxr, stage, name)
+        clouds = _clouds(pxr, stage, name, as_it_stands)
     if len(clouds) == 1:
         return clouds[0]
     terms = max(cloud.sh.shape[1] for cloud in clouds)
@@ -77,8 +77,9 @@ def load_usd(path: str | os.PathLike[str]) -> Gaussians:
     return Gaussians(**{key: torch.cat([part[key] for part in whole]) for key in whole[0]})
 
 
-def _clouds(pxr: Any, stage: Any, name: str) -> list[Gaussians]:
-    up = Z_UP if pxr.UsdGeom.GetStageUpAxis(stage) == pxr.UsdGeom.Tokens.z else np.eye(4)
+def _clouds(pxr: Any, stage: Any, name: str, as_it_stands: bool) -> list[Gaussians]:
+    lies = pxr.UsdGeom.GetStageUpAxis(stage) == pxr.UsdGeom.Tokens.z
+    up = Z_UP if lies and not as_it_stands else np.eye(4)
     prims = [prim for prim in stage.Traverse() if prim.GetTypeName() == SPLAT]
     if not prims:
         raise ValueError(

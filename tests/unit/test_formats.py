@@ -83,9 +83,11 @@ TOLERANCES = {
     },
 }
 TOLERANCES["spz 4"] = TOLERANCES["spz"]
+TOLERANCES |= {kind: TOLERANCES["glb"] for kind in ("usda", "usdc", "usdz")}
 PSNR = {"ply": 80, "glb": 80, "compressed ply": 40, "spz": 38, "spz 2": 36, "splat": 40}
-PSNR |= {"spz 4": 38, "sog": 45}
-FILES = [name for name in FORMATS if name != "sog folder"]  # those of one file
+PSNR |= {"spz 4": 38, "sog": 45, "usda": 80, "usdc": 80, "usdz": 80}
+# those of one file that are read
+FILES = [name for name in FORMATS if name not in ("sog folder", "html")]
 
 
 def object_cloud(count=60, degree=3, seed=0):
@@ -513,10 +515,7 @@ def glb_change(change):
         (lambda t, p, e: t["nodes"][0].update(scale=[1, 2, 1]), "stretches, shears or mirrors"),
         (lambda t, p, e: t["nodes"][0].update(children=[0]), "nodes form a ring"),
         (lambda t, p, e: t.update(nodes=[{"mesh": 0}, {"mesh": 0}]), "several places"),
-        (
-            lambda t, p, e: e.update(colorSpace="lin_rec709_display"),
-            "colorSpace 'lin_rec709_display' is not read",
-        ),
+        (lambda t, p, e: e.update(colorSpace="acescg"), "colorSpace 'acescg' is unknown"),
         (lambda t, p, e: e.update(extensions={"SPZ": {}}), "compressed"),
         (lambda t, p, e: p["attributes"].pop("POSITION"), "'POSITION' is 'None'"),
         (lambda t, p, e: t["accessors"][3].update(count=10**15), "1000000000000000 rows"),
