@@ -141,8 +141,9 @@ class LoadGaussians(io.ComfyNode):
             category="Distill3D",
             description=(
                 "Read a splat file (plain or compressed PLY, .splat, .ksplat, .spz, .sog or its"
-                " meta.json, .glb, .usdz, .usdc, .usda) from ComfyUI's input/3d or output folder, newest first; or a .safetensors that Save Gaussians or"
-                " an interrupted Optimize wrote, which carries its training state. Or what another"
+                " meta.json, .glb, .usdz, .usdc, .usda) from ComfyUI's input/3d or output folder,"
+                " newest first; or a .safetensors that Save Gaussians or an interrupted Optimize"
+                " wrote, which carries its training state. Or what another"
                 " node of the graph has just written."
             ),
             search_aliases=[
@@ -163,8 +164,8 @@ class LoadGaussians(io.ComfyNode):
                     "file",
                     options=[*saved_files(), LINKED],
                     tooltip=(
-                        "A file with Gaussians, or a .safetensors with training state, in input/3d or output (also in folders below). Press R to"
-                        " look for new files."
+                        "A file with Gaussians, or a .safetensors with training state, in input/3d"
+                        " or output (also in folders below). Press R to look for new files."
                     ),
                 ),
                 types.SplatFile.Input(
