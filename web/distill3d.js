@@ -13,7 +13,7 @@ import { translate } from "./translate.mjs";
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
 // say what became of a file otherwise than was asked for, or what it does not say
-const TELLING = ["Distill3D_ExportMesh", "Distill3D_LoadGaussians"];
+const TELLING = ["Distill3D_ExportMesh", "Distill3D_LoadGaussians", "Distill3D_InitMesh"];
 const HEIGHT = 420; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same

@@ -176,7 +176,7 @@ def placements(glb: Glb) -> list[tuple[int, Array]]:
             raise bad(glb.name, f"node {index} has two parents")
         seen.add(index)
         node = get(glb, nodes, index, dict)
-        matrix = above @ _matrix(glb, node)
+        matrix = above @ local_matrix(glb, node)
         if "mesh" in node:
             found.append((get(glb, node, "mesh", int), matrix))
         waiting += [(child, matrix) for child in _children(glb, node)]
@@ -195,7 +195,7 @@ def _children(glb: Glb, node: dict[str, Any]) -> list[int]:
     return [get(glb, children, i, int) for i in range(len(children))]
 
 
-def _matrix(glb: Glb, node: dict[str, Any]) -> Array:
+def local_matrix(glb: Glb, node: dict[str, Any]) -> Array:
     def numbers(key: str, default: list[float]) -> Array:
         values = get(glb, node, key, list, default)
         if len(values) != len(default):
