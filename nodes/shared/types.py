@@ -18,6 +18,8 @@ Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior or a comfy_prior.M
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
 Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.cameras.sampler.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
+# core's: a dictionary, or a list of them
+CoreCameras = io.Custom("LOAD3D_CAMERA")
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 
 # All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24
