@@ -42,7 +42,10 @@ def save_sog(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
 def save_sog_folder(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     """The same as ``NAME.meta.json`` with its pictures ``NAME.*.webp`` beside it, all or none."""
     path = Path(path)
-    files = _files(gaussians, path.name.removesuffix(META))
+    stem = path.name.removesuffix(META)
+    stem = stem if stem != path.name else f"{path.stem}."
+    files = _files(gaussians, stem)
+    files[path.name] = files.pop(f"{stem}{META}")  # last: it names the others
     write_together({path.parent / name: data for name, data in files.items()})
 
 
