@@ -55,7 +55,6 @@ SPLATS = {
     ("spark", "splat"): 35.0,
     ("spark", "spz"): 35.0,
     ("spark", "spz 2"): 35.0,
-    ("spark", "spz 4"): 35.0,
     ("spark", "sog"): 35.0,
     ("three", "ply"): 33.0,  # it cuts Gaussians off at two standard deviations
     ("three", "splat"): 33.0,

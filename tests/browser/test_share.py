@@ -61,6 +61,6 @@ def test_the_page_shows_the_object_asks_for_nothing_and_gives_the_file(browser, 
     with torch.no_grad():
         expected = render(plain, camera, GREY, depth=False).color[0].numpy()
     seen = np.asarray(Image.open(tmp_path / "share.png").convert("RGB"), np.float32) / 255
-    rows = slice(0, SIZE - 60)  # above the bar
+    rows = slice(0, SIZE - 100)  # above the bar
     error = ((seen[rows] - expected[rows]) ** 2).mean()
     assert -10 * math.log10(error) > 30
