@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -200,13 +200,7 @@ class Zstandard:
     ) -> None:
         self.file, self.name, self.plane = file, name, ""
         self.stream: Any = None
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError(
-                f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install"
-                " zstandard. Or export it as version 3."
-            ) from None
+        zstandard = zstandard_for(name)
         self.zstandard = zstandard
         # empty planes are left out
         wanted = {key: int(header["count"]) * each for key, each in per.items() if each}
@@ -251,6 +245,51 @@ class Zstandard:
     def extensions(self) -> bytes:
         """What lies between the header and the table."""
         return self.records
+
+
+def zstandard_for(name: str) -> Any:
+    """The package. Raises ValueError naming the cure where it is missing."""
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError(
+            f"{name}: SPZ version 4 needs the package zstandard: python -m pip install zstandard."
+            " Or use version 3."
+        ) from None
+    return zstandard
+
+
+def write_gzip(
+    file: BinaryIO, header: Array, planes: Iterable[Iterable[Array]], records: bytes
+) -> None:
+    """Versions 1 to 3: header [1], planes piece by piece and records of extensions."""
+    squeeze = zlib.compressobj(wbits=31)
+    file.write(squeeze.compress(header.tobytes()))
+    for plane in planes:
+        for piece in plane:
+            file.write(squeeze.compress(piece.tobytes()))
+    file.write(squeeze.compress(records))
+    file.write(squeeze.flush())
+
+
+def write_zstandard(
+    file: BinaryIO, header: Array, planes: Iterable[Iterable[Array]], records: bytes
+) -> None:
+    """The same as version 4."""
+    zstandard, streams, sizes = zstandard_for("gaussians"), [], []
+    for plane in planes:
+        squeeze, packed, plain = zstandard.ZstdCompressor().compressobj(), [], 0
+        for piece in plane:
+            packed.append(squeeze.compress(piece.tobytes()))
+            plain += piece.nbytes
+        packed.append(squeeze.flush())
+        streams += packed
+        sizes.append((sum(map(len, packed)), plain))
+    header["streams"] = len(sizes)
+    table = VERSION_4_HEADER + len(records)
+    file.write(header.tobytes() + np.array([table, 0, 0, 0], "<u4").tobytes() + records)
+    file.write(np.array(sizes, "<u8").tobytes())
+    file.writelines(streams)
 
 
 @dataclass
