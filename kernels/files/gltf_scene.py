@@ -84,7 +84,8 @@ class Scene:
         if count < 1 or stride < row or offset + (count - 1) * stride + row > len(data):
             raise bad(self.glb.name, f"{count} rows do not fit into buffer view {view}")
         shape, strides = (count, width), (stride, dtype.itemsize)
-        return np.ndarray(shape, dtype, data, offset, strides).copy()
+        values: Array = np.ndarray(shape, dtype, data, offset, strides).copy()
+        return values
 
     def accessor(self, index: int, widths: tuple[int, ...], whole: bool = False) -> Array:
         """[count,width] float32, normalised where it says so, or as they are if ``whole``; sparse
@@ -109,8 +110,9 @@ class Scene:
         if whole:
             return values
         if get(self.glb, entry, "normalized", bool, False) and values.dtype.kind in "iu":
-            return np.maximum(values / np.float32(np.iinfo(values.dtype).max), -1, dtype=np.float32)
-        return values.astype(np.float32)
+            top = np.float32(np.iinfo(values.dtype).max)
+            values = np.maximum(values / top, -1, dtype=np.float32)
+        return values.astype(np.float32, copy=False)
 
     def put(self, values: Array, sparse: dict[str, Any], kind: str, width: int) -> None:
         count = get(self.glb, sparse, "count", int)
@@ -229,7 +231,8 @@ def skinned(
             total += weights[:, k]
     blended /= np.where(total > 0, total, 1)[:, None, None]
     whole = np.concatenate([places, np.ones((len(places), 1))], 1)
-    return np.einsum("nij,nj->ni", blended, whole)[:, :3]
+    moved: Array = np.einsum("nij,nj->ni", blended, whole)[:, :3]
+    return moved
 
 
 def morphed(scene: Scene, primitive: dict[str, Any], weights: list[Any], places: Array) -> Array:

@@ -147,7 +147,8 @@ class _Section:
         def middle(start: int, stop: int) -> Array:
             at = np.arange(start, stop)
             late = self.full + np.searchsorted(ends, at, "right")
-            return places[np.where(at < filled, at // max(1, self.capacity), late)]
+            found: Array = places[np.where(at < filled, at // max(1, self.capacity), late)]
+            return found
 
         return middle
 

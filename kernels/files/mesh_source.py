@@ -119,7 +119,8 @@ def with_material(data: bytes, resolver: SiblingFiles) -> bytes:
         text = resolver.get(library[1].decode("utf-8", "replace").strip())
         names = re.findall(rb"(?mi)^\s*newmtl\s+([^\r\n]+)", text)
         if len(names) == 1:
-            return data[: library.end()] + b"\nusemtl " + names[0] + data[library.end() :]
+            end = library.end()
+            return b"".join([data[:end], b"\nusemtl ", names[0], data[end:]])
     return data
 
 

@@ -259,7 +259,8 @@ def _assembled(source: Source, found: dict[str, Array]) -> Gaussians:
     def labels(start: int, stop: int) -> Array:
         low, high = found["shN_labels"][start:stop, :2].astype(np.int32).T
         assert rest is not None
-        return np.minimum(low + (high << 8), len(rest) - 1)
+        rows: Array = np.minimum(low + (high << 8), len(rest) - 1)
+        return rows
 
     def decode(start: int, stop: int) -> Rows:
         low, high, quats, sizes, sh0 = (
