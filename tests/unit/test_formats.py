@@ -19,6 +19,7 @@ from distill3d.kernels.files import assembly, spz_streams
 from distill3d.kernels.files.formats import FORMATS, format_of, load_gaussians, may_hold_gaussians
 from distill3d.kernels.files.frame import placed
 from distill3d.kernels.files.glb import save_glb
+from distill3d.kernels.files.notes import notes
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.gaussians.sh import sh_basis
 from distill3d.kernels.rasterizers.rasterize import render
@@ -544,3 +545,26 @@ def test_the_file_chooser_offers_splats_and_no_meshes(tmp_path):
     assert not may_hold_gaussians(tmp_path / "broken.glb")
     with pytest.raises(ValueError, match="may be a mesh"):
         load_gaussians(tmp_path / "mesh.glb")
+
+
+@pytest.mark.parametrize("format", ["spz", "spz 4"])
+def test_of_four_spz_degrees_three_are_kept_and_that_is_told(tmp_path, format):
+    if format == "spz 4":
+        pytest.importorskip("zstandard")
+    cloud = object_cloud(degree=3)
+    path = saved(cloud, format, tmp_path)
+    before = load_gaussians(path)
+    with spz_streams.open_spz(path, "a") as planes:
+        parts = {k: planes.read(k, len(cloud) * v) for k, v in planes.sizes.items()}
+    more = np.random.default_rng(0).integers(0, 256, (len(cloud), 27), np.uint8)
+    parts["sh"] = np.concatenate([parts["sh"].reshape(len(cloud), 45), more], 1).reshape(-1)
+    header = np.array([planes.header], spz_streams.HEADER)
+    header["degree"] = 4
+    write = spz_streams.write_zstandard if format == "spz 4" else spz_streams.write_gzip
+    with open(path, "wb") as file:
+        write(file, header, [[part] for part in parts.values()], spz_streams.axes_record("RDF"))
+    with notes() as heard:
+        back = load_gaussians(path)
+    assert len(heard) == 1 and "degree 4" in heard[0]
+    for key, value in back.tensors().items():
+        assert torch.equal(value, before.tensors()[key]), key
