@@ -6,7 +6,7 @@ import io
 import json
 import os
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,11 @@ def save_sog_folder(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
 
 def _files(gaussians: Gaussians, stem: str) -> dict[str, bytes]:
     """Every file by its name; the one that names the others comes last."""
+    with ThreadPoolExecutor(threads()) as pool:  # squeezes pictures while others are made
+        return _made(gaussians, stem, pool)
+
+
+def _made(gaussians: Gaussians, stem: str, pool: ThreadPoolExecutor) -> dict[str, bytes]:
     cloud = arrays(gaussians)
     order = morton_order(cloud["means"])
     cloud = {key: value[order] for key, value in cloud.items()}
@@ -62,11 +67,11 @@ def _files(gaussians: Gaussians, stem: str) -> dict[str, bytes]:
             f"gaussians are {count}; SOG holds up to {SIDE_LIMIT}² of them. Save as ply instead."
         )
     meta: dict[str, Any] = {"version": 2, "asset": {"generator": "Distill3D"}, "count": count}
-    pictures: dict[str, Array] = {}
+    pictures: dict[str, Future[bytes]] = {}
 
     def add(key: str, texels: dict[str, Array], **more: Any) -> None:
         for name, values in texels.items():
-            pictures[f"{stem}{name}.webp"] = _picture(values, width, height)
+            pictures[f"{stem}{name}.webp"] = pool.submit(_webp, _picture(values, width, height))
         meta[key] = more | {"files": [f"{stem}{name}.webp" for name in texels]}
 
     low, high, codes = _places(cloud["means"])
@@ -95,10 +100,10 @@ def _files(gaussians: Gaussians, stem: str) -> dict[str, bytes]:
         terms = rows.shape[1]
         texels = labels_of(rows, book).reshape(-1, 3)
         name = f"{stem}shN_centroids.webp"
-        pictures[name] = _picture(texels, LINE * terms, -(-len(rows) // LINE))
+        height = -(-len(rows) // LINE)
+        pictures[name] = pool.submit(_webp, _picture(texels, LINE * terms, height))
         meta["shN"]["files"].insert(0, name)
-    with ThreadPoolExecutor(threads()) as pool:
-        encoded = dict(zip(pictures, pool.map(_webp, pictures.values()), strict=True))
+    encoded = {name: picture.result() for name, picture in pictures.items()}
     return encoded | {f"{stem}{META}": json.dumps(meta).encode()}
 
 

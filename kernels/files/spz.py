@@ -150,20 +150,34 @@ def load_spz(path: str | os.PathLike[str], axes: str = "") -> Gaussians:
         out = empty(count, min(planes.terms, 16))
         decoders = _decoders(planes, out)
         length = STRETCH * FILLED
-        # Unpacking cannot be shared out, but what has been unpacked is decoded meanwhile.
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            waiting = []
-            for key, size in planes.sizes.items():
-                for start in range(0, count if size else 0, length):
-                    stop = min(start + length, count)
-                    data = planes.read(key, (stop - start) * size).reshape(stop - start, size)
-                    if workers and count > length:
-                        waiting.append(pool.submit(decoders[key], data, start, stop))
-                    else:
-                        decoders[key](data, start, stop)
-            said = planes.finish()
-            for future in waiting:
-                future.result()
+
+        def pieces(key: str) -> Iterator[tuple[Array, int, int]]:
+            size = planes.sizes[key]
+            for start in range(0, count if size else 0, length):
+                stop = min(start + length, count)
+                yield planes.read(key, (stop - start) * size).reshape(-1, size), start, stop
+
+        def whole(key: str) -> None:
+            for piece in pieces(key):
+                decoders[key](*piece)
+
+        if planes.apart and workers and count > length:
+            with ThreadPoolExecutor(workers + 1) as pool:  # the largest first
+                list(pool.map(whole, sorted(planes.sizes, key=lambda k: -planes.sizes[k])))
+        else:
+            # One stream's unpacking cannot be shared out, but what has been unpacked is decoded
+            # meanwhile.
+            with ThreadPoolExecutor(max(workers, 1)) as pool:
+                waiting = []
+                for key in planes.sizes:
+                    for piece in pieces(key):
+                        if workers and count > length:
+                            waiting.append(pool.submit(decoders[key], *piece))
+                        else:
+                            decoders[key](*piece)
+                for future in waiting:
+                    future.result()
+        said = planes.finish()
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
     if planes.version == 1:
         cloud = sound(cloud, name)  # half-precision positions can be NaN
