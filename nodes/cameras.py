@@ -6,6 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..kernels.cameras.load3d import ListedSampler
 from ..kernels.cameras.orbit import OrbitSampler
 from ..kernels.cameras.scene import SceneSampler
 from .shared import types
@@ -130,6 +131,14 @@ class OrbitCameras(io.ComfyNode):
                         " LucidDreamer: 0.05."
                     ),
                 ),
+                types.CoreCameras.Input(
+                    "views",
+                    optional=True,
+                    tooltip=(
+                        "Train from these views instead: one camera of core's 3D nodes, or a list of"
+                        " them. None of the inputs above counts then."
+                    ),
+                ),
             ],
             outputs=[types.Cameras.Output(display_name="cameras", tooltip="For Optimize.")],
         )
@@ -148,8 +157,9 @@ class OrbitCameras(io.ComfyNode):
         return validate(cls, values, OrbitSampler)
 
     @classmethod
-    def execute(cls, **settings: Any) -> io.NodeOutput:
-        sampler = OrbitSampler(**settings)
+    def execute(cls, views: Any = None, **settings: Any) -> io.NodeOutput:
+        listed = [views] if isinstance(views, dict) else views
+        sampler = ListedSampler(tuple(listed)) if listed else OrbitSampler(**settings)
         sampler.check()
         return io.NodeOutput(sampler)
 

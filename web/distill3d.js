@@ -13,7 +13,8 @@ import { translate } from "./translate.mjs";
 
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
-const EXPORT = "Distill3D_ExportMesh"; // says what became of the mesh otherwise than was asked for
+// say what became of a file otherwise than was asked for, or what it does not say
+const TELLING = ["Distill3D_ExportMesh", "Distill3D_LoadGaussians", "Distill3D_InitMesh"];
 const HEIGHT = 330; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
@@ -85,7 +86,7 @@ async function executed({ node: inner, display_node, output, prompt_id }) {
   const id = display_node ?? inner;
   const node = nodeOf(id);
   if (!node?.comfyClass?.startsWith("Distill3D_") || !(await owner(prompt_id))(id)) return;
-  if (node.comfyClass === EXPORT && output?.text) complain(node, output.text.join("\n"), undefined, "note");
+  if (TELLING.includes(node.comfyClass) && output?.text) complain(node, output.text.join("\n"), undefined, "note");
   const panel = panels.get(node);
   if (!panel || !output?.distill3d) return;
   panel.prompt = prompt_id;
@@ -198,7 +199,7 @@ async function restore() {
     for (const [id, output] of Object.entries(outputs ?? {})) {
       const node = nodeOf(id);
       const panel = panels.get(node);
-      if (node?.comfyClass === EXPORT && output?.text && !exported.has(node) && owns(id)) {
+      if (TELLING.includes(node?.comfyClass) && output?.text && !exported.has(node) && owns(id)) {
         exported.add(node);
         complain(node, output.text.join("\n"), undefined, "note");
       }

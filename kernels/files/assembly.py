@@ -20,6 +20,7 @@ import torch
 
 from ..gaussians.cloud import Gaussians
 from .frame import SH_SIGNS, to_file_frame
+from .notes import note
 
 Array = np.ndarray[Any, Any]
 
@@ -78,15 +79,16 @@ def assemble(
     piece by piece.
 
     ``turned``: the rows are in the frame of splat files (Y down), else in our own. Infinite logits,
-    scales of 0 and zero quaternions become finite. Raises ValueError naming the file for NaNs,
-    infinities and absurd scales; what ``decode`` raises passes through. ``decode`` runs in several
-    threads.
+    scales of 0 and zero quaternions become finite. Gaussians with NaNs, infinities or absurd scales
+    are left out, which is noted; raises ValueError naming the file where they are more than half.
+    What ``decode`` raises passes through. ``decode`` runs in several threads.
 
     ``fill(start, stop, out)`` is a faster way: it fills the cloud's arrays, and returns False where
     something is not as usual, which is then decoded and judged as without it.
     """
     out = empty(count, terms)
     length = STRETCH * (FILLED if fill else 1)
+    absurd: list[ValueError] = []
 
     def stretch(start: int) -> bool:
         stop = min(start + length, count)
@@ -94,7 +96,8 @@ def assemble(
         if fill and fill(start, stop, part):
             return True
         with np.errstate(all="ignore"):  # what comes out infinite or NaN is found by the check
-            _store(decode(start, stop), part, turned, name)
+            if error := _store(decode(start, stop), part, turned, name):
+                absurd.append(error)
             # A sum is finite only if every value is; one that merely overflows costs the thorough
             # check.
             return all(np.isfinite(value.sum()) for value in part.values())
@@ -107,7 +110,28 @@ def assemble(
     else:
         finite = all(list(map(stretch, starts)))
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
-    return cloud if finite else cloud.check(name)
+    return cloud if finite else sound(cloud, name, *absurd)
+
+
+def sound(gaussians: Gaussians, name: str, *errors: ValueError) -> Gaussians:
+    """The cloud without the Gaussians that hold NaNs or infinities, which is noted.
+
+    Raises the first of ``errors``, else ValueError, where they are more than half.
+    """
+    bad = torch.zeros(len(gaussians), dtype=torch.bool)
+    for value in gaussians.tensors().values():
+        bad |= ~torch.isfinite(value).reshape(len(bad), -1).all(1)
+    lost = int(bad.sum())
+    if 2 * lost > len(bad):
+        if errors:
+            raise errors[0]
+        gaussians.check(name)
+    if lost:
+        note(
+            f"{name}: {lost} of {len(bad)} Gaussians hold numbers that are NaN, infinite or beyond"
+            " all scale; they are left out."
+        )
+    return gaussians.map(lambda value: value[~bad])
 
 
 def empty(count: int, terms: int) -> dict[str, Array]:
@@ -145,7 +169,8 @@ def _compiled() -> Any:
     return numba_decode
 
 
-def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
+def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> ValueError | None:
+    """Fills ``out``; returns the error of absurd scales, which are NaN in it then."""
     _put(out["means"], rows.means, (1, -1, -1) if turned else (1, 1, 1))
     # as from_file_frame
     order, signs = ((1, 0, 3, 2), (1, -1, 1, -1)) if turned else ((0, 1, 2, 3), (1, 1, 1, 1))
@@ -154,7 +179,7 @@ def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
     for term in range(1, out["sh"].shape[1]):
         assert rows.rest is not None
         _put(out["sh"][:, term], rows.rest[:, term - 1], (SH_SIGNS[term] if turned else 1,) * 3)
-    _store_scales(rows, out["log_scales"], name)
+    error = _store_scales(rows, out["log_scales"], name)
     logits = out["opacity_logits"]
     if rows.opacity_logits is not None:
         logits[:] = rows.opacity_logits
@@ -169,6 +194,7 @@ def _store(rows: Rows, out: dict[str, Array], turned: bool, name: str) -> None:
         zero &= quats[:, axis] == 0
     if zero.any():
         quats[zero] = (1, 0, 0, 0)
+    return error
 
 
 def _put(
@@ -185,7 +211,7 @@ def _put(
             out[:, axis] = column
 
 
-def _store_scales(rows: Rows, logs: Array, name: str) -> None:
+def _store_scales(rows: Rows, logs: Array, name: str) -> ValueError | None:
     if rows.log_scales is not None:
         if rows.log_scales.flags.c_contiguous:
             logs[:] = rows.log_scales
@@ -207,16 +233,18 @@ def _store_scales(rows: Rows, logs: Array, name: str) -> None:
     largest = float(logs.max())
     if not np.isfinite(largest):
         largest = float(np.max(logs, initial=-np.inf, where=np.isfinite(logs)))
-    if largest > LOG_SCALE_LIMIT:
-        if rows.log_scales is not None:
-            raise ValueError(
-                f"{name} holds a scale_* of {largest:g}; a splat PLY holds natural logarithms, at"
-                f" most {LOG_SCALE_LIMIT:g}. Export it again with logarithmic scales."
-            )
-        raise ValueError(
-            f"{name} holds a scale of {np.exp(np.float64(largest)):g} units, more than any scene's."
-            " It is damaged; export it again."
+    if largest <= LOG_SCALE_LIMIT:
+        return None
+    logs[logs > LOG_SCALE_LIMIT] = np.nan
+    if rows.log_scales is not None:
+        return ValueError(
+            f"{name} holds a scale_* of {largest:g}; a splat PLY holds natural logarithms, at most"
+            f" {LOG_SCALE_LIMIT:g}. Export it again with logarithmic scales."
         )
+    return ValueError(
+        f"{name} holds a scale of {np.exp(np.float64(largest)):g} units, more than any scene's."
+        " It is damaged; export it again."
+    )
 
 
 def _store_opacities(opacities: Array | None, logits: Array, name: str) -> None:

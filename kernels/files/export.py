@@ -6,6 +6,7 @@
 | obj | the same | MTL and PNG beside it, else sRGB after the vertices' places | Y, or Z if asked |
 | ply | triangles, smooth normals, binary | 8-bit sRGB at the vertices | Y, or Z if asked |
 | stl | triangles, binary | none | Y, or Z if asked |
+| usdz | triangles, smooth normals, normal map | PNG packed along, else linear displayColor | Y, and says so |
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ from ..meshes.mesh import Mesh
 from .atomic import atomic_write, write_together
 from .glb import write_glb
 from .texture import image_of, upward
+from .usd_mesh import save_usdz
 
-FORMATS = ("glb", "obj", "ply", "stl")
-TEXTURED = ("glb", "obj")
+FORMATS = ("glb", "obj", "ply", "stl", "usdz")
+TEXTURED = ("glb", "obj", "usdz")
+UPRIGHT = ("glb", "usdz")  # which way up is part of the format, or in the file
 UP_AXES = ("Y", "Z")
 SCALES = (1e-4, 1e4)
 
 
 def check_placing(format: str, scale: float, up_axis: str) -> None:
-    """Raises ValueError for an unknown format or axis, for Z up in GLB, and for a scale outside
+    """Raises ValueError for an unknown format or axis, for Z up in GLB and USDZ, and for a scale outside
     1e-4..1e4.
     """
     for name, value, allowed in (("format", format, FORMATS), ("up_axis", up_axis, UP_AXES)):
@@ -47,10 +50,10 @@ def check_placing(format: str, scale: float, up_axis: str) -> None:
         raise ValueError(
             f"Export mesh: scale is {scale}; choose a value within {SCALES[0]:g}..{SCALES[1]:g}."
         )
-    if (format, up_axis) == ("glb", "Z"):
+    if format in UPRIGHT and up_axis == "Z":
         raise ValueError(
-            "Export mesh: up_axis is Z, but GLB is Y up by its standard, and programs that are Z up"
-            " turn it when they read it. Choose Y, or one of the formats obj, ply, stl."
+            f"Export mesh: up_axis is Z, but {format.upper()} says that Y is up, and programs that"
+            " are Z up turn it when they read it. Choose Y, or one of the formats obj, ply, stl."
         )
 
 
@@ -83,6 +86,11 @@ def placed(mesh: Mesh, scale: float, up_axis: str) -> Mesh:
 
 def _write_glb(mesh: Mesh, path: Path) -> list[Path]:
     write_glb(mesh, path)
+    return [path]
+
+
+def _write_usdz(mesh: Mesh, path: Path) -> list[Path]:
+    save_usdz(mesh, path)
     return [path]
 
 
@@ -139,7 +147,13 @@ def _write_stl(mesh: Mesh, path: Path) -> list[Path]:
     return [path]
 
 
-WRITERS = {"glb": _write_glb, "obj": _write_obj, "ply": _write_ply, "stl": _write_stl}
+WRITERS = {
+    "glb": _write_glb,
+    "obj": _write_obj,
+    "ply": _write_ply,
+    "stl": _write_stl,
+    "usdz": _write_usdz,
+}
 
 
 def _colored(mesh: Mesh) -> trimesh.Trimesh:

@@ -177,7 +177,7 @@ def placements(glb: Glb) -> list[tuple[int, Array]]:
             raise bad(glb.name, f"node {index} has two parents")
         visited.add(index)
         node = get(glb, nodes, index, dict)
-        matrix = above @ _matrix(glb, node)
+        matrix = above @ local_matrix(glb, node)
         if "mesh" in node:
             found.append((get(glb, node, "mesh", int), matrix))
         waiting += [(child, matrix) for child in _children(glb, node)]
@@ -196,7 +196,11 @@ def _children(glb: Glb, node: dict[str, Any]) -> list[int]:
     return [get(glb, children, i, int) for i in range(len(children))]
 
 
-def _matrix(glb: Glb, node: dict[str, Any]) -> Array:
+def local_matrix(glb: Glb, node: dict[str, Any]) -> Array:
+    """[4,4] from the node to its parent: its matrix, or its translation, rotation and scale.
+    Raises ValueError where these are no such numbers.
+    """
+
     def numbers(key: str, default: list[float]) -> Array:
         values = get(glb, node, key, list, default)
         if len(values) != len(default):

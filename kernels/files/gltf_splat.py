@@ -46,6 +46,8 @@ from .gltf import (
     open_glb,
     placements,
 )
+from .linear import linear_as_srgb
+from .notes import note
 
 EXTENSION = "KHR_gaussian_splatting"
 SETTINGS = {
@@ -54,6 +56,9 @@ SETTINGS = {
     "projection": "perspective",
     "sortingMethod": "cameraDistance",
 }
+LINEAR = "lin_rec709_display"
+CESIUM = "KHR_spz_gaussian_splats_compression"  # a draft, of Cesium's tilers
+DRAFT = "_ROTATION"  # attribute of the first draft of the extension
 LEAST_BYTES = 16  # per Gaussian in a file, quantised as far as glTF allows
 
 
@@ -124,6 +129,11 @@ def load_gltf_splat(path: str | os.PathLike[str]) -> Gaussians:
     name = Path(path).name
     glb = open_glb(path, name)
     found = list(_primitives(glb))
+    if CESIUM in glb.tree.get("extensionsUsed", ()):
+        raise ValueError(
+            f"{name} holds splats by a draft of glTF, {CESIUM} (Cesium's), which is not read. Export"
+            f" it as {EXTENSION} without compression, as .spz or as .ply."
+        )
     if not found:
         raise ValueError(
             f"{name} holds no Gaussian splats ({EXTENSION}); it may be a mesh. Choose a splat, or"
@@ -138,7 +148,7 @@ def load_gltf_splat(path: str | os.PathLike[str]) -> Gaussians:
         raise bad(
             name, f"its {len(found)} primitives announce {total} Gaussians in {glb.length} bytes"
         )
-    clouds = [placed(_cloud(glb, primitive), matrix, name) for primitive, matrix in found]
+    clouds = [placed(_in_srgb(glb, primitive), matrix, name) for primitive, matrix in found]
     if len(clouds) == 1:
         return clouds[0]
     terms = max(cloud.sh.shape[1] for cloud in clouds)
@@ -164,7 +174,7 @@ def is_gltf_splat(path: str | os.PathLike[str]) -> bool:
         used = open_glb(path, Path(path).name).tree.get("extensionsUsed")
     except (OSError, ValueError):
         return False
-    return isinstance(used, list) and EXTENSION in used
+    return isinstance(used, list) and (EXTENSION in used or CESIUM in used)
 
 
 def _semantics(degree: int) -> list[str]:
@@ -225,21 +235,37 @@ def _primitives(glb: Glb) -> Iterator[tuple[dict[str, Any], Array]]:
             if EXTENSION in extensions:
                 settings = get(glb, extensions, EXTENSION, dict)
                 if settings.get("extensions"):
-                    raise bad(
-                        glb.name, f"{EXTENSION} is itself extended (compressed?), which is not read"
+                    names = ", ".join(str(name)[:80] for name in settings["extensions"])
+                    raise ValueError(
+                        f"{glb.name} holds compressed splats ({names}), which are not read. Export"
+                        " it without compression, as .spz or as .ply."
                     )
                 if settings.get("kernel", "ellipse") != "ellipse":
                     raise bad(
                         glb.name,
                         f"kernel {str(settings['kernel'])[:40]!r} is unknown; only ellipse is read",
                     )
-                if settings.get("colorSpace", SETTINGS["colorSpace"]) != SETTINGS["colorSpace"]:
+                space = settings.get("colorSpace", SETTINGS["colorSpace"])
+                if space not in (SETTINGS["colorSpace"], LINEAR):
                     raise bad(
                         glb.name,
-                        f"colorSpace {str(settings['colorSpace'])[:40]!r} is not read; only"
-                        " sRGB is",
+                        f"colorSpace {str(space)[:40]!r} is unknown; {SETTINGS['colorSpace']} and"
+                        f" {LINEAR} are read",
                     )
                 yield primitive, matrix
+
+
+def _in_srgb(glb: Glb, primitive: dict[str, Any]) -> Gaussians:
+    if DRAFT in get(glb, primitive, "attributes", dict):
+        raise ValueError(
+            f"{glb.name} holds splats by the first draft of {EXTENSION} (attributes _ROTATION and"
+            " _SCALE), which is not read. Export it anew, as .spz or as .ply."
+        )
+    cloud = _cloud(glb, primitive)
+    if primitive["extensions"][EXTENSION].get("colorSpace") != LINEAR:
+        return cloud
+    note(f"{glb.name} holds linear colours; they are turned into sRGB.")
+    return linear_as_srgb(cloud)
 
 
 def _cloud(glb: Glb, primitive: dict[str, Any]) -> Gaussians:

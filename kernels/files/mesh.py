@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 import trimesh
+from PIL import Image
 from torch import Tensor
 
 from ..meshes.color import linear_to_srgb, srgb_to_linear
 from ..meshes.mesh import Mesh, Points
 from ..meshes.sample import texels
 from .formats import MESH_SUFFIXES
-from .mesh_source import check_source, load_with_trimesh
+from .gltf_mesh import Part, load_parts, tensor
+from .mesh_source import check_source, load_with_trimesh, needs_draco, tell_missing
+from .notes import note
 
 SUFFIXES = (*MESH_SUFFIXES, ".off")
 GREY = 0.5
@@ -64,6 +67,9 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
     if not Path(path).is_file():
         raise ValueError(f"{path} does not exist. Choose another file.")
     check_source(Path(path))
+    if suffix in (".glb", ".gltf") and not needs_draco(Path(path)):
+        return _gltf(Path(path))
+    tell_missing(Path(path))
     try:
         placed = _placed(load_with_trimesh(Path(path)))
         total = sum(len(part.vertices) + len(getattr(part, "faces", ())) for _, part in placed)
@@ -107,6 +113,62 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
             f"{name} holds points or colours that are NaN or infinite; remove them first."
         )
     return Points(positions, colors, torch.cat(normals) if len(normals) == len(points) else None)
+
+
+def _gltf(path: Path) -> list[Mesh] | Points:
+    """By our own reader: trimesh's passes over most of what the specification allows."""
+    name, parts = path.name, load_parts(path)
+    total = sum(len(part.vertices) + len(part.faces) for part in parts)
+    if total > max(COPIES, os.path.getsize(path)):
+        raise ValueError(
+            f"{name} cannot be read as a mesh: its objects are placed so often that they have"
+            f" {total} vertices and triangles. Export it again."
+        )
+    solids = [part for part in parts if len(part.faces)]
+    try:
+        pictures = Pictures([(part.image, tint(part)) for part in solids])
+        meshes = [_of_part(part, pictures, name).check(name) for part in solids]
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a damaged picture
+        raise ValueError(f"{name} holds a damaged picture: {error}. Export it again.") from None
+    if meshes:
+        return meshes
+    clouds = [part for part in parts if len(part.vertices)]
+    if not clouds:
+        raise ValueError(
+            f"{name} holds no triangles and no points. Choose a mesh or a point cloud."
+        )
+    places = torch.cat([tensor(part.vertices) for part in clouds])
+    colors = [linear_to_srgb(tensor(part.colors)).expand(len(part.vertices), 3) for part in clouds]
+    if not bool(torch.isfinite(places).all() and torch.isfinite(torch.cat(colors)).all()):
+        raise ValueError(
+            f"{name} holds points or colours that are NaN or infinite; remove them first."
+        )
+    normals = [tensor(part.normals) for part in clouds if part.normals is not None]
+    whole = len(normals) == len(clouds) and all(bool((n.norm(dim=1) > 1e-6).all()) for n in normals)
+    directions = torch.nn.functional.normalize(torch.cat(normals), dim=-1) if whole else None
+    return Points(places, torch.cat(colors), directions)
+
+
+def tint(part: Part) -> tuple[float, ...] | None:
+    """What the whole picture of a part is multiplied with, linear; None where it differs."""
+    return tuple(part.colors[0].tolist()) if len(part.colors) == 1 else None
+
+
+def _of_part(part: Part, pictures: Pictures, name: str) -> Mesh:
+    vertices, faces = tensor(part.vertices), torch.from_numpy(np.ascontiguousarray(part.faces))
+    colors = linear_to_srgb(tensor(part.colors)).expand(len(vertices), 3).contiguous()
+    if part.image is None or part.uvs is None:
+        return Mesh(vertices, faces, colors)
+    texture, uvs = pictures.get(part.image, tint(part)), tensor(part.uvs)
+    at_vertices = texels(texture, uvs)
+    if len(part.colors) == 1:
+        return Mesh(vertices, faces, at_vertices, uvs, texture)
+    note(
+        f"{name} has colours at the vertices that its texture is multiplied with: the product is"
+        " taken at the vertices alone, without the texture's detail between them."
+    )
+    product = srgb_to_linear(at_vertices) * tensor(part.colors)
+    return Mesh(vertices, faces, linear_to_srgb(product))
 
 
 def _placed(loaded: Any) -> list[tuple[np.ndarray, Any]]:
@@ -158,6 +220,8 @@ class Pictures:
         """The picture times ``factor`` [3 or 4], linear 0..1 or 0..255, or None."""
         key = self.key(image, factor)
         if key not in self.known:
+            if image.mode.startswith("I"):  # 16 bits, which convert() would cut off
+                image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
             picture = image.convert("RGB")
             picture.thumbnail((self.side, self.side))
             self.known[key] = _unit(np.asarray(picture))

@@ -18,8 +18,11 @@ from typing import Any
 from urllib.parse import unquote
 
 import trimesh
+from PIL import Image, UnidentifiedImageError
 
 from .gltf import WIDTHS, Glb, bad, get, open_glb, placements
+from .notes import note
+from .ply_header import HEADER_LIMIT
 
 SPARE = 1 << 26  # bytes that a glTF may unpack to whatever its size is; else
 TIMES = 16  # so many times its size: accessors may share their bytes, but not all of them
@@ -57,7 +60,7 @@ class SiblingFiles(trimesh.resolvers.Resolver):
         path = self.path(key)
         if path not in self.known:
             data = path.read_bytes()
-            self.known[path] = utf8(data) if path.suffix.lower() == ".mtl" else data
+            self.known[path] = plain_maps(utf8(data)) if path.suffix.lower() == ".mtl" else data
         return self.known[path]
 
     def write(self, name: str, data: Any) -> None:
@@ -78,6 +81,15 @@ def check_source(path: Path) -> None:
         _check_gltf(path, SiblingFiles(path))
 
 
+def needs_draco(path: Path) -> bool:
+    """Whether a checked .glb or .gltf is compressed so, which trimesh reads with DracoPy."""
+    if path.suffix.lower() == ".glb":
+        used = open_glb(path, path.name).tree.get("extensionsUsed")
+    else:
+        used = json.loads(path.read_text("utf-8")).get("extensionsUsed")
+    return isinstance(used, list) and "KHR_draco_mesh_compression" in used
+
+
 def load_with_trimesh(path: Path) -> Any:
     """What trimesh makes of a checked file; whatever its parsers raise passes through."""
     suffix, resolver = path.suffix.lower(), SiblingFiles(path)
@@ -85,8 +97,76 @@ def load_with_trimesh(path: Path) -> Any:
         return trimesh.load(str(path), resolver=resolver, process=False)
     data = path.read_bytes()
     if suffix == ".obj" or len(data) != 84 + 50 * int.from_bytes(data[80:84], "little"):
-        data = one_solid(utf8(data)) if suffix == ".stl" else utf8(data)
+        data = one_solid(utf8(data)) if suffix == ".stl" else with_material(utf8(data), resolver)
     return trimesh.load(BytesIO(data), file_type=suffix[1:], resolver=resolver, process=False)
+
+
+# of a texture map in an MTL: names and how many words follow each, at most
+OPTIONS = rb"(?:-(?:o|s|t)(?:\s+[-+.\deE]+){1,3}|-mm\s+\S+\s+\S+|-[a-z]+\s+\S+)\s+"
+
+
+def plain_maps(data: bytes) -> bytes:
+    """An MTL whose texture maps have no options, which trimesh takes for part of the name."""
+    return re.sub(rb"(?mi)^(\s*map_Kd\s+)(?:%s)+" % OPTIONS, rb"\1", data)
+
+
+def with_material(data: bytes, resolver: SiblingFiles) -> bytes:
+    """An OBJ that names a material file but no material, with the only one that the file has."""
+    library = re.search(rb"(?m)^\s*mtllib\s+([^\r\n]+)", data)
+    if library is None or re.search(rb"(?m)^\s*usemtl\s", data):
+        return data
+    with suppress(ValueError, OSError):
+        text = resolver.get(library[1].decode("utf-8", "replace").strip())
+        names = re.findall(rb"(?mi)^\s*newmtl\s+([^\r\n]+)", text)
+        if len(names) == 1:
+            end = library.end()
+            return b"".join([data[:end], b"\nusemtl ", names[0], data[end:]])
+    return data
+
+
+def tell_missing(path: Path) -> None:
+    """Notes the materials and pictures that an OBJ or a PLY names and that are not there, without
+    which the mesh has no colours or others.
+    """
+    resolver, name, suffix = SiblingFiles(path), path.name, path.suffix.lower()
+
+    def have(key: str, what: str, picture: bool) -> bytes | None:
+        try:
+            data = resolver.get(key)
+            if picture:
+                Image.open(BytesIO(data))
+            return data
+        except (OSError, ValueError, Image.DecompressionBombError) as error:
+            why = (
+                "is no picture" if isinstance(error, UnidentifiedImageError) else "is not beside it"
+            )
+            note(f"{name}: {what} {key[:80]!r} {why}; without it the mesh is grey, or plain.")
+            return None
+
+    if suffix == ".ply":
+        with open(path, "rb") as file:
+            head = file.read(HEADER_LIMIT).partition(b"end_header")[0]
+        for key in re.findall(rb"(?m)^comment\s+TextureFile\s+([^\r\n]+)", head):
+            have(key.decode("utf-8", "replace").strip(), "the picture", True)
+    if suffix != ".obj":
+        return
+    data = path.read_bytes()
+    known: set[bytes] = set()
+    libraries = re.findall(rb"(?m)^\s*mtllib\s+([^\r\n]+)", data)
+    for key in libraries:
+        text = have(key.decode("utf-8", "replace").strip(), "the material file", False)
+        for line in (text or b"").splitlines():
+            words = line.strip().split(None, 1)
+            if len(words) == 2 and words[0].lower() == b"newmtl":
+                known.add(words[1].strip())
+            if len(words) == 2 and words[0].lower() == b"map_kd":
+                have(words[1].decode("utf-8", "replace").strip(), "the picture", True)
+        if text is None:
+            return
+    used = set(map(bytes.strip, re.findall(rb"(?m)^\s*usemtl\s+([^\r\n]+)", data)))
+    if lacking := sorted(used - known) if libraries else []:
+        names = b", ".join(lacking[:5]).decode("utf-8", "replace")[:120]
+        note(f"{name}: its material file lacks {names}; what uses it is grey.")
 
 
 def utf8(data: bytes) -> bytes:
@@ -122,7 +202,6 @@ def _check_gltf(path: Path, resolver: SiblingFiles) -> None:
                 f"{name} is compressed with {extension}, which is not read: {cure} it without"
                 " compression."
             )
-    _check_fractions(glb)
     placements(glb)
     room = max(SPARE, TIMES * (size + sum(_outside(glb, resolver))))
     for what, total in (("buffer views", sum(_views(glb))), ("accessors", sum(_accessors(glb)))):
@@ -130,30 +209,6 @@ def _check_gltf(path: Path, resolver: SiblingFiles) -> None:
             raise bad(
                 name, f"its {what} announce {total} bytes, far more than its {size} bytes can hold"
             )
-
-
-def _check_fractions(glb: Glb) -> None:
-    """trimesh takes whole numbers that stand for fractions as they are: places and texture
-    coordinates of thousands.
-    """
-    for mesh in get(glb, glb.tree, "meshes", list, []):
-        for primitive in get(glb, mesh, "primitives", list) if isinstance(mesh, dict) else ():
-            attributes = primitive.get("attributes") if isinstance(primitive, dict) else None
-            for name in ("POSITION", "TEXCOORD_0"):
-                index = attributes.get(name) if isinstance(attributes, dict) else None
-                if index is not None:
-                    entry = get(
-                        glb,
-                        get(glb, glb.tree, "accessors", list),
-                        get(glb, attributes, name, int),
-                        dict,
-                    )
-                    if entry.get("normalized"):
-                        raise ValueError(
-                            f"{glb.name} holds {name} as quantized whole numbers (normalized),"
-                            " which are not read: export it without quantization"
-                            " (KHR_mesh_quantization)."
-                        )
 
 
 def _check_chunks(glb: Glb, size: int) -> None:

@@ -134,6 +134,43 @@ def joined(word: Any, a: Any, b: Any, c: Any) -> tuple[Any, Any, Any, Any]:
     )
 
 
+@compiled()
+def sog(
+    low: Any,
+    high: Any,
+    turns: Any,
+    sizes: Any,
+    colors: Any,
+    places: Any,
+    log_scales: Any,
+    harmonics: Any,
+    unit: Any,
+    logit: Any,
+    out: Any,
+) -> bool:
+    """SOG's pictures, bytes [n,4] each: low and high byte of places, rotations, scales, colours.
+
+    Tables float32: ``places`` [3,65536]; of a byte ``log_scales``, constant ``harmonics``, ``unit``
+    parts of quaternions, ``logit`` opacities.
+    """
+    means, logs, quats, logits, sh = out
+    good, void = True, F(0)
+    for n in range(low.shape[0]):
+        for axis in range(3):
+            value = places[axis, S(low[n, axis]) | S(high[n, axis]) << 8]
+            size, color = log_scales[sizes[n, axis]], harmonics[colors[n, axis]]
+            void += (value + size + color) * F(0)
+            good &= size <= F(LARGEST_LOG)
+            means[n, axis] = value if axis == 0 else -value
+            logs[n, axis], sh[n, 0, axis] = size, color
+        logits[n] = logit[colors[n, 3]]
+        good &= turns[n, 3] >= 252
+        a, b, c = unit[turns[n, 0]], unit[turns[n, 1]], unit[turns[n, 2]]
+        w, i, j, k = joined(S(turns[n, 3] & 3) << 30, a, b, c)
+        quats[n, 0], quats[n, 1], quats[n, 2], quats[n, 3] = i, -w, k, -j
+    return good and void == 0
+
+
 @njit(error_model="numpy")
 def unboxed(words: Any, field: Any, box: Any, begin: Any, signs: Any, values: Any) -> None:
     """A chunk's words at ``field`` of every four into values [3 n], as 11, 10 and 11 bits within

@@ -42,16 +42,27 @@ class Header:
         elements: in file order: properties and count
         end: bytes up to the first value
         size: bytes of the whole file
+        comments: their text, in file order
     """
 
     encoding: str
     elements: dict[str, tuple[Properties, int]]
     end: int
     size: int
+    comments: tuple[str, ...] = ()
 
     @property
     def body(self) -> int:
         return self.size - self.end
+
+    def begin(self, element: str) -> int:
+        """Where a binary file's rows of that element begin; those before it may hold no lists."""
+        at = self.end
+        for name, (_, count) in self.elements.items():
+            if name == element:
+                break
+            at += count * self.dtype(name).itemsize if count else 0
+        return at
 
     def dtype(self, element: str) -> np.dtype:
         """A binary file's rows of that element."""
@@ -72,8 +83,10 @@ def read_header(path: str | os.PathLike[str], name: str) -> Header:
         raise ValueError(
             f"{name} has no end_header in its first {HEADER_LIMIT} bytes; it is cut off or damaged."
         )
-    encoding, elements = _parse(head[: end.start()].decode("ascii", "replace"), name)
-    return Header(encoding, elements, end.end(), size)
+    text = head[: end.start()].decode("ascii", "replace")
+    encoding, elements = _parse(text, name)
+    comments = re.findall(r"^comment[ \t]+([^\r\n]*)", text, re.M)
+    return Header(encoding, elements, end.end(), size, tuple(comments))
 
 
 def cut_off(name: str, count: int, body: int) -> ValueError:

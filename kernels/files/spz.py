@@ -1,5 +1,5 @@
-"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 3 or 2; versions 1
-to 4 are read.
+"""Gaussian clouds as SPZ (Niantic): about a tenth of a PLY. Written as version 4, 3 or 2; versions
+1 to 4 are read.
 
 One gzip stream: 16 bytes of header (`HEADER`), then one plane per property: positions as 24-bit
 fixed point, opacity, colour and logarithmic scale as bytes, rotation as its three smallest parts in
@@ -8,12 +8,13 @@ fixed point, opacity, colour and logarithmic scale as bytes, rotation as its thr
 one Zstandard stream per plane (needs the package zstandard).
 
 Axes: by SPZ's own text they are right, up, back (RUB), as our world's, unless an extension names
-others. PlayCanvas' tools keep to that; ComfyUI's nodes and viewer, and gsply, take every SPZ for Y
-down, as in `ply`, and know no extension. So ours is Y down and version 3 says so (RDF), which is
-right for all of them. But readers that compare the stream's length with the header's numbers refuse
-such a record (three.js, GaussianSplats3D, which knows version 2 only), so version 2 is written
-without. A file that does not say is read as Y down, as ComfyUI shows it, but one of version 4,
-which ComfyUI does not read, by SPZ's text.
+others. Only PlayCanvas' tools up to 2.7 kept to that; those from 3.4 on, ComfyUI's nodes and
+viewer, gsply and gaussforge take every SPZ for Y down, as in `ply`. So ours is Y down and versions 3
+and 4 say so (RDF), which is right for all of them. But readers that compare the stream's length
+with the header's numbers refuse such a record in version 3 (three.js, GaussianSplats3D, which knows
+version 2 only), so version 2 is written without. A file that does not say is read as Y down; of
+version 4, which PlayCanvas' tools have written either way without a difference that would tell
+them apart, that is noted.
 
 What is lost: precision. Positions to 1.2e-4 units (more in clouds beyond 2,048 units), scales to
 3.2 % and clamped to 4.5e-5..380 units, opacity to 1/510, colour to 0.0038 and clamped to
@@ -24,8 +25,7 @@ clamped to -1..0.992. A fourth SH degree is left out on reading.
 from __future__ import annotations
 
 import os
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -46,14 +46,26 @@ from .assembly import (
     opacity_bytes,
     quantise,
     scaled,
+    sound,
     threads,
 )
 from .atomic import atomic_write
 from .frame import SH_SIGNS, mirrored, to_file_frame
+from .notes import note
 from .smallest_three import pack, split
-from .spz_streams import EXTENDED, HEADER, MAGIC, Planes, axes_record, open_spz
+from .spz_streams import (
+    EXTENDED,
+    HEADER,
+    MAGIC,
+    Planes,
+    axes_record,
+    open_spz,
+    write_gzip,
+    write_zstandard,
+    zstandard_for,
+)
 
-UNNAMED, UNNAMED_4 = "RDF", "RUB"  # the axes of files that name none
+UNNAMED = "RDF"  # the axes of files that name none
 FRACTION_BITS = 12
 POSITION_MAX = (1 << 23) - 1
 # of the lower nine bits of a code, whose tenth is the sign
@@ -79,7 +91,14 @@ def save_spz_2(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     _save(gaussians, path, 2)
 
 
+def save_spz_4(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
+    """`save_spz` as version 4, the newest. Raises ValueError without the package zstandard too."""
+    _save(gaussians, path, 4)
+
+
 def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> None:
+    if version >= 4:
+        zstandard_for("gaussians")  # before long work
     cloud = arrays(gaussians)
     farthest, bits = float(np.abs(cloud["means"]).max()), FRACTION_BITS
     while bits and farthest * 2**bits > POSITION_MAX:
@@ -104,19 +123,22 @@ def _save(gaussians: Gaussians, path: str | os.PathLike[str], version: int) -> N
         "quats": _packed if version >= 3 else _first_three,
     }
     passes = [*planes.items(), ("sh", lambda v: quantise(v[:, 1:] * 128 + 128, 255))]
-    squeeze = zlib.compressobj(wbits=31)
+    passes = passes if gaussians.sh_degree else passes[:-1]
+
+    def pieces(key: str, encode: Callable[[Array], Array]) -> Iterator[Array]:
+        for start in range(0, len(gaussians), STRETCH):
+            yield encode(cloud[key][start : start + STRETCH])
+
+    records = axes_record("RDF") if version >= 3 else b""
     with atomic_write(path) as file:
-        file.write(squeeze.compress(header.tobytes()))
-        for key, encode in passes:
-            for start in range(0, len(gaussians), STRETCH):
-                file.write(squeeze.compress(encode(cloud[key][start : start + STRETCH]).tobytes()))
-        if version >= 3:
-            file.write(squeeze.compress(axes_record("RDF")))
-        file.write(squeeze.flush())
+        write = write_zstandard if version >= 4 else write_gzip
+        write(file, header, (pieces(*each) for each in passes), records)
 
 
-def load_spz(path: str | os.PathLike[str]) -> Gaussians:
+def load_spz(path: str | os.PathLike[str], axes: str = "") -> Gaussians:
     """Read an SPZ of version 1 to 4 into our Y-up world; SH degree 0 to 3.
+
+    ``axes``: where x, y and z point, one of `spz_streams.AXES`, whatever the file says.
 
     Raises ValueError saying what is wrong with the file and what to do: not an SPZ, unknown
     version, cut off, damaged, more announced than its size allows, or version 4 without the package
@@ -128,24 +150,46 @@ def load_spz(path: str | os.PathLike[str]) -> Gaussians:
         out = empty(count, min(planes.terms, 16))
         decoders = _decoders(planes, out)
         length = STRETCH * FILLED
-        # Unpacking cannot be shared out, but what has been unpacked is decoded meanwhile.
-        with ThreadPoolExecutor(max(workers, 1)) as pool:
-            waiting = []
-            for key, size in planes.sizes.items():
-                for start in range(0, count if size else 0, length):
-                    stop = min(start + length, count)
-                    data = planes.read(key, (stop - start) * size).reshape(stop - start, size)
-                    if workers and count > length:
-                        waiting.append(pool.submit(decoders[key], data, start, stop))
-                    else:
-                        decoders[key](data, start, stop)
-            axes = planes.finish()
-            for future in waiting:
-                future.result()
+
+        def pieces(key: str) -> Iterator[tuple[Array, int, int]]:
+            size = planes.sizes[key]
+            for start in range(0, count if size else 0, length):
+                stop = min(start + length, count)
+                yield planes.read(key, (stop - start) * size).reshape(-1, size), start, stop
+
+        def whole(key: str) -> None:
+            for piece in pieces(key):
+                decoders[key](*piece)
+
+        if planes.apart and workers and count > length:
+            with ThreadPoolExecutor(workers + 1) as pool:  # the largest first
+                list(pool.map(whole, sorted(planes.sizes, key=lambda k: -planes.sizes[k])))
+        else:
+            # One stream's unpacking cannot be shared out, but what has been unpacked is decoded
+            # meanwhile.
+            with ThreadPoolExecutor(max(workers, 1)) as pool:
+                waiting = []
+                for key in planes.sizes:
+                    for piece in pieces(key):
+                        if workers and count > length:
+                            waiting.append(pool.submit(decoders[key], *piece))
+                        else:
+                            decoders[key](*piece)
+                for future in waiting:
+                    future.result()
+        said = planes.finish()
     cloud = Gaussians(**{key: torch.from_numpy(value) for key, value in out.items()})
     if planes.version == 1:
-        cloud.check(name)  # half-precision positions can be NaN
-    axes = axes or (UNNAMED if planes.version < 4 else UNNAMED_4)
+        cloud = sound(cloud, name)  # half-precision positions can be NaN
+    if planes.terms > 16:
+        note(f"{name} has harmonics of degree 4; those up to 3 are kept.")
+    if not (axes or said) and planes.version >= 4:
+        note(
+            f"{name} does not say which way is up. It is taken for Y down, as splat-transform from"
+            " 3.4 on writes it; if it stands on its head, as that of older ones, choose up_axis Y"
+            " up."
+        )
+    axes = axes or said or UNNAMED
     return (
         cloud
         if axes == "RDF"

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -78,6 +78,11 @@ class Planes:
         """Harmonics per colour, the constant one included."""
         return SH_TERMS[int(self.header["degree"])]
 
+    @property
+    def apart(self) -> bool:
+        """Whether planes can be read side by side, each by a thread of its own."""
+        return self.version >= 4
+
     def read(self, plane: str, length: int) -> Array:
         """The next bytes [length], which belong to that plane. Raises ValueError where there are
         fewer.
@@ -118,8 +123,14 @@ def open_spz(path: str | os.PathLike[str], name: str) -> Iterator[Planes]:
                 name, f"version {header['version']} {'is' if zipped else 'is not'} in a gzip stream"
             )
         file.seek(0)
-        source = Gzip(file, name, header) if zipped else Zstandard(file, name, size, header, sizes)
-        yield Planes(name, header, sizes, source)
+        if zipped:
+            yield Planes(name, header, sizes, Gzip(file, name, header))
+            return
+        source = Zstandard(file, name, size, header, sizes)
+        try:
+            yield Planes(name, header, sizes, source)
+        finally:
+            source.close()
 
 
 def _sizes(header: Array, name: str, file_size: int) -> dict[str, int]:
@@ -198,15 +209,11 @@ class Zstandard:
     def __init__(
         self, file: BinaryIO, name: str, size: int, header: Array, per: dict[str, int]
     ) -> None:
-        self.file, self.name, self.plane = file, name, ""
-        self.stream: Any = None
-        try:
-            import zstandard
-        except ImportError:
-            raise ValueError(
-                f"{name} is SPZ version 4, which needs the package zstandard: python -m pip install"
-                " zstandard. Or export it as version 3."
-            ) from None
+        self.name = name
+        self.streams: dict[str, Any] = {}
+        self.opened: list[BinaryIO] = []
+        zstandard = zstandard_for(name)
+        self.path = file.name
         self.zstandard = zstandard
         # empty planes are left out
         wanted = {key: int(header["count"]) * each for key, each in per.items() if each}
@@ -229,17 +236,18 @@ class Zstandard:
 
     def read(self, plane: str, length: int) -> Array:
         try:
-            if plane != self.plane:
+            if plane not in self.streams:
                 begin, packed = self.ranges[plane]
-                self.file.seek(begin)
+                file = open(self.path, "rb")  # noqa: SIM115, closed with the others
+                self.opened.append(file)
+                file.seek(begin)
                 unpacker: Any = self.zstandard.ZstdDecompressor(max_window_size=1 << 27)
-                self.plane = plane
-                self.stream = unpacker.stream_reader(
-                    Part(self.file, packed), read_size=PIECE, closefd=False
+                self.streams[plane] = unpacker.stream_reader(
+                    Part(file, packed), read_size=PIECE, closefd=False
                 )
             data = np.empty(length, np.uint8)
             view = memoryview(data)  # type: ignore[arg-type]
-            while view and (got := self.stream.readinto(view)):
+            while view and (got := self.streams[plane].readinto(view)):
                 view = view[got:]
         except self.zstandard.ZstdError as error:
             raise damaged(self.name, str(error)) from None
@@ -251,6 +259,55 @@ class Zstandard:
     def extensions(self) -> bytes:
         """What lies between the header and the table."""
         return self.records
+
+    def close(self) -> None:
+        for file in self.opened:
+            file.close()
+
+
+def zstandard_for(name: str) -> Any:
+    """The package. Raises ValueError naming the cure where it is missing."""
+    try:
+        import zstandard
+    except ImportError:
+        raise ValueError(
+            f"{name}: SPZ version 4 needs the package zstandard: python -m pip install zstandard."
+            " Or use version 3."
+        ) from None
+    return zstandard
+
+
+def write_gzip(
+    file: BinaryIO, header: Array, planes: Iterable[Iterable[Array]], records: bytes
+) -> None:
+    """Versions 1 to 3: header [1], planes piece by piece and records of extensions."""
+    squeeze = zlib.compressobj(wbits=31)
+    file.write(squeeze.compress(header.tobytes()))
+    for plane in planes:
+        for piece in plane:
+            file.write(squeeze.compress(piece.tobytes()))
+    file.write(squeeze.compress(records))
+    file.write(squeeze.flush())
+
+
+def write_zstandard(
+    file: BinaryIO, header: Array, planes: Iterable[Iterable[Array]], records: bytes
+) -> None:
+    """The same as version 4."""
+    zstandard, streams, sizes = zstandard_for("gaussians"), [], []
+    for plane in planes:
+        squeeze, packed, plain = zstandard.ZstdCompressor().compressobj(), [], 0
+        for piece in plane:
+            packed.append(squeeze.compress(piece.tobytes()))
+            plain += piece.nbytes
+        packed.append(squeeze.flush())
+        streams += packed
+        sizes.append((sum(map(len, packed)), plain))
+    header["streams"] = len(sizes)
+    table = VERSION_4_HEADER + len(records)
+    file.write(header.tobytes() + np.array([table, 0, 0, 0], "<u4").tobytes() + records)
+    file.write(np.array(sizes, "<u8").tobytes())
+    file.writelines(streams)
 
 
 @dataclass

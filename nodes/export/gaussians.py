@@ -12,12 +12,20 @@ from typing import Any
 import folder_paths
 from comfy_api.latest import Types, io
 
-from ...kernels.files.formats import FORMATS, SUFFIXES, load_gaussians, may_hold_gaussians
+from ...kernels.files.formats import (
+    FORMATS,
+    SUFFIXES,
+    UP_AXES,
+    load_gaussians,
+    may_hold_gaussians,
+)
+from ...kernels.files.notes import notes
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.run.checkpoint import load_training, save_training
 from ..priors.memory import autograd
 from ..shared import types
 from ..shared.outputs import check_prefix, next_output
+from ..shared.validation import undeclared
 
 LINKED = "(the model_3d input)"
 TRAINING = ".safetensors"
@@ -34,7 +42,9 @@ class SaveGaussians(io.ComfyNode):
             category="Distill3D",
             description=(
                 "Write the cloud as a splat file into ComfyUI's output folder, in the layout and"
-                " axes that viewers expect: Y down, except glTF, which is Y up."
+                " axes that viewers expect: Y down, except glTF and USD, which are Y up. Blender,"
+                " which is Z up, turns glTF and USD by itself, a .ply not: turn that by -90 degrees"
+                " about X. Unity and Unreal: as their plug-ins ask, for a Y-down PLY."
             ),
             search_aliases=[
                 "splat",
@@ -42,6 +52,11 @@ class SaveGaussians(io.ComfyNode):
                 "spz",
                 "glb",
                 "gltf",
+                "sog",
+                "usd",
+                "usdz",
+                "html",
+                "share",
                 "compress",
                 "export",
                 "3dgs",
@@ -77,10 +92,13 @@ class SaveGaussians(io.ComfyNode):
                         "ply: lossless, read everywhere. compressed ply (PlayCanvas): a quarter of"
                         " its size, slight loss, other order. splat: half, no view-dependent"
                         " colours, coarse rotations. spz (Niantic): a quarter, slight loss,"
-                        " positions to 1/8000 unit. spz 2: its older version, coarser rotations,"
-                        " for programs that refuse the newer. glb: glTF with"
-                        " KHR_gaussian_splatting, lossless, for three.js and other readers that"
-                        " know it."
+                        " positions to 1/8000 unit; spz 2 for programs that refuse the newer, spz 4"
+                        " the newest (needs zstandard). glb: glTF with KHR_gaussian_splatting,"
+                        " lossless. sog (PlayCanvas): the smallest, a fifth to a fifteenth, for"
+                        " SuperSplat, PlayCanvas, Spark, Babylon, Unity; sog folder: the same, not"
+                        " bundled. usdz, usdc, usda: OpenUSD 26.3 for Omniverse and Apple, lossless"
+                        " (needs usd-core). html: one page with viewer, turntable and download,"
+                        " which opens from the disk."
                     ),
                 ),
             ],
@@ -122,15 +140,19 @@ class LoadGaussians(io.ComfyNode):
             display_name="Load Gaussians",
             category="Distill3D",
             description=(
-                "Read a splat file (plain or compressed PLY, .splat, .spz, .glb) from ComfyUI's"
-                " input/3d or output folder, newest first; or a .safetensors that Save Gaussians or"
-                " an interrupted Optimize wrote, which carries its training state. Or what another"
+                "Read a splat file (plain or compressed PLY, .splat, .ksplat, .spz, .sog or its"
+                " meta.json, .glb, .usdz, .usdc, .usda) from ComfyUI's input/3d or output folder,"
+                " newest first; or a .safetensors that Save Gaussians or an interrupted Optimize"
+                " wrote, which carries its training state. Or what another"
                 " node of the graph has just written."
             ),
             search_aliases=[
                 "splat",
                 "ply",
                 "spz",
+                "sog",
+                "ksplat",
+                "usdz",
                 "glb",
                 "import",
                 "resume",
@@ -142,9 +164,8 @@ class LoadGaussians(io.ComfyNode):
                     "file",
                     options=[*saved_files(), LINKED],
                     tooltip=(
-                        "A .ply, .splat, .spz or .glb with Gaussians, or a .safetensors with"
-                        " training state, in input/3d or output (also in folders below). Press R to"
-                        " look for new files."
+                        "A file with Gaussians, or a .safetensors with training state, in input/3d"
+                        " or output (also in folders below). Press R to look for new files."
                     ),
                 ),
                 types.SplatFile.Input(
@@ -154,6 +175,20 @@ class LoadGaussians(io.ComfyNode):
                         "The file of another node instead of one from the list: of Save Gaussians"
                         " (its training state comes along where training is on), or of a core node."
                         " Set file to (the model_3d input)."
+                    ),
+                ),
+                # After the older ones and optional: saved workflows know nothing of it.
+                io.Combo.Input(
+                    "up_axis",
+                    options=list(UP_AXES),
+                    default="auto",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Which way is up in the file. auto: as the file says, else as its format has"
+                        " it: Y down, but glb and USD Y up. Choose Y up for an .spz of"
+                        " splat-transform up to 2.7 that stands on its head, Z up for splats from"
+                        " Blender, Unreal or a scan that lie on their back."
                     ),
                 ),
             ],
@@ -166,7 +201,9 @@ class LoadGaussians(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None, model_3d: Any = LINKED) -> bool | str:
+    def validate_inputs(
+        cls, file: str | None, model_3d: Any = LINKED, up_axis: str | None = "auto"
+    ) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and model_3d is LINKED:
             return (
@@ -183,7 +220,7 @@ class LoadGaussians(io.ComfyNode):
                 located(file)
         except ValueError as error:
             return str(error)
-        return True
+        return undeclared(cls, {"up_axis": up_axis}) or True
 
     @classmethod
     def fingerprint_inputs(cls, file: str | None, **_: Any) -> str:
@@ -194,13 +231,16 @@ class LoadGaussians(io.ComfyNode):
         return f"{status.st_mtime_ns} {status.st_size}"
 
     @classmethod
-    def execute(cls, file: str, model_3d: Any = None) -> io.NodeOutput:
+    def execute(cls, file: str, model_3d: Any = None, up_axis: str = "auto") -> io.NodeOutput:
         with (
             autograd(),
+            notes() as told,
             on_disk(model_3d) if model_3d is not None else nullcontext(located(file)) as path,
         ):
-            cloud = load_training(path) if path.suffix.lower() == TRAINING else load_gaussians(path)
-        return io.NodeOutput(cloud, *types.splat_values(cloud))
+            trained = path.suffix.lower() == TRAINING
+            cloud = load_training(path) if trained else load_gaussians(path, up_axis)
+        shown = {"text": [f"Load Gaussians: {note}" for note in told]} if told else None
+        return io.NodeOutput(cloud, *types.splat_values(cloud), ui=shown)
 
 
 @contextmanager

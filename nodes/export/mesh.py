@@ -126,13 +126,14 @@ class ExportMesh(io.ComfyNode):
                 # them.
                 io.Combo.Input(
                     "format",
-                    options=["glb", "obj", "ply", "stl"],
+                    options=["glb", "obj", "ply", "stl", "usdz"],
                     default="glb",
                     optional=True,
                     tooltip=(
                         "glb: one file with everything, for viewers, Blender and game engines. obj:"
                         " with .mtl and .png beside it. ply: colours at the vertices, no texture."
-                        " stl: shape only, for printing."
+                        " stl: shape only, for printing. usdz: one file for Apple's and NVIDIA's"
+                        " programs (needs the Python package usd-core)."
                     ),
                 ),
                 io.Int.Input(
@@ -171,8 +172,9 @@ class ExportMesh(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Axis that points up in the file. Y: front +Z; glb is always so. Z: front"
-                        " -Y, as slicers and CAD programs expect. The mesh output stays Y up."
+                        "Axis that points up in the file. Y: front +Z; glb and usdz are always so."
+                        " Z: front -Y, as slicers and CAD programs expect, and Blender of .ply and"
+                        " .stl, which it does not turn by itself. The mesh output stays Y up."
                     ),
                 ),
                 io.Boolean.Input(
@@ -183,7 +185,7 @@ class ExportMesh(io.ComfyNode):
                     tooltip=(
                         "Also write a picture of the normals that the surface had before faces"
                         " reduced it, so that few triangles are shaded like many; without faces"
-                        " there is nothing to add. Takes seconds more. Only in glb and obj files"
+                        " there is nothing to add. Takes seconds more. Only in glb, obj and usdz files"
                         " with a texture; ply, stl and the mesh output go without."
                     ),
                 ),
@@ -224,17 +226,21 @@ class ExportMesh(io.ComfyNode):
                 f"texture_size is {texture_size}; choose 64..4096 texels, or 0 for colours at the"
                 " vertices."
             )
-        if problem is None and (format, up_axis) == ("glb", "Z"):
+        if problem is None and format in ("glb", "usdz") and up_axis == "Z":
             problem = (
-                "up_axis is Z, but glb files are Y up by their standard. Choose Y, or format obj,"
+                f"up_axis is Z, but {format} files are Y up and say so. Choose Y, or format obj,"
                 " ply or stl."
+            )
+        if problem is None and format == "usdz" and importlib.util.find_spec("pxr") is None:
+            problem = (
+                "format is usdz, which needs a Python package: pip install usd-core, or choose glb."
             )
         if (
             problem is None
             and normal_map
             and faces == 0
             and texture_size
-            and format in ("glb", "obj")
+            and format in ("glb", "obj", "usdz")
         ):
             problem = (
                 "normal_map is on, but faces is 0: it holds what reducing the triangles takes away,"

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ...kernels.files.formats import MESH_SUFFIXES, may_hold_mesh
 from ...kernels.files.frame import settled
+from ...kernels.files.notes import notes
 from ...kernels.files.splat import NAMES, from_splat_fields
 from ...kernels.init.surface import from_shape
 from ..export.gaussians import files_where, located
@@ -171,7 +172,7 @@ class InitMesh(io.ComfyNode):
         # here, because trimesh takes seconds to import
         from ...kernels.files.mesh import load_shape
 
-        with autograd():
+        with autograd(), notes() as told:
             shape = (
                 [types.textured_from_native(mesh)]
                 if mesh is not None
@@ -179,7 +180,9 @@ class InitMesh(io.ComfyNode):
             )
             logit = torch.logit(torch.tensor(opacity, dtype=torch.float64)).item()
             size, generator = 1.0 if normalise else None, torch.Generator().manual_seed(seed)
-            return io.NodeOutput(from_shape(shape, count, generator, size, up_axis, turn, logit))
+            cloud = from_shape(shape, count, generator, size, up_axis, turn, logit)
+        shown = {"text": [f"Init from Mesh: {note}" for note in told]} if told else None
+        return io.NodeOutput(cloud, ui=shown)
 
 
 class InitSplat(io.ComfyNode):

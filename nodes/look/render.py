@@ -10,6 +10,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
+from ...kernels.cameras.load3d import from_load3d, to_load3d
 from ...kernels.cameras.pinhole import Cameras, orbit
 from ...kernels.cameras.scene import look_around
 from ...kernels.gaussians.cloud import Gaussians
@@ -59,6 +60,14 @@ class RenderViews(io.ComfyNode):
                         " is not used, and a wide fov_y suits."
                     ),
                 ),
+                types.CoreCameras.Input(
+                    "cameras",
+                    optional=True,
+                    tooltip=(
+                        "Views from another node instead of the turntable: one camera of core's 3D"
+                        " nodes, or a list of them. Of the inputs above size and background count."
+                    ),
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="images", tooltip="The pictures, on the background."),
@@ -69,21 +78,30 @@ class RenderViews(io.ComfyNode):
                     display_name="depth",
                     tooltip="Near is bright, far dark, nothing black; one scale for all pictures.",
                 ),
+                types.CoreCameras.Output(
+                    display_name="views",
+                    tooltip="The cameras of the pictures, a list, for core's 3D nodes.",
+                ),
             ],
         )
 
     @classmethod
     def execute(
-        cls, gaussians: Gaussians, background: str, path: str = PATHS[0], **cameras: Any
+        cls,
+        gaussians: Gaussians,
+        background: str,
+        path: str = PATHS[0],
+        cameras: Any = None,
+        **turntable: Any,
     ) -> io.NodeOutput:
-        check_declared(cls, {"background": background, "path": path, **cameras})
-        views = around_cameras(**cameras) if path == "look around" else turntable_cameras(**cameras)
+        check_declared(cls, {"background": background, "path": path, **turntable})
+        around = around_cameras if path == "look around" else turntable_cameras
+        views = from_load3d(cameras, turntable["size"]) if cameras else around(**turntable)
         bar = comfy.utils.ProgressBar(len(views))
         rendering = render_cloud(gaussians, views, BACKGROUNDS[background], bar.update_absolute)
         masks = image(rendering.alpha)[..., 0]
-        return io.NodeOutput(
-            image(rendering.color), masks, depth_image(rendering.depth, rendering.alpha)
-        )
+        depth = depth_image(rendering.depth, rendering.alpha)
+        return io.NodeOutput(image(rendering.color), masks, depth, to_load3d(views))
 
 
 def turntable_inputs() -> list[io.Input]:

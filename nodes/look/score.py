@@ -6,6 +6,7 @@ import math
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.model_patcher
@@ -14,6 +15,7 @@ import folder_paths
 import torch
 from comfy_api.latest import io
 
+from ...kernels.cameras.load3d import from_load3d
 from ...kernels.cameras.pinhole import Cameras
 from ...kernels.evaluate.clip import is_clip, load_clip
 from ...kernels.evaluate.judgement import Judgement, judge_cameras, judgement
@@ -116,6 +118,14 @@ class ScoreViews(io.ComfyNode):
                         " prompt names none."
                     ),
                 ),
+                types.CoreCameras.Input(
+                    "cameras",
+                    optional=True,
+                    tooltip=(
+                        "Views from another node instead of the ring: one camera of core's 3D nodes,"
+                        " or a list of them."
+                    ),
+                ),
             ],
             outputs=[
                 io.String.Output(display_name="report", tooltip="All scores, a line each."),
@@ -173,7 +183,13 @@ class ScoreViews(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, gaussians: Gaussians, prompt: str, views: int, clip: str, distractors: str
+        cls,
+        gaussians: Gaussians,
+        prompt: str,
+        views: int,
+        clip: str,
+        distractors: str,
+        cameras: Any = None,
     ) -> io.NodeOutput:
         problem = cls.validate_inputs(prompt, clip)  # a linked prompt was not known before
         if problem is not True:
@@ -181,17 +197,19 @@ class ScoreViews(io.ComfyNode):
         check_declared(cls, {"views": views})
         caption = toy(prompt)
         found: dict[str, float | None] = {}
-        cameras = ring_of_views(views)
-        rendering = render_cloud(gaussians, cameras, BACKGROUND)
+        around = ring_of_views(views)
+        if cameras:
+            around = from_load3d(cameras, around.width)
+        rendering = render_cloud(gaussians, around, BACKGROUND)
         images = image(rendering.color)
         if caption is not None:
-            truth = true_views(caption, cameras)
+            truth = true_views(caption, around)
             found |= asdict(score(rendering, truth, caption.color is not None))
             found |= asdict(judged(gaussians, caption))
             images = torch.cat([images, image(truth.color)], 1)
         if clip != NO_CLIP:
-            large = render_cloud(gaussians, cameras.resize(CLIP_PIXELS), BACKGROUND).color
-            found |= clip_scores(clip, large, cameras, prompt.strip(), distractors.splitlines())
+            large = render_cloud(gaussians, around.resize(CLIP_PIXELS), BACKGROUND).color
+            found |= clip_scores(clip, large, around, prompt.strip(), distractors.splitlines())
             images = image(large) if caption is None else images
         best = found.get("clip_r_precision")
         numbers = (

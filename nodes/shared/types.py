@@ -18,6 +18,8 @@ Prior = io.Custom("DISTILL3D_PRIOR")  # a memory.ManagedPrior or a comfy_prior.M
 Prompts = io.Custom("DISTILL3D_PROMPTS")  # kernels.priors.prompts.ViewPrompts
 Cameras = io.Custom("DISTILL3D_CAMERAS")  # a kernels.cameras.sampler.CameraSampler
 GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaussians, on the CPU
+# core's: a dictionary, or a list of them
+CoreCameras = io.Custom("LOAD3D_CAMERA")
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
 DegradationMap = io.Custom("DISTILL3D_DEGRADATION_MAP")  # dict: some fields of kernels' VDM
 LearningRates = io.Custom("DISTILL3D_LEARNING_RATES")  # dict: some fields of OptimizeSettings

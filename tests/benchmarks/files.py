@@ -128,7 +128,9 @@ def main() -> None:
         default=0,
         help="torch threads, which the loaders use; 0: torch's choice",
     )
-    parser.add_argument("--formats", nargs="+", default=list(FORMATS), choices=list(FORMATS))
+    # a page is not read, and text of millions of Gaussians is for nobody
+    timed = [name for name in FORMATS if name not in ("html", "usda", "sog folder")]
+    parser.add_argument("--formats", nargs="+", default=timed, choices=timed)
     parser.add_argument(
         "--folder", type=Path, help="where the files go (default: a temporary folder)"
     )

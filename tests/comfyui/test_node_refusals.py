@@ -147,7 +147,7 @@ class TestRefusals:
             ("output/nodes/none_00001_.ply", "does not exist"),
             ("output/../../secret.ply", "leads out of output/"),
             ("/etc/passwd", "not below output/ or input/3d/"),
-            ("input/3d/picture.png", "none of .ply, .splat, .spz, .glb and .safetensors"),
+            ("input/3d/picture.png", "none of .ply, .splat, .spz, .glb, .sog, .json"),
         ],
     )
     def test_of_files_that_cannot_be_loaded(self, comfyui, graph, file, message):

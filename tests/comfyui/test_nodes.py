@@ -95,7 +95,17 @@ class TestDeclarations:
             assert len(plain) <= 12, f"{name} shows {plain}"
 
     def test_sockets_are_the_packs_own_or_comfyuis(self, pack):
-        native = {"STRING", "FLOAT", "INT", "BOOLEAN", "IMAGE", "MASK", "MESH", "SPLAT"}
+        native = {
+            "STRING",
+            "FLOAT",
+            "INT",
+            "BOOLEAN",
+            "IMAGE",
+            "MASK",
+            "MESH",
+            "SPLAT",
+            "LOAD3D_CAMERA",
+        }
         native |= {"FILE_3D_GLB", SPLAT_FILE, MESH_FILE}
         assert {kind for info in pack.values() for kind in info["output"]} <= OWN_TYPES | native
 

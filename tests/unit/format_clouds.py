@@ -26,6 +26,12 @@ def object_cloud(count=60, degree=3, seed=0):
     )
 
 
+def in_order(cloud, other):
+    """The other cloud's Gaussians, each where its nearest in the cloud is."""
+    nearest = torch.cdist(cloud.means.double(), other.means.double()).argmin(1)
+    return other.map(lambda value: value[nearest])
+
+
 def errors(cloud, other):
     normalized = [torch.nn.functional.normalize(c.quats, dim=-1) for c in (cloud, other)]
     signs = (normalized[0] * normalized[1]).sum(-1, keepdim=True).sign()

@@ -65,7 +65,13 @@ def assert_theirs_is(cloud, data, limits):
 @pytest.mark.parametrize("degree", SH_DEGREES)
 @pytest.mark.parametrize(
     ("format", "limits"),
-    [("ply", EXACT), ("compressed ply", COMPRESSED), ("spz", SPZ), ("spz 2", SPZ_2)],
+    [
+        ("ply", EXACT),
+        ("compressed ply", COMPRESSED),
+        ("spz", SPZ),
+        ("spz 2", SPZ_2),
+        ("spz 4", SPZ),
+    ],
 )
 def test_gsply_reads_ours(tmp_path, gsply, format, limits, degree):
     cloud, path = cloud_of(degree), tmp_path / f"a.{FORMATS[format].extension}"
@@ -106,14 +112,13 @@ def test_we_read_gsplys(tmp_path, gsply, writer, degree):
         pytest.importorskip("zstandard")
     suffix, write, limits = WRITERS[writer]
     cloud = cloud_of(degree)
-    # gsply turns nothing. Version 4 is read by the format's own text, with the axes of our world.
-    frame = (lambda cloud: cloud) if writer == "spz 4" else to_file_frame
-    write(gsply, tmp_path / f"a{suffix}", as_gsply(gsply, frame(cloud)))
-    back = frame(load_gaussians(tmp_path / f"a{suffix}"))
+    # gsply turns nothing
+    write(gsply, tmp_path / f"a{suffix}", as_gsply(gsply, to_file_frame(cloud)))
+    back = to_file_frame(load_gaussians(tmp_path / f"a{suffix}"))
     data = type("Theirs", (), {"means": back.means, "scales": back.log_scales, "quats": back.quats})
     data.opacities, data.sh0, data.shN = back.opacity_logits, back.sh[:, 0], back.sh[:, 1:]
     assert back.sh_degree == degree
-    assert_theirs_is(frame(cloud), data, limits)
+    assert_theirs_is(to_file_frame(cloud), data, limits)
 
 
 def test_plyfile_reads_the_elements_of_a_compressed_ply(tmp_path):

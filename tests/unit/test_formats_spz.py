@@ -13,6 +13,7 @@ from format_clouds import covariance, object_cloud, saved
 
 from distill3d.kernels.files import spz_streams
 from distill3d.kernels.files.formats import load_gaussians
+from distill3d.kernels.files.notes import notes
 from distill3d.kernels.gaussians.sh import sh_basis
 
 
@@ -180,3 +181,26 @@ def test_version_4_without_zstandard_names_the_cure(tmp_path, monkeypatch):
     )
     with pytest.raises(ValueError, match="pip install zstandard"):
         load_gaussians(tmp_path / "a.spz")
+
+
+@pytest.mark.parametrize("format", ["spz", "spz 4"])
+def test_of_four_spz_degrees_three_are_kept_and_that_is_told(tmp_path, format):
+    if format == "spz 4":
+        pytest.importorskip("zstandard")
+    cloud = object_cloud(degree=3)
+    path = saved(cloud, format, tmp_path)
+    before = load_gaussians(path)
+    with spz_streams.open_spz(path, "a") as planes:
+        parts = {k: planes.read(k, len(cloud) * v) for k, v in planes.sizes.items()}
+    more = np.random.default_rng(0).integers(0, 256, (len(cloud), 27), np.uint8)
+    parts["sh"] = np.concatenate([parts["sh"].reshape(len(cloud), 45), more], 1).reshape(-1)
+    header = np.array([planes.header], spz_streams.HEADER)
+    header["degree"] = 4
+    write = spz_streams.write_zstandard if format == "spz 4" else spz_streams.write_gzip
+    with open(path, "wb") as file:
+        write(file, header, [[part] for part in parts.values()], spz_streams.axes_record("RDF"))
+    with notes() as heard:
+        back = load_gaussians(path)
+    assert len(heard) == 1 and "degree 4" in heard[0]
+    for key, value in back.tensors().items():
+        assert torch.equal(value, before.tensors()[key]), key

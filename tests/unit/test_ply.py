@@ -155,15 +155,15 @@ def put(key, value):
     ("change", "message"),
     [
         (
-            drop("opacity"),
-            "holds no Gaussian splats, it looks like a point cloud: its vertices lack opacity",
+            drop("scale_0"),
+            "holds no Gaussian splats, it looks like a point cloud: its vertices lack scale_0",
         ),
         (lambda c: [c.pop(f"rot_{i}") for i in range(4)], "lack rot_0, rot_1, rot_2, rot_3"),
         (put("x", np.nan), "means holds 4 values that are NaN or infinite"),
         (put("opacity", np.nan), "opacity_logits holds 4 values that are NaN"),
         (put("scale_1", np.inf), "log_scales holds 4 values that are NaN or infinite"),
         (put("scale_1", 300.0), "scale_\\* of 300; a splat PLY holds natural logarithms"),
-        (put("f_rest_0", 0.0), "has 1 f_rest properties; a splat has 0, 9, 24 or 45"),
+        (put("f_rest_0", 0.0), "has 1 f_rest properties; a splat has 0, 9, 24, 45 or 72"),
         (lambda c: [put(f"f_rest_{i + 1}", 0.0)(c) for i in range(9)], "has 9 f_rest properties"),
     ],
 )
@@ -180,7 +180,7 @@ def test_a_mesh_is_called_a_mesh(tmp_path):
     face = PlyElement.describe(np.array([([0, 1, 2],)], [("vertex_indices", "i4", (3,))]), "face")
     PlyData([vertex, face]).write(str(tmp_path / "mesh.ply"))
     with pytest.raises(
-        ValueError, match=r"looks like a mesh: its vertices lack f_dc_0, .* initialise Gaussians"
+        ValueError, match=r"looks like a mesh: its vertices lack scale_0, .* initialise Gaussians"
     ):
         load_ply(tmp_path / "mesh.ply")
 
