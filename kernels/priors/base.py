@@ -121,8 +121,8 @@ class Conditioning:
         rows = None
         if a.rows is not None and b.rows is not None:
             count = len(weight)
-            pairs = (text.rows * (count if len(text) == 1 else 1) for text in (a, b))  # type: ignore[operator]
-            rows = tuple(map(blend, *pairs, weight.tolist()))
+            starts, ends = (rows * count if len(rows) == 1 else rows for rows in (a.rows, b.rows))
+            rows = tuple(map(blend, starts, ends, weight.tolist()))
         weight = sent(weight, a.embeddings.device).to(a.embeddings)
         longest = max(a.embeddings.shape[1], b.embeddings.shape[1])
         start, end = (lengthened(text.embeddings, 1, longest, repeat=False) for text in (a, b))

@@ -8,6 +8,7 @@ there.
 from __future__ import annotations
 
 from .control import ProbeControlled, ProbeControlNet
+from .judged import ProbeFamily, ProbeJudged
 from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave, ProbeViews
 from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
@@ -15,7 +16,7 @@ from .toybox import ProbeToyboxFile, teach
 
 NODES = (
     ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
-    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled,
+    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, ProbeFamily, ProbeJudged,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
