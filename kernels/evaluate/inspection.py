@@ -17,7 +17,7 @@ from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
 from ..priors.base import Conditioning, Prior, clean_from_noise
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import check_views, needs_depth, told
+from ..priors.seeing import check_views, needs_depth, shown, told
 from ..rasterizers.rasterize import render
 
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
@@ -116,7 +116,7 @@ def inspect(
     with torch.no_grad():
         rendering = render(cloud, cameras, background, depth=needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)
-        latents = prior.encode(picture)
+        latents = prior.encode(shown(prior, rendering.color, rendering.alpha))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     generator, training = torch.Generator().manual_seed(seed), cloud.training
     own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (

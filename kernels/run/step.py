@@ -20,7 +20,7 @@ from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
-from ..priors.seeing import check_views, needs_depth, told, views_together
+from ..priors.seeing import check_views, needs_depth, shown, told, views_together
 from .adam import adam, all_finite
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
@@ -290,7 +290,7 @@ class Run(Generic[Result]):
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        latents = self.prior.encode(pictures.color.permute(0, 3, 1, 2), posterior)
+        latents = self.prior.encode(shown(self.prior, pictures.color, pictures.alpha), posterior)
         value, logs = self.loss(
             latents, self._views(sampled, cameras, pictures), self.streams["noise"]
         )

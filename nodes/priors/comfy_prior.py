@@ -103,6 +103,11 @@ class ComfyPrior:
     def dtype(self) -> torch.dtype:
         return self.model.model.get_dtype_inference()
 
+    @property
+    def takes_alpha(self) -> bool:
+        """Whether `encode` is shown the pictures' transparency too."""
+        return self.vae.takes_alpha
+
     def about(self) -> str:
         """What a user should know of the prior, in sentences."""
         found, said = self.family, notes(self.model, self.family)
@@ -151,8 +156,8 @@ class ComfyPrior:
             return embedding, None if pooled is None else pooled[0], TextRow(row)
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Latents [B,C,h,w] float32 in the denoiser's scale of images [B,3,H,W] in 0..1; gradients
-        flow to the images.
+        """Latents [B,C,h,w] float32 in the denoiser's scale of images [B,3,H,W], or
+        with alpha [B,4,H,W], in 0..1; gradients flow to the images.
 
         The posterior's mean, or with a generator a sample of it.
         """

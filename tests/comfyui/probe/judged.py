@@ -9,7 +9,8 @@ import comfy.sampler_helpers
 import comfy.samplers
 import torch
 
-from . import families
+from . import small
+from .families import ROWS
 
 TEXTS = [
     "a red mug, front view",
@@ -25,14 +26,14 @@ class ProbeFamily:
     @classmethod
     def INPUT_TYPES(cls):
         vae = ("STRING", {"default": ""})  # another kind of VAE than its own
-        return {"required": {"family": ([*families.ROWS],), "vae": vae}}
+        return {"required": {"family": ([*ROWS],), "vae": vae}}
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "make"
 
     def make(self, family, vae):
-        own = families.made_vae(vae) if vae else families.vae(family)
-        return families.denoiser(family), families.clip(family), own
+        own = small.made_vae(vae) if vae else small.vae(family)
+        return small.denoiser(family), small.clip(family), own
 
 
 class ProbeJudged:
@@ -42,7 +43,12 @@ class ProbeJudged:
     @classmethod
     def INPUT_TYPES(cls):
         return {
-            "required": {"prior": ("DISTILL3D_PRIOR",), "model": ("MODEL",), "clip": ("CLIP",), "size": ("INT", {"default": 64})},
+            "required": {
+                "prior": ("DISTILL3D_PRIOR",),
+                "model": ("MODEL",),
+                "clip": ("CLIP",),
+                "size": ("INT", {"default": 64}),
+            },
             "optional": {"vae": ("VAE",)},
         }
 
@@ -52,7 +58,7 @@ class ProbeJudged:
 
     def look(self, prior, model, clip, size, vae=None):
         form = model.model.latent_format
-        said = {"about": prior.prior.about()}
+        said = {"about": prior.prior.about(), "kind": type(model.model.model_config).__name__}
         with prior.loaded() as seeing:
             side = size // seeing.downscale
             generator = torch.Generator().manual_seed(4)
