@@ -4,9 +4,6 @@ does not fit.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +20,6 @@ from ...kernels.priors.lora_file import DOWN, header_alpha, read_header, without
 from ...kernels.priors.weights import read_whole
 
 NO_LORA = "none"
-PASSED_OVER = "lora key not loaded: "  # as ComfyUI's log has it
 
 
 def loras() -> list[str]:
@@ -60,10 +56,9 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
     lora |= _alphas(comfy.lora_convert.convert_lora(lora), header)
-    converted = comfy.lora_convert.convert_lora(lora)
-    with _unused() as names:
-        found = comfy.lora.load_lora(converted, keys)
-    kind, missing = type(model.model).__name__, without_embedding(file.name, set(names))
+    converted = _Read(comfy.lora_convert.convert_lora(lora))
+    found = comfy.lora.load_lora(converted, keys, log_missing=False)
+    kind, missing = type(model.model).__name__, without_embedding(file.name, converted.unread)
     if missing or not found:
         layers = (
             f"{len(missing)} of its weights would not be used, {missing[0]} for one"
@@ -93,22 +88,20 @@ def _alphas(lora: dict[str, Tensor], header: dict[str, str]) -> dict[str, Tensor
     return found
 
 
-@contextmanager
-def _unused() -> Iterator[list[str]]:
-    """Inside, gathers the names that ComfyUI's loader says it passes over, instead of its log."""
-    heard: list[str] = []
+class _Read(dict[str, Any]):
+    """A state dict that knows which of its values were read: ComfyUI's loader only logs the others."""
 
-    def listen(record: logging.LogRecord) -> bool:
-        said = record.getMessage()
-        if said.startswith(PASSED_OVER):
-            heard.append(said.removeprefix(PASSED_OVER))
-        return not said.startswith(PASSED_OVER)
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.unread = set(values)
 
-    logging.getLogger().addFilter(listen)
-    try:
-        yield heard
-    finally:
-        logging.getLogger().removeFilter(listen)
+    def __getitem__(self, name: str) -> Any:
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.unread.discard(name)
+        return super().get(name, default)
 
 
 def _check_size(file: str, kind: str, key: Any, adapter: Any, model: Any, clip: Any) -> None:
