@@ -55,7 +55,7 @@ def beside_latents(model: Any) -> int:
     form = inner.latent_format
     blank = torch.zeros(1, form.latent_channels, *(8,) * form.latent_dimensions)
     try:
-        shown = inner.concat_cond(noise=blank, device=blank.device)
+        shown = inner.concat_cond(noise=blank, device=blank.device, latent_image=blank)
     except (RuntimeError, TypeError, KeyError, AttributeError):  # for want of its picture
         shown = blank
     if shown is not None:

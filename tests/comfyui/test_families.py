@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from harness.environment import ROOT
 from test_nodes import columns, node, optimize, saved, succeeded
-from test_prior_from_model import info, probing  # noqa: F401
+from test_prior_from_model import probing_server
 
 RESULTS = ROOT / "tests" / "benchmarks" / "results" / "image_models.json"
 LOSSES = {"SDS": "SDSLoss", "CDS": "CDSLoss", "VDM": "VDMLoss"}
@@ -25,7 +25,18 @@ LARGE = {"PixArt alpha": 272, "PixArt sigma": 272}
 ROWS = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
 
 
-def made(info, family, **inputs):  # noqa: F811
+@pytest.fixture(scope="module")
+def probing(tmp_path_factory):
+    with probing_server(tmp_path_factory.mktemp("families")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def info(probing):
+    return probing.object_info()
+
+
+def made(info, family, **inputs):
     """API form of a family's MODEL, CLIP, VAE and prior."""
     links = {name: ["source", place] for place, name in enumerate(("model", "clip", "vae"))}
     if family in PIXELS and not inputs:
@@ -36,7 +47,7 @@ def made(info, family, **inputs):  # noqa: F811
     }, links
 
 
-def judged(probing, prompt, links, size):  # noqa: F811
+def judged(probing, prompt, links, size):
     """What the probe says of the prior beside ComfyUI's own."""
     inputs = {"prior": ["prior", 0], "size": size, **links}
     prompt = prompt | {"said": {"class_type": "ProbeJudged", "inputs": inputs}}
@@ -44,7 +55,7 @@ def judged(probing, prompt, links, size):  # noqa: F811
     return json.loads(outputs["said"]["said"][0])
 
 
-def runs(probing, info, prompt, size):  # noqa: F811
+def runs(probing, info, prompt, size):
     """How far one step of each loss moves the Gaussians at most."""
     prompt = prompt | {
         "prompts": node(
@@ -67,7 +78,7 @@ def runs(probing, info, prompt, size):  # noqa: F811
     return {loss: float(np.abs(clouds[loss] - clouds["start"]).max()) for loss in LOSSES}
 
 
-def checked(probing, info, family):  # noqa: F811
+def checked(probing, info, family):
     """A row of the table, every claim in it held."""
     size = LARGE.get(family, 64)
     prompt, links = made(info, family)
@@ -98,7 +109,7 @@ def checked(probing, info, family):  # noqa: F811
 
 
 @pytest.mark.parametrize("family", OFTEN)
-def test_a_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, info, family):  # noqa: F811
+def test_a_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, info, family):
     row = checked(probing, info, family)
     (listed,) = [each for each in ROWS if each["model"] == family]
     same = ("class", "predicts", "latent", "tokens", "levels", "moved")
@@ -106,7 +117,7 @@ def test_a_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, 
 
 
 @pytest.mark.nightly
-def test_every_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, info):  # noqa: F811
+def test_every_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, info):
     names = info["ProbeFamily"]["input"]["required"]["family"][0]
     failed, rows = {}, []
     for family in names:
@@ -120,7 +131,7 @@ def test_every_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probi
     assert len(rows) >= 28 and {row["model"] for row in rows} >= set(PIXELS)
 
 
-def test_the_table_lists_every_family(info):  # noqa: F811
+def test_the_table_lists_every_family(info):
     names = info["ProbeFamily"]["input"]["required"]["family"][0]
     assert [row["model"] for row in ROWS] == names
 
@@ -128,9 +139,101 @@ def test_the_table_lists_every_family(info):  # noqa: F811
 @pytest.mark.parametrize(
     ("family", "vae", "size"), [("Qwen-Image", "rgba", 64), ("Z-Image", "tiny16", 64)]
 )
-def test_other_forms_of_vae_serve_as_well(probing, info, family, vae, size):  # noqa: F811
+def test_other_forms_of_vae_serve_as_well(probing, info, family, vae, size):
     prompt, links = made(info, family, vae=vae)
     encode = judged(probing, prompt, links, size)["encode"]
     slope, wanted = encode["slope"]
     assert encode["finite"] and abs(slope - wanted) < 0.05 * abs(wanted)  # a tiny one has kinks
     assert encode["apart"] < 1e-5 and encode["images"] == [1, 3, size, size]
+
+
+@pytest.mark.parametrize("weights", ["fp8", "fp8_scaled", "int8"])
+def test_quantised_models_judge_as_comfyui_samples_them(probing, info, weights):
+    family = "Chroma Radiance"
+    plain, quantised = (
+        judged(probing, *made(info, family, weights=kind), 64) for kind in ("float32", weights)
+    )
+    assert max(quantised["apart"]) < 1e-5
+    assert quantised["text"] != plain["text"]  # it is another model, a little
+
+
+def test_a_kind_that_nobody_knows_is_taken_as_it_behaves(probing, info):
+    links = {name: ["source", place] for place, name in enumerate(("model", "clip", "vae"))}
+    prompt = {
+        "source": {"class_type": "ProbeStandIn", "inputs": {}},
+        "prior": node(info, "DiffusionPriorFromModel", **links),
+    }
+    said = judged(probing, prompt, links, 64)
+    assert "QwenImage21" in said["about"] and "is not known here" in said["about"]
+    assert said["latent"] == [64, 16, 2] and max(said["apart"]) < 1e-5
+    slope, wanted = said["encode"]["slope"]
+    assert abs(slope - wanted) < 0.02 * abs(wanted)
+    assert min(runs(probing, info, prompt, 64).values()) > 0
+
+
+def test_a_renders_alpha_is_judged_where_the_vae_takes_it(probing, info):
+    prompt, _ = made(info, "Qwen-Image", vae="rgba")
+    run = probing.run(
+        prompt | {"said": {"class_type": "ProbeAlpha", "inputs": {"prior": ["prior", 0]}}}
+    )
+    said = json.loads(succeeded(run).history["outputs"]["said"]["said"][0])
+    assert said["takes_alpha"] and said["gradient"] > 0
+    assert said["opaque"] < 1e-6 < said["clear"]
+
+
+def test_models_of_other_kinds_are_refused_by_what_they_do(probing):
+    run = succeeded(probing.run({"said": {"class_type": "ProbeRefused", "inputs": {}}}))
+    said = json.loads(run.history["outputs"]["said"]["said"][0])
+    taken = {name for name, sentence in said.items() if not sentence}
+    listed = {row["class"] for row in ROWS}
+    assert taken == listed | {"HunyuanDiT1", "SD21UnclipL", "SD21UnclipH", "JoyImage"}
+    for names, does in (
+        (
+            ("WAN21_T2V", "HunyuanVideo", "LTXV", "CogVideoX_T2V", "Kandinsky5"),
+            "which makes videos",
+        ),
+        (("StableAudio", "ACEStep15"), "which makes sound"),
+        (("Hunyuan3Dv2", "Hunyuan3Dv2_1"), "which makes shapes"),
+        (("PiD",), "decodes another model's latents"),
+        (("FluxInpaint",), "takes 96 channels per latent, 80 of them a mask or picture"),
+        (("CosmosI2VPredict2",), "takes 17 channels per latent, 1 of them a mask or picture"),
+        (("SD15_instructpix2pix",), "takes 8 channels per latent, 4 of them a mask or picture"),
+        (("SDXLRefiner",), "refines pictures that SDXL has begun"),
+        (("DepthAnything3",), "which measures depth in pictures"),
+    ):
+        for name in names:
+            assert does in said[name], said[name]
+
+
+@pytest.mark.parametrize("steps", [1, 8])
+def test_a_distilled_model_is_asked_at_its_own_levels_without_a_negative_branch(
+    probing, info, steps
+):
+    prompt, links = made(info, "Z-Image")
+    prompt["prior"]["inputs"]["few_steps"] = steps
+    said = judged(probing, prompt, links, 64)
+    assert said["levels"] == steps and said["text"] == 0
+    assert max(said["apart"]) < 1e-5
+    assert "No negative branch" in said["about"] and f"{steps} noise levels" in said["about"]
+
+
+def test_without_a_negative_branch_guidance_has_no_effect_at_any_level(probing, info):
+    prompt, links = made(info, "Z-Image")
+    prompt["prior"]["inputs"]["negative_branch"] = False
+    said = judged(probing, prompt, links, 64)
+    assert said["levels"] > 900 and said["text"] == 0 and max(said["apart"]) < 1e-5
+
+
+def test_lcm_is_a_distilled_model_of_fifty_levels(probing, info):
+    prompt, links = made(info, "SD 1.5")
+    prompt["lcm"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="lcm")
+    prompt["prior"]["inputs"]["model"] = links["model"] = ["lcm", 0]
+    said = judged(probing, prompt, links, 64)
+    assert said["levels"] == 50 and said["text"] == 0 and max(said["apart"]) < 1e-5
+
+
+def test_long_prompts_are_read_whole(probing, info):
+    prompt, links = made(info, "SD 1.5")
+    prompt["said"] = {"class_type": "ProbeLong", "inputs": {"prior": ["prior", 0], **links}}
+    said = json.loads(succeeded(probing.run(prompt)).history["outputs"]["said"]["said"][0])
+    assert said["tokens"] == 154 and said["apart"] < 1e-5

@@ -26,14 +26,15 @@ class ProbeFamily:
     @classmethod
     def INPUT_TYPES(cls):
         vae = ("STRING", {"default": ""})  # another kind of VAE than its own
-        return {"required": {"family": ([*ROWS],), "vae": vae}}
+        weights = (["float32", "fp8", "fp8_scaled", "int8"],)
+        return {"required": {"family": ([*ROWS],), "vae": vae, "weights": weights}}
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
     FUNCTION = "make"
 
-    def make(self, family, vae):
+    def make(self, family, vae, weights):
         own = small.made_vae(vae) if vae else small.vae(family)
-        return small.denoiser(family), small.clip(family), own
+        return small.denoiser(family, weights), small.clip(family), own
 
 
 class ProbeJudged:
@@ -89,8 +90,9 @@ class ProbeJudged:
         said["apart"] = [float((a - b).abs().max()) for a, b in zip(noise, direct, strict=True)]
         return {"ui": {"said": [json.dumps(said)]}}
 
-    def sampled(self, model, clip, texts, z0, eps, levels):
-        """Clean latents [3,C,h,w] as a sampler gets them, a row at a time."""
+    @staticmethod
+    def sampled(model, clip, texts, z0, eps, levels):
+        """Clean latents [n,C,h,w] as a sampler gets them, a row at a time."""
         comfy.model_management.load_models_gpu([model])
         inner, sampling = model.model, model.get_model_object("model_sampling")
         clean = []
@@ -146,3 +148,60 @@ class ProbeJudged:
                 said["apart"] = float((2 * pixels - 1 - latents).abs().max())
         said["images"] = list(seeing.decode(latents.detach()).shape)
         return said
+
+
+class ProbeLong:
+    """A prompt of two blocks of tokens beside a short one, and ComfyUI's own call."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        sockets = {"model": ("MODEL",), "clip": ("CLIP",), "vae": ("VAE",)}
+        return {"required": {"prior": ("DISTILL3D_PRIOR",), **sockets}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, prior, model, clip, vae):
+        texts = ["a red mug " * 40, "a red mug"]
+        with prior.loaded() as seeing:
+            generator = torch.Generator().manual_seed(4)
+            z0, eps = torch.randn(2, 2, seeing.latent_channels, 8, 8, generator=generator)
+            t = torch.tensor(STEPS[:2])
+            alpha, sigma = seeing.schedule.alpha(t), seeing.schedule.sigma(t)
+            z_t, text = alpha * z0 + sigma * eps, seeing.embed(texts)
+            (noise,) = seeing.predict(z_t, t, [text])
+        clean = ProbeJudged.sampled(model, clip, texts, z0, eps, None)
+        apart = float((noise - (z_t - alpha * clean) / sigma).abs().max())
+        tokens = text.rows[0].values["cross_attn"].shape[1]
+        return {"ui": {"said": [json.dumps({"apart": apart, "tokens": tokens})]}}
+
+
+class ProbeAlpha:
+    """What transparency does to a prior's latents."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"prior": ("DISTILL3D_PRIOR",)}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "look"
+
+    def look(self, prior):
+        with prior.loaded() as seeing:
+            color = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+            alpha = torch.full((1, 1, 64, 64), 0.5, requires_grad=True)
+            plain, opaque = (
+                seeing.encode(value)
+                for value in (color, torch.cat([color, torch.ones_like(alpha)], 1))
+            )
+            clear = seeing.encode(torch.cat([color, alpha], 1))
+            (gradient,) = torch.autograd.grad(clear.square().sum(), alpha)
+            said = {
+                "takes_alpha": seeing.takes_alpha,
+                "opaque": float((plain - opaque).abs().max()),
+                "clear": float((plain - clear).abs().max()),
+                "gradient": float(gradient.abs().sum()),
+            }
+        return {"ui": {"said": [json.dumps(said)]}}

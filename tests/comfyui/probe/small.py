@@ -9,6 +9,7 @@ ComfyUI's own options for them.
 from __future__ import annotations
 
 import io
+import json
 from contextlib import contextmanager
 from functools import cache, partial
 
@@ -86,18 +87,43 @@ def sized(row):
         anima.LLMAdapter = adapter
 
 
-def denoiser(name):
-    """MODEL of a family, from a state dict as its files hold it."""
+def denoiser(name, weights="float32"):
+    """MODEL of a family, from a state dict as its files hold it; ``weights`` as `quantised` has them."""
     row = ROWS[name]
     config = getattr(comfy.supported_models, row.kind)(dict(row.small))
     config.unet_config.update(row.small)
     config.set_inference_dtype(torch.float32, None)
     with sized(row):
-        state = filled(config.get_model(dict(row.more), "").diffusion_model.state_dict(), 1)
-    if row.disk == "pixeldit":
-        state = pixeldit(state)
-    with sized(row):
+        net = config.get_model(dict(row.more), "").diffusion_model
+        state = quantised(filled(net.state_dict(), 1), net, weights)
+        if row.disk == "pixeldit":
+            state = pixeldit(state)
         return comfy.sd.load_diffusion_model_state_dict(state | row.more)
+
+
+def quantised(state, net, weights):
+    """The state of a file whose matrices are "fp8", "fp8_scaled" or "int8", as those that
+    ComfyUI's templates load."""
+    if weights == "float32":
+        return state
+    layers = [name for name, layer in net.named_modules() if isinstance(layer, torch.nn.Linear)]
+    for layer in layers:
+        weight = state[f"{layer}.weight"]
+        largest = 127.0 if weights == "int8" else 448.0
+        scale = weight.abs().amax() / largest
+        if weights == "fp8":
+            state[f"{layer}.weight"] = weight.to(torch.float8_e4m3fn)
+        elif weights == "fp8_scaled":
+            state[f"{layer}.weight"] = (weight / scale).to(torch.float8_e4m3fn)
+            state[f"{layer}.scale_weight"] = scale
+        else:
+            state[f"{layer}.weight"] = (weight / scale).round().to(torch.int8)
+            state[f"{layer}.weight_scale"] = scale
+            mark = json.dumps({"format": "int8_tensorwise"}).encode()
+            state[f"{layer}.comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
+    if weights == "fp8_scaled":
+        state["scaled_fp8"] = torch.zeros(2, dtype=torch.float8_e4m3fn)
+    return state
 
 
 def pixeldit(state):
@@ -182,8 +208,8 @@ def tokenizers():
         model_writer=model, vocab_size=40, pad_id=0, eos_id=1, bos_id=2, unk_id=3, minloglevel=2,
     )  # fmt: skip
     pieces = torch.frombuffer(bytearray(model.getvalue()), dtype=torch.uint8)
-    json = torch.frombuffer(bytearray(letters().to_str().encode()), dtype=torch.uint8)
-    return {"spiece_model": pieces, "mt5xl.spiece_model": pieces, "tokenizer_json": json}
+    words = torch.frombuffer(bytearray(letters().to_str().encode()), dtype=torch.uint8)
+    return {"spiece_model": pieces, "mt5xl.spiece_model": pieces, "tokenizer_json": words}
 
 
 def letters():
