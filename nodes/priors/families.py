@@ -93,8 +93,7 @@ OTHERS = {
     "PiD": "decodes another model's latents: it paints what it is shown and imagines nothing",
     "HunyuanImage21Refiner": "refines pictures that another model has begun",
     "SDXLRefiner": "refines pictures that SDXL has begun, and knows the last noise levels only",
-    "StableCascade_C": "is one stage of several (Stable Cascade), whose latents no encoder makes"
-    " with gradients",
+    "StableCascade_C": "is one stage of several (Stable Cascade): its latents are no pictures",
     "StableCascade_B": "is one stage of several (Stable Cascade) and paints another stage's latents",
     "Lotus": "measures depth or normals in a picture",
     "Stable_Zero123": "turns a picture of an object, and reads no text",

@@ -110,6 +110,30 @@ SCORES = ("IoU", "PSNR, dB", "False alpha", "R-precision (strict)", "Janus", "De
 
 
 @table
+def image_models() -> str:
+    """What tests/comfyui/test_families.py found of each family."""
+    lines = []
+    for row in read(RESULTS / "image_models.json")["rows"]:
+        channels, pixels, dimensions = row["latent"]
+        latent = "pixels" if pixels == 1 else f"{channels} x 1/{pixels}"
+        short, long, none = row["tokens"]
+        losses = ", ".join(name for name in ("SDS", "CDS", "VDM") if name in row["moved"])
+        lines.append(
+            [
+                row["model"],
+                row["class"],
+                row["predicts"] + (f", {row['levels']} levels" if row["levels"] else ""),
+                latent + (", one frame" if dimensions == 3 else ""),
+                str(short) if short == long == none else f"{short}, {long}, {none}",
+                f"{row['apart']:.0e}",
+                losses,
+            ]
+        )
+    titles = ("Model", "ComfyUI's class", "Predicts", "Latents", "Tokens", "Apart", "Moved by")
+    return grid(titles, lines)
+
+
+@table
 def losses_short() -> str:
     """267 steps, the first 32 captions, against SDS."""
     first = list(dict.fromkeys(row["caption"] for row in rows("losses")))[:32]
