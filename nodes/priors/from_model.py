@@ -45,8 +45,9 @@ class DiffusionPriorFromModel(io.ComfyNode):
                 io.Model.Input(
                     "model",
                     tooltip=(
-                        "A text-to-image model, from Load Checkpoint, Load LoRA or any other node."
-                        " Inpainting, editing and video models are refused."
+                        "A text-to-image model, from Load Checkpoint, Load Diffusion Model, Load"
+                        " LoRA or any other node. Inpainting, video and other kinds of models are"
+                        " refused, with what they do."
                     ),
                 ),
                 io.Clip.Input(

@@ -26,7 +26,7 @@ class ProbeFamily:
     @classmethod
     def INPUT_TYPES(cls):
         vae = ("STRING", {"default": ""})  # another kind of VAE than its own
-        weights = (["float32", "fp8", "fp8_scaled", "int8"],)
+        weights = ("STRING", {"default": "float32"})  # or as `small.quantised` has them
         return {"required": {"family": ([*ROWS],), "vae": vae, "weights": weights}}
 
     RETURN_TYPES = ("MODEL", "CLIP", "VAE")
