@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior
+from ..priors.base import Prior, check_guided
 from .base import Views
 from .timestep import TimestepLoss, noised
 
@@ -36,6 +36,12 @@ class CSD(TimestepLoss):
     guidance: float = 7.5
 
     name: ClassVar[str] = "CSD"
+
+    def check_for(self, prior: Prior) -> None:
+        """Raises ValueError on bad settings, steps beyond the prior's schedule, and a prior that
+        cannot be guided."""
+        super().check_for(prior)
+        check_guided(self.owner, prior)
 
     def direction(
         self,

@@ -38,6 +38,7 @@ from .resident import resident
 from .sampling import kind as prediction
 from .sampling import levels
 from .vae_kind import check_kind
+from .values import BETTER, UNGUIDED, suggestions
 
 
 class ComfyPrior:
@@ -110,26 +111,21 @@ class ComfyPrior:
 
     def about(self) -> str:
         """What a user should know of the prior, in sentences."""
-        found, said = self.family, notes(self.model, self.family)
-        said.insert(
-            0,
-            f"{found.name} predicts {prediction(self.model)}; latents of {self.latent_channels}"
-            f" channels, {self.downscale} pixels each; trained at {self.image_size} pixels.",
-        )
+        said = [
+            f"{self.family.name} predicts {prediction(self.model)}; latents of"
+            f" {self.latent_channels} channels, {self.downscale} pixels each; trained at"
+            f" {self.image_size} pixels.",
+            *notes(self.model, self.family),
+        ]
         if not self.negative_branch:
             few = f" {self.few_levels} noise levels." if self.few_levels else ""
-            said.append(
-                f"No negative branch: guidance has no effect, and a step costs half.{few} A model"
-                " that was not distilled teaches better: where there is one (base, RAW, dev), link"
-                " it."
-            )
-        elif found.guidance > 1:
-            said.append(f"Pictures are sampled with guidance {found.guidance:g}.")
-        if found.guidance <= 1 and self._told:
+            said.append(f"{UNGUIDED}{few} {BETTER}")
+        if self._told:
             said.append(
                 f"It has a guidance of its own and is told {self._told['guidance']:g}"
                 " (distilled_guidance); the losses' guidance comes on top."
             )
+        said.append(suggestions(self.family, self.schedule, self.negative_branch))
         return " ".join(said)
 
     def embed(self, texts: Sequence[str]) -> Conditioning:

@@ -128,12 +128,13 @@ class ProbeJudged:
         """Of the encoder: distance from ComfyUI's VAE, the gradient's from a finite difference."""
         generator = torch.Generator().manual_seed(5)
         pixels = torch.rand(1, 3, size, size, generator=generator).mul(0.8).add(0.1)
-        way, weights = torch.randn(2, *pixels.shape, generator=generator)
         given = pixels.clone().requires_grad_()
         latents = seeing.encode(given)
         weights = torch.randn(latents.shape, generator=generator)
         (gradient,) = torch.autograd.grad((latents * weights).sum(), given)
-        step = 3e-3
+        # along the gradient, lest the slope be next to nothing, and across
+        way = gradient.sign() + 0.5 * torch.randn(pixels.shape, generator=generator)
+        step = 1e-3
         with torch.no_grad():
             ends = [(seeing.encode(pixels + sign * step * way) * weights).sum() for sign in (1, -1)]
         slope, wanted = float((gradient * way).sum()), float((ends[0] - ends[1]) / (2 * step))
