@@ -9,8 +9,14 @@ from comfy_api.latest import io
 
 from ..shared import types
 from .comfy_prior import managed
+from .load import EMBEDDED, load
 
 log = logging.getLogger(__name__)
+
+NOTHING_LINKED = (
+    "Nothing is linked: the embedded prior of 28 toys at 128 pixels. Link MODEL, CLIP and VAE of an"
+    " image model for open text."
+)
 
 
 class DiffusionPriorFromModel(io.ComfyNode):
@@ -44,14 +50,17 @@ class DiffusionPriorFromModel(io.ComfyNode):
             inputs=[
                 io.Model.Input(
                     "model",
+                    optional=True,
                     tooltip=(
                         "A text-to-image model, from Load Checkpoint, Load Diffusion Model, Load"
                         " LoRA or any other node. Inpainting, video and other kinds of models are"
-                        " refused, with what they do."
+                        " refused, with what they do. With nothing linked here, to clip and to vae:"
+                        " the embedded prior, so that a graph can be tried before a model is there."
                     ),
                 ),
                 io.Clip.Input(
                     "clip",
+                    optional=True,
                     tooltip="The model's own text encoder, with its LoRAs and CLIP Set Last Layer.",
                 ),
                 io.Vae.Input(
@@ -119,13 +128,15 @@ class DiffusionPriorFromModel(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        model: Any,
-        clip: Any,
+        model: Any = None,
+        clip: Any = None,
         vae: Any = None,
         distilled_guidance: float = 1.0,
         few_steps: int = 0,
         negative_branch: bool = True,
     ) -> io.NodeOutput:
+        if model is clip is vae is None:
+            return io.NodeOutput(load(EMBEDDED, "auto"), NOTHING_LINKED)
         made = managed(
             model,
             clip,
