@@ -12,7 +12,9 @@ import os
 
 import numpy as np
 import pytest
+import torch
 from harness.environment import ROOT
+from safetensors.torch import save_file
 from test_nodes import columns, node, optimize, saved, succeeded
 from test_prior_from_model import probing_server
 
@@ -39,7 +41,7 @@ def info(probing):
 def made(info, family, **inputs):
     """API form of a family's MODEL, CLIP, VAE and prior."""
     links = {name: ["source", place] for place, name in enumerate(("model", "clip", "vae"))}
-    if family in PIXELS and not inputs:
+    if family in PIXELS:
         links.pop("vae")
     return {
         "source": node(info, "ProbeFamily", family=family, **inputs),
@@ -137,14 +139,19 @@ def test_the_table_lists_every_family(info):
 
 
 @pytest.mark.parametrize(
-    ("family", "vae", "size"), [("Qwen-Image", "rgba", 64), ("Z-Image", "tiny16", 64)]
+    ("family", "vae"),
+    [
+        ("Qwen-Image", "rgba"),
+        ("Z-Image", "tiny16"),
+        pytest.param("MageFlow", "mage", marks=pytest.mark.nightly),
+    ],
 )
-def test_other_forms_of_vae_serve_as_well(probing, info, family, vae, size):
+def test_other_forms_of_vae_serve_as_well(probing, info, family, vae):
     prompt, links = made(info, family, vae=vae)
-    encode = judged(probing, prompt, links, size)["encode"]
+    encode = judged(probing, prompt, links, 64)["encode"]
     slope, wanted = encode["slope"]
     assert encode["finite"] and abs(slope - wanted) < 0.05 * abs(wanted)  # a tiny one has kinks
-    assert encode["apart"] < 1e-5 and encode["images"] == [1, 3, size, size]
+    assert encode["apart"] < 1e-5 and encode["images"] == [1, 3, 64, 64]
 
 
 @pytest.mark.parametrize("weights", ["fp8", "fp8_scaled", "int8"])
@@ -155,6 +162,26 @@ def test_quantised_models_judge_as_comfyui_samples_them(probing, info, weights):
     )
     assert max(quantised["apart"]) < 1e-5
     assert quantised["text"] != plain["text"]  # it is another model, a little
+
+
+@pytest.mark.parametrize("weights", ["float32", "fp8_scaled"])
+def test_a_lora_counts_on_a_transformer_too_quantised_or_not(probing, info, weights):
+    generator = torch.Generator().manual_seed(8)
+    layer = "diffusion_model.double_blocks.0.img_attn.qkv"
+    state = {
+        f"{layer}.lora_A.weight": torch.randn(2, 128, generator=generator),
+        f"{layer}.lora_B.weight": torch.randn(384, 2, generator=generator) / 4,
+    }
+    folder = probing.base / "models" / "loras"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(state, folder / "family.safetensors")
+    prompt, links = made(info, "Chroma Radiance", weights=weights)
+    plain = judged(probing, prompt, links, 64)
+    lora = {"model": ["source", 0], "lora_name": "family.safetensors", "strength_model": 1.0}
+    prompt["lora"] = {"class_type": "LoraLoaderModelOnly", "inputs": lora}
+    prompt["prior"]["inputs"]["model"] = links["model"] = ["lora", 0]
+    patched = judged(probing, prompt, links, 64)
+    assert max(patched["apart"]) < 1e-5 and patched["text"] != plain["text"]
 
 
 def test_a_kind_that_nobody_knows_is_taken_as_it_behaves(probing, info):

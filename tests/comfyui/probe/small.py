@@ -21,6 +21,7 @@ import comfy.sd
 import comfy.supported_models
 import torch
 from comfy.ldm.anima import model as anima
+from comfy.ldm.mage_flow.vae import MageVAE
 from comfy.text_encoders import flux, qwen3vl, qwen_vl
 
 from .families import QWEN, ROWS, WIDE
@@ -259,11 +260,16 @@ def made_vae(kind):
                 encoder_config={"target": f"{home}.Encoder", "params": config},
                 decoder_config={"target": f"{home}.Decoder", "params": config},
             )  # fmt: skip
+        elif kind == "mage":  # at its true size, which is not given anywhere but in its code
+            net = MageVAE()
         else:
             net = comfy.taesd.taesd.TAESD(latent_channels=16)
         state = filled(net.state_dict(), 3)
         if "bn.running_var" in state:
             state["bn.running_var"] = state["bn.running_var"].abs() + 0.5
+        disk = {"dconv_encoder.": "student.dconv_encoder.", "decoder_model.": "pipeline."}
+        if kind == "mage":
+            state = comfy.utils.state_dict_prefix_replace(state, disk)
         return comfy.sd.VAE(sd=state)
 
 
