@@ -31,14 +31,13 @@ from .comfy_checks import (
 )
 from .comfy_texts import Texts, asked
 from .comfy_vae import OwnVAE, PixelVAE
-from .families import family, notes
+from .families import family
 from .memory import autograd
 from .ordinary import ordinary, ordinary_form
 from .resident import resident
-from .sampling import kind as prediction
 from .sampling import levels
 from .vae_kind import check_kind
-from .values import BETTER, UNGUIDED, suggestions
+from .values import about
 
 
 class ComfyPrior:
@@ -111,22 +110,7 @@ class ComfyPrior:
 
     def about(self) -> str:
         """What a user should know of the prior, in sentences."""
-        said = [
-            f"{self.family.name} predicts {prediction(self.model)}; latents of"
-            f" {self.latent_channels} channels, {self.downscale} pixels each; trained at"
-            f" {self.image_size} pixels.",
-            *notes(self.model, self.family),
-        ]
-        if not self.negative_branch:
-            few = f" {self.few_levels} noise levels." if self.few_levels else ""
-            said.append(f"{UNGUIDED}{few} {BETTER}")
-        if self._told:
-            said.append(
-                f"It has a guidance of its own and is told {self._told['guidance']:g}"
-                " (distilled_guidance); the losses' guidance comes on top."
-            )
-        said.append(suggestions(self.family, self.schedule, self.negative_branch))
-        return " ".join(said)
+        return about(self, self._told.get("guidance"))
 
     def embed(self, texts: Sequence[str]) -> Conditioning:
         """What the CLIP socket makes of the texts, one row each, float32 on the prior's device;

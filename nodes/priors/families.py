@@ -15,8 +15,8 @@ class Family:
 
     Args:
         image_size: pixels of a side that it was trained at
-        guidance: that ComfyUI's template for it samples pictures with, Stable Diffusion's customary
-            one; 1: it has a guidance of its own or none; 0: none at hand
+        guidance: that ComfyUI's template for it samples pictures with; 1: it has a guidance of its
+            own or none; 0: none at hand
         few_steps: that it was distilled to; 0: it was not
         smallest: pixels of a side below which its network cannot be called; 0: none
         note: what a user should know of it
@@ -35,8 +35,8 @@ EDITING = "It was trained to edit pictures; here it is told none and used as tex
 
 # By the name of ComfyUI's configuration class (comfy.supported_models).
 FAMILIES = {
-    "SD15": Family("Stable Diffusion 1.x", 512, 7.5),
-    "SD20": Family("Stable Diffusion 2.x", 512, 7.5),
+    "SD15": Family("Stable Diffusion 1.x", 512),
+    "SD20": Family("Stable Diffusion 2.x", 512),
     "SD21UnclipL": Family("Stable Diffusion 2.1 unCLIP", 768, note="It is told no picture."),
     "SD21UnclipH": Family("Stable Diffusion 2.1 unCLIP", 768, note="It is told no picture."),
     "SDXL": Family("SDXL"),

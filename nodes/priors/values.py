@@ -2,16 +2,41 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from ...kernels.priors.base import NoiseSchedule
-from .families import Family
+from .families import Family, notes
+from .sampling import kind
 
 PAPERS = (20, 500, 980)  # timesteps of Stable Diffusion's schedule, between which papers distil
 UNGUIDED = "No negative branch: guidance has no effect, and a step costs half."
 BETTER = (
     "A model that was not distilled teaches better: where there is one (base, RAW, dev), link it."
 )
+
+
+def about(prior: Any, told: float | None) -> str:
+    """What a user should know of a `ComfyPrior`, in sentences; told: the guidance that its model is
+    told, where it has one of its own."""
+    latents = f"latents of {prior.latent_channels} channels, {prior.downscale} pixels wide each"
+    said = [
+        f"{prior.family.name} predicts {kind(prior.model)};"
+        f" {'pixels, no latents' if prior.downscale == 1 else latents}; trained at"
+        f" {prior.image_size} pixels.",
+        *notes(prior.model, prior.family),
+    ]
+    if not prior.negative_branch:
+        few = f" {prior.few_levels} noise levels." if prior.few_levels else ""
+        said.append(f"{UNGUIDED}{few} {BETTER}")
+    if told is not None:
+        said.append(
+            f"It has a guidance of its own and is told {told:g} (distilled_guidance); the losses'"
+            " guidance comes on top."
+        )
+    guided, few = prior.negative_branch, bool(prior.few_levels)
+    return " ".join([*said, *suggestions(prior.family, prior.schedule, guided, few)])
 
 
 def same_noise(schedule: NoiseSchedule) -> list[int]:
@@ -21,21 +46,21 @@ def same_noise(schedule: NoiseSchedule) -> list[int]:
     return [int((ours.log() - level.log()).abs().argmin()) for level in theirs]
 
 
-def suggestions(family: Family, schedule: NoiseSchedule, guided: bool) -> str:
+def suggestions(family: Family, schedule: NoiseSchedule, guided: bool, few: bool) -> list[str]:
     """Values for a run with the model, a sentence each, with their source."""
-    low, middle, high = same_noise(schedule)
-    said = [
-        f"Timesteps {PAPERS[0]}, {PAPERS[1]} and {PAPERS[2]} of the papers (Stable Diffusion) have"
-        f" the noise of {low}, {middle} and {high} here (computed)."
-    ]
+    said = []
+    if not few:
+        low, middle, high = same_noise(schedule)
+        said.append(
+            f"The papers' timesteps {PAPERS[0]}, {PAPERS[1]} and {PAPERS[2]} (of Stable Diffusion)"
+            f" have the noise of {low}, {middle} and {high} here (computed)."
+        )
     if guided and family.guidance > 1:
         said.append(
-            f"Guidance {family.guidance:g} makes its pictures (ComfyUI's template, or custom); as a"
-            " prior untried: the losses' defaults were found with other models."
+            f"Its pictures are made with guidance {family.guidance:g} (ComfyUI's template); what"
+            " suits it as a prior is untried: the losses' defaults were found with other models."
         )
-    if family.image_size > 512:
-        said.append(
-            f"image_size 512 costs a {(family.image_size / 512) ** 2:.0f}th of"
-            f" {family.image_size} (untried)."
-        )
-    return " ".join(said)
+    if family.image_size >= 1024:
+        share = "a quarter" if family.image_size == 1024 else "a 16th"
+        said.append(f"image_size 512 costs {share} of {family.image_size} (untried).")
+    return said
