@@ -28,8 +28,8 @@ def about(prior: Any, told: float | None) -> str:
         *notes(prior.model, prior.family),
     ]
     if not prior.negative_branch:
-        few = f" {prior.few_levels} noise levels." if prior.few_levels else ""
-        said.append(f"{UNGUIDED}{few} {BETTER}")
+        levels = f" {prior.few_levels} noise levels." if prior.few_levels else ""
+        said.append(f"{UNGUIDED}{levels} {BETTER}")
     if told is not None:
         said.append(
             f"It has a guidance of its own and is told {told:g} (distilled_guidance); the losses'"
