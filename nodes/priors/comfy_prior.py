@@ -21,6 +21,7 @@ from ...kernels.priors import perp_neg
 from ...kernels.priors.base import Conditioning, check_multiple, check_words, noise_from_clean
 from ...kernels.priors.diffusers.latent_prior import make_ordinary
 from ...kernels.priors.rows import TextRow, stacked
+from ...kernels.priors.syntax import tell
 from .comfy_checks import (
     check_clip,
     check_model,
@@ -304,6 +305,7 @@ class ComfyPrior:
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)
+        tell(text, weighted=True)
 
 
 class ManagedComfyPrior:

@@ -5,6 +5,7 @@ import torch
 
 from distill3d.kernels.priors.base import Conditioning
 from distill3d.kernels.priors.rows import TextRow, blend, stacked
+from distill3d.kernels.priors.syntax import unread
 
 
 def row(tokens, value, **more):
@@ -56,3 +57,21 @@ def test_masks_and_ids_are_those_of_the_nearer_text_or_of_the_longer(weight, nea
     pair = [row(2, k, mask=masks[k], ids=ids[k], layers=k) for k in (0, 1)]
     mixed = blend(*pair, weight).values
     assert mixed["ids"] is ids[nearer] and mixed["mask"] is masks[1] and mixed["layers"] == nearer
+
+
+@pytest.mark.parametrize(
+    ("text", "weighted", "said"),
+    [
+        ("a (red:1.3) mug", False, "'(red:1.3)' is read letter by letter"),
+        ("a (red:1.3) mug", True, None),
+        ("embedding:mug, a mug", False, "'embedding:mug,' is read letter by letter"),
+        ("embedding:mug, a mug", True, None),
+        ("a {red|blue} mug", True, "ComfyUI's page chooses among {a|b}"),
+        ("a mug <lora:mug:1>", True, "choose LoRAs in the loader"),
+        ("a mug BREAK a chair", False, "leave it out"),
+        ("a red mug (old), 3:4, breakfast", False, None),
+    ],
+)
+def test_spellings_that_are_read_letter_by_letter_are_told(text, weighted, said):
+    found = unread(text, weighted)
+    assert (said in found[0]) if said else not found

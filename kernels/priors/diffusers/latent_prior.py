@@ -18,6 +18,7 @@ from ..base import Conditioning, NoiseSchedule, check_multiple, check_words, noi
 from ..folder import WEIGHTS
 from ..lora import LoraAdapter
 from ..prompts import AROUND, OVERHEAD
+from ..syntax import tell
 from .checkpointing import Narrowed, Recomputed, Widened
 from .cuda_graphs import Accelerated
 from .offload import Turns
@@ -299,6 +300,7 @@ class DiffusersPrior:
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)
+        tell(text, weighted=False)
 
 
 def make_ordinary(module: nn.Module) -> None:
