@@ -360,7 +360,8 @@ def test_a_tokenizer_without_words_is_refused_and_a_byte_order_mark_is_none_of_t
     config = copy / "scheduler" / "scheduler_config.json"
     config.write_text(config.read_text(), encoding="utf-8-sig")
     load_diffusers(copy)
-    (copy / "tokenizer" / "vocab.json").unlink()
+    for file in ("tokenizer.json", "vocab.json"):
+        (copy / "tokenizer" / file).unlink(missing_ok=True)
     with pytest.raises(ValueError, match=r"lacks tokenizer/vocab.json and tokenizer/merges.txt"):
         load_diffusers(copy)
 
