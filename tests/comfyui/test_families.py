@@ -118,7 +118,8 @@ def test_a_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, 
     assert {name: row[name] for name in same} == {name: listed[name] for name in same}
 
 
-@pytest.mark.nightly
+@pytest.mark.nightly(reason="38 families, some minutes; four of them run every time")
+@pytest.mark.timeout(3600)
 def test_every_family_answers_as_comfyuis_samplers_and_moves_the_gaussians(probing, info):
     names = info["ProbeFamily"]["input"]["required"]["family"][0]
     failed, rows = {}, []
@@ -143,7 +144,7 @@ def test_the_table_lists_every_family(info):
     [
         ("Qwen-Image", "rgba"),
         ("Z-Image", "tiny16"),
-        pytest.param("MageFlow", "mage", marks=pytest.mark.nightly),
+        pytest.param("MageFlow", "mage", marks=pytest.mark.nightly(reason="138 million weights")),
     ],
 )
 def test_other_forms_of_vae_serve_as_well(probing, info, family, vae):
