@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_optimize import LOSS, ORBIT, assert_same, ball_prior, haze, run
+from optimize_runs import LOSS, ORBIT, assert_same, ball_prior, haze, run
 
 from distill3d.kernels.cameras.orbit import Widening
 from distill3d.kernels.losses.ism import ISM
