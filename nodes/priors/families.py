@@ -19,6 +19,7 @@ class Family:
             own or none; 0: none at hand
         few_steps: that it was distilled to; 0: it was not
         smallest: pixels of a side below which its network cannot be called; 0: none
+        base: which of its files was not distilled; "": not known
         note: what a user should know of it
     """
 
@@ -27,6 +28,7 @@ class Family:
     guidance: float = 0.0
     few_steps: int = 0
     smallest: int = 0
+    base: str = ""
     note: str = ""
 
 
@@ -35,11 +37,11 @@ EDITING = "It was trained to edit pictures; here it is told none and used as tex
 
 # By the name of ComfyUI's configuration class (comfy.supported_models).
 FAMILIES = {
-    "SD15": Family("Stable Diffusion 1.x", 512),
+    "SD15": Family("Stable Diffusion 1.x", 512, base="Stable Diffusion 1.5 without an LCM LoRA"),
     "SD20": Family("Stable Diffusion 2.x", 512),
     "SD21UnclipL": Family("Stable Diffusion 2.1 unCLIP", 768, note="It is told no picture."),
     "SD21UnclipH": Family("Stable Diffusion 2.1 unCLIP", 768, note="It is told no picture."),
-    "SDXL": Family("SDXL"),
+    "SDXL": Family("SDXL", base="SDXL base"),
     "SSD1B": Family("SSD-1B"),
     "Segmind_Vega": Family("Segmind Vega"),
     "KOALA_700M": Family("KOALA"),
@@ -51,23 +53,23 @@ FAMILIES = {
     "HunyuanDiT": Family("HunyuanDiT"),
     "HunyuanDiT1": Family("HunyuanDiT"),
     "Flux": Family("FLUX", 1024, 1.0),
-    "FluxSchnell": Family("FLUX.1 schnell", 1024, 1.0, few_steps=4),
-    "Flux2": Family("FLUX.2", 1024, 1.0),
+    "FluxSchnell": Family("FLUX.1 schnell", 1024, 1.0, few_steps=4, base="FLUX.1 dev"),
+    "Flux2": Family("FLUX.2", 1024, 1.0, base="FLUX.2 klein base"),
     "Chroma": Family("Chroma"),
     "ChromaRadiance": Family("Chroma Radiance"),
     "Lumina2": Family("Lumina 2", 1024, 4.0),
-    "ZImage": Family("Z-Image", 1024, 4.0),
+    "ZImage": Family("Z-Image", 1024, 4.0, base="Z-Image base"),
     "ZImagePixelSpace": Family("Z-Image in pixel space"),
-    "Anima": Family("Anima", 1024, 4.0),
+    "Anima": Family("Anima", 1024, 4.0, base="Anima base"),
     "HiDream": Family("HiDream"),
     "HiDreamO1": Family("HiDream-O1"),
     "Omnigen2": Family("OmniGen 2", note="It edits too; here it is told no picture."),
-    "QwenImage": Family("Qwen-Image", 1024, 4.0),
-    "Krea2": Family("Krea 2"),
+    "QwenImage": Family("Qwen-Image", 1024, 4.0, base="Qwen-Image without a Lightning LoRA"),
+    "Krea2": Family("Krea 2", base="Krea 2 RAW"),
     "HunyuanImage21": Family("HunyuanImage 2.1", 2048),
     "Kandinsky5Image": Family("Kandinsky 5 image"),
     "LongCatImage": Family("LongCat-Image"),
-    "ErnieImage": Family("Ernie-Image", 1024, 4.0),
+    "ErnieImage": Family("Ernie-Image", 1024, 4.0, base="Ernie-Image, not Turbo"),
     "Ideogram4": Family("Ideogram 4"),
     "MageFlow": Family("MageFlow"),
     "Lens": Family("Lens"),

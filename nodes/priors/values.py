@@ -12,9 +12,6 @@ from .sampling import kind
 
 PAPERS = (20, 500, 980)  # timesteps of Stable Diffusion's schedule, between which papers distil
 UNGUIDED = "No negative branch: guidance has no effect, and a step costs half."
-BETTER = (
-    "A model that was not distilled teaches better: where there is one (base, RAW, dev), link it."
-)
 
 
 def about(prior: Any, told: float | None) -> str:
@@ -29,7 +26,8 @@ def about(prior: Any, told: float | None) -> str:
     ]
     if not prior.negative_branch:
         levels = f" {prior.few_levels} noise levels." if prior.few_levels else ""
-        said.append(f"{UNGUIDED}{levels} {BETTER}")
+        base = f": {prior.family.base}" if prior.family.base else ""
+        said.append(f"{UNGUIDED}{levels} A model that was not distilled teaches better{base}.")
     if told is not None:
         said.append(
             f"It has a guidance of its own and is told {told:g} (distilled_guidance); the losses'"

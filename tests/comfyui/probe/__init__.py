@@ -8,18 +8,23 @@ there.
 from __future__ import annotations
 
 from .control import ProbeControlled, ProbeControlNet
-from .judged import ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong
 from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave, ProbeViews
 from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
-from .refused import ProbeRefused
-from .stand_in import ProbeStandIn
 from .toybox import ProbeToyboxFile, teach
+
+try:
+    from .judged import ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong
+    from .refused import ProbeRefused
+    from .stand_in import ProbeStandIn
+
+    FAMILIES = (ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong, ProbeRefused, ProbeStandIn)
+except (ImportError, AttributeError):  # an older ComfyUI, which lacks some of the families
+    FAMILIES = ()
 
 NODES = (
     ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
-    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, ProbeFamily, ProbeJudged,
-    ProbeRefused, ProbeStandIn, ProbeAlpha, ProbeLong,
+    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, *FAMILIES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
