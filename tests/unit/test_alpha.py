@@ -2,7 +2,7 @@
 
 import torch
 
-from distill3d.kernels.priors.seeing import shown
+from distill3d.kernels.priors.view_conditioning import encoder_input
 
 
 class Prior:
@@ -11,6 +11,6 @@ class Prior:
 
 def test_alpha_goes_in_where_the_encoder_takes_it_and_nowhere_else():
     color, alpha = torch.rand(2, 4, 5, 3), torch.rand(2, 4, 5, 1)
-    seen = shown(Prior(), color, alpha)
-    assert torch.equal(seen, torch.cat([color, alpha], -1).permute(0, 3, 1, 2))
-    assert torch.equal(shown(object(), color, alpha), color.permute(0, 3, 1, 2))
+    given = encoder_input(Prior(), color, alpha)
+    assert torch.equal(given, torch.cat([color, alpha], -1).permute(0, 3, 1, 2))
+    assert torch.equal(encoder_input(object(), color, alpha), color.permute(0, 3, 1, 2))
