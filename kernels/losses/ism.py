@@ -53,7 +53,7 @@ class ISM(TimestepLoss):
     Args:
         guidance: standard form s; LucidDreamer's value
         weighting: w(t): LucidDreamer's
-        gap: t - s, steps; LucidDreamer: 100, falling to 80
+        gap: t - s, steps; LucidDreamer: 80, 50 or 25, as its config has it
         stride: steps of the schedule per step of the inversion; LucidDreamer's value
         start_level: step that the inversion begins at, of the render with that much fresh noise; 0:
             the render itself; LucidDreamer: 1, with t_min 21
