@@ -54,6 +54,7 @@ class ViewPromptsNode(io.ComfyNode):
                     "prompt",
                     default="a red mug",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip=(
                         "One object, in words the prior knows. Embedded prior: 'a red mug', 'a blue"
                         " chair with white stripes'. Stable Diffusion: any text; the papers prepend"
@@ -64,6 +65,7 @@ class ViewPromptsNode(io.ComfyNode):
                     "negative",
                     default="",
                     multiline=True,
+                    dynamic_prompts=True,
                     tooltip=(
                         "What guidance moves away from; empty is the unconditional text"
                         " (Consistent3D). LucidDreamer: 'unrealistic, blurry, low quality, out of"

@@ -20,7 +20,12 @@ from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
 from ..priors.noise_schedule import clean_from_noise
 from ..priors.prompts import ViewPrompts
-from ..priors.view_conditioning import check_views, condition_on_views, needs_depth
+from ..priors.view_conditioning import (
+    check_views,
+    condition_on_views,
+    encoder_input,
+    needs_depth,
+)
 from ..rasterizers.rasterize import render
 
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
@@ -119,7 +124,7 @@ def inspect(
     with torch.no_grad():
         rendering = render(cloud, cameras, background, depth=needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)
-        latents = prior.encode(picture)
+        latents = prior.encode(encoder_input(prior, rendering.color, rendering.alpha))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     generator, training = torch.Generator().manual_seed(seed), cloud.training
     own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior
+from ..priors.base import Prior, check_guided
 from ..settings.option import option
 from .base import Views, check_range
 from .schedule import annealed
@@ -52,6 +52,12 @@ class CSD(TimestepLoss):
         super().check()
         for field in ("negative_start", "negative_end"):
             check_range(self.owner, field, getattr(self, field), 0, 1)
+
+    def check_for(self, prior: Prior) -> None:
+        """Raises ValueError on bad settings, steps beyond the prior's schedule, and a prior that
+        cannot be guided."""
+        super().check_for(prior)
+        check_guided(self.owner, prior)
 
     def direction(
         self,

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from ..priors.base import Prior
+from ..priors.base import Prior, check_guided
 from .base import Views, check_range
 from .timestep import TimestepLoss, noised, null_text
 
@@ -50,6 +50,12 @@ class NFSD(TimestepLoss):
     t_low: int = 200
 
     name: ClassVar[str] = "NFSD"
+
+    def check_for(self, prior: Prior) -> None:
+        """Raises ValueError on bad settings, steps beyond the prior's schedule, and a prior that
+        cannot be guided."""
+        super().check_for(prior)
+        check_guided(self.owner, prior)
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""

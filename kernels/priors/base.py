@@ -159,6 +159,17 @@ def check_multiple(size: int, multiple: int, name: str) -> None:
         )
 
 
+def check_guided(owner: str, prior: Prior) -> None:
+    """Raises ValueError for a prior without a negative branch (``negative_branch`` False), where
+    ``owner`` is nothing but guidance."""
+    if not getattr(prior, "negative_branch", True):
+        raise ValueError(
+            f"{owner}: prior {prior.name!r} has no negative branch (it was distilled to few steps,"
+            " or negative_branch is off), and this loss is what guidance adds: it would move"
+            " nothing. Use SDS, CDS or Picture Loss, or the model it was distilled from."
+        )
+
+
 def check_words(text: str, vocabulary: frozenset[str] | None, name: str) -> None:
     """Raises ValueError for a blank text, or one with words the prior was never trained on (None:
     all are known).

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices.streams import send
+from .rows import TextRow, blend, lengthened, stacked
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -19,9 +22,11 @@ class Conditioning:
         embeddings: [B,L,D]
         pooled: [B,P], for priors that take a pooled embedding besides
         against: texts that the estimate is bent away from (Perp-Neg)
-        camera: [B,K], for priors that are told where each row is seen from; see `view_conditioning.condition_on_views`
+        camera: [B,K], for priors that are told where each row is seen from; see
+            `view_conditioning.condition_on_views`
         hint: [B,3,H,W] 0..1, for priors that are shown a picture of each row's shape
         negative: [B] bool on the CPU: rows that guidance leads away from; None: there are none
+        rows: B texts as their encoder gives them; ``embeddings`` is then only for comparing texts
     """
 
     embeddings: Tensor
@@ -30,6 +35,7 @@ class Conditioning:
     camera: Tensor | None = None
     hint: Tensor | None = None
     negative: Tensor | None = None
+    rows: tuple[TextRow, ...] | None = None
 
     def __len__(self) -> int:
         return self.embeddings.shape[0]
@@ -39,12 +45,15 @@ class Conditioning:
         pooled, camera, hint, negative = (
             None if value is None else each(value) for value in values
         )
-        return Conditioning(each(self.embeddings), pooled, against, camera, hint, negative)
+        return Conditioning(
+            each(self.embeddings), pooled, against, camera, hint, negative, self.rows
+        )
 
     def to(self, device: torch.device | str) -> Conditioning:
         """The same rows on another device."""
         moved = self._map(lambda value: value.to(device), self.against and self.against.to(device))
-        return replace(moved, negative=self.negative)
+        rows = self.rows and tuple(row.to(device) for row in self.rows)
+        return replace(moved, negative=self.negative, rows=rows)
 
     def led_away(self) -> Tensor:
         """`negative`, written out where there are none too."""
@@ -55,12 +64,21 @@ class Conditioning:
         return replace(self, negative=torch.ones(len(self), dtype=torch.bool))
 
     def index(self, rows: int | slice | Sequence[int] | Tensor) -> Conditioning:
-        """The chosen rows, [b,L,D]; an int keeps its row dimension."""
+        """The chosen rows, [b,L,D]; an int keeps its row dimension. A tensor of rows had better be
+        on the CPU, where it may be read."""
         chosen = [rows] if isinstance(rows, int) else rows
-        return self._map(
-            lambda value: value[chosen.to(value.device) if isinstance(chosen, Tensor) else chosen],
+        picked = self._map(
+            lambda value: value[
+                send(chosen, value.device) if isinstance(chosen, Tensor) else chosen
+            ],
             self.against and self.against.index(chosen),
         )
+        if self.rows is None:
+            return picked
+        places = torch.arange(len(self))[
+            chosen.cpu() if isinstance(chosen, Tensor) else chosen
+        ].tolist()
+        return replace(picked, rows=tuple(self.rows[place] for place in places))
 
     def repeat(self, count: int) -> Conditioning:
         """One row as ``count`` equal rows. Raises ValueError when there is not exactly one row."""
@@ -70,7 +88,8 @@ class Conditioning:
                 " first."
             )
         against = self.against and self.against.repeat(count)
-        return self._map(lambda value: value.expand(count, *[-1] * (value.dim() - 1)), against)
+        result = self._map(lambda value: value.expand(count, *[-1] * (value.dim() - 1)), against)
+        return replace(result, rows=self.rows and self.rows * count)
 
     def with_views(self, camera: Tensor | None, hint: Tensor | None) -> Conditioning:
         """The same texts with what a prior is told of each row's view; Perp-Neg's texts are of the
@@ -89,13 +108,21 @@ class Conditioning:
         weight.
 
         The result is a text of its own: what a and b are bent away from, and the views they are of,
-        stay behind.
+        stay behind. ``weight`` had better be on the CPU, where it may be read; see `rows.blend`.
         """
-        weight = weight.to(a.embeddings)
-        embeddings = torch.lerp(a.embeddings, b.embeddings, weight[:, None, None])
-        if a.pooled is None or b.pooled is None:
-            return Conditioning(embeddings)
-        return Conditioning(embeddings, torch.lerp(a.pooled, b.pooled, weight[:, None]))
+        rows = None
+        if a.rows is not None and b.rows is not None:
+            count = len(weight)
+            starts, ends = (rows * count if len(rows) == 1 else rows for rows in (a.rows, b.rows))
+            rows = tuple(map(blend, starts, ends, weight.tolist()))
+        weight = send(weight, a.embeddings.device).to(a.embeddings)
+        longest = max(a.embeddings.shape[1], b.embeddings.shape[1])
+        start, end = (lengthened(text.embeddings, 1, longest, repeat=False) for text in (a, b))
+        embeddings = torch.lerp(start, end, weight[:, None, None])
+        pooled = None
+        if a.pooled is not None and b.pooled is not None:
+            pooled = torch.lerp(a.pooled, b.pooled, weight[:, None])
+        return Conditioning(embeddings, pooled, rows=rows)
 
     @staticmethod
     def cat(parts: Sequence[Conditioning]) -> Conditioning:
@@ -124,7 +151,9 @@ class Conditioning:
             joined[name] = torch.cat(values) if values else None
         if any(part.negative is not None for part in parts):
             joined["negative"] = torch.cat([part.led_away() for part in parts])
-        return Conditioning(torch.cat([part.embeddings for part in parts]), **joined)
+        if all(part.rows is not None for part in parts):
+            joined["rows"] = tuple(row for part in parts for row in part.rows or ())
+        return Conditioning(stacked([part.embeddings for part in parts]), **joined)
 
 
 @dataclass(frozen=True)

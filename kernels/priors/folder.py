@@ -14,6 +14,7 @@ WEIGHTS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+VARIANTS = (None, "fp16", "bf16", "fp32", "non_ema")
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -30,8 +31,8 @@ def check_folder(
     owner: str = "prior folder",
     needed: str = "A Stable Diffusion pipeline",
 ) -> dict[str, str | None]:
-    """The weight variant (None or "fp16") of each part. Raises ValueError listing every missing
-    file.
+    """The weight variant of each part, the first there is of `VARIANTS`. Raises ValueError listing
+    every missing file.
 
     weights and configs: file names by part, those of weights without their ends.
     """
@@ -42,9 +43,15 @@ def check_folder(
     missing = [
         f"{part}/{file}" for part, file in configs.items() if not (folder / part / file).is_file()
     ]
+    words = ("tokenizer.json",), ("vocab.json", "merges.txt")
+    if "tokenizer" in configs and not any(
+        all((folder / "tokenizer" / file).is_file() for file in files) for files in words
+    ):
+        missing.append("tokenizer/vocab.json and tokenizer/merges.txt")
     variants: dict[str, str | None] = {}
     for part, stem in weights.items():
-        for variant, names in {None: stem, "fp16": f"{stem}.fp16"}.items():
+        for variant in VARIANTS:
+            names = stem if variant is None else f"{stem}.{variant}"
             if any(
                 (folder / part / f"{names}.{end}").is_file()
                 for end in ("safetensors", "safetensors.index.json")
@@ -113,7 +120,7 @@ def check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ValueError for bad JSON and for anything but an object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors write it
     except ValueError as error:  # also of bytes that are no text
         raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(found, dict):

@@ -4,18 +4,24 @@ and peft.
 
 from __future__ import annotations
 
+import json
+import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .diffusers.latent_prior import DiffusersPrior
 
+log = logging.getLogger(__name__)
+
 DOWN = (
+    ".lora_linear_layer.down.weight",
     ".lora_down.weight",
     ".lora_A.weight",
     ".lora.down.weight",
@@ -23,6 +29,7 @@ DOWN = (
     "_lora.down.weight",
 )
 UP = (
+    ".lora_linear_layer.up.weight",
     ".lora_up.weight",
     ".lora_B.weight",
     ".lora.up.weight",
@@ -30,10 +37,18 @@ UP = (
     "_lora.up.weight",
 )
 PARTS = {  # of the names in a file, without dots, by the part of the prior that they are for
-    "unet": ("lora_unet_", "base_model_model_unet_", "unet_"),
     "text_encoder": ("lora_te_", "lora_te1_", "base_model_model_text_encoder_", "text_encoder_"),
+    # the last: files of a U-Net alone
+    "unet": (
+        "lora_unet_",
+        "base_model_model_unet_",
+        "unet_",
+        "diffusion_model_",
+        "base_model_model_",
+        "",
+    ),
 }
-OTHER_KINDS = ("hada_", "lokr_", "dora_scale", "lora_mid", "oft_", "boft_", "diff")
+EMBEDDING = "bundle_emb"  # a textual inversion that comes along; no layer's change
 ELSEWHERE = "Use ComfyUI's Load LoRA, whose model goes to Diffusion Prior from Model."
 
 
@@ -70,7 +85,7 @@ def read_lora(file: Path) -> dict[str, LowRank]:
     or other kinds.
     """
     try:
-        state = load_file(file)
+        state, header = load_file(file), read_header(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"lora {file.name!r} cannot be read as safetensors ({error}). Download it again."
@@ -87,22 +102,69 @@ def read_lora(file: Path) -> dict[str, LowRank]:
                 f"lora {file.name!r} holds {key} but not {up_key}: it is cut short. Download it"
                 " again."
             )
-        alpha = state.get(f"{name}.alpha")
-        layers[name] = LowRank(down, state[up_key], None if alpha is None else float(alpha))
+        given = state.get(f"{name}.alpha")
+        alpha = header_alpha(header, name, len(down)) if given is None else float(given)
+        layers[name] = LowRank(down, state[up_key], alpha)
         used |= {key, up_key, f"{name}.alpha"}
-    strange = sorted(set(state) - used)
-    if any(kind in key for key in strange for kind in OTHER_KINDS):
+    strange = without_embedding(file.name, set(state) - used)
+    if strange and layers:
         raise ValueError(
-            f"lora {file.name!r} is not a plain LoRA (LoHa, LoKr, DoRA and the like): it holds"
-            f" {strange[0]}. {ELSEWHERE}"
+            f"lora {file.name!r} is not a plain LoRA (LoHa, LoKr, DoRA, biases and the like): it"
+            f" holds {strange[0]}, which would be left out. {ELSEWHERE}"
         )
     if not layers:
         held = f"it holds {strange[0]}" if strange else "it is empty"
         raise ValueError(
-            f"lora {file.name!r} is no LoRA: {held}. Choose a file with lora_up and lora_down"
-            " weights."
+            f"lora {file.name!r} is no plain LoRA: {held}. Choose a file with lora_up and lora_down"
+            f" weights. {ELSEWHERE}"
         )
     return layers
+
+
+def read_header(file: Path) -> dict[str, str]:
+    """What a safetensors file says of itself."""
+    with safe_open(file, "pt") as opened:
+        return opened.metadata() or {}
+
+
+def header_alpha(header: Mapping[str, str], name: str, rank: int) -> float | None:
+    """The alpha of a layer that a file's header gives where the file holds none: peft's and
+    diffusers' ``lora_alpha``, kohya's ``ss_network_alpha``; None where it gives none.
+
+    With ``use_rslora`` (Kalajdzievski 2023) the change is alpha / sqrt(rank), here written as the
+    alpha that gives this. Raises ValueError for alphas that differ from layer to layer.
+    """
+    said: Mapping[str, object] = header
+    if "lora_adapter_metadata" in header:
+        said = json.loads(header["lora_adapter_metadata"])
+    text = name.startswith(("text_encoder", "base_model.model.text_encoder", "lora_te"))
+    for owner in ("text_encoder.", "") if text else ("unet.", "transformer.", ""):
+        if said.get(f"{owner}alpha_pattern") or said.get(f"{owner}rank_pattern"):
+            raise ValueError(
+                f"lora: its header gives each layer a rank or alpha of its own ({owner}"
+                f"alpha_pattern), which is not read here. {ELSEWHERE}"
+            )
+        if f"{owner}lora_alpha" in said:
+            alpha = float(str(said[f"{owner}lora_alpha"]))
+            root = str(said.get(f"{owner}use_rslora", False)).lower() == "true"
+            return alpha * rank**0.5 if root else alpha
+    try:
+        return float(header["ss_network_alpha"])
+    except (KeyError, ValueError):
+        return None
+
+
+def without_embedding(file: str, unused: set[str]) -> list[str]:
+    """The names that a LoRA's loader did not use, in order; an embedding that comes along is told
+    and passed over."""
+    embeddings = [name for name in unused if name.startswith(EMBEDDING)]
+    if embeddings:
+        log.warning(
+            "lora %r brings an embedding (%s), which is not used: put it into models/embeddings.",
+            file,
+            embeddings[0],
+        )
+    return sorted(unused - set(embeddings))
 
 
 def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None:
@@ -156,6 +218,8 @@ def _target(name: str, targets: Mapping[str, Mapping[str, Tensor]]) -> Tensor | 
         for start in starts:
             if flat.startswith(start):
                 rest = _plain(flat.removeprefix(start)).replace("_processor_to_", "_to_")
+                if part == "text_encoder":  # diffusers once called its layers as the U-Net's
+                    rest = re.sub(r"_to_(q|k|v|out)$", r"_\1_proj", rest)
                 # to_out is a list of one layer
                 return targets[part].get(rest, targets[part].get(f"{rest}_0"))
     return None

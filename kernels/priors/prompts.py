@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import sectors
-from ..devices.streams import send
 from .base import Prior
 from .conditioning import Against, Conditioning
 from .perp_neg import WEIGHTS
@@ -94,15 +93,14 @@ class ViewPrompts:
         blended = self.interpolate if interpolate is None else interpolate
         choose = _blended if blended else _switched
         high = _overhead_share(elevations) if blended else (elevations > OVERHEAD_ABOVE).float()
-        share = send(high, self.around.embeddings.device)
         text = Conditioning.lerp(
-            choose(self.around, azimuths), choose(self.overhead, azimuths), share
+            choose(self.around, azimuths), choose(self.overhead, azimuths), high
         )
         if outward is not None:
             out = outward.float()
             own_text = choose(self.base if self.outward is None else self.outward, azimuths)
             text, high = (
-                Conditioning.lerp(text, own_text, send(out, share.device)),
+                Conditioning.lerp(text, own_text, out),
                 torch.maximum(high, out),
             )
         if self.perp_neg == 0:
@@ -150,7 +148,7 @@ class ViewPrompts:
 
 
 def _switched(rows: Conditioning, azimuths: Tensor) -> Conditioning:
-    return rows.index(send(sectors(azimuths, len(rows)), rows.embeddings.device))
+    return rows.index(sectors(azimuths, len(rows)))
 
 
 def _overhead_share(elevations: Tensor) -> Tensor:
@@ -160,9 +158,9 @@ def _overhead_share(elevations: Tensor) -> Tensor:
 
 def _blended(rows: Conditioning, azimuths: Tensor) -> Conditioning:
     place = torch.remainder(azimuths * (len(rows) / 360), len(rows))
-    low, device = place.floor().long() % len(rows), rows.embeddings.device
-    before, after = (rows.index(send((low + step) % len(rows), device)) for step in (0, 1))
-    return Conditioning.lerp(before, after, send(place - place.floor(), device))
+    low = place.floor().long() % len(rows)
+    before, after = (rows.index((low + step) % len(rows)) for step in (0, 1))
+    return Conditioning.lerp(before, after, place - place.floor())
 
 
 def view_prompts(

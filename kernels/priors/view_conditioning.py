@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
@@ -44,6 +45,17 @@ class GroupPrior(Protocol):
     @property
     # at equal azimuth steps all around, of one elevation and distance
     def views_per_group(self) -> int: ...
+
+
+def encoder_input(prior: Prior, color: Tensor, alpha: Tensor) -> Tensor:
+    """What the prior's encoder is given of renders: [V,3,H,W], or [V,4,H,W] with their alpha where
+    it takes that (``takes_alpha``), so that the silhouette is judged too.
+
+    color [V,H,W,3] on its background, alpha [V,H,W,1] 0..1.
+    """
+    if getattr(prior, "takes_alpha", False):
+        color = torch.cat([color, alpha], -1)
+    return color.permute(0, 3, 1, 2)
 
 
 def group_size(prior: Prior) -> int:

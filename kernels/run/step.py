@@ -225,7 +225,7 @@ class Run(Generic[Result, Rendered]):
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
         latents = self.prior.encode(
-            judged(settings, rendering, cameras, self.streams["augment"]), posterior
+            judged(self.prior, settings, rendering, cameras, self.streams["augment"]), posterior
         )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]

@@ -12,8 +12,11 @@ import comfy.lora_convert
 import comfy.sd
 import comfy.utils
 import folder_paths
+import torch
 from comfy.weight_adapter import LoRAAdapter
+from torch import Tensor
 
+from ...kernels.priors.lora_file import DOWN, header_alpha, read_header, without_embedding
 from ...kernels.priors.weights import read_whole
 
 NO_LORA = "none"
@@ -49,24 +52,23 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
     """
     with read_whole(f"lora {file.name!r}"):
         lora = comfy.utils.load_torch_file(str(file), safe_load=True)
+        header = read_header(file)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
-    converted = comfy.lora_convert.convert_lora(lora)
+    lora |= _alphas(comfy.lora_convert.convert_lora(lora), header)
+    converted = _Read(comfy.lora_convert.convert_lora(lora))
     found = comfy.lora.load_lora(converted, keys, log_missing=False)
-    used = set().union(*(getattr(adapter, "loaded_keys", ()) for adapter in found.values()))
-    kind = type(model.model).__name__
-    missing = sorted(
-        key for key in converted if key.endswith(".weight") and "lora" in key and key not in used
-    )
+    kind, missing = type(model.model).__name__, without_embedding(file.name, converted.unread)
     if missing or not found:
         layers = (
-            f"{len(missing)} of its weights are not in it, {missing[0]} for one"
+            f"{len(missing)} of its weights would not be used, {missing[0]} for one"
             if missing
             else "nothing in it fits"
         )
         raise ValueError(
             f"lora {file.name!r} does not fit the model ({kind}): {layers}. It was made for another"
-            " kind of model, or is no LoRA; choose one for this checkpoint's kind."
+            " kind of model, or in a form that ComfyUI does not read; choose one for this"
+            " checkpoint's kind."
         )
     for key, adapter in found.items():
         _check_size(file.name, kind, key, adapter, model, clip)
@@ -74,6 +76,35 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
         model, clip, lora, strength, strength
     )
     return patched_model, patched_clip
+
+
+def _alphas(lora: dict[str, Tensor], header: dict[str, str]) -> dict[str, Tensor]:
+    """The alphas that a file gives in its header only, where ComfyUI does not look."""
+    found = {}
+    for key, down in lora.items():
+        end = next((end for end in DOWN if key.endswith(end)), None)
+        if end is None or f"{key.removesuffix(end)}.alpha" in lora:
+            continue
+        alpha = header_alpha(header, key, len(down))
+        if alpha is not None:
+            found[f"{key.removesuffix(end)}.alpha"] = torch.tensor(alpha)
+    return found
+
+
+class _Read(dict[str, Any]):
+    """A state dict that knows which of its values were read: ComfyUI's loader only logs the others."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        super().__init__(values)
+        self.unread = set(values)
+
+    def __getitem__(self, name: str) -> Any:
+        self.unread.discard(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.unread.discard(name)
+        return super().get(name, default)
 
 
 def _check_size(file: str, kind: str, key: Any, adapter: Any, model: Any, clip: Any) -> None:

@@ -50,6 +50,7 @@ class OwnVAE(nn.Module):
         net = plain_twin(vae.first_stage_model)
         self._net = (net,)  # in a tuple, so that the weights are not here twice
         self.posterior = _has_posterior(net)
+        self.frames = vae.latent_dim == 3  # pictures are videos of one
         # float16 underflows in the gradient through the encoder
         dtype = torch.float32 if vae.vae_dtype == torch.float16 else vae.vae_dtype
         groups: list[dict[str, Any]] = [
@@ -103,24 +104,37 @@ class OwnVAE(nn.Module):
             log.warning("The memory of the VAE's CUDA graphs cannot be given back (%s).", error)
         self._graphed.clear()
 
+    @property
+    def takes_alpha(self) -> bool:
+        """Whether pictures go in with their transparency."""
+        return bool(self.vae.output_channels == 4)
+
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The VAE's own latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to
-        the images.
+        the images. One of pictures with alpha takes [B,4,H,W], and [B,3,H,W] as opaque; any other
+        leaves alpha out.
 
         The posterior's mean; with a generator a sample of it, where the VAE has a posterior.
         """
-        pixels = self.vae.process_input(images).to(self.weights[0])
+        channels = self.vae.output_channels
+        if images.shape[1] < channels:
+            images = torch.cat([images, torch.ones_like(images[:, :1])], 1)
+        pixels = self.vae.process_input(images[:, :channels]).to(self.weights[0])
+        if self.frames:
+            pixels = pixels[:, :, None]
         if generator is None or not self.posterior:
-            return self._run("encode", pixels).float()
-        mean, log_variance = self._run("moments", pixels).float().chunk(2, dim=1)
+            return _still(self._run("encode", pixels).float())
+        mean, log_variance = _still(self._run("moments", pixels).float()).chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=generator, device=generator.device).to(mean)
         # the limits of every KL autoencoder
         return mean + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32, of the VAE's own latents."""
-        images = self._run("decode", latents.to(self.weights[0])).float()
-        output: Tensor = self.vae.process_output(images.clone())  # which works in place
+        latents = latents.to(self.weights[0])
+        images = _still(self._run("decode", latents[:, :, None] if self.frames else latents))
+        # which works in place
+        output: Tensor = self.vae.process_output(images[:, :3].float().clone())
         return output
 
     def _run(self, what: str, given: Tensor) -> Tensor:
@@ -139,6 +153,39 @@ class OwnVAE(nn.Module):
         if not self.fast or what == "decode":
             return run
         return self._graphed.setdefault(what, GraphedGradient(run))
+
+
+class PixelVAE:
+    """Stands where a VAE does for a model whose latents are the pictures themselves."""
+
+    latent_dim, latent_channels, output_channels = 2, 3, 3
+    vae_dtype, patcher = torch.float32, None
+
+    def __init__(self) -> None:
+        self.first_stage_model = _Same()
+
+    def spacial_compression_encode(self) -> int:
+        return 1
+
+    def process_input(self, images: Tensor) -> Tensor:
+        return images * 2 - 1
+
+    def process_output(self, images: Tensor) -> Tensor:
+        return ((images + 1) / 2).clamp(0, 1)
+
+
+class _Same(nn.Module):
+    """As ComfyUI's own for such models (comfy.pixel_space_convert)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pixel_space_vae = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return pixels
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
 
 
 def plain_twin(net: Any) -> Any:
@@ -170,6 +217,11 @@ def _known(net: nn.Module) -> bool:
     return not own and not any(
         {"forward", "_conv_forward"} & vars(layer).keys() for layer in net.modules()
     )
+
+
+def _still(frames: Tensor) -> Tensor:
+    """[B,C,h,w] of a video of one picture."""
+    return frames[:, :, 0] if frames.dim() == 5 else frames
 
 
 def _has_posterior(net: nn.Module) -> bool:

@@ -178,9 +178,9 @@ def load_checkpoint(
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"checkpoint {model!r}: ComfyUI does not recognise it ({reason}). Checkpoints of Stable"
-            " Diffusion 1.x, 2.x and SDXL can be loaded, with their text encoder and VAE inside."
-            " If it is one, its file is damaged or cut short: download it again."
+            f"checkpoint {model!r}: ComfyUI does not recognise it ({reason}). Checkpoints of image"
+            " models can be loaded, with their text encoder and VAE inside. If it is one, its file"
+            " is damaged or cut short: download it again."
         ) from error
     if missing := [
         name for name, part in (("model", denoiser), ("text encoder", clip)) if part is None

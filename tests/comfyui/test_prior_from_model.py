@@ -190,22 +190,14 @@ def test_flux_is_told_the_guidance_that_the_node_says(probing, info):
 
 
 @pytest.mark.parametrize(
-    ("source", "sampling", "message"),
+    ("source", "message"),
     [
-        ({"channels": 9}, None, "model takes 9 channels per latent, 5 of them a mask or picture"),
-        ({"latent_channels": 16}, None, "vae makes 16 channels per latent, but model reads 4"),
-        ({}, "lcm", "model is sampled by ModelSamplingDiscreteDistilled and LCM"),
+        ({"channels": 9}, "model takes 9 channels per latent, 5 of them a mask or picture"),
+        ({"latent_channels": 16}, "vae makes 16 channels per latent, but model reads 4"),
     ],
 )
-def test_parts_that_make_no_prior_are_refused_with_the_reason(
-    probing, info, source, sampling, message
-):
+def test_parts_that_make_no_prior_are_refused_with_the_reason(probing, info, source, message):
     prompt = parts(info, family="sd15", **source)
-    if sampling:
-        prompt["other"] = node(
-            info, "ModelSamplingDiscrete", model=["source", 0], sampling=sampling
-        )
-        prompt["prior"]["inputs"]["model"] = ["other", 0]
     run = probing.run(prompt | {"said": asked_of("prior")})
     assert run.status == "error"
     assert run.error.startswith("Distill3D_DiffusionPriorFromModel") and message in run.error
@@ -333,14 +325,6 @@ def test_vsd_says_that_it_cannot_train_such_a_model(probing, info):
     }
     run = probing.run(prompt)
     assert "has no network that could be trained on the renders" in run.error
-
-
-def test_long_texts_are_refused_not_cut(probing, info):
-    prompt = parts(info, family="sd15")
-    prompt["prompts"] = node(info, "ViewPrompts", prior=["prior", 0], prompt="a red mug " * 40)
-    prompt["show"] = {"class_type": "ProbePrompts", "inputs": {"prompts": ["prompts", 0]}}
-    run = probing.run(prompt)
-    assert run.status == "error" and "fills 2 blocks of the text encoder's tokens" in run.error
 
 
 def lora():

@@ -1,5 +1,7 @@
 """Penalties, learning rates and pictures against the authors' own code."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from replay import DTYPES, Numbers, close
@@ -100,10 +102,10 @@ class Seen:
     depth = torch.linspace(2, 3, 16).expand(2, 16, 16)[..., None].clone()
 
 
-def shown(**settings):
+def shown(prior=None, **settings):
     generator = torch.Generator().manual_seed(0)
     cameras = turntable(2, size=16)
-    runs = [judged(RunSettings(**settings), Seen, cameras, generator) for _ in range(200)]
+    runs = [judged(prior, RunSettings(**settings), Seen, cameras, generator) for _ in range(200)]
     return torch.stack(runs)
 
 
@@ -116,6 +118,19 @@ def test_half_of_the_steps_are_mirrored_and_a_fifth_show_depth():
     as_depth = near.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)
     deep = (shown(depth_share=0.2) == as_depth).flatten(1).all(1)
     assert 20 < int(deep.sum()) < 60
+
+
+def test_a_prior_that_takes_alpha_is_given_it_mirrored_like_the_colours():
+    class Fading(Seen):
+        alpha = Seen.color[..., :1]
+
+    prior, generator = SimpleNamespace(takes_alpha=True), torch.Generator().manual_seed(0)
+    runs = [
+        judged(prior, RunSettings(flip_share=0.5), Fading, turntable(2, size=16), generator)
+        for _ in range(20)
+    ]
+    assert all(torch.equal(run[:, 3], run[:, 0]) for run in runs)
+    assert len({run[0, 3, 0, 0].item() for run in runs}) == 2
 
 
 def test_small_renders_are_stretched_before_the_encoder():

@@ -1,5 +1,6 @@
 """CSD and NFSD against the losses they are parts of, and NFSD's two branches."""
 
+import pytest
 import torch
 from kit import around, seeded
 from kit import normal64 as normal
@@ -92,3 +93,13 @@ def test_nfsd_without_a_negative_prompt_is_csd_above_its_step():
     torch.testing.assert_close(
         gradient(NFSD(guidance=6.5, **FIXED)), gradient(CSD(guidance=7.5, **FIXED))
     )
+
+
+@pytest.mark.parametrize("loss", [CSD(), NFSD()])
+def test_a_prior_without_a_negative_branch_is_refused_for_there_is_nothing_else(loss):
+    prior = gaussian_prior()
+    loss.start(prior, SHAPE, seeded())
+    prior.negative_branch = False
+    with pytest.raises(ValueError, match="has no negative branch"):
+        loss.start(prior, SHAPE, seeded())
+    SDS().start(prior, SHAPE, seeded())

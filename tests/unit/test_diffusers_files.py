@@ -77,9 +77,20 @@ def test_no_weight_is_left_to_chance_without_accelerate_either(copy, monkeypatch
         load_diffusers(copy)
 
 
-def test_variant_files_are_found(copy, prior):
+def test_a_tokenizer_without_words_is_refused_and_a_byte_order_mark_is_none_of_them(copy):
+    config = copy / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text(), encoding="utf-8-sig")
+    load_diffusers(copy)
+    for file in ("tokenizer.json", "vocab.json"):
+        (copy / "tokenizer" / file).unlink(missing_ok=True)
+    with pytest.raises(ValueError, match=r"lacks tokenizer/vocab.json and tokenizer/merges.txt"):
+        load_diffusers(copy)
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16", "fp32", "non_ema"])
+def test_variant_files_are_found(copy, prior, variant):
     for part, stem in folder.WEIGHTS.items():
-        (copy / part / f"{stem}.safetensors").rename(copy / part / f"{stem}.fp16.safetensors")
+        (copy / part / f"{stem}.safetensors").rename(copy / part / f"{stem}.{variant}.safetensors")
     z_t, t = normal(1, 1, 3, 8, 8), torch.tensor([40])
     results = [p.predict(z_t, t, [p.embed(["a mug"])])[0] for p in (load_diffusers(copy), prior)]
     torch.testing.assert_close(*results)

@@ -2,6 +2,8 @@
 fit.
 """
 
+import json
+
 import pytest
 import torch
 from kit import normal
@@ -110,6 +112,61 @@ def test_the_old_attention_processors_names_are_read(prior, tmp_path):
     torch.testing.assert_close(changed, normal(2, 16, 2) @ normal(1, 2, 16))
 
 
+@pytest.mark.parametrize("start", ["{}", "diffusion_model.{}", "base_model.model.{}"])
+def test_files_of_a_unet_alone_are_read(prior, tmp_path, start):
+    name = start.format(f"{LAYER}.to_q")
+    state = {f"{name}.lora_A.weight": normal(1, 2, 16), f"{name}.lora_B.weight": normal(2, 16, 2)}
+    save_file(state, tmp_path / "a.safetensors")
+    before = weight(prior, "unet", f"{LAYER}.to_q").clone()
+    fuse(prior, tmp_path / "a.safetensors")
+    changed = weight(prior, "unet", f"{LAYER}.to_q") - before
+    torch.testing.assert_close(changed, normal(2, 16, 2) @ normal(1, 2, 16))
+
+
+@pytest.mark.parametrize(
+    "name", ["q_proj.lora_linear_layer.{}.weight", "q_proj_lora.{}.weight", "to_q_lora.{}.weight"]
+)
+def test_the_text_encoders_half_of_old_diffusers_files_is_read(prior, tmp_path, name):
+    layer = "encoder.layers.0.self_attn"
+    start = f"text_encoder.text_model.{layer}.{name}"
+    state = {start.format("down"): normal(1, 2, 32), start.format("up"): normal(2, 32, 2)}
+    save_file(state, tmp_path / "a.safetensors")
+    before = weight(prior, "text_encoder", f"{layer}.q_proj").clone()
+    fuse(prior, tmp_path / "a.safetensors")
+    changed = weight(prior, "text_encoder", f"{layer}.q_proj") - before
+    torch.testing.assert_close(changed, normal(2, 32, 2) @ normal(1, 2, 32))
+
+
+PEFT = {"unet.r": 2, "unet.lora_alpha": 16, "unet.use_rslora": False}
+
+
+@pytest.mark.parametrize(
+    ("header", "scale"),
+    [
+        ({"lora_adapter_metadata": json.dumps(PEFT)}, 8),
+        ({"lora_adapter_metadata": json.dumps(PEFT | {"unet.use_rslora": True})}, 16 / 2**0.5),
+        ({"unet.lora_alpha": "16", "unet.r": "2"}, 8),
+        ({"ss_network_alpha": "1", "ss_network_dim": "2"}, 0.5),
+        ({"ss_network_alpha": "Dynamic"}, 1),
+    ],
+)
+def test_the_headers_alpha_counts_where_the_file_holds_none(prior, tmp_path, header, scale):
+    name = f"unet.{LAYER}.to_q"
+    state = {f"{name}.lora_A.weight": normal(1, 2, 16), f"{name}.lora_B.weight": normal(2, 16, 2)}
+    save_file(state, tmp_path / "a.safetensors", metadata=header)
+    before = weight(prior, "unet", f"{LAYER}.to_q").clone()
+    fuse(prior, tmp_path / "a.safetensors")
+    changed = weight(prior, "unet", f"{LAYER}.to_q") - before
+    torch.testing.assert_close(changed, scale * normal(2, 16, 2) @ normal(1, 2, 16))
+
+
+def test_an_embedding_that_comes_along_is_told(prior, tmp_path, caplog):
+    state = kohya(prior) | {"bundle_emb.tok.string_to_param.*": normal(1, 1, 32)}
+    save_file(state, tmp_path / "a.safetensors")
+    fuse(prior, tmp_path / "a.safetensors")
+    assert "brings an embedding (bundle_emb.tok" in caplog.text
+
+
 def test_half_precision_weights_take_the_exact_sum(folder, tmp_path):
     half, exact = load_diffusers(folder, dtype=torch.bfloat16), load_diffusers(folder)
     save_file(kohya(exact), tmp_path / "a.safetensors")
@@ -128,7 +185,10 @@ def test_half_precision_weights_take_the_exact_sum(folder, tmp_path):
         (lambda s: s | {next(iter(s)): normal(1, 2, 24)}, "a layer of 16 x 24 weights, here it has 16 x 32"),
         (lambda s: s | {next(iter(s)): normal(1, 4, 32)}, "for a layer of 16 x 32 weights"),
         (lambda s: s | {"lora_unet_x.hada_w1_a": normal(1, 2, 2)}, "not a plain LoRA"),
-        (lambda s: {"conv.weight": normal(1, 2, 2)}, "is no LoRA: it holds conv.weight"),
+        (lambda s: {"conv.weight": normal(1, 2, 2)}, "is no plain LoRA: it holds conv.weight"),
+        (lambda s: s | {"lora_unet_x.lora_B.bias": normal(1, 2)}, "which would be left out"),
+        (lambda s: s | {"lora_unet_x.lora_magnitude_vector": normal(1, 2)}, "which would be left out"),
+        (lambda s: s | {"lora_unet_x.w_norm": normal(1, 2)}, "which would be left out"),
         (lambda s: {}, "it is empty"),
     ],
 )  # fmt: skip

@@ -20,6 +20,7 @@ from ..folder import WEIGHTS
 from ..lora import LoraAdapter
 from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
+from ..syntax import tell
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
 from .offload import SequentialOffload
@@ -305,6 +306,7 @@ class DiffusersPrior:
 
     def check_text(self, text: str) -> None:
         check_words(text, self.vocabulary, self.name)
+        tell(text, weighted=False)
 
 
 def make_ordinary(module: nn.Module) -> None:

@@ -13,9 +13,18 @@ from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
 from .toybox import ProbeToyboxFile, teach
 
+try:
+    from .judged import ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong
+    from .refused import ProbeRefused
+    from .stand_in import ProbeStandIn
+
+    FAMILIES = (ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong, ProbeRefused, ProbeStandIn)
+except (ImportError, AttributeError):  # an older ComfyUI, which lacks some of the families
+    FAMILIES = ()
+
 NODES = (
     ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
-    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled,
+    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, *FAMILIES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
