@@ -105,7 +105,7 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(
     loaded, seen = 0, set()
     tracemalloc.start()
     try:
-        for _ in range(MUTATIONS // 4 if format == "sog" else MUTATIONS):
+        for _ in range(MUTATIONS // 8 if format == "sog" else MUTATIONS):
             original = rng.choice(originals)
             if format == "sog" and rng.random() < 0.8:
                 path.write_bytes(mutated_sog(original, rng))
