@@ -196,7 +196,7 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, full_disk, f
 def test_an_invalid_cloud_and_a_missing_folder_are_refused(tmp_path, format):
     cloud = object_cloud()
     with pytest.raises(ValueError, match="does not exist"):
-        FORMATS[format].save(cloud, tmp_path / "no" / "a.bin")
+        FORMATS[format].save(cloud, tmp_path / "no" / f"a.{FORMATS[format].extension}")
     cloud.sh[3] = torch.nan
     with pytest.raises(ValueError, match="sh holds 48 values"):
         saved(cloud, format, tmp_path)
