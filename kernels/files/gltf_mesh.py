@@ -60,7 +60,7 @@ def load_parts(path: Path) -> list[Part]:
     scene = open_scene(path, SiblingFiles(path).get)
     glb = scene.glb
     for name in get(glb, scene.tree, "extensionsRequired", list, []):
-        if name not in KNOWN and not str(name).startswith(MATERIALS):
+        if str(name) not in KNOWN and not str(name).startswith(MATERIALS):
             raise ValueError(
                 f"{glb.name} requires {str(name)[:60]}, which is not read. Export it without."
             )
@@ -76,7 +76,7 @@ def load_parts(path: Path) -> list[Part]:
             primitive = get(glb, primitives, index, dict)
             if (mode := get(glb, primitive, "mode", int, 4)) not in MODES:
                 continue  # lines
-            key = primitive.get("material")
+            key = get(glb, primitive, "material", int) if "material" in primitive else None
             if key not in looks:
                 looks[key] = Look(scene, key)
             bare = _bare(scene, primitive, mode, weights, looks[key])

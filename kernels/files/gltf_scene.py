@@ -119,7 +119,11 @@ class Scene:
         parts = []
         for key, wide in (("indices", 1), ("values", width)):
             part = get(self.glb, sparse, key, dict)
-            of = COMPONENTS.get(part.get("componentType", 0), "") if key == "indices" else kind
+            of = (
+                COMPONENTS.get(get(self.glb, part, "componentType", int, 0), "")
+                if key == "indices"
+                else kind
+            )
             if not of:
                 raise bad(self.glb.name, "a sparse accessor's indices are of no known kind")
             view, offset = (
@@ -210,6 +214,7 @@ def skinned(
     """Places [M,3] in the world, by the joints; the node's own matrix does not count."""
     glb, entry = scene.glb, scene.entry("skins", skin)
     joints = get(glb, entry, "joints", list)
+    joints = [get(glb, joints, i, int) for i in range(len(joints))]
     if "inverseBindMatrices" in entry:
         inverse = scene.accessor(get(glb, entry, "inverseBindMatrices", int), (16,))
         inverse = inverse.reshape(-1, 4, 4).transpose(0, 2, 1)  # column by column

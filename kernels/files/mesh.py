@@ -117,7 +117,12 @@ def load_shape(path: str | os.PathLike[str]) -> list[Mesh] | Points:
 
 def _gltf(path: Path) -> list[Mesh] | Points:
     """By our own reader: trimesh's passes over most of what the specification allows."""
-    name, parts = path.name, load_parts(path)
+    name = path.name
+    try:
+        parts = load_parts(path)
+    except (ArithmeticError, LookupError, TypeError, np.linalg.LinAlgError) as error:
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{name} is a damaged glTF ({what}). Export it again.") from error
     total = sum(len(part.vertices) + len(part.faces) for part in parts)
     if total > max(COPIES, os.path.getsize(path)):
         raise ValueError(
@@ -127,6 +132,9 @@ def _gltf(path: Path) -> list[Mesh] | Points:
     solids = [part for part in parts if len(part.faces)]
     try:
         pictures = Pictures([(part.image, tint(part)) for part in solids])
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be read as a mesh: {error}. Export it again.") from None
+    try:
         meshes = [_of_part(part, pictures, name).check(name) for part in solids]
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # a damaged picture
         raise ValueError(f"{name} holds a damaged picture: {error}. Export it again.") from None

@@ -17,6 +17,7 @@ from typing import Any
 from .atomic import atomic_write
 
 SUFFIXES = (".usda", ".usdc", ".usdz")
+DATE = 473_385_600  # seconds, 1985: the same content gives the same archive
 NEEDED = "OpenUSD needs the package usd-core, 26.3 or later: python -m pip install 'usd-core>=26.3'"
 
 
@@ -64,9 +65,11 @@ def write_stage(
                 # it moved from Usd to Sdf
                 writer = getattr(pxr.Sdf, "ZipFileWriter", None) or pxr.Usd.ZipFileWriter
                 writer = writer.CreateNew(str(whole))
+                os.utime(layer, (DATE, DATE))
                 writer.AddFile(str(layer), "scene.usdc")  # the first is the scene
                 for name, data in (beside or {}).items():
                     (Path(folder) / name).write_bytes(data)
+                    os.utime(Path(folder) / name, (DATE, DATE))
                     writer.AddFile(str(Path(folder) / name), name)
                 done = bool(writer.Save()) and done
         except pxr.Tf.ErrorException as error:

@@ -102,9 +102,11 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(
     # imports, tables and compiling, which time and memory below should not count
     load_gaussians(path)
     loaded, seen = 0, set()
+    # a round of sog takes pictures apart: fewer, but so many that some load
+    rounds = max(200, MUTATIONS // 8) if format == "sog" else MUTATIONS
     tracemalloc.start()
     try:
-        for _ in range(MUTATIONS // 4 if format == "sog" else MUTATIONS):
+        for _ in range(rounds):
             original = rng.choice(originals)
             if format == "sog" and rng.random() < 0.8:
                 path.write_bytes(mutated_sog(original, rng))
@@ -122,7 +124,7 @@ def test_a_mutated_file_gives_a_valid_cloud_or_a_clear_error(
         tracemalloc.stop()
     assert peak < MEMORY_LIMIT
     # Both ends are reached: the mutations neither all pass nor all fail at the first check.
-    assert loaded > MUTATIONS // 100
+    assert loaded > rounds // 100
     assert len(seen) >= (2 if format == "splat" else 4), seen
 
 
