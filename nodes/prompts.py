@@ -101,9 +101,9 @@ class ViewPromptsNode(io.ComfyNode):
                     tooltip=(
                         "Perp-Neg, against several faces: lead every view away from the front and"
                         " the side text, across its own text's direction. 0: off. 1: the weights of"
-                        " LucidDreamer's code, which have interpolate on. Costs up to two more"
-                        " evaluations per view beside the loss's usual two, 1.7 on average (1.9"
-                        " with interpolate)."
+                        " LucidDreamer's code, which has interpolate on (Perp-Neg is off in 5 of"
+                        " its 9 configs). Costs up to two more evaluations per view beside the"
+                        " loss's usual two, 1.7 on average (1.9 with interpolate)."
                     ),
                 ),
                 guidance_input("side_guidance", "from the side (azimuth 90 degrees)"),
