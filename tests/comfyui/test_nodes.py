@@ -287,6 +287,21 @@ class TestEarlyEnd:
         assert not list(folder.glob("*"))
 
 
+def test_presets_name_nothing_but_inputs_of_their_node(object_info):
+    """And all of a node the same ones, so that the page knows which of them is set."""
+    compared = 0
+    for id, info in object_info.items():
+        spec = info["input"].get("required", {}).get("preset") if "Distill3D" in id else None
+        if spec is None:
+            continue
+        declared = {**info["input"]["required"], **info["input"].get("optional", {})}
+        first, *others = (set(values) for values in spec[1]["distill3d_presets"].values())
+        assert first <= declared.keys(), id
+        assert all(each == first for each in others), id
+        compared += 1
+    assert compared > 8
+
+
 def test_optimize_says_how_far_it_is(comfyui, graph):
     run = succeeded(comfyui.run(graph(optimize={"steps": 4, "seed": fresh_seed()})))
     assert run.progress("optimize")[-1] == (4, 4)
