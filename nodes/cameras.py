@@ -67,8 +67,7 @@ class OrbitCameras(io.ComfyNode):
                     step=0.05,
                     tooltip=(
                         "Share of the views, 0..1, taken from 60..85 degrees instead, so that the"
-                        " top is seen too. Consistent3D: 0 (its sphere sampling ends at"
-                        " elevation_max)."
+                        " top is seen too. Consistent3D and LucidDreamer: 0."
                     ),
                 ),
                 io.Float.Input(
@@ -83,7 +82,7 @@ class OrbitCameras(io.ComfyNode):
                         "Nearest camera, world units from the centre; the object fills a cube of"
                         " side 1. Embedded prior: trained at 1.97..2.03, so that it knows the size"
                         " an object should have. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small"
-                        " fov)."
+                        " fov) at first, coming down to 3.5; here it stays."
                     ),
                 ),
                 io.Float.Input(
@@ -96,7 +95,7 @@ class OrbitCameras(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Farthest camera, world units from the centre. Embedded prior: up to 2.03. "
-                        "Consistent3D: 2.0, LucidDreamer: 5.5."
+                        "Consistent3D: 2.0, LucidDreamer: 5.5 at first, coming down to 5.0."
                     ),
                 ),
                 _degrees(
@@ -105,7 +104,8 @@ class OrbitCameras(io.ComfyNode):
                     1.0,
                     150.0,
                     "Smallest vertical field of view, degrees. Embedded prior: trained at 40."
-                    " Consistent3D: 40, LucidDreamer: 18.",
+                    " Consistent3D: 40 in the coarse stage, then 30; LucidDreamer: 18 at first,"
+                    " falling to 9.2.",
                     advanced=True,
                 ),
                 _degrees(
@@ -114,7 +114,8 @@ class OrbitCameras(io.ComfyNode):
                     1.0,
                     150.0,
                     "Largest vertical field of view, degrees. Embedded prior: trained at 40."
-                    " Consistent3D: 70, LucidDreamer: 34.",
+                    " Consistent3D: 70 in the coarse stage, then 45; LucidDreamer: 34 at first,"
+                    " rising to 34.4.",
                     advanced=True,
                 ),
                 io.Float.Input(
@@ -126,9 +127,10 @@ class OrbitCameras(io.ComfyNode):
                     round=0.001,
                     advanced=True,
                     tooltip=(
-                        "The camera and the point it looks at move by up to this along each axis,"
-                        " world units. Consistent3D: 0.1 for the camera, 0.2 for its target;"
-                        " LucidDreamer: 0.05."
+                        "The camera and the point it looks at move together by up to this along"
+                        " each axis, world units. Theirs move apart: the camera, its target and the"
+                        " upward direction by 0.1, 0.2 and 0.02 in Consistent3D's coarse stage,"
+                        " then by 0; by 0.025, 0.05 and 0.01 in LucidDreamer."
                     ),
                 ),
                 types.CoreCameras.Input(

@@ -7,7 +7,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..kernels.priors.base import Prior
-from ..kernels.priors.prompts import view_prompts
+from ..kernels.priors.perp_neg import WEIGHTS
+from ..kernels.priors.prompts import PERP_NEG_FROM, view_prompts
 from ..kernels.toybox.captions import spelled
 from ..kernels.toybox.scene_captions import check_sentence, vocabulary
 from .priors.memory import ManagedPrior
@@ -103,9 +104,32 @@ class ViewPromptsNode(io.ComfyNode):
                     tooltip=(
                         "Perp-Neg, against several faces: lead every view away from the front and"
                         " the side text, across its own text's direction. 0: off. 1: the weights of"
-                        " LucidDreamer's code, which have interpolate on. Costs up to two more"
-                        " evaluations per view beside the loss's usual two, 1.7 on average (1.9"
-                        " with interpolate)."
+                        " LucidDreamer's code, which has interpolate on (Perp-Neg is off in 5 of"
+                        " its 9 configs). Costs up to two more evaluations per view beside the"
+                        " loss's usual two, 1.7 on average (1.9 with interpolate)."
+                    ),
+                ),
+                io.Combo.Input(
+                    "perp_neg_weights",
+                    options=list(WEIGHTS),
+                    default="luciddreamer",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "By whose weights Perp-Neg leads away from the other texts at each azimuth;"
+                        " perp_neg multiplies them. LucidDreamer: luciddreamer. SDI: threestudio."
+                    ),
+                ),
+                io.Combo.Input(
+                    "perp_neg_from",
+                    options=list(PERP_NEG_FROM),
+                    default="null",
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What Perp-Neg measures its directions from. null: the empty text."
+                        " negative: the negative prompt; the same where that is empty. LucidDreamer"
+                        " and SDI: negative."
                     ),
                 ),
                 guidance_input("side_guidance", "from the side (azimuth 90 degrees)"),

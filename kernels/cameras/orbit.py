@@ -66,7 +66,7 @@ class OrbitSampler(Settings):
     view are uniform in their range. Rigs of cameras are spread in the same way over the circle's
     part that brings a rig back onto itself. The defaults are those the embedded prior was trained
     with (object in the unit cube, fov 40, distance about 2). LucidDreamer: elevation -15..45
-    degrees, fov 18..34 and radius 5.2..5.5 (the same picture from further away).
+    degrees, fov 18..34 and radius 5.2..5.5 at the start.
 
     Args:
         elevation_min: degrees

@@ -50,13 +50,15 @@ class SDI(TimestepLoss):
     ceil(min(t_max + stride - 1, 999) / stride), 22 at t_max 980 and 10 at 250.
 
     Args:
-        guidance: standard form s; threestudio's w = 7.5
+        guidance: standard form s; threestudio's w = 7.5 without Perp-Neg; its config has it, and with
+            it s is w: 7.5
         weighting: w(t): makes the direction render - guided x0, the code's loss
         t_min: lowest step, for t_random only
         t_random: draw t from t_min on, instead of taking the annealed upper end (threestudio's
             t_anneal off)
         t_max_end: t at the end of the run; threestudio: 25 %
-        inversion_guidance: standard form s of the inversion; threestudio's w = -7.5
+        inversion_guidance: standard form s of the inversion; threestudio's w = -7.5 without
+            Perp-Neg, with it -7.5
         stride: steps of the schedule per step of the inversion; threestudio: 10 steps in all
         eta: share of DDIM's random part (Song et al. 2021, equation 16) in the inversion;
             threestudio: 0.3

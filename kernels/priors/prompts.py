@@ -20,6 +20,7 @@ from .perp_neg import WEIGHTS
 AROUND = ("front", "side", "back", "side")
 OVERHEAD = ("overhead",)
 OVERHEAD_ABOVE = 60.0  # degrees of elevation
+PERP_NEG_FROM = ("null", "negative")
 OVERHEAD_BLEND = (50.0, 70.0)  # degrees of elevation, where what changes smoothly does so
 
 
@@ -195,7 +196,7 @@ def view_prompts(
             raise ValueError(f"View Prompts: {name} is {value:g}; it must lie between 0 and 10.")
     choices = {
         "perp_neg_weights": (perp_neg_weights, tuple(WEIGHTS)),
-        "perp_neg_from": (perp_neg_from, ("null", "negative")),
+        "perp_neg_from": (perp_neg_from, PERP_NEG_FROM),
     }
     for name, (choice, allowed) in choices.items():
         if choice not in allowed:

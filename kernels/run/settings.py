@@ -185,8 +185,9 @@ class RefineSettings(RunSettings):
         smoothness: vertices move together within about its square root in edges (Nicolet et al.
             2021)
         lambda_laplacian: squared distance of vertices from their neighbours' mean, in edges (C3D:
-            100)
-        lambda_normal: mean 1 - cosine between the normals of neighbouring faces (C3D: 100)
+            100, of its own penalty_form)
+        lambda_normal: mean 1 - cosine between the normals of neighbouring faces (C3D: 100, of its
+            own penalty_form)
         judged: what the prior sees: "color" | "normal", world normals as colours (C3D's geometry
             stage, on black)
         penalty_form: "edges", as above | "consistent3d": mean length of the summed offsets to the

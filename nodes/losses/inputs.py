@@ -16,6 +16,10 @@ WEIGHTS = (
     "How much a noise level t counts, w(t): 1-abar the most at high noise, one all alike,"
     " sigma/alpha so that the gradient is a difference of pictures (as latents)."
 )
+WEIGHT = (
+    "LucidDreamer: 0.4 at 4 views with its smaller learning rates (its code has 0.1 and sums over the"
+    " views, here their mean is taken)."
+)
 CLIP = (
     "No value of the gradient may be larger than this, in units of the latent (the small picture"
     " that the prior works on, values about -4..4); 0 never."
@@ -65,7 +69,7 @@ def plain_inputs(defaults: TimestepLoss, guidance: str) -> list[io.Input]:
         number_input(
             "weight",
             defaults.weight,
-            "Factor on the gradient. LucidDreamer: 0.1 with its smaller learning rates.",
+            f"Factor on the gradient. {WEIGHT}",
             high=1e6,
             step=0.1,
             advanced=False,
@@ -88,7 +92,9 @@ def timestep_inputs(
             tooltip=f"{WEIGHTS} {weighting}",
         ),
         steps_input(
-            "t_min", defaults.t_min, f"Lowest {LEVEL}. Papers: 20. Embedded prior: 20 to 200."
+            "t_min",
+            defaults.t_min,
+            f"Lowest {LEVEL}. Papers: 20, LucidDreamer: 21. Embedded prior: 20 to 200.",
         ),
         steps_input(
             "t_max_start", defaults.t_max_start, f"Highest {LEVEL}, at the start. Papers: 980."

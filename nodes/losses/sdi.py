@@ -40,7 +40,8 @@ class SDILoss(io.ComfyNode):
             inputs=[
                 *plain_inputs(
                     SDI(),
-                    "SDI: 8.5 (w = 7.5). Embedded prior: begin with 7.5, and inversion_guidance 1.",
+                    "SDI: 7.5 with Perp-Neg, as in its code; 8.5 (w = 7.5) without. Embedded"
+                    " prior: begin with 7.5, and inversion_guidance 1.",
                 ),
                 *timestep_inputs(SDI(), "SDI: sigma/alpha.", "SDI: 250."),
                 io.Boolean.Input(
@@ -56,7 +57,8 @@ class SDILoss(io.ComfyNode):
                     "inversion_guidance",
                     SDI().inversion_guidance,
                     "Guidance of the inversion; below 0 it leads away from the prompt, as the "
-                    "way back leads towards it. SDI: -6.5 (w = -7.5). Embedded prior: 1.",
+                    "way back leads towards it. SDI: -7.5 with Perp-Neg, as in its code; -6.5"
+                    " (w = -7.5) without. Embedded prior: 1.",
                     low=-1000.0,
                 ),
                 steps_input(

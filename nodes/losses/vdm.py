@@ -13,7 +13,17 @@ from ...kernels.losses.vdm import VDM
 from ..shared import types
 from ..shared.presets import preset_input
 from ..shared.validation import validate
-from .inputs import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
+from .inputs import (
+    CATEGORY,
+    CLIP,
+    LEVEL,
+    WEIGHT,
+    WEIGHTS,
+    checked,
+    loss_output,
+    number_input,
+    steps_input,
+)
 
 DEFAULTS = VDM()
 MAP = ("degradation", "psi_lr", "psi_lr_end")  # in Degradation Map
@@ -55,7 +65,7 @@ class VDMLoss(io.ComfyNode):
                     PRESETS,
                     "derivation: our defaults. embedded prior: for the prior that ships with the"
                     " pack, runs of at most 300 steps. With Stable Diffusion begin with"
-                    " derivation and t_min 20.",
+                    " derivation and t_min 21.",
                 ),
                 number_input(
                     "guidance",
@@ -70,7 +80,7 @@ class VDMLoss(io.ComfyNode):
                 number_input(
                     "weight",
                     DEFAULTS.weight,
-                    "Factor on the gradient. LucidDreamer: 0.1 with its smaller learning rates.",
+                    f"Factor on the gradient. {WEIGHT}",
                     high=1e6,
                     step=0.1,
                     advanced=False,
@@ -105,7 +115,7 @@ class VDMLoss(io.ComfyNode):
                 steps_input(
                     "t_min",
                     DEFAULTS.t_min,
-                    f"Lowest {LEVEL}. LucidDreamer: 20; 300 is for the embedded prior, where lower"
+                    f"Lowest {LEVEL}. LucidDreamer: 21; 300 is for the embedded prior, where lower"
                     " ones leave haze.",
                 ),
                 steps_input(

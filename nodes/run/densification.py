@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.gaussians.densify import Densify
+from ...kernels.gaussians.mcmc import MCMC
 from ...kernels.run.settings import OptimizeSettings
 from ..shared import types
 from ..shared.presets import preset_input
@@ -14,6 +15,8 @@ from .inputs import SETTINGS
 
 DEFAULTS = OptimizeSettings()
 GROWTH = Densify()
+STRATEGIES = ("gradients", "MCMC")
+LEAST_OPACITY = 1e-6  # of MCMC, which shares opacities out and cannot share none
 STANDARD: dict[str, Any] = {
     "densify": True,
     "max_gaussians": DEFAULTS.max_gaussians,
@@ -21,6 +24,7 @@ STANDARD: dict[str, Any] = {
     "densify_stop": GROWTH.stop,
     "densify_grow": GROWTH.grow_share,
     "prune_opacity": GROWTH.prune_opacity,
+    "strategy": "gradients",
 }
 PRESETS = {
     "short runs": STANDARD,
@@ -72,7 +76,8 @@ class Densification(io.ComfyNode):
                     tooltip=(
                         "Split and clone Gaussians where the renderings still change, drop those"
                         " that fade (3D Gaussian Splatting). Off: their number stays. Embedded"
-                        " prior: off. LucidDreamer: on."
+                        " prior: off. LucidDreamer: on, and opacities fall to 0.01 every 300 steps,"
+                        " which no input does here."
                     ),
                 ),
                 io.Int.Input(
@@ -93,28 +98,42 @@ class Densification(io.ComfyNode):
                     max=1_000_000,
                     advanced=True,
                     tooltip=(
-                        "Steps between rounds of densification. LucidDreamer and 3D Gaussian"
-                        " Splatting: 100."
+                        "Steps between rounds of densification. LucidDreamer, 3D Gaussian Splatting"
+                        " and 3DGS-MCMC: 100."
                     ),
                 ),
                 _share(
                     "densify_stop",
                     GROWTH.stop,
                     "Share of the schedule, 0..1, after which Gaussians neither multiply nor go."
-                    " LucidDreamer: 0.6.",
+                    " LucidDreamer: 0.6, 3DGS-MCMC: 0.83.",
                 ),
                 _share(
                     "densify_grow",
                     GROWTH.grow_share,
-                    "Most of the Gaussians that one round doubles, share 0..1. LucidDreamer: 1,"
-                    " above a threshold.",
+                    "Most of the Gaussians that one round doubles, share 0..1; of strategy MCMC the"
+                    " share by which it enlarges the cloud. LucidDreamer: 1, above a threshold;"
+                    " 3DGS-MCMC: 0.05.",
                 ),
                 _share(
                     "prune_opacity",
                     GROWTH.prune_opacity,
-                    "A round removes Gaussians fainter than this, 0..1. LucidDreamer: 0.005.",
+                    "A round removes Gaussians fainter than this, 0..1; of strategy MCMC it moves"
+                    " them. LucidDreamer and 3DGS-MCMC: 0.005.",
                     high=0.9,
                     step=0.001,
+                ),
+                io.Combo.Input(
+                    "strategy",
+                    options=list(STRATEGIES),
+                    default=STRATEGIES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Where Gaussians are added. gradients: where the renderings still change"
+                        " (LucidDreamer). MCMC: faint ones move to opaque ones, new ones join them,"
+                        " and noise lets faint ones wander; none goes (3DGS-MCMC)."
+                    ),
                 ),
             ],
             outputs=[
@@ -134,16 +153,28 @@ def growth(
     densify_stop: float,
     densify_grow: float,
     prune_opacity: float,
+    strategy: str = STRATEGIES[0],
 ) -> dict[str, Any]:
     """Fields of OptimizeSettings. Raises ValueError for what does not fit."""
-    strategy = Densify(
-        every=densify_every,
-        start=min(GROWTH.start, densify_stop),
-        stop=densify_stop,
-        grow_share=densify_grow,
-        prune_opacity=prune_opacity,
-        count_min=min(GROWTH.count_min, max_gaussians),
-        count_max=max_gaussians,
-    )
-    strategy.check()
-    return {"densify": strategy if densify else None, "max_gaussians": max_gaussians}
+    chosen: Densify | MCMC
+    if strategy == "MCMC":
+        chosen = MCMC(
+            every=densify_every,
+            start=min(MCMC.start, densify_stop),
+            stop=densify_stop,
+            growth=1 + densify_grow,
+            min_opacity=max(prune_opacity, LEAST_OPACITY),
+            count_max=max_gaussians,
+        )
+    else:
+        chosen = Densify(
+            every=densify_every,
+            start=min(GROWTH.start, densify_stop),
+            stop=densify_stop,
+            grow_share=densify_grow,
+            prune_opacity=prune_opacity,
+            count_min=min(GROWTH.count_min, max_gaussians),
+            count_max=max_gaussians,
+        )
+    chosen.check()
+    return {"densify": chosen if densify else None, "max_gaussians": max_gaussians}

@@ -79,8 +79,8 @@ class Optimize(io.ComfyNode):
                     max=1_000_000,
                     tooltip=(
                         "Steps to do now. Embedded prior: 300 to 600. Consistent3D: 3000 (coarse),"
-                        " 5000 (texture); LucidDreamer: 5000; this pack's VDM with Stable"
-                        " Diffusion: 3000."
+                        " 3000 (geometry) and 5000 (texture); LucidDreamer: 5000; this pack's VDM"
+                        " with Stable Diffusion: 3000."
                     ),
                 ),
                 io.Int.Input(
@@ -112,8 +112,9 @@ class Optimize(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Width and height of the training renders, pixels; 0 is the prior's own"
-                        " size (embedded 128, Stable Diffusion 512, as in the papers). Must fit the"
-                        " prior: a multiple of 64 for Stable Diffusion."
+                        " size (embedded 128, Stable Diffusion 512, as LucidDreamer). Consistent3D:"
+                        " 64 in the coarse stage, stretched to 512, which no input does here, then"
+                        " 512. Must fit the prior: a multiple of 64 for Stable Diffusion."
                     ),
                 ),
                 io.Int.Input(

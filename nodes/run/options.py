@@ -22,7 +22,7 @@ STANDARD: dict[str, Any] = {
 PRESETS = {
     "standard": STANDARD,
     "little memory": STANDARD | {"micro_batch": 1},
-    "LucidDreamer": STANDARD | {"background": "white"},
+    "LucidDreamer": STANDARD | {"background": "thirds", "sample_posterior": True},
     "Consistent3D": STANDARD | {"sample_posterior": True},
 }
 
@@ -67,16 +67,16 @@ class RunOptions(io.ComfyNode):
                     default=DEFAULTS.background,
                     tooltip=(
                         "What is behind the object while training. auto: what the prior was trained"
-                        " on, random colours if it does not say. LucidDreamer: white, sometimes"
-                        " random or black."
+                        " on, random colours if it does not say. thirds: each view's white, black"
+                        " or a random colour (LucidDreamer)."
                     ),
                 ),
                 io.Boolean.Input(
                     "sample_posterior",
                     default=DEFAULTS.sample_posterior,
                     tooltip=(
-                        "Encode the renders with a draw from the encoder's posterior (Consistent3D:"
-                        " on) instead of its mean, which is steadier."
+                        "Encode the renders with a draw from the encoder's posterior (Consistent3D"
+                        " and LucidDreamer: on) instead of its mean, which is steadier."
                     ),
                 ),
                 io.Int.Input(

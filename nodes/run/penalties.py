@@ -6,8 +6,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...kernels.run.penalties import Regularizers
-from ...kernels.run.settings import RefineSettings
+from ...kernels.run.penalties import TV_KINDS, Regularizers
+from ...kernels.run.settings import PENALTY_FORMS, RefineSettings
 from ..shared import types
 from ..shared.presets import preset_input
 from .inputs import SETTINGS
@@ -20,19 +20,29 @@ PRESETS = {
         "strays only": DEFAULTS,
         "embedded prior": Regularizers(lambda_opacity=1500.0, lambda_gamut=20.0),
         "embedded prior, scenes": Regularizers(lambda_gamut=20.0, bounds_radius=7.0),
-        "LucidDreamer": Regularizers(lambda_scale=1.0, lambda_tv_color=1.0),
+        "LucidDreamer": Regularizers(
+            lambda_scale=1.0, lambda_tv_color=1.0, lambda_tv_depth=1.0, tv_kind="squared"
+        ),
     }.items()
 }
+MESH_INPUTS = ("smoothness", "lambda_laplacian", "lambda_normal", "penalty_form")
 MESH_PRESETS = {
-    name: dict(zip(("smoothness", "lambda_laplacian", "lambda_normal"), values, strict=True))
-    for name, values in {
-        "smooth steps": (MESH.smoothness, MESH.lambda_laplacian, MESH.lambda_normal),
-        "Consistent3D": (0.0, 100.0, 100.0),
+    name: {key: getattr(settings, key) for key in MESH_INPUTS}
+    for name, settings in {
+        "smooth steps": MESH,
+        "Consistent3D": RefineSettings(
+            smoothness=0.0,
+            lambda_laplacian=100.0,
+            lambda_normal=100.0,
+            penalty_form="consistent3d",
+        ),
     }.items()
 }
 
 
-def _weight(id: str, tooltip: str, advanced: bool = False) -> io.Float.Input:
+def _weight(
+    id: str, tooltip: str, advanced: bool = False, optional: bool = False
+) -> io.Float.Input:
     return io.Float.Input(
         id,
         default=getattr(DEFAULTS, id),
@@ -40,6 +50,7 @@ def _weight(id: str, tooltip: str, advanced: bool = False) -> io.Float.Input:
         max=1e6,
         step=0.1,
         round=0.000001,
+        optional=optional,
         advanced=advanced or None,
         tooltip=tooltip,
     )
@@ -91,7 +102,7 @@ class Penalties(io.ComfyNode):
                 _weight(
                     "lambda_tv_color",
                     "Weight of the mean difference between neighbouring pixels: smooth colours."
-                    " LucidDreamer: 1.",
+                    " LucidDreamer: 1, with tv_kind squared, and lambda_tv_depth 1 beside it.",
                 ),
                 _weight(
                     "lambda_bounds",
@@ -128,6 +139,27 @@ class Penalties(io.ComfyNode):
                     "Weight of the mean difference between neighbouring pixels of the renders'"
                     " coverage (alpha): smooth silhouettes. Consistent3D and LucidDreamer: 0.",
                     advanced=True,
+                ),
+                _weight(
+                    "lambda_tv_depth",
+                    "Weight of the mean difference between neighbouring pixels of a picture of"
+                    " nearness, 0..1 from the farthest opaque pixel of a view to the nearest:"
+                    " smooth surfaces. LucidDreamer: 1, with tv_kind squared.",
+                    advanced=True,
+                    optional=True,
+                ),
+                io.Combo.Input(
+                    "tv_kind",
+                    options=list(TV_KINDS),
+                    default=DEFAULTS.tv_kind,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "What counts of differences between neighbouring pixels, in"
+                        " lambda_tv_color, lambda_tv_alpha and lambda_tv_depth. absolute: their"
+                        " size. squared: twice their squares, so that faint noise hardly counts."
+                        " LucidDreamer: squared."
+                    ),
                 ),
             ],
             outputs=[types.Penalties.Output(display_name="penalties", tooltip="For Optimize.")],
@@ -168,13 +200,26 @@ class MeshPenalties(io.ComfyNode):
                     "lambda_laplacian",
                     1e6,
                     "Weight of the squared distance of vertices from their neighbours' mean, in"
-                    " edges. Consistent3D: 100.",
+                    " edges. Consistent3D: 100, with its own penalty_form.",
                 ),
                 _mesh(
                     "lambda_normal",
                     1e6,
                     "Weight of 1 - cosine between the normals of neighbouring triangles."
-                    " Consistent3D: 100.",
+                    " Consistent3D: 100, with its own penalty_form.",
+                ),
+                io.Combo.Input(
+                    "penalty_form",
+                    options=list(PENALTY_FORMS),
+                    default=MESH.penalty_form,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How lambda_laplacian and lambda_normal measure. edges: in lengths of"
+                        " edges, and between triangles. consistent3d, as Consistent3D's code: the"
+                        " length of the summed offsets to the neighbours in world units, which"
+                        " grows with the edges, and between the normals of neighbouring vertices."
+                    ),
                 ),
             ],
             outputs=[

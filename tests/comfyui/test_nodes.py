@@ -149,6 +149,34 @@ class TestDefaults:
         assert all(np.isfinite(cloud).all() for cloud in clouds)
         assert not np.array_equal(*clouds)
 
+    def test_whose_weights_and_where_from_change_what_perp_neg_does(self, comfyui, graph):
+        given = {"perp_neg": 1.0, "negative": "a blue chair"}
+        clouds = [
+            columns(
+                saved(comfyui, succeeded(comfyui.run(graph("CDSLoss", prompts=given | others))))
+            )
+            for others in ({}, {"perp_neg_weights": "threestudio"}, {"perp_neg_from": "negative"})
+        ]
+        assert all(np.isfinite(cloud).all() for cloud in clouds)
+        assert len({cloud.tobytes() for cloud in clouds}) == 3
+
+    def test_each_choice_of_the_settings_nodes_changes_the_result(self, comfyui, graph):
+        smooth, grown = {"lambda_tv_color": 1000.0}, {"densify_every": 1, "densify_stop": 1.0}
+        clouds = [
+            columns(saved(comfyui, succeeded(comfyui.run(graph(settings=settings)))))
+            for settings in (
+                {"densify": False},
+                smooth | {"densify": False},
+                smooth | {"densify": False, "tv_kind": "squared"},
+                {"densify": False, "lambda_tv_depth": 1000.0},
+                grown,
+                grown | {"strategy": "MCMC", "densify_grow": 0.2},
+            )
+        ]
+        assert len({cloud.tobytes() for cloud in clouds}) == len(clouds)
+        assert {len(cloud) for cloud in clouds[:4]} == {300}
+        assert len(clouds[-1]) > 300
+
     def test_half_precision_runs(self, comfyui, graph):
         succeeded(comfyui.run(graph(prior={"precision": "bf16"})))
 
@@ -267,6 +295,21 @@ class TestEarlyEnd:
         )
         assert {".ply", ".safetensors"} <= seen
         assert not list(folder.glob("*"))
+
+
+def test_presets_name_nothing_but_inputs_of_their_node(object_info):
+    """And all of a node the same ones, so that the page knows which of them is set."""
+    compared = 0
+    for id, info in object_info.items():
+        spec = info["input"].get("required", {}).get("preset") if "Distill3D" in id else None
+        if spec is None:
+            continue
+        declared = {**info["input"]["required"], **info["input"].get("optional", {})}
+        first, *others = (set(values) for values in spec[1]["distill3d_presets"].values())
+        assert first <= declared.keys(), id
+        assert all(each == first for each in others), id
+        compared += 1
+    assert compared > 8
 
 
 def test_optimize_says_how_far_it_is(comfyui, graph):

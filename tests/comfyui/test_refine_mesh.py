@@ -98,6 +98,29 @@ def test_a_texture_learns_and_stays_a_texture(comfyui, graph):
     assert abs(after - before).max() > 0.05
 
 
+def test_the_form_of_the_penalties_changes_where_the_vertices_go(comfyui, graph):
+    moved = {"lr_vertices": 0.02, "lr_colors": 0.0}
+    prompt, _ = graph(
+        edges=("", moved | {"mesh_penalties": ["edges penalties", 0]}),
+        theirs=("", moved | {"mesh_penalties": ["theirs penalties", 0]}),
+    )
+    values = {"preset": "custom", "smoothness": 0.0, "lambda_laplacian": 1e4, "lambda_normal": 0.0}
+    for name, form in (("edges", "edges"), ("theirs", "consistent3d")):
+        prompt[f"{name} penalties"] = {
+            "class_type": "Distill3D_MeshPenalties",
+            "inputs": values | {"penalty_form": form},
+        }
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+    edges, theirs = (
+        load_mesh(comfyui.output / file["subfolder"] / file["filename"])
+        for id in ("edges", "theirs")
+        for file in run.files
+        if file["node"] == id and file["filename"].endswith(".glb")
+    )
+    assert (edges.vertices - theirs.vertices).abs().max() > 0.003
+
+
 def test_two_nodes_with_one_schedule_are_one_node_and_a_restart_is_not(comfyui, graph):
     whole, half = {"steps": 4, "schedule_steps": 4}, {"steps": 2, "schedule_steps": 4}
     again = half | {"restart_schedule": True}

@@ -100,11 +100,15 @@ def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
     presets = object_info["Distill3D_CDSLoss"]["input"]["required"]["preset"][1]
     for stage, preset in (("coarse", "coarse"), ("geometry", "refine"), ("texture", "texture")):
         values = presets["distill3d_presets"][preset]
-        assert nodes[f"CDS Loss: {stage}"] == values | {"preset": preset, "weight": 0.1}
+        assert nodes[f"CDS Loss: {stage}"] == values | {"preset": preset, "weight": 0.4}
     loops = {title: inputs for title, inputs in nodes.items() if title.startswith("Optimize")}
     assert [inputs["steps"] for inputs in loops.values()] == [3000, 3000, 5000]
     assert all(inputs["views"] == 8 for inputs in loops.values())
     assert nodes["Run Options"]["sample_posterior"] is True
+    assert nodes["Orbit Cameras"]["overhead_share"] == 0
+    mesh = nodes["Mesh Penalties"]
+    assert [mesh[name] for name in ("lambda_laplacian", "lambda_normal")] == [100, 100]
+    assert (mesh["penalty_form"], mesh["smoothness"]) == ("consistent3d", 0)
     rates = [nodes[f"Learning Rates: {stage}"] for stage in ("coarse", "geometry", "texture")]
     assert [each["lr_colors"] for each in rates] == [0.005, 0, 0.005]
     assert [each["lr_means"] for each in rates] == [0.00056, 0.00056, 0]
@@ -116,11 +120,11 @@ def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
 def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
     nodes = with_told_values("dreammapping", object_info)
     loss, loop = nodes["VDM Loss"], nodes["Optimize N Steps"]
-    assert (loss["guidance"], loss["weight"], loss["weighting"]) == (7.5, 0.1, "sigma/alpha")
+    assert (loss["guidance"], loss["weight"], loss["weighting"]) == (7.5, 0.4, "sigma/alpha")
     assert nodes["Schedule Losses"]["switch_at"] == 1  # no Picture Loss
     assert nodes["Degradation Map"]["lr"] == 0.001
     assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [
-        20,
+        21,
         980,
         500,
         0.3,
@@ -131,6 +135,9 @@ def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
     assert (loop["steps"], loop["views"]) == (3000, 4)
     penalties, growth = nodes["Penalties"], nodes["Densification"]
     assert [penalties[f"lambda_{name}"] for name in ("opacity", "gamut", "scale")] == [0, 0, 1]
+    smooth = ("lambda_tv_color", "lambda_tv_depth", "tv_kind")
+    assert [penalties[name] for name in smooth] == [1, 1, "squared"]
+    assert nodes["Orbit Cameras"]["overhead_share"] == 0
     assert [growth[name] for name in ("densify", "max_gaussians", "densify_every")] == [
         True,
         200_000,

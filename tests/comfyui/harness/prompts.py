@@ -199,20 +199,20 @@ def with_settings(prompt: dict, object_info: dict, /, **values: Any) -> dict:
     one. Raises ValueError for an input of none of them."""
     changed, left = dict(prompt), set(values)
     for socket, kind in SETTINGS.items():
-        info = object_info[kind]
-        own = {
-            name: value for name, value in values.items() if name in info["input_order"]["required"]
+        inputs = object_info[kind]["input"]
+        defaults = {
+            name: spec[1]["default"]
+            for name, spec in (inputs["required"] | inputs.get("optional", {})).items()
+            if "default" in spec[1]
         }
+        own = {name: value for name, value in values.items() if name in defaults}
         left -= own.keys()
         if not own:
             continue
         for id in of_type(prompt, "Distill3D_Optimize"):
             inputs = changed[id]["inputs"]
             if socket not in inputs:
-                defaults = {
-                    name: spec[1]["default"] for name, spec in info["input"]["required"].items()
-                }
-                changed[f"{id} {socket}"] = {"class_type": kind, "inputs": defaults}
+                changed[f"{id} {socket}"] = {"class_type": kind, "inputs": dict(defaults)}
                 changed[id] = changed[id] | {"inputs": inputs | {socket: [f"{id} {socket}", 0]}}
         changed = set_values(changed, kind, **own)
     if left:
