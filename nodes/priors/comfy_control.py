@@ -46,7 +46,7 @@ class ControlledComfyPrior(ComfyPrior):
         self.control = control_net.copy().set_cond_hint(
             None, control_settings.strength, (0.0, 1.0), vae=_HintVAE(self.vae)
         )
-        self.extra_inputs = {"control": [{"control": self.control}]}
+        self.extra_models = {"control": [{"control": self.control}]}
 
     def encode_views(
         self, cameras: Cameras, alpha: Tensor, depth: Tensor | None

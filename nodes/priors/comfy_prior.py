@@ -93,7 +93,7 @@ class ComfyPrior:
         self._told = {"guidance": distilled_guidance} if guided else {}
         self.options: dict[str, Any] = {}
         # conditioning with models of its own, as samplers take it
-        self.beside: dict[str, list[dict[str, Any]]] = {}
+        self.extra_models: dict[str, list[dict[str, Any]]] = {}
         self._rows: dict[str, tuple[Tensor, Tensor | None, TextRow]] = {}
         self._texts = Texts()
         check_clip(self.embed([""]), model)
@@ -233,7 +233,7 @@ class ComfyPrior:
         ]
         # Models beside this one, ControlNets, are shown the rows of one kind.
         together = (
-            not self.beside
+            not self.extra_models
             and len(groups) == 2
             and all(len(alike) == 1 for alike in groups)
             and [latents[row] for row in groups[0][0]] == [latents[row] for row in groups[1][0]]
@@ -338,7 +338,7 @@ class ManagedComfyPrior:
         ``scratch`` bytes.
         """
         prior, model = self.prior, self.prior.model
-        added, needed = comfy.sampler_helpers.get_additional_models(prior.beside, prior.dtype)
+        added, needed = comfy.sampler_helpers.get_additional_models(prior.extra_models, prior.dtype)
         others = [*model.get_nested_additional_models(), *added]
         with autograd():
             # as where ComfyUI loaded it; the encoder's copies are mended below
@@ -355,17 +355,17 @@ class ManagedComfyPrior:
             prior.levels, prior.norm = (v.to(prior.device) for v in (prior.levels, prior.norm))
             # As a sampler begins and ends (samplers.py, CFGGuider.outer_sample).
             prior.options = comfy.model_patcher.create_model_options_clone(model.model_options)
-            comfy.sampler_helpers.prepare_model_patcher(model, prior.beside, prior.options)
+            comfy.sampler_helpers.prepare_model_patcher(model, prior.extra_models, prior.options)
             model.pre_run()
             try:
                 with torch.inference_mode():  # some ControlNets take weights from the model here
-                    for conds in prior.beside.values():
+                    for conds in prior.extra_models.values():
                         comfy.samplers.pre_run_control(model.model, conds)
                 with resident(model, scratch + needed):
                     yield prior
             finally:
                 prior.options = {}
-                comfy.sampler_helpers.cleanup_models(prior.beside, added)
+                comfy.sampler_helpers.cleanup_models(prior.extra_models, added)
                 model.cleanup()
 
 

@@ -8,6 +8,7 @@ import copy
 
 import pytest
 from harness import environment
+from harness.prompts import with_only
 from harness.server import Server
 
 
@@ -35,11 +36,8 @@ def played(play, server, workflow):
         "Distill3D_InitGaussians",
     }
     kept |= {"Distill3D_CDSLoss", "Distill3D_Optimize", "PreviewImage"}
-    workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
+    workflow = with_only(workflow, kept)
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}
-    workflow["links"] = [
-        link for link in workflow["links"] if {link[1], link[3]} <= set(ids.values())
-    ]
     optimize, prompts = ids["Distill3D_Optimize"], ids["Distill3D_ViewPrompts"]
     return play(
         "errors.mjs", "errors", server, workflow, nodes2=True, optimize=optimize, prompts=prompts

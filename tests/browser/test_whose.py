@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 
 import pytest
+from harness.prompts import with_only
 
 
 @pytest.fixture(
@@ -26,9 +27,7 @@ def played(request, play, workflow):
         "Optimize",
     }
     kept = {f"Distill3D_{name}" for name in kept} | {"PreviewImage"}
-    workflow["nodes"] = [node for node in workflow["nodes"] if node["type"] in kept]
-    ids = {node["id"] for node in workflow["nodes"]}
-    workflow["links"] = [link for link in workflow["links"] if {link[1], link[3]} <= ids]
+    workflow = with_only(workflow, kept)
     server = request.getfixturevalue(request.param)
     return play(
         "whose.mjs", f"whose-{request.param}", server, workflow, nodes2=request.param == "newest"

@@ -74,6 +74,27 @@ def without_preset(workflow: dict) -> dict:
     }
 
 
+def with_only(workflow: dict, kinds: set[str]) -> dict:
+    """The workflow, UI form, with the nodes of these types alone, and the links between them."""
+    nodes = [node for node in workflow["nodes"] if node["type"] in kinds]
+    ids = {node["id"] for node in nodes}
+    links = [link for link in workflow["links"] if {link[1], link[3]} <= ids]
+    there = {link[0] for link in links}
+
+    def tied(node: dict) -> dict:
+        inputs = [
+            slot | {"link": slot.get("link") if slot.get("link") in there else None}
+            for slot in node.get("inputs", [])
+        ]
+        outputs = [
+            slot | {"links": [link for link in slot.get("links") or [] if link in there]}
+            for slot in node.get("outputs", [])
+        ]
+        return node | {"inputs": inputs, "outputs": outputs}
+
+    return workflow | {"nodes": [tied(node) for node in nodes], "links": links}
+
+
 def api_form(workflow: dict, object_info: dict) -> dict:
     """The API form of a UI-form workflow, as the page would queue it; nodes of a subgraph get ids
     "outer:inner".
