@@ -81,8 +81,7 @@ def tests(session: nox.Session) -> None:
     pytest's go to these.
     """
     _install_tests(session)
-    # All at once: what runs in a browser mostly waits.
-    _run_suites(session, _served(session.posargs) | _quick(UNIT, session.posargs))
+    _run_suites(session, *_all(session.posargs))
 
 
 @nox.session
@@ -93,7 +92,7 @@ def nightly(session: nox.Session) -> None:
         environment.tree(version)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
-    _run_suites(session, _served(options) | _quick(UNIT, options))
+    _run_suites(session, *_all(options))
 
 
 def _install_tests(session: nox.Session) -> None:
@@ -117,25 +116,27 @@ def _quick(paths: list[str], options: list[str]) -> Suites:
     }
 
 
-def _served(options: list[str]) -> Suites:
-    """The latter skips itself where there is no browser."""
-    return {
-        "comfyui": [["pytest", "tests/comfyui", *options]],
-        "browser": [["pytest", "tests/browser", *options]],
-    }
+def _all(options: list[str]) -> list[Suites]:
+    """What runs side by side, then the browser's, which need the cores for their pages; they skip
+    themselves where there is no browser.
+    """
+    served = {"comfyui": [["pytest", "tests/comfyui", *options]]}
+    return [served | _quick(UNIT, options), {"browser": [["pytest", "tests/browser", *options]]}]
 
 
-def _run_suites(session: nox.Session, suites: Suites) -> None:
-    """Side by side. Not "python -m pytest": with the clone on the path, transformers takes our
-    "kernels" for a package it uses.
+def _run_suites(session: nox.Session, *rounds: Suites) -> None:
+    """Those of a round side by side. Not "python -m pytest": with the clone on the path,
+    transformers takes our "kernels" for a package it uses.
     """
     programs = environment.python().parent
-    failures = side_by_side(
-        {
-            name: [[str(programs / command[0]), *command[1:]] for command in commands]
-            for name, commands in suites.items()
-        }
-    )
+    failures = []
+    for suites in rounds:
+        failures += side_by_side(
+            {
+                name: [[str(programs / command[0]), *command[1:]] for command in commands]
+                for name, commands in suites.items()
+            }
+        )
     if failures:
         session.error(f"failed first: {', '.join(failures)}")
 
