@@ -4,6 +4,7 @@ directly.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import math
@@ -246,10 +247,11 @@ class ProbeMemory:
         remembered.cache_clear()
         gc.collect()
         tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor)]
-        storages = {
-            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes()
-            for tensor in tensors
-        }
+        storages = {}
+        for tensor in tensors:
+            storage = tensor.untyped_storage()
+            with contextlib.suppress(RuntimeError):  # one that has no bytes: meta, fake, freed
+                storages[storage.data_ptr()] = storage.nbytes()
         said = [sum(storages.values()), len(comfy.model_management.current_loaded_models)]
         return {"ui": {"said": [json.dumps(said)]}}
 
