@@ -33,7 +33,7 @@ def test_canvas_shows_the_names_of_that_language(opened, language):
         for type, node in opened.facts[language]["drawn"].items()
         if type.startswith("Distill3D_")
     }
-    assert len(drawn) == 9
+    assert len(drawn) == 12
     for type, node in drawn.items():
         names = texts(language)[type]
         assert node["title"] == names["display_name"]
