@@ -314,7 +314,11 @@ def test_presets_name_nothing_but_inputs_of_their_node(object_info):
 
 
 def test_optimize_says_how_far_it_is(comfyui, graph):
-    run = succeeded(comfyui.run(graph(optimize={"steps": 4, "seed": fresh_seed()})))
+    run = succeeded(
+        comfyui.run(
+            graph(optimize={"steps": 4, "seed": fresh_seed()}, settings={"preview_every": 1})
+        )
+    )
     assert run.progress("optimize")[-1] == (4, 4)
     assert len([preview for preview in run.previews if preview.node == "optimize"]) == 4
 
