@@ -34,7 +34,7 @@ class PictureLoss(io.ComfyNode):
                 " haze: as the second loss of Schedule Losses, after VDM Loss, or for refining."
                 " This project's own; no paper has it."
             ),
-            search_aliases=["sharpen", "refine", "ddim", "second part", "score distillation"],
+            search_aliases=["sharpen", "refine", "ddim", "score distillation"],
             inputs=[
                 preset_input(
                     PRESETS,
