@@ -43,7 +43,8 @@ def optimizing(
                 node["inputs"][name] = ["prior", 0]
     (optimize,) = prompts.of_type(base, OPTIMIZE)
     base = prompts.set_values(base, "Distill3D_ViewPrompts", view_dependent=False)
-    base = prompts.set_values(base, OPTIMIZE, steps=steps)
+    # said, as no MODEL tells for what size it was trained
+    base = prompts.set_values(base, OPTIMIZE, steps=steps, image_size=128)
     base = prompts.with_settings(base, bed.info, **settings)
     save = bed.node("SaveGaussians", gaussians=[optimize, 0], filename_prefix="gpu/run")
     return {**way, **base, "save": save}
