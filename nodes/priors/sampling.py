@@ -55,9 +55,10 @@ def check_sampling(model: Any) -> None:
             f"model is sampled by {kinds}, which has no rising noise levels; priors need epsilon,"
             f" v, EDM or flow prediction. {CURE}"
         )
-    clean, noise = _shares(sampling, values.detach().cpu().float())
+    values = values.detach().cpu().float()
+    clean, noise = _shares(sampling, values)
     # A network that is shown latents of every size as they are was taught to be shown no noise.
-    shown = sampling.calculate_input(values[-1:].float(), torch.ones(1, 1, 1, 1)).item()
+    shown = sampling.calculate_input(values[-1:], torch.ones(1, 1, 1, 1)).item()
     if noise[-1] <= 0 or (clean[-1] == clean[0] and shown == 1 and noise[-1] > 2):
         raise ValueError(
             f"model is sampled by {kinds}: it turns one picture into another and adds no noise, so"

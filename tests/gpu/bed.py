@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness.server import Run, Server, link
 
 TOYBOX = ROOT / "models" / "toybox"
 FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"
+LARGE = "sd2-random.safetensors"
 MIB = 2**20
 
 
@@ -125,6 +127,17 @@ class Bed:
             self.run({"write": write})
         return FILE
 
+    def large_file(self) -> str:
+        """A checkpoint of Stable Diffusion 2's size with random weights, made at the first call."""
+        file = self.base / "models" / "checkpoints" / LARGE
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            script = Path(__file__).with_name("large_file.py")
+            subprocess.run(
+                [sys.executable, str(script), str(self.server.tree), str(file)], check=True
+            )
+        return LARGE
+
     def lora(self) -> str:
         file = self.base / "models" / "loras" / LORA
         if not file.is_file():
@@ -149,8 +162,6 @@ def versions(server: Server) -> dict[str, str]:
 
 
 def _commit() -> str:
-    import subprocess
-
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )

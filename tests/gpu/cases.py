@@ -305,21 +305,20 @@ def model_runs(bed: Bed) -> dict[str, Any]:
 
 
 def sampler(bed: Bed) -> dict[str, Any]:
-    """A MODEL sampled by core's KSampler, four large pictures at once, right after a run of ours,
-    and ours after it.
+    """A large MODEL sampled by core's KSampler, four large pictures at once, right after a run of
+    ours, and ours after it.
     """
     bed.run(seeded(bed.workflow("quickstart")))
     prompt = {
         "source": {
-            "class_type": "ProbeModel",
-            "inputs": {"family": "sd15", "channels": 4, "latent_channels": 4},
+            "class_type": "CheckpointLoaderSimple",
+            "inputs": {"ckpt_name": bed.large_file()},
         },
         "latent": {
             "class_type": "EmptyLatentImage",
             "inputs": {"width": 1024, "height": 1024, "batch_size": 4},
         },
     }
-    prompt["source"]["inputs"] |= {"whole": False, "colors": ""}
     for name in ("positive", "negative"):
         prompt[name] = {
             "class_type": "CLIPTextEncode",
