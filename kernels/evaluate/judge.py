@@ -190,7 +190,7 @@ def main(arguments: list[str] | None = None) -> None:
     captions = held_out_captions(a.captions, a.seed)
     images = sample(
         pipeline,
-        [c.rasterize_view(v) for c in captions for v in VIEWS],
+        [c.seen_from(v) for c in captions for v in VIEWS],
         a.guidance,
         a.steps,
         a.seed,

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .mesh import Mesh
+from .mesh import Mesh, places_of
 
 
 def largest_components(vertices: Tensor, faces: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def merge_positions(vertices: Tensor) -> tuple[Tensor, Tensor]:
     """The number of its place for each vertex [M], in the order they come, and the first vertex of
     each place [W].
     """
-    _, number = torch.unique(vertices, dim=0, return_inverse=True)
+    number = places_of(vertices)
     index, count = (
         torch.arange(len(number), device=number.device),
         int(number.max()) + 1 if len(number) else 0,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from .raster import NEAR, rasterize_view
+from .raster import NEAR, rasterize_positions
 
 BACKENDS = ("auto", "reference", "torch", "numba")
 Cover = Callable[[Tensor, Tensor, Cameras], Tensor]
@@ -79,15 +79,12 @@ def cover_reference(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tenso
 
 
 def cover_torch(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
-    """All faces of a view at once: every pixel within a face's bounding box is a pair to test, the
-    nearest one wins.
+    """All faces of some views at once: every pixel within a face's bounding box is a pair to test,
+    the nearest one wins.
 
     Shapes as for `cover`.
     """
-    covered = [
-        rasterize_view(points, faces, cameras[view])[0] for view, points in enumerate(positions)
-    ]
-    return torch.stack(covered).view(-1, cameras.height, cameras.width)
+    return rasterize_positions(positions, faces, cameras)[0]
 
 
 def _rays(cameras: Cameras, view: int, like: Tensor) -> tuple[Tensor, Tensor]:

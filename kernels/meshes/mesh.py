@@ -104,9 +104,22 @@ class Mesh:
         for corner in range(3):
             total = total.index_add(0, self.faces[:, corner], normals)
         if self.uvs is not None:  # the doubled vertices of a seam lie at the very same place
-            _, position_of = torch.unique(self.vertices, dim=0, return_inverse=True)
+            position_of = places_of(self.vertices)
             total = torch.zeros_like(total).index_add(0, position_of, total)[position_of]
         return torch.nn.functional.normalize(total, dim=-1)
+
+
+def places_of(vertices: Tensor) -> Tensor:
+    """The number [M] of the place of each vertex [M,3], equal where all coordinates are; places are
+    counted in the order of their coordinates.
+
+    As torch.unique of rows, which takes ten times as long.
+    """
+    number = torch.zeros(len(vertices), dtype=torch.long, device=vertices.device)
+    for coordinate in vertices.unbind(1):
+        rank = torch.unique(coordinate, return_inverse=True)[1]
+        number = torch.unique(number * len(vertices) + rank, return_inverse=True)[1]
+    return number
 
 
 @dataclass(frozen=True)

@@ -59,38 +59,49 @@ def rasterize_faces(
     vertices [M,3] world units, faces [F,3]; the weights are of the triangle's corners, correct in
     perspective; depth is the distance along the optical axis. Both sides of a triangle are seen.
     """
-    positions = [vertices @ m[:3, :3].T + m[:3, 3] for m in cameras.viewmats]
-    parts = [rasterize_view(points, faces, cameras[view]) for view, points in enumerate(positions)]
-    triangle, weights, depth = (torch.stack(layer) for layer in zip(*parts, strict=True))
+    matrices = cameras.viewmats
+    positions = torch.stack([vertices @ m[:3, :3].T + m[:3, 3] for m in matrices])
+    return rasterize_positions(positions, faces, cameras)
+
+
+def rasterize_positions(
+    positions: Tensor, faces: Tensor, cameras: Cameras
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`rasterize_faces` for vertices ``positions`` [V,M,3] in each camera's space; some views at
+    once, as many as there is room for."""
+    at_once = max(1, AT_ONCE // max(1, len(faces)))
+    parts = [
+        _some_views(positions[first : first + at_once], faces, cameras[first : first + at_once])
+        for first in range(0, len(cameras), at_once)
+    ]
+    triangle, weights, depth = (torch.cat(layer) for layer in zip(*parts, strict=True))
     shape = (len(cameras), cameras.height, cameras.width)
     return triangle.view(shape), weights.view(*shape, 3), depth.view(shape)
 
 
-def rasterize_view(
-    positions: Tensor, faces: Tensor, camera: Cameras
+def _some_views(
+    positions: Tensor, faces: Tensor, cameras: Cameras
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`rasterize_faces` of one camera, flat over its pixels, for vertices ``positions`` [M,3] in camera
-    space.
-    """
-    z = positions[:, 2]
-    intrinsics = camera.intrinsics[0]
-    pixels = (
-        positions[:, :2] / z[:, None].clamp_min(NEAR) * intrinsics[[0, 1], [0, 1]]
-        + intrinsics[:2, 2]
-    )
-    faces_before = torch.nonzero((z[faces] >= NEAR).all(-1))[:, 0]
+    """`rasterize_positions`, flat over views and pixels."""
+    z = positions[..., 2]
+    intrinsics = cameras.intrinsics.to(positions)
+    focal, center = intrinsics[:, None, [0, 1], [0, 1]], intrinsics[:, None, :2, 2]
+    pixels = positions[..., :2] / z[..., None].clamp_min(NEAR) * focal + center
+    view, before = torch.nonzero((z[:, faces] >= NEAR).all(-1), as_tuple=True)
     inverse = 1 / z.clamp_min(NEAR)
-    size = camera.width * camera.height
-    depth = positions.new_full((size,), torch.inf)
+    size = cameras.width * cameras.height
+    depth = positions.new_full((len(cameras) * size,), torch.inf)
     fragments = []
-    for part, pixel, weights in cover(pixels[faces[faces_before]], camera.width, camera.height):
-        face = faces_before[part]
-        shares = weights * inverse[faces[face]]
+    corners = pixels[view[:, None], faces[before]]
+    for part, place, weights in cover(corners, cameras.width, cameras.height):
+        face, seen = before[part], view[part]
+        pixel = seen * size + place
+        shares = weights * inverse[seen[:, None], faces[face]]
         distance = 1 / shares.sum(-1)
         depth = depth.scatter_reduce(0, pixel, distance, "amin")
         fragments.append((face, pixel, shares * distance[:, None], distance))
-    triangle = faces.new_full((size,), -1)
-    result = positions.new_zeros(size, 3)
+    triangle = faces.new_full(depth.shape, -1)
+    result = positions.new_zeros(len(depth), 3)
     if fragments:
         face, pixel, shares, distance = (torch.cat(layer) for layer in zip(*fragments, strict=True))
         front = distance <= depth[pixel]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from .mesh import Mesh
 
@@ -14,6 +15,7 @@ PADDING = 4
 CHART = 1 / 60  # of the surface, at most
 # of a chart, about; with larger ones xatlas takes many times as long (92,000: 6 s at 1/60, 1 s so)
 TRIANGLES = 300
+PARTS, TRIANGLES_OF_PART = 16, 2000  # at most, and at least
 MISSING = "Textures need the package xatlas. Install it with 'pip install xatlas'."
 
 
@@ -38,27 +40,58 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
 
     mesh = mesh.check().map(lambda value: value.detach().cpu())
     atlas = xatlas.Atlas()
-    atlas.add_mesh(mesh.vertices.float().numpy(), mesh.faces.numpy().astype(np.uint32))
+    parts = _parts(mesh)
+    corners = []  # of each part: the mesh's vertices that it has
+    for part in parts:
+        own, corner = torch.unique(mesh.faces[part], return_inverse=True)
+        corners.append(own)
+        atlas.add_mesh(mesh.vertices[own].float().numpy(), corner.numpy().astype(np.uint32))
     charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
     charts.max_chart_area = min(CHART, TRIANGLES / len(mesh.faces)) * float(mesh.face_areas.sum())
     charts.max_iterations = 0  # another round takes as long again and joins a quarter of the charts
     packing.padding, packing.bilinear, packing.resolution = PADDING, True, size
     atlas.generate(charts, packing)
-    origin, faces, uvs = atlas.get_mesh(0)
-    if atlas.atlas_count < 1 or len(faces) != len(mesh.faces):
+    found = [atlas.get_mesh(index) for index in range(len(parts))]
+    if atlas.atlas_count < 1 or any(
+        len(laid[1]) != len(part) for laid, part in zip(found, parts, strict=True)
+    ):
         raise ValueError(
             f"Unwrap: xatlas finds no texture layout for {len(mesh.faces)} triangles at {size}"
             " texels. Choose fewer faces, or a texture_size of 0 for colours at the vertices."
         )
+    triangles = torch.empty_like(mesh.faces)
+    first, uvs, count = [], [], 0
+    for part, own, (origin, faces, coordinates) in zip(parts, corners, found, strict=True):
+        triangles[part] = torch.from_numpy(faces.astype(np.int64)) + count
+        first.append(own[torch.from_numpy(origin.astype(np.int64))])
+        uvs.append(torch.from_numpy(np.array(coordinates)).float())
+        count += len(origin)
     # xatlas scales both axes by the atlas' own width and height; a square texture wants the larger
     # for both.
     extent = torch.tensor([atlas.width, atlas.height], dtype=torch.float32)
-    coordinates = torch.from_numpy(np.array(uvs)).float() * extent / extent.max()
-    first = torch.from_numpy(origin.astype(np.int64))
+    kept = torch.cat(first)
     return replace(
         mesh,
-        vertices=mesh.vertices[first],
-        colors=mesh.colors[first],
-        faces=torch.from_numpy(faces.astype(np.int64)),
-        uvs=coordinates.clamp(0, 1),
+        vertices=mesh.vertices[kept],
+        colors=mesh.colors[kept],
+        faces=triangles,
+        uvs=(torch.cat(uvs) * extent / extent.max()).clamp(0, 1),
     ).check()
+
+
+def _parts(mesh: Mesh) -> list[Tensor]:
+    """The mesh's triangles in parts of about as many each, halved across their longest side: xatlas
+    cuts several meshes into charts at the same time, and one on one core.
+    """
+    middles = mesh.vertices[mesh.faces].mean(1)
+    parts = [torch.arange(len(mesh.faces))]
+    while len(parts) < PARTS and len(mesh.faces) >= 2 * len(parts) * TRIANGLES_OF_PART:
+        halves = []
+        for part in parts:
+            points = middles[part]
+            axis = int((points.amax(0) - points.amin(0)).argmax())
+            order = points[:, axis].argsort(stable=True)
+            half = len(part) // 2
+            halves += [part[order[:half]].sort()[0], part[order[half:]].sort()[0]]
+        parts = halves
+    return parts

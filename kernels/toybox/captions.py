@@ -91,7 +91,7 @@ class Caption:
         pattern = f" with {self.second} {_NOUNS[self.finish]}" if self.second else ""
         return f"{article} {noun}{pattern}"
 
-    def rasterize_view(self, view: str) -> str:
+    def seen_from(self, view: str) -> str:
         """The caption with its view words, as the prior was trained: ``a red mug, front view``."""
         return f"{self.text}, {view} view"
 

@@ -52,7 +52,7 @@ class Scene:
         )
         return f"{self.first.text} and {self.second.text} {places}"
 
-    def rasterize_view(self, view: str) -> str:
+    def seen_from(self, view: str) -> str:
         """The caption with its view words, as the prior was trained: ``..., outward left side
         view``.
         """

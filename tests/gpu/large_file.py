@@ -19,6 +19,7 @@ def main(tree: str, file: str) -> None:
 
     args.cpu = True
     import comfy.sd
+
     import models
 
     models.WHOLE["sd20"]["channel_mult"] = TRUE_WIDTHS

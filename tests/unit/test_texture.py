@@ -10,7 +10,7 @@ from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.files.export import save_mesh
 from distill3d.kernels.init.points import from_points
 from distill3d.kernels.init.surface import from_mesh
-from distill3d.kernels.meshes.mesh import Mesh
+from distill3d.kernels.meshes.mesh import Mesh, places_of
 from distill3d.kernels.meshes.raster import cover, rasterize_faces
 from distill3d.kernels.meshes.surface import extract_surface
 from distill3d.kernels.meshes.texture import add_texture, pad
@@ -121,8 +121,9 @@ def test_padding_takes_the_nearest_colour():
 
 
 @needs_xatlas
-def test_a_layout_keeps_the_shape_and_doubles_only_seams():
-    mesh = ball()
+@pytest.mark.parametrize("subdivisions", [3, 5])  # the second is laid out in several parts
+def test_a_layout_keeps_the_shape_and_doubles_only_seams(subdivisions):
+    mesh = ball(subdivisions)
     flat = unwrap(mesh, 256)
     assert torch.equal(flat.vertices[flat.faces], mesh.vertices[mesh.faces])
     assert flat.uvs.min() >= 0 and flat.uvs.max() <= 1
@@ -130,6 +131,11 @@ def test_a_layout_keeps_the_shape_and_doubles_only_seams():
     # No two triangles share a texel's middle, but for hairline contacts along edges.
     pixel = torch.cat([p for _, p, _ in cover(256 * flat.uvs[flat.faces], 256, 256, slack=-1e-3)])
     assert len(pixel) == len(pixel.unique()) and len(pixel) > 0.3 * 256**2
+
+
+def test_places_are_numbered_as_rows_are():
+    vertices = torch.randint(0, 3, (200, 3), generator=torch.Generator().manual_seed(0)).float() - 1
+    assert torch.equal(places_of(vertices), vertices.unique(dim=0, return_inverse=True)[1])
 
 
 @needs_xatlas

@@ -73,9 +73,7 @@ def test_every_caption_reads_back_as_itself():
     ]
     assert [parse(c.text) for c in captions] == captions
     some = random.Random(0).sample(captions, 400)
-    assert [
-        parse(c.rasterize_view(VIEW_WORDS[i % len(VIEW_WORDS)])) for i, c in enumerate(some)
-    ] == some
+    assert [parse(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)])) for i, c in enumerate(some)] == some
 
 
 @pytest.mark.parametrize(
@@ -93,7 +91,7 @@ def test_every_caption_reads_back_as_itself():
 )
 def test_captions_are_proper_english(caption, text):
     assert caption.text == text
-    assert caption.rasterize_view("overhead") == f"{text}, overhead view"
+    assert caption.seen_from("overhead") == f"{text}, overhead view"
 
 
 def test_the_article_fits_the_next_word_of_every_caption():
@@ -283,7 +281,7 @@ def test_the_fast_tokens_are_those_of_the_tokenizer_loaded_from_its_folder(token
     texts = [
         "",
         "an airplane",
-        *(c.rasterize_view(VIEW_WORDS[i % len(VIEW_WORDS)]) for i, c in enumerate(captions)),
+        *(c.seen_from(VIEW_WORDS[i % len(VIEW_WORDS)]) for i, c in enumerate(captions)),
     ]
     wanted = loaded(
         texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt"
@@ -304,7 +302,7 @@ def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):
         second = rng.choice([c for c in COLORS if c != color])
         view = rng.choice([*VIEW_WORDS, None])
         caption = Caption(category, color, finish, None if finish == "plain" else second)
-        wanted.append(caption.rasterize_view(view) if view else caption.text)
+        wanted.append(caption.seen_from(view) if view else caption.text)
         rows.append(
             (
                 CATEGORIES.index(category),

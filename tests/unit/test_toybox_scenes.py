@@ -69,7 +69,7 @@ def test_a_scene_reads_back_as_itself_with_any_view_words():
         one = Scene(*toys, rng.choice(GROUNDS), rng.choice(SKIES))
         assert (
             parse_scene(one.text)
-            == parse_scene(one.rasterize_view(SCENE_VIEWS[i % len(SCENE_VIEWS)]))
+            == parse_scene(one.seen_from(SCENE_VIEWS[i % len(SCENE_VIEWS)]))
             == one
         )
 
@@ -340,7 +340,7 @@ def test_table_rows_hold_the_tokens_of_their_caption(table, tokenizer):
         toys, colors = rng.choices(CATEGORIES, k=2), rng.choices(list(COLORS), k=2)
         ground, sky, view = rng.choice(GROUNDS), rng.choice(SKIES), rng.choice([*SCENE_VIEWS, None])
         one = scene(*toys, colors=colors, ground=ground, sky=sky)
-        texts.append(one.rasterize_view(view) if view else one.text)
+        texts.append(one.seen_from(view) if view else one.text)
         toy = [CATEGORIES.index(t) for t in toys]
         color = [list(COLORS).index(c) for c in colors]
         place = (
