@@ -44,23 +44,23 @@ def quickstart(bed: Bed) -> dict[str, Any]:
 
 
 def twenty(bed: Bed) -> dict[str, Any]:
-    """The quickstart twenty times: nothing grows."""
+    """The quickstart twenty times: nothing grows, and all but the first are quick."""
     taken, held, used, rss = [], [], [], []
     for _ in range(20):
         taken.append(bed.timed(seeded(bed.workflow("quickstart")))[1])
         held.append(round(bed.reserved()))
         used.append(round(bed.used()))
         rss.append(round(bed.resident()))
+        print(
+            f"     {taken[-1]} s, held {held[-1]}, used {used[-1]}, rss {rss[-1]} MiB", flush=True
+        )
     grown = max(held[10:]) - max(held[:10]), 0 if bed.shared else max(used[10:]) - max(used[:10])
     if max(grown) > HELD or max(rss[10:]) > max(rss[:10]) + 4 * HELD:
         raise Failed(f"memory grows: reserved {held}, used {used}, rss {rss}")
-    return {
-        "median_s": sorted(taken)[10],
-        "max_s": max(taken),
-        "reserved": held,
-        "used": used,
-        "rss": rss,
-    }
+    figures = {"median_s": sorted(taken)[10], "seconds": taken}
+    if figures["median_s"] > WARM and not bed.shared and bed.fast:
+        raise Failed(f"the quickstart takes {taken} s")
+    return figures | {"reserved": held, "used": used, "rss": rss}
 
 
 def models(bed: Bed) -> dict[str, Any]:
