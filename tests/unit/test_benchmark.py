@@ -271,6 +271,7 @@ def test_a_shrunk_result_has_the_same_rows_but_for_digits_and_curves(tmp_path):
     assert script("quality").rows_of(file, {}) == shrunk["rows"]
 
 
+@pytest.mark.nightly(reason="a benchmark, run as a program")
 def test_an_interrupted_benchmark_ends(tmp_path):
     """Its list of tasks is larger than a pipe takes, so most of it still waits in the queue."""
     tmp_path.joinpath("slow.py").write_text(

@@ -14,6 +14,7 @@ from distill3d.kernels.rasterizers.rasterize import available
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
+@pytest.mark.nightly(reason="a benchmark, which compiles all backends at its sizes")
 @pytest.mark.skipif(not available("numba"), reason="needs numba, a second backend to compare with")
 def test_backends_take_turns_and_are_compared_with_torch(monkeypatch, capsys, tmp_path):
     arguments = (

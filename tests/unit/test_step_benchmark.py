@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.nightly(reason="a benchmark")
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
