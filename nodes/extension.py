@@ -36,6 +36,7 @@ from .run.optimize import Optimize
 from .run.options import RunOptions
 from .run.penalties import MeshPenalties, Penalties
 from .run.preset import QualityPreset
+from .run.recover import Recover, add_route
 from .run.refine import RefineMesh
 from .run.refining import Refining
 from .run.routes import add_routes
@@ -45,6 +46,7 @@ from .shared.types import HAS_SPLAT
 class Distill3D(ComfyExtension):
     async def on_load(self) -> None:
         add_routes()
+        add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return [
@@ -88,5 +90,6 @@ class Distill3D(ComfyExtension):
             RefineMesh,
             SaveGaussians,
             LoadGaussians,
+            Recover,
             ToyboxTruth,
         ]

@@ -14,7 +14,10 @@ import { translate } from "./translate.mjs";
 const OPTIMIZE = "Distill3D_Optimize";
 const KINDS = [OPTIMIZE, "Distill3D_PreviewGaussians"];
 // say what became of a file otherwise than was asked for, or what it does not say
-const TELLING = ["Distill3D_ExportMesh", "Distill3D_LoadGaussians", "Distill3D_InitMesh"];
+const TELLING = [
+  "Distill3D_ExportMesh", "Distill3D_LoadGaussians", "Distill3D_InitMesh",
+  OPTIMIZE, "Distill3D_RefineMesh", "Distill3D_Recover",
+];
 const HEIGHT = 330; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same

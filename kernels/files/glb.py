@@ -43,6 +43,13 @@ def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
     missing folder, OSError if the disk refuses; an existing file stays as it was unless everything
     was written.
     """
+    data = glb_bytes(mesh)
+    with atomic_write(path) as file:
+        file.write(data)
+
+
+def glb_bytes(mesh: Mesh) -> bytes:
+    """What `write_glb` writes. Raises ValueError for a bad mesh."""
     mesh = mesh.check().map(lambda value: value.detach().cpu())
     mapped = mesh.texture is not None or mesh.normal_map is not None
     extras = (
@@ -66,9 +73,10 @@ def write_glb(mesh: Mesh, path: str | os.PathLike[str]) -> None:
         visual=trimesh.visual.TextureVisuals(upward(mesh) if mapped else None, material),
         process=False,
     )
-    data = trimesh.exchange.gltf.export_glb(model, include_normals=True, tree_postprocessor=_finish)
-    with atomic_write(path) as file:
-        file.write(data)
+    data: bytes = trimesh.exchange.gltf.export_glb(
+        model, include_normals=True, tree_postprocessor=_finish
+    )
+    return data
 
 
 def _finish(tree: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
+from ..devices.pace import reached
 
 # of the cosine between normal and line of sight: views from the front outweigh grazing ones
 POWER = 4
@@ -55,6 +56,7 @@ def gather(
     size = torch.tensor([cameras.width, cameras.height]).to(points)
     layers = torch.cat([color, alpha[..., None]], -1).permute(0, 3, 1, 2)
     for view, position in enumerate(cameras.positions):
+        reached()
         # The sums only where a view can see: half of the points or more face away.
         towards = torch.nn.functional.normalize(position - points, dim=-1)
         facing = torch.nonzero((towards * normals).sum(-1) > COSINE_MIN)[:, 0]

@@ -13,6 +13,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ..devices.pace import reached
 from .mesh import Mesh, places_of
 
 
@@ -49,7 +50,8 @@ def taubin(
     degree = vertices.new_zeros(len(vertices), 1).index_add_(
         0, edges[:, 0], vertices.new_ones(len(edges), 1)
     )
-    for step in [shrink, -grow] * rounds:
+    for number, step in enumerate([shrink, -grow] * rounds):
+        reached("smoothing", number / (2 * rounds))
         neighbours = torch.zeros_like(vertices).index_add_(0, edges[:, 0], vertices[edges[:, 1]])
         vertices = vertices + step * (neighbours / degree.clamp_min(1) - vertices)
     return vertices
@@ -77,6 +79,7 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
     points, triangles = vertices.cpu().double().numpy(), faces.cpu().numpy().astype(np.int32)
     before = len(triangles) + 1
     while count < len(triangles) < before:  # a call stops early on its way to few triangles
+        reached("reducing", count / len(triangles))
         before = len(triangles)
         # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
         points, triangles = fast_simplification.simplify(

@@ -16,6 +16,7 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from ..devices.pace import reached
 from .mesh import Mesh
 from .texture import pad, texel_points
 
@@ -111,8 +112,9 @@ def normals_near(dense: Mesh, points: Tensor, normals: Tensor) -> Tensor:
     used = torch.nonzero(counts)[:, 0]
     tree = cKDTree(dense.vertices[used].numpy())
     triangles = dense.vertices.double()[dense.faces]
-    found = []
+    found: list[Tensor] = []
     for chunk, outward in zip(points.split(AT_ONCE), normals.split(AT_ONCE), strict=True):
+        reached("normals", len(found) * AT_ONCE / len(points))
         _, near = tree.query(chunk.numpy(), k=range(1, min(NEIGHBOURS, len(used)) + 1))
         near = used[torch.from_numpy(near)]
         agrees = (smooth[near] * outward[:, None]).sum(-1) > 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import torch
 from numba import prange
@@ -10,6 +12,9 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..devices.compiled import compiled
 from .raster import NEAR
+
+# Numba's fallback layer ends the process where two threads enter it.
+_one_at_a_time = threading.Lock()
 
 
 def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
@@ -21,7 +26,8 @@ def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     )
     result = torch.full((len(cameras), cameras.height, cameras.width), -1)
     arrays = [value.detach().contiguous().numpy() for value in (positions, flat, faces, matrix)]
-    _cover(*arrays, NEAR, result.numpy())
+    with _one_at_a_time:
+        _cover(*arrays, NEAR, result.numpy())
     return result
 
 

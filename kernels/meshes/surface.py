@@ -18,6 +18,7 @@ from skimage.measure import marching_cubes
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras, sphere
+from ..devices.pace import reached
 from ..gaussians.cloud import SH_C0, Gaussians
 from ..rasterizers.rasterize import render
 from .bake import bake_colors, before_edges
@@ -95,15 +96,19 @@ def extract_surface(
         alpha_min = min(alpha_min, 0.5 * densest)
         free = torch.where(alpha > alpha_min, depth, FREE)
         grid = fuse(free, cameras, middle - half, voxel, resolution, TRUNCATION * voxel)
+        reached("surface", 0.0)
         vertices, triangles = _zero_level(blur(grid).cpu(), (middle - half).cpu(), voxel)
+        reached("surface", 0.3)
         vertices, triangles = largest_components(vertices, triangles, component_share)
         if len(triangles) == 0:
             raise ValueError(f"Extract surface: the cloud encloses no volume. {CURE}")
         vertices = taubin(vertices, triangles, smoothing)
         if faces:
+            reached("surface", 0.6)
             vertices, triangles = decimate(vertices, triangles, faces)
         mesh = Mesh(vertices, triangles, torch.zeros_like(vertices))
         positions, normals = vertices.to(cloud.device), mesh.vertex_normals.to(cloud.device)
+        reached("colours", 0.0)
         # Not the depth that was fused: a soft cloud's lies up to a few voxels off the surface that
         # all views agree on.
         front = before_edges(depth_of(positions, triangles.to(cloud.device), cameras))
@@ -156,6 +161,7 @@ def _pictures(cloud: Gaussians, cameras: Cameras, backend: str) -> tuple[Tensor,
     solid = _solid(cloud)
     parts = []
     for start in range(0, len(cameras), VIEWS_AT_ONCE):
+        reached("pictures", start / len(cameras))
         batch = cameras[start : start + VIEWS_AT_ONCE]
         rendering = render(cloud, batch, 0.0, backend, depth=False)
         first = render(solid, batch, 0.0, backend)

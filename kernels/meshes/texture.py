@@ -15,6 +15,7 @@ from scipy.ndimage import distance_transform_edt
 from torch import Tensor
 
 from ..cameras.pinhole import sphere
+from ..devices.pace import reached
 from ..gaussians.cloud import Gaussians
 from ..rasterizers.rasterize import render
 from .bake import before_edges, fill, gather
@@ -60,7 +61,9 @@ def add_texture(
             )
     with torch.no_grad():
         cloud = nearby(gaussians.check().map(lambda value: value.detach().float()))
+        reached("unwrapping", 0.0)
         flat = unwrap(mesh, size).map(lambda value: value.to(cloud.device))
+        reached("texture", 0.0)
         texels, _, points, normals = texel_points(flat, size)
         pixels = image_size or min(max(size // 2, PICTURES[0]), PICTURES[1])
         sums, weights = _look(
@@ -68,6 +71,7 @@ def add_texture(
         )
         texture = points.new_zeros(size * size, 3)
         texture[texels] = fill(points, sums, weights)
+        reached("texture", 1.0)
         covered = torch.zeros(size * size, dtype=torch.bool, device=texels.device)
         covered[texels] = True
         texture = pad(texture.view(size, size, 3).cpu(), covered.view(size, size).cpu())
@@ -122,6 +126,7 @@ def _look(
     alpha_min = min(alpha_min, 0.5 * float(glance.alpha.max()))
     sums, weights = torch.zeros_like(points), points.new_zeros(len(points), 1)
     for start in range(0, views, VIEWS_AT_ONCE):
+        reached("texture", start / views)
         batch = cameras[start : start + VIEWS_AT_ONCE]
         rendering = render(cloud, batch, 0.0, backend, depth=False)
         depth = before_edges(depth_of(mesh.vertices, mesh.faces, batch))

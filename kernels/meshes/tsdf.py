@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
+from ..devices.pace import reached
 
 # world units; depth of a pixel that shows nothing: all of its line of sight is free space
 FREE = 1e6
@@ -40,6 +41,7 @@ def fuse(
         views = slice(start, start + VIEWS_AT_ONCE)
         flat = rotation[views, :, 1:] @ slab + translation[views]  # [v,3,R*R] all but x's share
         for index, x in enumerate(low[0] + steps):
+            reached("volume", (start + VIEWS_AT_ONCE * index / resolution) / len(depth))
             camera = flat + x * rotation[views, :, :1]
             z = camera[:, 2]
             pixel = camera[:, :2] * (focal[views] / z[:, None].clamp_min(1e-6)) + centre[views]

@@ -6,12 +6,12 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from ..files.atomic import atomic_write
+from ..files.tensors import write_tensors
 from ..gaussians.cloud import Gaussians
 from ..meshes.mesh import Mesh
 from .state import TrainingState
@@ -20,10 +20,15 @@ FORMAT, MESH_FORMAT = "distill3d training 1", "distill3d mesh training 1"
 Groups = Mapping[str, Mapping[str, Tensor]]
 
 
-def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> None:
+def save_training(
+    trained: Gaussians | Mesh,
+    path: str | os.PathLike[str],
+    run: Mapping[str, Any] | None = None,
+) -> None:
     """Write the cloud or mesh with its training state as safetensors: appears whole or not at all.
 
-    Raises ValueError if it carries no training state.
+    Tensor by tensor, without a second copy of them. ``run``: what `run_of` shall say of it, for
+    JSON. Raises ValueError if it carries no training state.
     """
     state = trained.training
     if not isinstance(state, TrainingState):
@@ -51,9 +56,8 @@ def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> No
         "statistics": state.statistics,
         "carried": state.carried,
     }
-    # Copies: safetensors refuses tensors that share memory.
     tensors = {
-        f"{group}/{key}": value.detach().cpu().contiguous().clone()
+        f"{group}/{key}": value
         for group, values in groups.items()
         for key, value in values.items()
     }
@@ -62,10 +66,27 @@ def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> No
         "seed": state.seed,
         "loss_name": state.loss_name,
         "latent_shape": state.latent_shape,
+        "made_with": state.made_with,
     }
-    content = save(tensors, metadata={"format": format, "training": json.dumps(record)})
-    with atomic_write(path) as file:
-        file.write(content)
+    metadata = {"format": format, "training": json.dumps(record)}
+    if run is not None:
+        metadata["run"] = json.dumps(run)
+    write_tensors(path, tensors, metadata)
+
+
+def run_of(path: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What `save_training` was told of the run whose cloud or mesh is in the file, with "mesh" for
+    whether it is one; only the file's header is read. None for any other file.
+    """
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+        run = json.loads(metadata["run"])
+    except (SafetensorError, OSError, ValueError, KeyError, RecursionError):
+        return None
+    if metadata.get("format") not in (FORMAT, MESH_FORMAT) or not isinstance(run, dict):
+        return None
+    return {**run, "mesh": metadata["format"] == MESH_FORMAT}
 
 
 def load_training(path: str | os.PathLike[str]) -> Gaussians:
@@ -120,6 +141,7 @@ def _read(path: str | os.PathLike[str], format: str) -> tuple[Groups, TrainingSt
         seed=record["seed"],
         loss_name=record["loss_name"],
         latent_shape=tuple(record["latent_shape"]),
+        made_with=record.get("made_with", {}),
         first=groups["first"],
         second=groups["second"],
         generators=groups["generators"],

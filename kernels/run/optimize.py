@@ -72,7 +72,7 @@ def optimize(
         )
     device = torch.device(prior.device)
     resolve(settings.render_backend, device, cloud.means.dtype)
-    with prepared_prior(prior, steps, settings):
+    with prepared_prior(prior, steps, settings, CloudSubject.owner):
         subject, state = _begin(
             cloud, settings, anchor, device, settings.image_size or prior.image_size
         )

@@ -62,7 +62,7 @@ def refine_mesh(
     settings = settings or RefineSettings()
     mesh.check()
     check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
-    with prepared_prior(prior, steps, settings):
+    with prepared_prior(prior, steps, settings, MeshSubject.owner):
         subject, state = _begin(mesh, settings, torch.device(prior.device))
         return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
             on_step, on_partial

@@ -33,6 +33,7 @@ class TrainingState:
         loss: the loss's own state: fixed noise, network weights and their moments
         statistics: what densification has gathered since it last acted, rows [N]
         carried: of a mesh: what moves in place of its own tensors
+        made_with: what the run was asked for, by name, see `origin`
     """
 
     step: int
@@ -48,6 +49,7 @@ class TrainingState:
     loss: dict[str, Tensor]
     statistics: dict[str, Tensor]
     carried: dict[str, Tensor] = field(default_factory=dict)
+    made_with: dict[str, str] = field(default_factory=dict)
 
     def to(
         self, device: torch.device | str, dtype: torch.dtype | None = None, copy: bool = False

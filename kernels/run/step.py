@@ -16,6 +16,7 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from ..cameras.sampler import CameraSampler
 from ..devices.streams import send
+from ..files.notes import note
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
@@ -29,6 +30,9 @@ from ..priors.view_conditioning import (
 )
 from .adam import adam, all_finite, clipped_norms
 from .judged import judged
+from .kept import DivergedError, diverged_message, forget_locals, last_good_note
+from .memory import check_memory
+from .origin import differences, origin
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
 from .subject import Rendered, RenderedViews, Result, Subject
@@ -68,27 +72,16 @@ class Progress(Generic[Result]):
     viewer_cloud: Callable[[], Gaussians]
 
 
-class DivergedError(RuntimeError):
-    """Too many steps in a row whose loss or gradient was NaN or infinite."""
-
-    def __init__(self, message: str, result: Any, bad_steps: int) -> None:
-        super().__init__(message)
-        self.result = result  # the last one whose render gave a finite loss and gradient
-        self.bad_steps = bad_steps  # in a row
-
-
 @contextmanager
-def prepared_prior(prior: Prior, steps: int, settings: RunSettings) -> Iterator[None]:
+def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) -> Iterator[None]:
     """Inside, gradients flow whatever the caller's mode, and the prior is at its best for so many
-    steps.
+    steps. Raises ValueError where a step cannot fit into memory.
     """
     accelerate = steps >= REPAYING_STEPS if settings.accelerate is None else settings.accelerate
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        running(prior, accelerate, settings.micro_batch),
-    ):
-        yield
+    with torch.inference_mode(False), torch.enable_grad():
+        check_memory(prior, settings, owner)
+        with running(prior, accelerate, settings.micro_batch):
+            yield
 
 
 def check_run(
@@ -163,15 +156,22 @@ class Run(Generic[Result, Rendered]):
             settings.seed, state.generators if state.seed == settings.seed else None
         )
         self.loss_name = identity(loss)
-        known = (state.loss_name, state.latent_shape) == (self.loss_name, self.latent_shape)
         self.loss = loss.start(
-            prior, self.latent_shape, self.streams["noise"], state.loss if known else None
+            prior, self.latent_shape, self.streams["noise"], self._carried_loss(state)
         )
         self.state: TrainingState = replace(
-            state, seed=settings.seed, generators=self._stream_states()
+            state,
+            seed=settings.seed,
+            generators=self._stream_states(),
+            made_with=origin(prior, prompts, loss, settings),
         )
+        if state.step and (told := differences(state.made_with, self.state.made_with)):
+            note(
+                f"{subject.owner}: step {state.step} was reached otherwise, and the run goes on"
+                f" from there: {'; '.join(told)}."
+            )
         self.steps_taken, self.started = 0, time.perf_counter()
-        self.last_good = self._snapshot()
+        self.start = self.last_good = self._snapshot()
 
     def run_steps(
         self,
@@ -184,11 +184,56 @@ class Run(Generic[Result, Rendered]):
                 logs = self.step()
                 if on_step is not None and on_step(self.progress(logs)):
                     break
+            return self._ended()
         except BaseException as error:
+            forget_locals(error)
             if on_partial is not None:
-                on_partial(error.result if isinstance(error, DivergedError) else self.result())
+                on_partial(error.result if isinstance(error, DivergedError) else self._kept())
             raise
-        return self.result()
+
+    def _carried_loss(self, state: TrainingState) -> dict[str, Tensor] | None:
+        """The loss's state that the input brings along, unless it is another loss's, another
+        picture size's or another prior's, whose noise and networks say nothing here."""
+        prior = state.made_with.get("prior", self.prior.name)
+        carried = (state.loss_name, state.latent_shape, prior)
+        known = carried == (self.loss_name, self.latent_shape, self.prior.name)
+        if not known and state.step and state.loss:
+            note(
+                f"{self.subject.owner}: the loss begins anew at step {state.step}: its noise and"
+                " networks belong to another loss, picture size or prior."
+            )
+        return state.loss if known else None
+
+    def _ended(self) -> Result:
+        """The result of a run that has taken its last step: as it stands, or the last good one if
+        its last steps were bad; told. Raises DivergedError if no step is known to be good."""
+        bad_run = int(self.state.bad_run)
+        if bad_run == 0:
+            return self.result()
+        if bad_run >= self.steps_taken or self.last_good is self.start:
+            raise self._diverged(bad_run)
+        subject, state = self.last_good
+        note(last_good_note(subject.owner, subject.noun, state.step, self.state.step, bad_run))
+        return self._result_of_last_good()
+
+    def _kept(self) -> Result:
+        """What is kept of a run that something ended: `result`, or the last good one."""
+        try:
+            good = int(self.state.bad_run) == 0
+        except RuntimeError:  # a device that answers no more: nothing of it can be had either way
+            good = True
+        return self.result() if good else self._result_of_last_good()
+
+    def _result_of_last_good(self) -> Result:
+        subject, state = self.last_good
+        return _result((subject, replace(state, bad_steps=self.state.bad_steps)))
+
+    def _diverged(self, bad_run: int) -> DivergedError:
+        subject, state = self.last_good
+        message = diverged_message(
+            subject.owner, subject.noun, state.step, self.state.step, bad_run
+        )
+        return DivergedError(message, _result(self.last_good), bad_run)
 
     def _stream_states(self) -> dict[str, Tensor]:
         return {name: stream.get_state() for name, stream in self.streams.items()}
@@ -208,10 +253,9 @@ class Run(Generic[Result, Rendered]):
         return _result(self._snapshot())
 
     def step(self) -> dict[str, Tensor]:
-        settings, subject, last = self.settings, self.subject, self.steps_taken + 1 == self.steps
-        before = (
-            self._snapshot() if last or (self.steps_taken + 1) % settings.check_every == 0 else None
-        )
+        settings, subject, step = self.settings, self.subject, self.steps_taken + 1
+        check = step == self.steps or step % settings.check_every == 0
+        before = self._snapshot() if check else None
         sampled = self.sampler.at(self.state.step).sample(
             settings.views, self.size, self.streams["cameras"], views_per_group=self.views_per_group
         )
@@ -254,7 +298,7 @@ class Run(Generic[Result, Rendered]):
         self.state = replace(state, generators=self._stream_states())
         self.steps_taken += 1
         if before is not None:
-            self._check_bad_steps(before, last)
+            self._check_bad_steps(before)
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
         return {name: log.detach() for name, log in logs.items()}
 
@@ -304,25 +348,15 @@ class Run(Generic[Result, Rendered]):
             bad_run=(state.bad_run + bad) * bad,
         )
 
-    def _check_bad_steps(
-        self, before: tuple[Subject[Result, Rendered], TrainingState], last: bool
-    ) -> None:
+    def _check_bad_steps(self, before: tuple[Subject[Result, Rendered], TrainingState]) -> None:
         """Read the count of bad steps (the one wait for the device): keep what is good, stop what
         is beyond hope.
         """
         bad_run = int(self.state.bad_run)
         if bad_run == 0:
             self.last_good = before  # not what is now: that has yet to give a finite loss
-        elif bad_run > self.settings.max_bad_steps or (last and bad_run >= self.steps):
-            subject, state = self.last_good
-            raise DivergedError(
-                f"{subject.owner}: the last {bad_run} steps up to step {self.state.step} gave a"
-                f" loss or gradient that is NaN or infinite and were skipped. The {subject.noun} of"
-                f" step {state.step} is kept. Lower the guidance or the learning rates, or run the"
-                " prior in float32.",
-                _result(self.last_good),
-                bad_run,
-            )
+        elif bad_run > self.settings.max_bad_steps:
+            raise self._diverged(bad_run)
 
     def progress(self, logs: dict[str, Tensor]) -> Progress[Result]:
         logs, every = dict(logs), self.settings.preview_every

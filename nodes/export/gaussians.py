@@ -24,7 +24,7 @@ from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.run.checkpoint import load_training, save_training
 from ..priors.memory import autograd
 from ..shared import types
-from ..shared.outputs import check_prefix, next_output
+from ..shared.outputs import check_prefix, new_output
 from ..shared.validation import undeclared
 
 LINKED = "(the model_3d input)"
@@ -122,13 +122,16 @@ class SaveGaussians(io.ComfyNode):
         # Files are counted per format, so each but ply keeps its extension:
         # x_00001_.spz.safetensors.
         state = ("" if format == "ply" else f".{kind.extension}") + TRAINING
-        file = next_output(filename_prefix, kind.extension, *([state[1:]] if training else []))
-        kind.save(gaussians, file.path)
+        with_state = training and gaussians.training is not None
+        beside = [state[1:]] if training else []
+        with new_output("Save Gaussians", filename_prefix, kind.extension, *beside) as file:
+            kind.save(gaussians, file.path)
+            name = file.path.name.removesuffix(f".{kind.extension}")
+            if with_state:
+                save_training(gaussians, file.path.with_name(name + state))
         saved = Types.File3D(str(file.path), kind.kind)
-        if training and gaussians.training is not None:
-            trained = file.path.with_name(file.path.name.removesuffix(f".{kind.extension}") + state)
-            save_training(gaussians, trained)
-            setattr(saved, TRAINED, trained)
+        if with_state:
+            setattr(saved, TRAINED, file.path.with_name(name + state))
         return io.NodeOutput(saved, *types.splat_values(gaussians), ui={"3d": [file.result]})
 
 

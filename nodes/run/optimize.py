@@ -27,7 +27,7 @@ from .anew import times_asked
 from .densification import STANDARD, growth
 from .options import Options
 from .refining import Hold
-from .watch import Watch
+from .watch import NO_PREVIEW, Watch, attempted
 
 DEFAULTS = OptimizeSettings()
 PREVIEW_VIEWS = 8
@@ -226,9 +226,8 @@ class Optimize(io.ComfyNode):
         )
         start = replace(gaussians, training=None) if restart_schedule else gaussians
         judge = gentle(loss, hold.strength)
-        watch = Watch(
-            steps, options.autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
-        )
+        workflow = workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
+        watch = Watch(steps, options.autosave_every, start, prompts.prompt, workflow)
         size = image_size or prior.prior.image_size
         at_once = settings.micro_batch or settings.views
         with prior.loaded(scratch=scratch_bytes(at_once, size, prior.prior.dtype)) as model:
@@ -247,9 +246,10 @@ class Optimize(io.ComfyNode):
                     watch.keep,
                     hold.anchor,
                 )
-                pictures = turn(result, cameras, size)
-                ui = shown(result, **watch.live.told())
-        return io.NodeOutput(result, pictures, ui=ui)
+                watch.finish(result)
+                pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)
+                ui = attempted(lambda: shown(result, **watch.live.told()), {})
+        return io.NodeOutput(result, pictures, ui=ui | watch.told())
 
 
 def ends_early(steps: int | None, schedule_steps: int | None) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from io import BytesIO
 from typing import Any
 
 import torch
@@ -19,11 +20,12 @@ from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
 from ..shared.images import image
-from ..shared.outputs import check_prefix, next_output
+from ..shared.outputs import check_prefix, new_output
 from ..shared.validation import undeclared, validate
+from .keep import MESH
 from .optimize import ends_early, workflow_id
 from .options import Options
-from .watch import MESH, Watch
+from .watch import NO_PREVIEW, Watch, attempted
 
 DEFAULTS = RefineSettings()
 PREVIEW_EVERY, PREVIEW_VIEWS = 10, 8  # steps, pictures
@@ -178,21 +180,15 @@ class RefineMesh(io.ComfyNode):
         options: Options | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
-        from ...kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
-
         options = options or Options(settings={"preview_every": PREVIEW_EVERY})
         settings = RefineSettings(
             **fields, **(mesh_penalties or {}), **options.settings, image_size=image_size or None
         )
-        start, file = types.mesh_from_native(mesh), next_output(filename_prefix, "glb")
+        start = types.mesh_from_native(mesh)
         if restart_schedule:
             start = replace(start, training=None)
-        watch = Watch(
-            steps,
-            options.autosave_every,
-            workflow_id(getattr(cls.hidden, "extra_pnginfo", None)),
-            MESH,
-        )
+        workflow = workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
+        watch = Watch(steps, options.autosave_every, start, prompts.prompt, workflow, MESH)
         size = image_size or prior.prior.image_size
         together = settings.micro_batch or settings.views
         with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
@@ -201,12 +197,37 @@ class RefineMesh(io.ComfyNode):
                 result = refine_mesh(
                     start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep
                 )
-                pictures = turn(result, cameras, size)
-        write_glb(result, file.path)
-        glb = Types.File3D(str(file.path), "glb")
+                glb, files = written(result, filename_prefix, watch)
+                pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)
         return io.NodeOutput(
-            glb, types.native_mesh(result), image(pictures), ui={"3d": [file.result]}
+            glb, types.native_mesh(result), image(pictures), ui=files | watch.told()
         )
+
+
+def written(result: Mesh, prefix: str, watch: Watch) -> tuple[Any, dict[str, Any]]:
+    """The finished mesh as a File3D in the output folder, and the node's ui entry of that.
+
+    Where the disk refuses it raises, with the place of the copy that is kept elsewhere; without
+    such a copy the file is in memory alone, so that the graph can still go on with it.
+    """
+    from ...kernels.files.glb import glb_bytes, write_glb  # trimesh takes seconds to import
+
+    refused = None
+    try:
+        with new_output(MESH.node, prefix, "glb") as file:
+            write_glb(result, file.path)
+    except OSError as error:
+        refused = error
+    finally:  # whatever else comes
+        watch.finish(result)
+    if refused is None:
+        return Types.File3D(str(file.path), "glb"), {"3d": [file.result]}
+    if watch.keeper.place is None:
+        watch.keep(result)
+    if watch.keeper.place is not None:
+        raise refused
+    watch.say(f"{refused} Until then the mesh is in memory alone; link it to a node that saves.")
+    return Types.File3D(BytesIO(glb_bytes(result)), "glb"), {}
 
 
 def turn(mesh: Mesh, cameras: CameraSampler, size: int) -> torch.Tensor:

@@ -1,75 +1,66 @@
-"""What a user sees of a long run, and what is left of it when it does not end well."""
+"""What a user sees of a long run, and what is left of it however it ends."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from contextlib import ExitStack
+from typing import Any, TypeVar
 
 import comfy.model_management
 import comfy.utils
+import torch
 
-from ...kernels.files.ply import save_ply
+from ...kernels.files.notes import notes
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.meshes.mesh import Mesh
-from ...kernels.run.checkpoint import save_training
+from ...kernels.run.kept import skipped_note
 from ...kernels.run.step import Progress
 from ..shared.images import to_pil
-from ..shared.outputs import next_output, shown
+from ..shared.outputs import shown
 from ..shared.progress import tell
+from .keep import CLOUD, Keeper, Kind
 from .live import Live
 
+log = logging.getLogger(__name__)
+
 PREVIEW_PIXELS = 512
-
-
-def _save_mesh(mesh: Mesh, path: Path) -> None:
-    from ...kernels.files.glb import write_glb  # here, because trimesh takes seconds to import
-
-    write_glb(mesh, path)
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What tells the runs of one node from those of another.
-
-    Args:
-        node: as messages call it
-        noun: what it moves
-        name: of the files in output/distill3d/autosave and partial
-        onward: what may be said after where the partial result is
-    """
-
-    node: str
-    noun: str
-    name: str
-    extension: str
-    save: Callable[[Any, Path], None]
-    onward: str
-
-
-CLOUD = Kind(
-    "Optimize", "cloud", "gaussians", "ply", save_ply,
-    "; to go on from there, open the .safetensors beside it with Load Gaussians",
-)  # fmt: skip
-MESH = Kind("Refine Mesh", "mesh", "mesh", "glb", _save_mesh, "")
+NO_PREVIEW = torch.full((1, 64, 64, 3), 0.5)  # in place of one that failed
+TEMP = "temp/"  # how places begin that do not last
+Made = TypeVar("Made")
 
 
 class Watch:
     """The callbacks of one run: progress bar, live preview, interrupt, Stop and keep, autosave,
-    partial result.
+    partial result. Use as a context manager around the run and what is made of its result.
+
+    ``start``: what the run goes on from. ``prompt``: its text, for whoever looks for it later.
     """
 
     def __init__(
-        self, steps: int, autosave_every: int, workflow: str | None = None, kind: Kind = CLOUD
+        self,
+        steps: int,
+        autosave_every: int,
+        start: Gaussians | Mesh,
+        prompt: str,
+        workflow: str | None = None,
+        kind: Kind = CLOUD,
     ) -> None:
         self.kind = kind
         self.bar = comfy.utils.ProgressBar(steps)
         self.live = Live(steps, workflow)
-        self.autosave_every = autosave_every
-        self.autosave: Path | None = None
-        self.partial: Path | None = None
+        before: Any = start.training
+        self.start_step, self.start_bad = (
+            (0, 0) if before is None else (before.step, int(before.bad_steps))
+        )
+        about = {
+            **{"node": kind.node, "node_id": self.live.node, "prompt_id": self.live.prompt},
+            **{"workflow": workflow, "prompt": prompt, "steps": self.start_step + steps},
+        }
+        self.keeper = Keeper(kind, autosave_every, about)
+        self.result: Gaussians | Mesh | None = None
+        self.notes: list[str] = []
+        self._exit = ExitStack()
 
     def step(self, progress: Progress[Any]) -> bool:
         """After every step: whether to stop and keep. Raises ComfyUI's interrupt, a BaseException,
@@ -79,69 +70,106 @@ class Watch:
         stop = self.live.step(progress)
         preview = None
         if progress.preview_due and not self.live.watched:  # the viewer shows the same, and better
-            preview = ("JPEG", to_pil(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS)
+            preview = attempted(
+                lambda: ("JPEG", to_pil(progress.preview(), PREVIEW_PIXELS), PREVIEW_PIXELS), None
+            )
             tell(_summary(progress))
         self.bar.update_absolute(progress.step, progress.steps, preview)
-        if (
-            self.autosave_every
-            and progress.done % self.autosave_every == 0
-            and progress.step < progress.steps
-        ):
-            self.autosave = (
-                self._saved(progress.result(), "autosave", self.autosave) or self.autosave
-            )
+        self.keeper.step(progress)
         if stop:
             done, noun = f"{progress.step} of {progress.steps}", self.kind.noun
-            logging.info("Distill3D: stopped at step %s; the %s is kept.", done, noun)
+            log.info("Distill3D: stopped at step %s; the %s is kept.", done, noun)
         return stop
 
     def keep(self, part: Gaussians | Mesh) -> None:
         """Save what an ended run leaves behind."""
-        self.partial = self._saved(part, "partial")
+        self.keeper.part(part)
 
-    def _saved(self, part: Gaussians | Mesh, folder: str, path: Path | None = None) -> Path | None:
-        """Write it as a file others read, and with its training state as .safetensors beside it, to
-        ``path`` or the next free one.
+    def finish(self, result: Gaussians | Mesh) -> None:
+        """The steps are done: keep the result, whatever becomes of what is made of it."""
+        self.result = result
+        bad = self._bad_steps()
+        if bad:
+            self.say(skipped_note(self.kind.node, bad, self._steps_taken()))
+        self.keeper.end(result)
+        if self.keeper.every and not self.keeper.ended:
+            self.say(
+                f"{self.kind.node}: no copy of the {self.kind.noun} could be kept on the disk, so"
+                f" save it: {self.keeper.problem}"
+            )
 
-        Returns where; None if that failed, since a full disk must neither end a run nor hide why
-        one ended.
+    def say(self, text: str) -> None:
+        """To the log, the node and the history."""
+        log.warning("Distill3D: %s", text)
+        self.notes.append(text)
+
+    def told(self) -> dict[str, list[Any]]:
+        """A node's ui entries that say how the run went: what to know of it as text, and all of it
+        for programs.
         """
-        kind = self.kind
-        try:
-            path = path or next_output(f"distill3d/{folder}/{kind.name}", kind.extension).path
-            kind.save(part, path)
-            save_training(part, path.with_suffix(".safetensors"))
-        except (OSError, ValueError) as error:
-            logging.warning("Distill3D: the %s so far could not be saved: %s", kind.noun, error)
-            return None
-        return path
+        place = self.keeper.place
+        about = {
+            "steps": self._steps_taken(),
+            "step": self.start_step + self._steps_taken(),
+            "returned_step": None if self.result is None else self.result.training.step,
+            "bad_steps": self._bad_steps(),
+            "stopped": self.live.stopped,
+            "kept": None if place is None else shown(place),
+            "notes": list(self.notes),
+        }
+        return {"distill3d_run": [about]} | ({"text": list(self.notes)} if self.notes else {})
+
+    def _steps_taken(self) -> int:
+        return int(self.live.about.get("step", 0))
+
+    def _bad_steps(self) -> int:
+        training: Any = None if self.result is None else self.result.training
+        return 0 if training is None else int(training.bad_steps) - self.start_bad
 
     def __enter__(self) -> Watch:
-        self.live.__enter__()
+        with ExitStack() as stack:
+            self.notes = stack.enter_context(notes())
+            stack.enter_context(self.live)
+            self._exit = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: object
     ) -> None:
-        """The run is over: drop the autosave unless it is all there is, and say where a partial
-        result went.
-        """
-        if error is not None and self.partial is not None:
-            self.live.partial = shown(self.partial)
-        self.live.__exit__()
-        if self.autosave is not None and (error is None or self.partial is not None):
-            for path in (self.autosave, self.autosave.with_suffix(".safetensors")):
-                path.unlink(missing_ok=True)
-        if error is not None and self.partial is not None:
-            _explain(error, self.partial, self.kind)
+        """The run is over; after an exception say where its result is."""
+        if error is not None and self.result is not None and self.keeper.place is None:
+            self.keeper.part(self.result)
+        place = self.keeper.place
+        if error is not None and place is not None:
+            self.live.partial = shown(place)
+        self._exit.close()
+        if error is not None:
+            self._explain(error)
+
+    def _explain(self, error: BaseException) -> None:
+        """Say where the result is: in the log, and in the message a user gets to see."""
+        noun, place = self.kind.noun, self.keeper.place
+        if place is None:
+            if not self.keeper.problem:
+                return
+            where = f"The {noun} so far could not be saved: {self.keeper.problem}"
+        else:
+            what = f"The {noun} so far" if self.result is None else f"The finished {noun}"
+            where = f"{what} is in {shown(place)}; to go on from there, choose it in Recover."
+            if shown(place).startswith(TEMP):
+                where += " Copy it before ComfyUI starts again, which empties that folder."
+        log.warning("Distill3D: %s ended early. %s", self.kind.node, where)
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (f"{error.args[0]} {where}",)
 
 
-def _explain(error: BaseException, partial: Path, kind: Kind) -> None:
-    """Say where the partial result is: in the log, and in the message a user gets to see."""
-    where = f"The {kind.noun} so far is in {shown(partial)}{kind.onward}."
-    logging.warning("Distill3D: %s ended early. %s", kind.node, where)
-    if len(error.args) == 1 and isinstance(error.args[0], str):
-        error.args = (f"{error.args[0]} {where}",)
+def attempted(make: Callable[[], Made], otherwise: Made) -> Made:
+    """What is made only to be looked at; a run does not end for it."""
+    try:
+        return make()
+    except Exception as error:  # of any kind: renderers and encoders have their own
+        log.warning("Distill3D: a preview could not be made: %s", error)
+        return otherwise
 
 
 def _summary(progress: Progress[Any]) -> str:
