@@ -60,4 +60,4 @@ def write_tensors(
             rows = PIECE // flat.element_size()
             for start in range(0, len(flat), rows):
                 piece = flat[start : start + rows].cpu().contiguous().view(torch.uint8)
-                file.write(memoryview(piece.numpy()))
+                file.write(piece.numpy().data)

@@ -57,9 +57,7 @@ def save_training(
         "carried": state.carried,
     }
     tensors = {
-        f"{group}/{key}": value
-        for group, values in groups.items()
-        for key, value in values.items()
+        f"{group}/{key}": value for group, values in groups.items() for key, value in values.items()
     }
     record = {
         "step": state.step,

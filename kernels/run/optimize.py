@@ -26,11 +26,12 @@ from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from ..rasterizers.rasterize import Rendering, render, resolve
 from .anchor import Anchor
+from .checks import check_run
 from .learning_rates import sh_shares
 from .penalties import disparity, penalties
 from .settings import OptimizeSettings
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, check_run, prepared_prior
+from .step import Progress, Run, prepared_prior
 
 
 def optimize(

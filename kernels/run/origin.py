@@ -28,9 +28,7 @@ SHOWN = 6  # differences that are told one by one
 LENGTH = 60  # characters of a value
 
 
-def origin(
-    prior: Prior, prompts: ViewPrompts, loss: Loss, settings: RunSettings
-) -> dict[str, str]:
+def origin(prior: Prior, prompts: ViewPrompts, loss: Loss, settings: RunSettings) -> dict[str, str]:
     """Prior, prompt, loss and every number of the settings, as text by name."""
     asked = {
         "prior": prior.name,

@@ -21,6 +21,7 @@ from ..meshes.smoothing import Smoothing
 from ..meshes.texels import downsample, level_of_detail, texels
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
+from .checks import check_run
 from .mesh_penalties import (
     laplacian,
     normal_consistency,
@@ -29,7 +30,7 @@ from .mesh_penalties import (
 )
 from .settings import NORMAL_AXES, RefineSettings
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, check_run, prepared_prior
+from .step import Progress, Run, prepared_prior
 
 # world units or 0..1: a mesh so near to what its training state makes was not edited since
 SAME = 1e-5

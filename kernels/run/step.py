@@ -22,8 +22,6 @@ from ..losses.base import Loss, Views, identity
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.prompts import ViewPrompts
 from ..priors.view_conditioning import (
-    ViewConditionedPrior,
-    check_views,
     condition_on_views,
     group_size,
     needs_depth,
@@ -82,45 +80,6 @@ def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) 
         check_memory(prior, settings, owner)
         with running(prior, accelerate, settings.micro_batch):
             yield
-
-
-def check_run(
-    loss: Loss,
-    prior: Prior,
-    cameras: CameraSampler,
-    steps: int,
-    settings: RunSettings,
-    training: object,
-    name: str,
-) -> int:
-    """Raise ValueError for whatever could fail later, naming the cure; returns the steps that lie
-    behind ``training``.
-
-    ``name``: what carries the training, for messages.
-    """
-    settings.check()
-    loss.check()
-    cameras.check(check_views(prior, settings.views))
-    if settings.flip_share > 0 and isinstance(prior, ViewConditionedPrior):
-        raise ValueError(
-            f"flip_share is {settings.flip_share:g}, but prior {prior.name!r} is told of each view,"
-            " which a mirrored picture would belie. Set it to 0."
-        )
-    prior.check_size(settings.judged_size or settings.image_size or prior.image_size)
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps is {steps!r}; give a whole number of 1 or more.")
-    if training is not None and not isinstance(training, TrainingState):
-        raise ValueError(
-            f"{name}.training is a {type(training).__name__}; expected a TrainingState or None."
-        )
-    done = 0 if training is None else training.step
-    if settings.schedule_steps and settings.schedule_steps < done + steps:
-        raise ValueError(
-            f"schedule_steps is {settings.schedule_steps}, but {done} steps are done and {steps}"
-            f" more are asked for. Give {done + steps} or more, or 0 to end the schedule with this"
-            " call."
-        )
-    return done
 
 
 class Run(Generic[Result, Rendered]):
@@ -205,12 +164,23 @@ class Run(Generic[Result, Rendered]):
         return state.loss if known else None
 
     def _ended(self) -> Result:
-        """The result of a run that has taken its last step: as it stands, or the last good one if
-        its last steps were bad; told. Raises DivergedError if no step is known to be good."""
-        bad_run = int(self.state.bad_run)
+        """The result of a run that has taken its last step: as it stands, or where its last steps
+        were bad, and one more is too, the last good one; told. Raises DivergedError if no step was
+        good."""
+        bad_run, now = int(self.state.bad_run), self._snapshot()
         if bad_run == 0:
-            return self.result()
-        if bad_run >= self.steps_taken or self.last_good is self.start:
+            return _result(now)
+        if bad_run >= self.steps_taken:
+            raise self._diverged(bad_run)
+        try:
+            self.step()  # its result is of no interest, only whether it is good
+            good = int(self.state.bad_run) == 0
+        except (RuntimeError, ValueError):
+            good = False
+        if good:
+            return _result(now)
+        self.subject, self.state = now
+        if self.last_good is self.start:
             raise self._diverged(bad_run)
         subject, state = self.last_good
         note(last_good_note(subject.owner, subject.noun, state.step, self.state.step, bad_run))

@@ -93,7 +93,7 @@ class Keeper:
         start = time.perf_counter()
         self._autosave(progress.result(), finished=False)
         took = time.perf_counter() - start
-        self._last, self._pause = progress.seconds + took, max(AGAIN, took / SHARE)
+        self._last, self._pause = progress.seconds, max(AGAIN, took / SHARE)
 
     def end(self, result: Gaussians | Mesh) -> None:
         """Keep the end of a run that has done all it was asked for."""
@@ -117,7 +117,7 @@ class Keeper:
         path, old = self._saved(part, AUTOSAVE, finished=finished), self.path
         if path is not None:
             self.path = path
-            if old is not None:
+            if old not in (None, path):  # the same where somebody has emptied the folder
                 _remove(old)
         return path is not None
 

@@ -31,6 +31,7 @@ from .watch import NO_PREVIEW, Watch, attempted
 
 DEFAULTS = OptimizeSettings()
 PREVIEW_VIEWS = 8
+NOTHING: dict[str, list[dict[str, Any]]] = {}
 
 
 class Optimize(io.ComfyNode):
@@ -248,7 +249,9 @@ class Optimize(io.ComfyNode):
                 )
                 watch.finish(result)
                 pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)
-                ui = attempted(lambda: shown(result, **watch.live.told()), {})
+                ui: dict[str, list[Any]] = attempted(
+                    lambda: shown(result, **watch.live.told()), NOTHING
+                )
         return io.NodeOutput(result, pictures, ui=ui | watch.told())
 
 

@@ -91,7 +91,7 @@ class Recover(io.ComfyNode):
         if run is None:
             raise ValueError(f"Recover: {shown(path)} says nothing of a run. Use Load Gaussians.")
         with autograd():
-            loaded = load_mesh_training(path) if run["mesh"] else load_training(path)
+            loaded: Any = load_mesh_training(path) if run["mesh"] else load_training(path)
         node = run.get("node", "a run")
         other = ExecutionBlocker(
             f"Recover: {shown(path)} is of {node}; use the {'mesh' if run['mesh'] else 'gaussians'}"

@@ -50,12 +50,15 @@ class Watch:
         self.bar = comfy.utils.ProgressBar(steps)
         self.live = Live(steps, workflow)
         before: Any = start.training
-        self.start_step, self.start_bad = (
-            (0, 0) if before is None else (before.step, int(before.bad_steps))
-        )
+        self.start_step: int = 0 if before is None else before.step
+        self.start_bad = 0 if before is None else int(before.bad_steps)
         about = {
-            **{"node": kind.node, "node_id": self.live.node, "prompt_id": self.live.prompt},
-            **{"workflow": workflow, "prompt": prompt, "steps": self.start_step + steps},
+            "node": kind.node,
+            "node_id": self.live.node,
+            "prompt_id": self.live.prompt,
+            "workflow": workflow,
+            "prompt": prompt,
+            "steps": self.start_step + steps,
         }
         self.keeper = Keeper(kind, autosave_every, about)
         self.result: Gaussians | Mesh | None = None

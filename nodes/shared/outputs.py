@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,10 +111,8 @@ def refusal(owner: str, path: Path, error: OSError) -> str:
     cause = CAUSES.get(error.errno or 0, error.strerror or str(error))
     free = ""
     if cause == FULL:
-        try:
+        with suppress(OSError):
             free = f" ({shutil.disk_usage(_existing(path)).free / 1e6:.0f} MB free)"
-        except OSError:
-            pass
     return (
         f"{owner}: {path.name} could not be written to {path.parent}: {cause}{free}."
         f" {CURES.get(cause, CURE)}, and run again."

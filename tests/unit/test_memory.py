@@ -108,7 +108,11 @@ def test_tensors_are_written_as_safetensors_reads_them(tmp_path):
         str(kind): torch.arange(-3, 4).to(kind).reshape(7, 1).expand(7, 3)  # not contiguous
         for kind in NAMES
     }
-    values |= {"none": torch.empty(0, 3), "scalar": torch.tensor(5), "shared": values["torch.int64"]}
+    values |= {
+        "none": torch.empty(0, 3),
+        "scalar": torch.tensor(5),
+        "shared": values["torch.int64"],
+    }
     write_tensors(tmp_path / "a.safetensors", values, {"a": "b"})
     found = load_file(tmp_path / "a.safetensors")
     assert found.keys() == values.keys()

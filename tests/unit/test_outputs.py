@@ -69,7 +69,10 @@ def test_the_next_number_is_free_for_all_files_that_belong_together(
 
 
 def test_a_name_is_taken_while_its_file_is_being_written(outputs):
-    with outputs.new_output("Save", "a", "ply") as first, outputs.new_output("Save", "a", "ply") as other:
+    with (
+        outputs.new_output("Save", "a", "ply") as first,
+        outputs.new_output("Save", "a", "ply") as other,
+    ):
         assert [first.path.name, other.path.name] == ["a_00001_.ply", "a_00002_.ply"]
 
 
@@ -113,9 +116,12 @@ def test_a_disk_that_refuses_is_named_with_file_folder_and_cure(
     monkeypatch.setattr(os, "fsync", refuse)
     from distill3d.kernels.files.atomic import atomic_write
 
-    with pytest.raises(OSError) as caught, outputs.new_output("Save Mesh", "a", "glb") as file:
-        with atomic_write(file.path) as stream:
-            stream.write(b"x")
+    with (
+        pytest.raises(OSError) as caught,
+        outputs.new_output("Save Mesh", "a", "glb") as file,
+        atomic_write(file.path) as stream,
+    ):
+        stream.write(b"x")
     for part in ("Save Mesh: a_00001_.glb", str(tmp_path), cause, cure, "run again"):
         assert part in str(caught.value)
     assert "Errno" not in str(caught.value) and not list(tmp_path.iterdir())
