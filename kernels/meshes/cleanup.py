@@ -13,8 +13,12 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ..devices.native import apart
+from ..devices.native.child import FUNCTIONS
 from ..devices.pace import reached
 from .mesh import Mesh, places_of
+
+MANY = 200_000  # triangles; reducing more would hold the server up for too long
 
 
 def largest_components(vertices: Tensor, faces: Tensor, fraction: float) -> tuple[Tensor, Tensor]:
@@ -74,20 +78,15 @@ def decimate(vertices: Tensor, faces: Tensor, count: int) -> tuple[Tensor, Tenso
             " it with 'pip install fast-simplification', or set the number of triangles to 0 to"
             " keep all."
         )
-    import fast_simplification
-
-    points, triangles = vertices.cpu().double().numpy(), faces.cpu().numpy().astype(np.int32)
-    before = len(triangles) + 1
-    while count < len(triangles) < before:  # a call stops early on its way to few triangles
-        reached("reducing", count / len(triangles))
-        before = len(triangles)
-        # Less aggressive than the default of 7, which pinches far more edges of a closed mesh.
-        points, triangles = fast_simplification.simplify(
-            points, triangles, 1 - count / before, agg=3
-        )
-        triangles = np.asarray(triangles, np.int32)
-    fewer = torch.from_numpy(np.asarray(triangles, np.int64)).to(faces.device)
-    return _compact(torch.from_numpy(np.asarray(points)).to(vertices), fewer)
+    reached("reducing")
+    given = {
+        "points": vertices.cpu().double().numpy(),
+        "triangles": faces.cpu().numpy().astype(np.int32),
+        "count": np.array(count),
+    }
+    found = apart("simplify", given) if len(faces) > MANY else FUNCTIONS["simplify"](given)
+    fewer = torch.from_numpy(np.asarray(found["triangles"], np.int64)).to(faces.device)
+    return _compact(torch.from_numpy(found["points"]).to(vertices), fewer)
 
 
 def simplify(mesh: Mesh, count: int) -> Mesh:

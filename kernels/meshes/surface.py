@@ -14,10 +14,11 @@ import math
 from dataclasses import replace
 
 import torch
-from skimage.measure import marching_cubes
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras, sphere
+from ..devices.native import apart
+from ..devices.native.child import FUNCTIONS
 from ..devices.pace import reached
 from ..gaussians.cloud import SH_C0, Gaussians
 from ..rasterizers.rasterize import render
@@ -38,6 +39,7 @@ SEEN = 2  # voxels behind the mesh's depth at which a vertex still counts as see
 STRAY = 4.0  # in units of the cloud's root mean square radius; what lies further out is ignored
 FOV = 40.0  # degrees
 VIEWS_AT_ONCE = 8
+FINE = 160**3  # grid points; of more, marching cubes would hold the server up for too long
 FAINT = 0.05  # opacity below which a cloud shows nothing at all
 CURE = "Optimize for more steps, or start from more opaque Gaussians."
 
@@ -199,6 +201,7 @@ def _zero_level(grid: Tensor, low: Tensor, voxel: float) -> tuple[Tensor, Tensor
         raise ValueError(
             f"Extract surface: the views of the cloud do not agree on any volume. {CURE}"
         )
-    vertices, faces, _, _ = marching_cubes(padded.numpy(), 0.0)
-    positions = low + voxel * (torch.from_numpy(vertices.copy()) - 1)
-    return positions, torch.from_numpy(faces.astype("int64"))
+    call = apart if padded.numel() > FINE else lambda name, given: FUNCTIONS[name](given)
+    found = call("march", {"volume": padded.numpy()})
+    positions = low + voxel * (torch.from_numpy(found["vertices"]) - 1)
+    return positions, torch.from_numpy(found["faces"])

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..devices.native import apart
 from .mesh import Mesh
 
 # between charts, in xatlas' own texels, which are up to a third smaller than the texture's
@@ -36,23 +37,23 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
     """
     if not available():
         raise ValueError(MISSING)
-    import xatlas
-
     mesh = mesh.check().map(lambda value: value.detach().cpu())
-    atlas = xatlas.Atlas()
     parts = _parts(mesh)
     corners = []  # of each part: the mesh's vertices that it has
-    for part in parts:
+    area = min(CHART, TRIANGLES / len(mesh.faces)) * float(mesh.face_areas.sum())
+    numbers = {"parts": len(parts), "chart_area": area, "padding": PADDING, "resolution": size}
+    given = {name: np.array(number) for name, number in numbers.items()}
+    for index, part in enumerate(parts):
         own, corner = torch.unique(mesh.faces[part], return_inverse=True)
         corners.append(own)
-        atlas.add_mesh(mesh.vertices[own].float().numpy(), corner.numpy().astype(np.uint32))
-    charts, packing = xatlas.ChartOptions(), xatlas.PackOptions()
-    charts.max_chart_area = min(CHART, TRIANGLES / len(mesh.faces)) * float(mesh.face_areas.sum())
-    charts.max_iterations = 0  # another round takes as long again and joins a quarter of the charts
-    packing.padding, packing.bilinear, packing.resolution = PADDING, True, size
-    atlas.generate(charts, packing)
-    found = [atlas.get_mesh(index) for index in range(len(parts))]
-    if atlas.atlas_count < 1 or any(
+        given[f"vertices{index}"] = mesh.vertices[own].float().numpy()
+        given[f"corners{index}"] = corner.numpy().astype(np.uint32)
+    atlas = apart("unwrap", given)
+    found = [
+        tuple(atlas[f"{name}{index}"] for name in ("origin", "faces", "uvs"))
+        for index in range(len(parts))
+    ]
+    if int(atlas["count"]) < 1 or any(
         len(laid[1]) != len(part) for laid, part in zip(found, parts, strict=True)
     ):
         raise ValueError(
@@ -68,7 +69,7 @@ def unwrap(mesh: Mesh, size: int) -> Mesh:
         count += len(origin)
     # xatlas scales both axes by the atlas' own width and height; a square texture wants the larger
     # for both.
-    extent = torch.tensor([atlas.width, atlas.height], dtype=torch.float32)
+    extent = torch.from_numpy(atlas["extent"]).float()
     kept = torch.cat(first)
     return replace(
         mesh,

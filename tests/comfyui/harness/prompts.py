@@ -23,7 +23,7 @@ NODES = {
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
-        "QualityPreset", "ControlPrior",
+        "QualityPreset", "ControlPrior", "Recover",
     )
 }  # fmt: skip
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on
