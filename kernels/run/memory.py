@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 # bytes a pixel: colours, alpha and the encoder's input in float32, with their gradients
 RENDER = 56
 MOST = 16_000  # bytes a pixel that an encoder keeps: Stable Diffusion's keeps 14,000 in float32
+FUSED = 0.4  # of that is kept at least where networks are fused, which only CUDA devices have
 SIDE = 64  # pixels of the pictures that the encoder is measured with
 GIGA = 1e9
 
@@ -39,6 +40,8 @@ def check_memory(prior: Prior, settings: RunSettings, owner: str) -> None:
     ):
         return
     kept = kept_per_pixel(prior)
+    if torch.device(prior.device).type == "cuda":
+        kept *= FUSED
 
     def needed(side: int, views: int, encoded: int) -> float:
         seen = settings.judged_size or side
@@ -58,8 +61,9 @@ def check_memory(prior: Prior, settings: RunSettings, owner: str) -> None:
     if at_once > 1 and needed(size, settings.views, 1) <= available:
         cures.append("micro_batch (Run Options) to 1")
     own = "" if settings.image_size else " (the prior's own)"
+    views = "1 view" if settings.views == 1 else f"{settings.views} views"
     raise ValueError(
-        f"{owner}: image_size {size}{own} with {settings.views} views takes more than"
+        f"{owner}: image_size {size}{own} with {views} takes more than"
         f" {least / GIGA:.0f} GB of memory a step, and {available / GIGA:.1f} GB are free. Set"
         f" {' or '.join(cures) or 'judged_size lower'}, or free memory."
     )
