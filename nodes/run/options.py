@@ -120,7 +120,9 @@ class RunOptions(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Steps between autosaves to output/distill3d/autosave, for when ComfyUI is"
-                        " killed; 0 never. A run that ends in order removes its own."
+                        " killed: the first after 20 seconds, then every two minutes, if that is"
+                        " sooner; 0 never. Recover goes on from them. Of runs that have ended the"
+                        " newest 20 are kept."
                     ),
                 ),
                 io.Int.Input(

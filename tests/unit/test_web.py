@@ -19,9 +19,9 @@ LIBRARY = WEB / "gsplat.mjs"
 # nodes of settings, whose effect no one picture shows
 WITHOUT_PICTURE = {
     f"Distill3D_{name}"
-    for name in ("Penalties", "Densification", "Refining", "RunOptions", "MeshPenalties")
+    for name in ("Penalties", "Densification", "Refining", "RunOptions", "MeshPenalties", "Recover")
 }
-WITHOUT_NUMBERS = {"Distill3D_PreviewGaussians", "Distill3D_ScoreViews"}
+WITHOUT_NUMBERS = {"Distill3D_PreviewGaussians", "Distill3D_ScoreViews", "Distill3D_Recover"}
 
 
 def scripts():
