@@ -1,4 +1,4 @@
-"""Orbit Cameras, Scene Cameras."""
+"""Orbit Cameras."""
 
 from __future__ import annotations
 
@@ -6,27 +6,29 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..kernels.cameras.load3d import ListedSampler
-from ..kernels.cameras.orbit import OrbitSampler
-from ..kernels.cameras.scene import SceneSampler
-from .shared import types
-from .shared.validation import validate
+from ...kernels.cameras.load3d import ListedSampler
+from ...kernels.cameras.orbit import SPHERE_LAWS, OrbitSampler, Widening
+from ..shared import types
+from ..shared.validation import validate
+from .inputs import degrees
 
-DEFAULTS = SceneSampler()
+DEFAULTS = OrbitSampler()
 
 
-def _degrees(
-    id: str, default: float, low: float, high: float, tooltip: str, advanced: bool = False
+def _option(
+    id: str, default: float, high: float, tooltip: str, step: float = 0.005
 ) -> io.Float.Input:
+    """An input that came later: prompts without it have its default."""
     return io.Float.Input(
         id,
         default=default,
-        min=low,
+        min=0.0,
         max=high,
-        step=1.0,
-        round=0.01,
+        step=step,
+        round=0.001,
         tooltip=tooltip,
-        advanced=advanced or None,
+        optional=True,
+        advanced=True,
     )
 
 
@@ -44,7 +46,7 @@ class OrbitCameras(io.ComfyNode):
             ),
             search_aliases=["camera", "views", "orbit", "elevation", "fov"],
             inputs=[
-                _degrees(
+                degrees(
                     "elevation_min",
                     -10.0,
                     -90.0,
@@ -52,7 +54,7 @@ class OrbitCameras(io.ComfyNode):
                     "Lowest camera, degrees above the horizon. Consistent3D: -10, LucidDreamer:"
                     " -15.",
                 ),
-                _degrees(
+                degrees(
                     "elevation_max",
                     45.0,
                     -90.0,
@@ -82,7 +84,7 @@ class OrbitCameras(io.ComfyNode):
                         "Nearest camera, world units from the centre; the object fills a cube of"
                         " side 1. Embedded prior: trained at 1.97..2.03, so that it knows the size"
                         " an object should have. Consistent3D: 1.5, LucidDreamer: 5.2 (with a small"
-                        " fov) at first, coming down to 3.5; here it stays."
+                        " fov) at first, coming down to 3.5 with widen_every."
                     ),
                 ),
                 io.Float.Input(
@@ -95,10 +97,11 @@ class OrbitCameras(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "Farthest camera, world units from the centre. Embedded prior: up to 2.03. "
-                        "Consistent3D: 2.0, LucidDreamer: 5.5 at first, coming down to 5.0."
+                        "Consistent3D: 2.0, LucidDreamer: 5.5 at first, coming down to 5.0 with"
+                        " widen_every."
                     ),
                 ),
-                _degrees(
+                degrees(
                     "fov_y_min",
                     40.0,
                     1.0,
@@ -108,7 +111,7 @@ class OrbitCameras(io.ComfyNode):
                     " falling to 9.2.",
                     advanced=True,
                 ),
-                _degrees(
+                degrees(
                     "fov_y_max",
                     40.0,
                     1.0,
@@ -128,9 +131,8 @@ class OrbitCameras(io.ComfyNode):
                     advanced=True,
                     tooltip=(
                         "The camera and the point it looks at move together by up to this along"
-                        " each axis, world units. Theirs move apart: the camera, its target and the"
-                        " upward direction by 0.1, 0.2 and 0.02 in Consistent3D's coarse stage,"
-                        " then by 0; by 0.025, 0.05 and 0.01 in LucidDreamer."
+                        " each axis, world units. Consistent3D and LucidDreamer: 0; theirs move"
+                        " apart, see the other jitters."
                     ),
                 ),
                 types.CoreCameras.Input(
@@ -138,7 +140,86 @@ class OrbitCameras(io.ComfyNode):
                     optional=True,
                     tooltip=(
                         "Train from these views instead: one camera of core's 3D nodes, or a list of"
-                        " them. None of the inputs above counts then."
+                        " them. None of the other inputs counts then."
+                    ),
+                ),
+                io.Int.Input(
+                    "azimuth_sectors",
+                    default=DEFAULTS.azimuth_sectors,
+                    min=0,
+                    max=360,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Fixed sectors of azimuth that the views take in turn, the second around the"
+                        " front. 0: as many as views, turned at random in every step. Consistent3D:"
+                        " 4, so that 8 views are 2 front, 4 side and 2 back; LucidDreamer: 1, each"
+                        " view anywhere."
+                    ),
+                ),
+                _option(
+                    "sphere_share",
+                    DEFAULTS.sphere_share,
+                    1.0,
+                    "Share of the steps, 0..1, whose elevations are even over the sphere's area, not"
+                    " in the angle. Consistent3D: 0.5.",
+                    step=0.05,
+                ),
+                io.Combo.Input(
+                    "sphere_law",
+                    options=list(SPHERE_LAWS),
+                    default=DEFAULTS.sphere_law,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "How those elevations are drawn. even: by area. consistent3d: by its code's"
+                        " formula, which reaches from -6.4 to 30 degrees of -10 to 45."
+                    ),
+                ),
+                _option(
+                    "position_jitter",
+                    DEFAULTS.position_jitter,
+                    0.5,
+                    "The camera alone moves by up to this along each axis, world units."
+                    " Consistent3D: 0.1 in the coarse stage, 0 after; LucidDreamer: 0.025.",
+                ),
+                _option(
+                    "look_jitter",
+                    DEFAULTS.look_jitter,
+                    0.5,
+                    "Standard deviation of the point that the camera looks at, world units along"
+                    " each axis. Consistent3D: 0.2 in the coarse stage, 0 after; LucidDreamer:"
+                    " 0.05.",
+                ),
+                _option(
+                    "up_jitter",
+                    DEFAULTS.up_jitter,
+                    0.5,
+                    "Standard deviation of the upward direction, whose length is 1; tilts the"
+                    " camera. Consistent3D: 0.02 in the coarse stage, 0 after; LucidDreamer: 0.01.",
+                ),
+                io.Boolean.Input(
+                    "shared_fov",
+                    default=DEFAULTS.shared_fov,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "One field of view for all views of a step, not one for each. LucidDreamer:"
+                        " on (for 10 views there)."
+                    ),
+                ),
+                io.Int.Input(
+                    "widen_every",
+                    default=0,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Every so many steps cameras come nearer by 5 %, down to distances 3.5 and"
+                        " 5.0, and fields of view grow apart, by 25 and 10 %, to 9.2 and 34.4"
+                        " degrees, as in LucidDreamer, whose ranges above they are for. 0: never."
+                        " LucidDreamer: 500."
                     ),
                 ),
             ],
@@ -159,160 +240,11 @@ class OrbitCameras(io.ComfyNode):
         return validate(cls, values, OrbitSampler)
 
     @classmethod
-    def execute(cls, views: Any = None, **settings: Any) -> io.NodeOutput:
+    def execute(cls, views: Any = None, widen_every: int = 0, **settings: Any) -> io.NodeOutput:
         listed = [views] if isinstance(views, dict) else views
-        sampler = ListedSampler(tuple(listed)) if listed else OrbitSampler(**settings)
-        sampler.check()
-        return io.NodeOutput(sampler)
-
-
-class SceneCameras(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="Distill3D_SceneCameras",
-            display_name="Scene Cameras",
-            category="Distill3D",
-            description=(
-                "Where training views of a 360-degree scene come from: around it looking inward,"
-                " and from its middle looking outward, every batch spread over all directions."
-            ),
-            search_aliases=["camera", "360", "panorama", "inward outward", "environment"],
-            inputs=[
-                io.Float.Input(
-                    "outward_share",
-                    default=DEFAULTS.outward_share,
-                    min=0.0,
-                    max=1.0,
-                    step=0.05,
-                    tooltip=(
-                        "Share of the views, 0..1, that look outward from the middle. Consistent3D"
-                        " names inward-outward trajectories but publishes no code for them."
-                    ),
-                ),
-                _degrees(
-                    "elevation_min",
-                    DEFAULTS.elevation_min,
-                    -90.0,
-                    90.0,
-                    "Lowest inward camera, degrees.",
-                ),
-                _degrees(
-                    "elevation_max",
-                    DEFAULTS.elevation_max,
-                    -90.0,
-                    90.0,
-                    "Highest inward camera, degrees.",
-                ),
-                io.Float.Input(
-                    "distance_min",
-                    default=DEFAULTS.distance_min,
-                    min=0.1,
-                    max=1000.0,
-                    step=0.05,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "Nearest inward camera, world units from the middle. Embedded prior:"
-                        " trained at 2.4..2.6."
-                    ),
-                ),
-                io.Float.Input(
-                    "distance_max",
-                    default=DEFAULTS.distance_max,
-                    min=0.1,
-                    max=1000.0,
-                    step=0.05,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "Farthest inward camera, world units from the middle; stay inside the dome"
-                        " of Init Scene."
-                    ),
-                ),
-                _degrees(
-                    "fov_y",
-                    DEFAULTS.fov_y,
-                    1.0,
-                    150.0,
-                    "Vertical field of view looking inward, degrees. Embedded prior: trained"
-                    " at 40.",
-                    advanced=True,
-                ),
-                _degrees(
-                    "outward_elevation_min",
-                    DEFAULTS.outward_elevation_min,
-                    -90.0,
-                    90.0,
-                    "Lowest direction looked towards from the middle, degrees above the horizon.",
-                    advanced=True,
-                ),
-                _degrees(
-                    "outward_elevation_max",
-                    DEFAULTS.outward_elevation_max,
-                    -90.0,
-                    90.0,
-                    "Highest direction looked towards from the middle, degrees above the horizon.",
-                    advanced=True,
-                ),
-                _degrees(
-                    "outward_fov_y",
-                    DEFAULTS.outward_fov_y,
-                    1.0,
-                    150.0,
-                    "Vertical field of view looking outward, degrees. Embedded prior: trained"
-                    " at 65.",
-                    advanced=True,
-                ),
-                io.Float.Input(
-                    "outward_jitter",
-                    default=DEFAULTS.outward_jitter,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "Outward cameras lie off the middle by up to this along each axis, world"
-                        " units. Embedded prior: trained up to 0.08."
-                    ),
-                ),
-                io.Float.Input(
-                    "target_jitter",
-                    default=DEFAULTS.target_jitter,
-                    min=0.0,
-                    max=0.5,
-                    step=0.01,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "An inward camera and the point it looks at move by up to this along each"
-                        " axis, world units."
-                    ),
-                ),
-            ],
-            outputs=[
-                types.Cameras.Output(
-                    display_name="cameras", tooltip="For Optimize, in place of Orbit Cameras."
-                )
-            ],
+        widening = Widening(every=widen_every) if widen_every else None
+        sampler = (
+            ListedSampler(tuple(listed)) if listed else OrbitSampler(**settings, widening=widening)
         )
-
-    @classmethod
-    def validate_inputs(
-        cls,
-        elevation_min: float | None,
-        elevation_max: float | None,
-        distance_min: float | None,
-        distance_max: float | None,
-        outward_elevation_min: float | None,
-        outward_elevation_max: float | None,
-    ) -> bool | str:
-        values = {key: value for key, value in locals().items() if key != "cls"}
-        return validate(cls, values, SceneSampler)
-
-    @classmethod
-    def execute(cls, **settings: float) -> io.NodeOutput:
-        sampler = SceneSampler(**settings)
         sampler.check()
         return io.NodeOutput(sampler)
