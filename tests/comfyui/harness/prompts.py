@@ -20,7 +20,7 @@ NODES = {
         "LoadDiffusionPrior", "DiffusionPriorFromModel", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE",
         "CDSLoss", "VDMLoss", "PictureLoss", "ScheduleLosses", "DegradationMap", "LearningRates", "Penalties",
         "Densification", "Refining", "RunOptions", "MeshPenalties",
-        "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "CombineLosses", "Optimize",
+        "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "RFDSLoss", "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
         "QualityPreset", "ControlPrior",
