@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .cameras import OrbitCameras, SceneCameras
+from .cameras.orbit import OrbitCameras
+from .cameras.scene import SceneCameras
 from .export.gaussians import LoadGaussians, SaveGaussians
 from .export.mesh import ExportMesh
 from .init.gaussians import InitGaussians, InitScene
@@ -21,6 +22,7 @@ from .losses.csd import CSDLoss
 from .losses.ism import ISMLoss
 from .losses.nfsd import NFSDLoss
 from .losses.picture import PictureLoss
+from .losses.rfds import RFDSLoss
 from .losses.sctd import SCTDLoss
 from .losses.sdi import SDILoss
 from .losses.sds import SDSLoss
@@ -72,6 +74,7 @@ class Distill3D(ComfyExtension):
             VSDLoss,
             SDILoss,
             SCTDLoss,
+            RFDSLoss,
             CombineLosses,
             ScheduleLosses,
             QualityPreset,
