@@ -101,7 +101,7 @@ def new_output(
         finally:
             held.release()
     except OSError as error:
-        if error.errno is None:  # a sentence already
+        if error.errno is None and str(error).startswith(owner):  # a sentence already
             raise
         raise OSError(refusal(owner, wanted, error)) from error
 

@@ -285,17 +285,19 @@ class TestEarlyEnd:
         whole = succeeded(comfyui.run(of(steps)))
         assert saved(comfyui, rest).read_bytes() == saved(comfyui, whole).read_bytes()
 
-    def test_autosave_is_there_during_a_run_and_gone_after_it(self, comfyui, graph):
+    def test_an_autosave_is_there_during_a_run_and_its_end_afterwards(self, comfyui, graph):
         folder, seen = comfyui.output / "distill3d" / "autosave", set()
+        before = set(folder.glob("*"))
         values = {"steps": 40, "seed": fresh_seed()}
         succeeded(
             comfyui.run(
                 graph(optimize=values, settings={"autosave_every": 2}),
-                on_event=lambda run: seen.update(file.suffix for file in folder.glob("*")),
+                on_event=lambda run: seen.update(file.name for file in folder.glob("*.ply")),
             )
         )
-        assert {".ply", ".safetensors"} <= seen
-        assert not list(folder.glob("*"))
+        (kept,) = (path for path in set(folder.glob("*.safetensors")) - before)
+        assert len(seen - {path.name for path in before}) > 1
+        assert record(kept)["step"] == 40
 
 
 def test_presets_name_nothing_but_inputs_of_their_node(object_info):

@@ -138,3 +138,42 @@ def test_a_folder_that_went_is_made_again(outputs, tmp_path):
     with outputs.new_output("Save", "gone/deep/a", "ply") as file:
         file.path.touch()
     assert (tmp_path / "gone" / "deep" / "a_00001_.ply").exists()
+
+
+@pytest.mark.parametrize("format", ["ply", "spz", "glb", "sog", "sog folder", "usdz", "html"])
+def test_every_format_says_in_a_sentence_that_the_disk_is_full(
+    outputs, tmp_path, full_disk, format
+):
+    from optimize_runs import haze
+
+    from distill3d.kernels.files.formats import FORMATS
+
+    if format == "usdz":
+        pytest.importorskip("pxr")
+    kind, cloud = FORMATS[format], haze(2000)
+    with (
+        full_disk(1000),
+        pytest.raises(OSError) as caught,
+        outputs.new_output("Save Gaussians", "a", kind.extension) as file,
+    ):
+        kind.save(cloud, file.path)
+    for part in ("Save Gaussians: a_00001_.", str(tmp_path), "run again"):
+        assert part in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_state_that_does_not_fit_takes_its_splat_with_it(outputs, tmp_path, full_disk):
+    from optimize_runs import haze, run
+
+    from distill3d.kernels.files.ply import save_ply
+    from distill3d.kernels.run.checkpoint import save_training
+
+    cloud = run(haze(), 1)
+    with (
+        full_disk(6000),
+        pytest.raises(OSError, match=r"a_00001_\.ply could not be written"),
+        outputs.new_output("Save Gaussians", "a", "ply", "safetensors") as file,
+    ):
+        save_ply(cloud, file.path)
+        save_training(cloud, file.path.with_suffix(".safetensors"))
+    assert not list(tmp_path.iterdir())
