@@ -15,6 +15,8 @@ import pytest
 from distill3d.kernels.files.atomic import appearing_together, atomic_write
 from distill3d.kernels.files.held import MARK, Held, clean
 
+pytest.importorskip("fcntl")
+
 # in a process of its own: begin to write, say so, and wait
 WRITER = """
 import time
