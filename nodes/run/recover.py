@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +118,19 @@ def names() -> list[str]:
     found = []
     for root in places().values():
         for folder in (AUTOSAVE, PARTIAL):
-            for path in (root / folder).glob(f"*{TRAINING}"):
-                try:
-                    found.append((path.stat().st_mtime, shown(path)))
-                except OSError:  # gone since
-                    continue
+            with suppress(OSError):  # it is not there
+                found += _names_in(root / folder, (root / folder).stat().st_mtime_ns)
     return [name for _, name in sorted(found, reverse=True)][:LISTED]
+
+
+@lru_cache(maxsize=16)
+def _names_in(folder: Path, changed: int) -> tuple[tuple[float, str], ...]:
+    """When each file was written, and its name; looked up anew once the folder has ``changed``."""
+    found = []
+    for path in folder.glob(f"*{TRAINING}"):
+        with suppress(OSError):  # gone since
+            found.append((path.stat().st_mtime, shown(path)))
+    return tuple(found)
 
 
 def located(file: str) -> Path:
