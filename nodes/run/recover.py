@@ -115,7 +115,7 @@ class Recover(io.ComfyNode):
 
 def names() -> list[str]:
     """The files there are as the list shows them, newest first; they are not opened."""
-    found = []
+    found: list[tuple[float, str]] = []
     for root in places().values():
         for folder in (AUTOSAVE, PARTIAL):
             with suppress(OSError):  # it is not there
@@ -126,7 +126,7 @@ def names() -> list[str]:
 @lru_cache(maxsize=16)
 def _names_in(folder: Path, changed: int) -> tuple[tuple[float, str], ...]:
     """When each file was written, and its name; looked up anew once the folder has ``changed``."""
-    found = []
+    found: list[tuple[float, str]] = []
     for path in folder.glob(f"*{TRAINING}"):
         with suppress(OSError):  # gone since
             found.append((path.stat().st_mtime, shown(path)))
