@@ -21,6 +21,7 @@ from ..lora import LoraAdapter
 from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
 from ..syntax import tell
+from ..text_cache import TextCache
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
 from .offload import SequentialOffload
@@ -84,7 +85,7 @@ class DiffusersPrior:
         self.around_words: tuple[str, ...] = tuple(card.get("around") or self.usual_around)
         self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or self.usual_overhead)
         self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
-        self._rows: dict[str, Tensor] = {}
+        self._rows: TextCache[Tensor] = TextCache(lambda row: row.nbytes)
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.unet, self.vae, self.text_encoder
@@ -151,12 +152,10 @@ class DiffusersPrior:
         cached by text.
 
         Raises ValueError for a text of more tokens than the encoder reads: cut off, it would lose
-        its view words.
+        its view words; and where what the encoder makes of it is not finite.
         """
-        for text in dict.fromkeys(texts):
-            if text not in self._rows:
-                self._rows[text] = self._embedding(text)
-        return Conditioning(torch.stack([self._rows[text] for text in texts]).to(self.device))
+        rows = self._rows.of(texts, self._embedding)
+        return Conditioning(torch.stack(rows).to(self.device))
 
     def _embedding(self, text: str) -> Tensor:
         length = min(
@@ -175,7 +174,13 @@ class DiffusersPrior:
         mask = tokens["attention_mask"] if masked else None
         with torch.inference_mode(False):
             states = self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0]
-            return states[0].float().cpu()
+            row = states[0].float().cpu()
+        if not bool(row.isfinite().all()):
+            raise ValueError(
+                f"prior {self.name!r}: its text encoder makes numbers of {text[:60]!r} that are NaN"
+                " or infinite. Load it in fp32 (precision); if that is no cure, download it again."
+            )
+        return row
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the
