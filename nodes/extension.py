@@ -21,6 +21,7 @@ from .losses.csd import CSDLoss
 from .losses.ism import ISMLoss
 from .losses.nfsd import NFSDLoss
 from .losses.picture import PictureLoss
+from .losses.rfds import RFDSLoss
 from .losses.sctd import SCTDLoss
 from .losses.sdi import SDILoss
 from .losses.sds import SDSLoss
@@ -70,6 +71,7 @@ class Distill3D(ComfyExtension):
             VSDLoss,
             SDILoss,
             SCTDLoss,
+            RFDSLoss,
             CombineLosses,
             ScheduleLosses,
             QualityPreset,
