@@ -12,6 +12,7 @@ from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.picture import Picture
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -24,7 +25,9 @@ from distill3d.kernels.priors.text_cache import TextCache
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 
-LOSSES = [CDS(), VDM(), SDS(), CSD(), NFSD(), ISM(), SDI(), SCTD(), VSD(), Picture()]
+LOSSES = [
+    CDS(), VDM(), SDS(), CSD(), NFSD(), ISM(), SDI(), SCTD(), VSD(), Picture(), RFDS(),
+]  # fmt: skip
 
 
 def test_rows_are_made_once_and_the_oldest_go_first():
