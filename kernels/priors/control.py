@@ -216,8 +216,9 @@ def load_control(folder: str | Path, prior: DiffusersPrior) -> Any:
         ""
     ]
     config = read_json(folder / "config.json")
-    check_numbers(owner, config)
-    check_control(config, prior, owner)
+    with read_whole(owner):
+        check_numbers(owner, config)
+        check_control(config, prior, owner)
     from diffusers import ControlNetModel  # seconds, which ComfyUI's start should not pay for
 
     with torch.inference_mode(False):

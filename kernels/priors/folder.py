@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ VARIANTS = (None, "fp16", "bf16", "fp32", "non_ema")
 CONFIG_LIMIT = 1 << 20  # bytes of a config; they have some thousand
 WORDS_LIMIT = 8 << 20  # of a tokenizer's files and lists of weights; CLIP's largest has 4 million
 NUMBER_LIMIT, LAYERS_LIMIT, LIST_LIMIT = 10**6, 100, 10**4  # in configs, far above any model's
+COUNT = re.compile(r"num_|_size|channels|heads|layers")  # names of numbers that count something
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -100,11 +102,14 @@ def check_numbers(owner: str, config: Mapping[str, Any]) -> None:
         listed = value if isinstance(value, list) else [value]
         numbers = [v for v in listed if isinstance(v, int | float) and not isinstance(v, bool)]
         most = LAYERS_LIMIT if "layers" in name or "depth" in name else NUMBER_LIMIT
+        least = 0 if COUNT.search(name) else -most
+        if name == "num_head_channels":  # of MVDream: -1 is "as many heads as it says"
+            least = -1
         # NaN is within nothing
-        if len(listed) > LIST_LIMIT or not all(-most <= number <= most for number in numbers):
+        if len(listed) > LIST_LIMIT or not all(least <= number <= most for number in numbers):
             raise ValueError(
-                f"{owner}: its config has {name} {str(value)[:60]}, where numbers up to {most} make"
-                " sense. Download it again."
+                f"{owner}: its config has {name} {str(value)[:60]}, where numbers within"
+                f" {least}..{most} make sense. Download it again."
             )
 
 

@@ -23,6 +23,7 @@ from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
 from ..syntax import tell
 from ..text_cache import TextCache
+from ..weights import read_whole
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
 from .offload import SequentialOffload
@@ -159,17 +160,23 @@ class DiffusersPrior:
         return Conditioning(torch.stack(rows).to(self.device))
 
     def _embedding(self, text: str) -> Tensor:
-        length = min(
-            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
-        )
-        count = len(self.tokenizer(text)["input_ids"])
-        if count > length:
+        with read_whole(f"prior {self.name!r}: its tokenizer"):
+            length = min(
+                self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
+            )
+            count = len(self.tokenizer(text)["input_ids"])
+            padded = {"padding": "max_length", "max_length": length, "return_tensors": "pt"}
+            tokens = self.tokenizer(text, **padded) if count <= length else None
+            words = self.text_encoder.config.vocab_size
+            # on a GPU such a number would be the end of all that runs there
+            if tokens is not None and not 0 <= int(tokens["input_ids"].max()) < words:
+                raise ValueError(f"it has more words than the {words} that its text encoder knows")
+        if tokens is None:
             raise ValueError(
                 f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length},"
                 " view words included. Shorten it."
             )
         self._bring("text_encoder")
-        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
         tokens = tokens.to(next(self.text_encoder.parameters()).device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if masked else None

@@ -56,12 +56,12 @@ def load_diffusers(
     for part, found in {"unet": config, "scheduler": scheduler, **configs}.items():
         check_numbers(f"{owner}: its {part}", found)
     many = ldm.is_multiview(config)
-    if many:
-        with read_whole(owner):
+    with read_whole(owner):
+        if many:
             config = ldm.translate_config(config, owner)
-    else:
-        check_kind(folder, config)
-    check_parts(folder, config)
+        else:
+            check_kind(folder, config)
+        check_parts(folder, config)
     prediction, method = (
         scheduler.get("prediction_type", "epsilon"),
         str(scheduler.get("_class_name", "")),
