@@ -8,7 +8,14 @@ from comfy_api.latest import io
 
 from ...kernels.losses.rfds import RFDS
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    loss_output,
+    plain_inputs,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class RFDSLoss(io.ComfyNode):
@@ -37,6 +44,7 @@ class RFDSLoss(io.ComfyNode):
                         " the place of the random one. Off: RFDS."
                     ),
                 ),
+                *timestep_options(RFDS()),
             ],
             outputs=[loss_output()],
         )
