@@ -15,6 +15,7 @@ import folder_paths
 
 from ...kernels.files.atomic import appearing_together
 from ...kernels.files.held import MARK, Held, clean
+from .prefix import prefix_problem
 
 FULL = "the disk is full"
 FORBIDDEN = "ComfyUI may not write there"
@@ -57,16 +58,7 @@ def check_prefix(prefix: str | None) -> bool | str:
     """True, or what is wrong with a filename_prefix; None is a linked one, not known yet."""
     if prefix is None:
         return True
-    name = Path(prefix).name
-    if not name or prefix.endswith(("/", "\\")):
-        return f"filename_prefix {prefix!r} holds no file name; write for instance 'distill3d/mug'."
-    root = Path(folder_paths.get_output_directory()).resolve()
-    if not (root / prefix).resolve().is_relative_to(root):
-        return (
-            f"filename_prefix {prefix!r} leads out of ComfyUI's output folder; use a name or"
-            " folder/name below it."
-        )
-    return True
+    return prefix_problem(prefix, Path(folder_paths.get_output_directory())) or True
 
 
 @contextmanager
@@ -82,10 +74,9 @@ def new_output(
     folder. Raises ValueError for a bad prefix; OSError with a sentence, in which ``owner`` is the
     node, where the disk refuses.
     """
-    problem = check_prefix(prefix)
-    if problem is not True:
-        raise ValueError(problem)
     root = root or Path(folder_paths.get_output_directory())
+    if problem := prefix_problem(prefix, root):
+        raise ValueError(problem)
     wanted = root / f"{prefix}.{extension}"
     try:
         # fills in %year% and the like
