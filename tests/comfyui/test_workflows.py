@@ -1,5 +1,5 @@
 """Every shipped workflow: valid to ComfyUI's own tool, and running to its end on the embedded
-prior.
+prior; those that want a model of their own are in test_recipes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = prompts.NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", prompts.EMBEDDED)
 def test_workflow_runs_to_its_end(comfyui, object_info, name):
     prompt = prompts.reduced(prompts.api_form(prompts.read(name), object_info), steps=3)
     run = comfyui.run(prompt)
@@ -32,7 +32,7 @@ def test_workflow_runs_to_its_end(comfyui, object_info, name):
         assert comfyui.view(file)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", prompts.EMBEDDED)
 def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, name):
     """Every choice is among those of a server whose folders are empty, and no loss wants a package
     of its own.
@@ -369,7 +369,7 @@ VALIDATED = [
     else pytest.param(
         name, marks=pytest.mark.nightly(reason="a program for each; as the quickstart")
     )
-    for name in NAMES
+    for name in prompts.EMBEDDED
 ]
 
 
