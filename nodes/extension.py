@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .cameras import OrbitCameras, SceneCameras
+from .cameras.orbit import OrbitCameras
+from .cameras.scene import SceneCameras
 from .export.gaussians import LoadGaussians, SaveGaussians
 from .export.mesh import ExportMesh
 from .init.gaussians import InitGaussians, InitScene

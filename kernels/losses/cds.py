@@ -14,7 +14,9 @@ from ..cameras.pinhole import sectors
 from ..devices.streams import send
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
+from ..settings.option import Settings, option
 from .base import (
+    REDUCTIONS,
     LossRun,
     Views,
     check_choice,
@@ -26,6 +28,7 @@ from .base import (
     gradient_logs,
     guided,
     inject,
+    reduction_factor,
     restored,
 )
 from .ode import estimates, ode_step
@@ -80,7 +83,7 @@ def cds(
 
 
 @dataclass(frozen=True)
-class CDS:
+class CDS(Settings):
     """Consistency Distillation Sampling (Consistent3D, arXiv 2401.09050), after the paper's
     official public code.
 
@@ -104,14 +107,14 @@ class CDS:
         clip_start: clamp of every gradient value, latent units, at the start; both 0 = never clamp
         clip_end: and at the end, linear in between
         weighting: c(t): "uniform" (coarse) | "1-abar" (refine, texture)
-        weight: factor on the gradient, a sum over latent elements and a mean over views; the code's
-            is 1
+        weight: factor on the gradient, after the clip; the code's is 1
         noise_groups: equal sectors of azimuth, the first around the front, each with its own fixed
             noise
         pull: share of the direction to the picture the flow arrives at: clears haze (ours; the
             paper's is 0)
         shared_unconditional: one for both levels: a quarter cheaper, another and longer direction
             (ours)
+        reduction: of the views' gradients, see `reduction_factor`; the code: mean
     """
 
     t_start: int = 700
@@ -129,6 +132,7 @@ class CDS:
     noise_groups: int = 1
     pull: float = 0.0
     shared_unconditional: bool = False
+    reduction: str = option("mean")
 
     name: ClassVar[str] = "CDS"
 
@@ -206,6 +210,7 @@ class CDS:
                 " never clamp and cannot be annealed to or from. Set both to 0 or both above 0."
             )
         check_choice(owner, "weighting", self.weighting, CDS_WEIGHTINGS)
+        check_choice(owner, "reduction", self.reduction, REDUCTIONS)
         for field in ("guidance_start", "guidance_end"):
             check_range(owner, field, getattr(self, field), 0, 1000)
         for field in ("clip_start", "clip_end", "weight", "pull"):
@@ -292,7 +297,8 @@ class _Run:
             "t_next": t_next.float().mean(),
             **gradient_logs(c * direction),
         }
-        return inject(latents, settings.weight * clamped), logs
+        factor = settings.weight * reduction_factor(settings.reduction, latents)
+        return inject(latents, factor * clamped), logs
 
     def _noise(self, views: Views) -> Tensor:
         if self.settings.noise_groups == 1:

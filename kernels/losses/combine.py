@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,18 +14,57 @@ from torch import Tensor
 from ..priors.base import Prior
 from .base import Loss, LossRun, Views, check_choice, check_range
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 SPANS = ("own share", "whole run")
 
 
 @dataclass(frozen=True)
-class Combined:
+class _Several:
+    losses: Sequence[Loss]
+
+    def below(self, top: int) -> Self:
+        """Every loss `Loss.below` the top."""
+        return replace(self, losses=[loss.below(top) for loss in self.losses])
+
+    def near(self, t: int) -> Self:
+        """Every loss `Loss.near` the timestep."""
+        return replace(self, losses=[loss.near(t) for loss in self.losses])
+
+    def check_each(self) -> None:
+        """Raises ValueError when one of the losses is wrong."""
+        for loss in self.losses:
+            loss.check()
+
+    def start_each(
+        self,
+        prior: Prior,
+        latent_shape: tuple[int, int, int],
+        generator: torch.Generator,
+        state: Mapping[str, Tensor] | None,
+    ) -> dict[str, LossRun]:
+        """Runs by place and name, in their order, each with its part of ``state``."""
+        runs = {}
+        for place, loss in enumerate(self.losses):
+            key = f"{place}.{loss.name}."
+            part = (
+                None
+                if state is None
+                else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
+            )
+            runs[key] = loss.start(prior, latent_shape, generator, part)
+        return runs
+
+
+@dataclass(frozen=True)
+class Combined(_Several):
     """sum_i weight_i loss_i, each on the same renders; every loss asks the prior for itself.
 
     The losses draw from the one generator in their order. Logs and state carry the loss's place and
     name, as in "0.CDS.t".
     """
 
-    losses: Sequence[Loss]
     weights: Sequence[float]  # one factor >= 0 per loss, on top of its own weight
 
     name: ClassVar[str] = "Combined"
@@ -43,16 +82,7 @@ class Combined:
             raise ValueError(
                 "Combine Losses: every weight is 0, so nothing would be learned. Raise one."
             )
-        for loss in self.losses:
-            loss.check()
-
-    def below(self, top: int) -> Combined:
-        """Every loss `Loss.below` the top."""
-        return replace(self, losses=[loss.below(top) for loss in self.losses])
-
-    def near(self, t: int) -> Combined:
-        """Every loss `Loss.near` the timestep."""
-        return replace(self, losses=[loss.near(t) for loss in self.losses])
+        self.check_each()
 
     def guidance_at(self, progress: float) -> float:
         """That of the first loss with a weight."""
@@ -71,12 +101,12 @@ class Combined:
         foreign state.
         """
         self.check()
-        runs = _started(self.losses, prior, latent_shape, generator, state)
+        runs = self.start_each(prior, latent_shape, generator, state)
         return _Sum(runs, tuple(self.weights))
 
 
 @dataclass(frozen=True)
-class Scheduled:
+class Scheduled(_Several):
     """Losses one after the other, each over a share of the run.
 
     All of them start with the run, so that the random numbers of one do not depend on when another
@@ -90,7 +120,6 @@ class Scheduled:
         spans: over what each loss anneals: "own share" of the run | "whole run"
     """
 
-    losses: Sequence[Loss]
     starts: Sequence[float]
     spans: Sequence[str]
 
@@ -115,16 +144,7 @@ class Scheduled:
             )
         for place, span in enumerate(self.spans):
             check_choice(owner, f"span {place + 1}", span, SPANS)
-        for loss in self.losses:
-            loss.check()
-
-    def below(self, top: int) -> Scheduled:
-        """Every loss `Loss.below` the top."""
-        return replace(self, losses=[loss.below(top) for loss in self.losses])
-
-    def near(self, t: int) -> Scheduled:
-        """Every loss `Loss.near` the timestep."""
-        return replace(self, losses=[loss.near(t) for loss in self.losses])
+        self.check_each()
 
     def guidance_at(self, progress: float) -> float:
         """That of the loss whose turn it is."""
@@ -153,27 +173,7 @@ class Scheduled:
         foreign state.
         """
         self.check()
-        return _Sequence(_started(self.losses, prior, latent_shape, generator, state), self)
-
-
-def _started(
-    losses: Sequence[Loss],
-    prior: Prior,
-    latent_shape: tuple[int, int, int],
-    generator: torch.Generator,
-    state: Mapping[str, Tensor] | None,
-) -> dict[str, LossRun]:
-    """Runs by place and name, in their order."""
-    runs = {}
-    for place, loss in enumerate(losses):
-        key = f"{place}.{loss.name}."
-        part = (
-            None
-            if state is None
-            else {k[len(key) :]: v for k, v in state.items() if k.startswith(key)}
-        )
-        runs[key] = loss.start(prior, latent_shape, generator, part)
-    return runs
+        return _Sequence(self.start_each(prior, latent_shape, generator, state), self)
 
 
 @dataclass(frozen=True)

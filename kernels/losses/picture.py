@@ -14,9 +14,12 @@ from torch import Tensor
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
 from ..priors.noise_schedule import clean_from_noise
+from ..settings.option import Settings, option
 from .base import (
+    REDUCTIONS,
     LossRun,
     Views,
+    check_choice,
     check_range,
     check_steps,
     cleaned,
@@ -25,6 +28,7 @@ from .base import (
     gradient_logs,
     guided,
     inject,
+    reduction_factor,
 )
 from .schedule import TimestepRange
 
@@ -57,7 +61,7 @@ def pictured(
 
 
 @dataclass(frozen=True)
-class Picture:
+class Picture(Settings):
     """Draws each render to a picture that the prior makes of it: the direction is z0 - picture.
 
     The render is noised to step t and brought back in a few guided sampler steps (`pictured`). One
@@ -72,7 +76,8 @@ class Picture:
         t_max: highest step at first; comes down linearly to 200 above t_min
         shared_t: one step for all views of a batch
         clip: clamp of every gradient value, latent units; 0 = off
-        weight: factor on the gradient, which is a sum over latent elements and a mean over views
+        weight: factor on the gradient, after the clip
+        reduction: of the views' gradients, see `reduction_factor`
     """
 
     guidance: float = 4.0
@@ -82,6 +87,7 @@ class Picture:
     shared_t: bool = True
     clip: float = 0.0
     weight: float = 1.0
+    reduction: str = option("mean")
 
     name: ClassVar[str] = "Picture"
 
@@ -104,6 +110,7 @@ class Picture:
 
     def check(self) -> None:
         """Raises ValueError naming the setting that is wrong."""
+        check_choice(OWNER, "reduction", self.reduction, REDUCTIONS)
         check_range(OWNER, "guidance", self.guidance, 0, 1000)
         check_range(OWNER, "steps", self.steps, 1, 50)
         for name in ("clip", "weight"):
@@ -146,9 +153,10 @@ class _Run:
         z_t = schedule.alpha(t) * z0 + schedule.sigma(t) * noise
         guidance = settings.guidance * views.guidance_factor
         picture = pictured(self.prior, z_t, t, settings.steps, views.text, views.negative, guidance)
-        raw = settings.weight * (z0 - picture)
-        logs = {"t": t.float().mean(), **gradient_logs(raw)}
-        return inject(latents, cleaned(raw, settings.clip)), logs
+        raw = z0 - picture
+        factor = settings.weight * reduction_factor(settings.reduction, latents)
+        logs = {"t": t.float().mean(), **gradient_logs(factor * raw)}
+        return inject(latents, factor * cleaned(raw, settings.clip)), logs
 
     def state(self) -> dict[str, Tensor]:
         return {}

@@ -20,7 +20,9 @@ from torch.nn import functional as F
 from ..devices.streams import SideStream
 from ..priors.base import Prior
 from ..priors.noise_schedule import clean_from_noise
+from ..settings.option import Settings, option
 from .base import (
+    REDUCTIONS,
     WEIGHTINGS,
     LossRun,
     Views,
@@ -32,6 +34,7 @@ from .base import (
     first_valid,
     gradient_logs,
     inject,
+    reduction_factor,
     weighting,
 )
 from .degradation import AdamState, Degradation
@@ -74,7 +77,7 @@ def dca(t: Tensor, steps: int, eta_clean: float, eta_noisy: float, shape: str) -
 
 
 @dataclass(frozen=True)
-class VDM:
+class VDM(Settings):
     """Variational Distribution Mapping with DCA (DreamMapping, arXiv 2409.05099, as derived by this
     project).
 
@@ -93,7 +96,7 @@ class VDM:
             want 20
         t_max_start: highest step at the start of the run
         t_max_end: highest step once annealed
-        t_anneal: constant | linear | sqrt | cosine
+        t_anneal: constant | linear | sqrt | cosine | jump
         t_anneal_share: share of the run over which t_max comes down; LucidDreamer's warm-up is 0.3
         shared_t: one step for all views of a batch, so that M_psi sees one noise level at a time
         weighting: w(t): "sigma/alpha" (a direction in latent units) | "1-abar" | "one"
@@ -104,7 +107,8 @@ class VDM:
         x0_clip: clamp of |x0|, latent units; 0 = off, 5 tames high t
         x0_rescale: 0..1, how far x0 is brought to the spread of the render's latent
         clip: clamp of every gradient value, latent units; 0 = off
-        weight: factor on the gradient, which is a sum over latent elements and a mean over views
+        weight: factor on the gradient, after the clip
+        reduction: of the views' gradients, see `reduction_factor`
     """
 
     guidance: float = 7.5
@@ -126,6 +130,7 @@ class VDM:
     x0_rescale: float = 0.0
     clip: float = 0.0
     weight: float = 1.0
+    reduction: str = option("mean")
 
     name: ClassVar[str] = "VDM"
 
@@ -154,6 +159,7 @@ class VDM:
         owner = "VDM Loss"
         check_choice(owner, "dca", self.dca, SHAPES)
         check_choice(owner, "weighting", self.weighting, WEIGHTINGS)
+        check_choice(owner, "reduction", self.reduction, REDUCTIONS)
         ranges = {
             "guidance": 1000.0,
             "eta_clean": 10.0,
@@ -223,19 +229,15 @@ class _Run:
         degraded, psi_loss = self._degrade(x0_c.float(), z0.float(), t, lr, generator)
         eta = dca(t, len(schedule), settings.eta_clean, settings.eta_noisy, settings.dca)
         direction = vdm(x0_c, x0_u, degraded, eta, settings.guidance * views.guidance_factor)
-        raw = (
-            settings.weight
-            * weighting(schedule, t, settings.weighting)
-            / schedule.ratio(t)
-            * direction
-        )
+        raw = weighting(schedule, t, settings.weighting) / schedule.ratio(t) * direction
+        factor = settings.weight * reduction_factor(settings.reduction, latents)
         logs = {
             "t": t.float().mean(),
             "eta": eta.mean(),
             "psi_loss": psi_loss,
-            **gradient_logs(raw),
+            **gradient_logs(factor * raw),
         }
-        return inject(latents, cleaned(raw, settings.clip)), logs
+        return inject(latents, factor * cleaned(raw, settings.clip)), logs
 
     def degraded(self, x0: Tensor, t: Tensor, generator: torch.Generator) -> Tensor:
         """M_psi's answer to x0 [B,C,h,w] at steps t [B] as it stands, without gradient."""

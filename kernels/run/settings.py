@@ -95,6 +95,11 @@ class RunSettings(WatchSettings, ViewSettings):
     accelerate: bool | None = field(default=None, repr=False)
     micro_batch: int = field(default=0, repr=False)
 
+    @property
+    def needs_depth(self) -> bool:
+        """Whether the renders' depth is wanted, whatever the prior asks for."""
+        return self.depth_share > 0
+
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""
         least = {
@@ -162,6 +167,11 @@ class OptimizeSettings(
     """Settings of `optimize`; the learning rates and the penalties' weights are among them."""
 
     render_backend: str = "auto"
+
+    @property
+    def needs_depth(self) -> bool:
+        """Whether the renders' depth is wanted, whatever the prior asks for."""
+        return super().needs_depth or self.lambda_tv_depth > 0
 
     def check(self) -> None:
         """Raise ValueError naming the setting, its value, what is allowed and the cure."""

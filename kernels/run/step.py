@@ -148,8 +148,8 @@ class Run(Generic[Result, Rendered]):
     ) -> None:
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
-        depth = settings.depth_share > 0 or getattr(settings, "lambda_tv_depth", 0) > 0
-        self.grays, self.depth = background_range(prior), needs_depth(prior) or depth
+        self.grays = background_range(prior)
+        self.depth = needs_depth(prior) or settings.needs_depth
         self.views_per_group = group_size(prior)
         self.size = settings.image_size or prior.image_size
         latent_size = (settings.judged_size or self.size) // prior.downscale

@@ -10,7 +10,15 @@ from comfy_api.latest import io
 from ...kernels.losses.cds import CDS, CDS_WEIGHTINGS
 from ..shared.presets import preset_input
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, number_input, steps_input
+from .inputs import (
+    CATEGORY,
+    WEIGHT,
+    checked,
+    loss_output,
+    number_input,
+    reduction_option,
+    steps_input,
+)
 
 DEFAULTS = CDS()
 PRESETS = {
@@ -80,9 +88,7 @@ class CDSLoss(io.ComfyNode):
                 number_input(
                     "weight",
                     DEFAULTS.weight,
-                    "Factor on the gradient. Consistent3D: 1 (on a NeRF). With LucidDreamer's"
-                    " learning rates on Gaussians 0.4 at 4 views: its code has 0.1 and sums over"
-                    " the views, here their mean is taken.",
+                    f"Factor on the gradient. Consistent3D: 1 (on a NeRF). {WEIGHT}",
                     high=1e6,
                     step=0.1,
                     advanced=False,
@@ -179,6 +185,11 @@ class CDSLoss(io.ComfyNode):
                         " approximation: on the embedded prior at guidance 10 the direction came"
                         " out 1 to 3 times its own length off, mostly too long (lower weight)."
                     ),
+                ),
+                reduction_option(
+                    DEFAULTS.reduction,
+                    "What the gradients of the views count: mean over the views (Consistent3D), sum"
+                    " over them (LucidDreamer), or elements, a mean over the latents' values too.",
                 ),
             ],
             outputs=[loss_output()],

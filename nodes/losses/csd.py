@@ -8,7 +8,15 @@ from comfy_api.latest import io
 
 from ...kernels.losses.csd import CSD
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    loss_output,
+    number_input,
+    plain_inputs,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class CSDLoss(io.ComfyNode):
@@ -26,9 +34,32 @@ class CSDLoss(io.ComfyNode):
             search_aliases=["classifier score distillation", "score distillation", "baseline"],
             inputs=[
                 *plain_inputs(
-                    CSD(), "Here it only scales the gradient, by s - 1. Embedded prior: about 20."
+                    CSD(),
+                    "Here it only scales the gradient, by s - 1. CSD's code: 2. Embedded prior: about"
+                    " 20.",
                 ),
-                *timestep_inputs(CSD(), "DreamFusion: 1-abar."),
+                *timestep_inputs(
+                    CSD(), "CSD's code: 1-abar.", "CSD's code: 500, at the start too."
+                ),
+                number_input(
+                    "negative_start",
+                    CSD().negative_start,
+                    "Share of the negative prompt, 0..1, in what is led away from, at the start;"
+                    " the rest is the null text's. CSD's code: 1.",
+                    high=1.0,
+                    step=0.05,
+                    optional=True,
+                ),
+                number_input(
+                    "negative_end",
+                    CSD().negative_end,
+                    "The same share at the end, linear in between; below 1 in either: 3 evaluations"
+                    " instead of 2. CSD's code: 0.5.",
+                    high=1.0,
+                    step=0.05,
+                    optional=True,
+                ),
+                *timestep_options(CSD()),
             ],
             outputs=[loss_output()],
         )

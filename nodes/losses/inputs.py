@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from comfy_api.latest import io
 
-from ...kernels.losses.base import WEIGHTINGS, Loss
-from ...kernels.losses.schedule import SHAPES
+from ...kernels.losses.base import REDUCTIONS, WEIGHTINGS, Loss
+from ...kernels.losses.schedule import ANNEALS
 from ...kernels.losses.timestep import TimestepLoss
 from ..shared import types
 
@@ -17,8 +19,12 @@ WEIGHTS = (
     " sigma/alpha so that the gradient is a difference of pictures (as latents)."
 )
 WEIGHT = (
-    "LucidDreamer: 0.4 at 4 views with its smaller learning rates (its code has 0.1 and sums over the"
-    " views, here their mean is taken)."
+    "LucidDreamer: 0.1 with reduction sum, as its code, or 0.4 with mean at 4 views; with its smaller"
+    " learning rates."
+)
+REDUCTION = (
+    "What the gradients of the views count: mean over the views, sum over them (LucidDreamer,"
+    " SegmentDreamer), or elements, a mean over the latents' values too (SDI)."
 )
 CLIP = (
     "No value of the gradient may be larger than this, in units of the latent (the small picture"
@@ -78,10 +84,14 @@ def plain_inputs(defaults: TimestepLoss, guidance: str) -> list[io.Input]:
 
 
 def timestep_inputs(
-    defaults: TimestepLoss, weighting: str, highest: str = "LucidDreamer: 500."
+    defaults: TimestepLoss,
+    weighting: str,
+    highest: str = "LucidDreamer: 500.",
+    anneal: str = "LucidDreamer, SDI: linear.",
+    share: str = "LucidDreamer: 0.3.",
 ) -> list[io.Input]:
-    """The rest of what these losses have in common; ``weighting`` and ``highest`` (at the end) name
-    papers' values.
+    """What these losses have in common of advanced inputs; the texts name papers' values, ``highest``
+    that at the end.
     """
     return [
         io.Combo.Input(
@@ -104,12 +114,12 @@ def timestep_inputs(
         ),
         io.Combo.Input(
             "t_anneal",
-            options=list(SHAPES),
+            options=list(ANNEALS),
             default=defaults.t_anneal,
             advanced=True,
             tooltip=(
-                "How the highest noise level moves; constant keeps t_max_start. LucidDreamer, SDI:"
-                " linear."
+                "How the highest noise level moves; constant keeps t_max_start, jump keeps it until"
+                f" t_anneal_share is over. {anneal}"
             ),
         ),
         io.Float.Input(
@@ -119,12 +129,49 @@ def timestep_inputs(
             max=1.0,
             step=0.05,
             advanced=True,
-            tooltip=(
-                "Share of the run, 0..1, over which the highest noise level moves. LucidDreamer:"
-                " 0.3."
-            ),
+            tooltip=(f"Share of the run, 0..1, over which the highest noise level moves. {share}"),
         ),
         number_input("clip", defaults.clip, CLIP, high=1e6),
+    ]
+
+
+def choice_option(id: str, options: Sequence[str], default: str, tooltip: str) -> io.Combo.Input:
+    """An input that came later: prompts without it have its default."""
+    return io.Combo.Input(
+        id, options=list(options), default=default, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
+def switch_option(id: str, default: bool, tooltip: str) -> io.Boolean.Input:
+    return io.Boolean.Input(id, default=default, optional=True, advanced=True, tooltip=tooltip)
+
+
+def steps_option(id: str, default: int, tooltip: str, high: int = 999) -> io.Int.Input:
+    return io.Int.Input(
+        id, default=default, min=0, max=high, optional=True, advanced=True, tooltip=tooltip
+    )
+
+
+def reduction_option(default: str, tooltip: str = REDUCTION) -> io.Combo.Input:
+    return choice_option("reduction", REDUCTIONS, default, tooltip)
+
+
+def timestep_options(defaults: TimestepLoss) -> list[io.Input]:
+    """At the end of each of these losses' inputs: how the authors' code does otherwise."""
+    return [
+        reduction_option(defaults.reduction),
+        switch_option(
+            "shared_t",
+            defaults.shared_t,
+            "One noise level for all views of a step, not one for each. LucidDreamer,"
+            " SegmentDreamer: on.",
+        ),
+        steps_option(
+            "first_step",
+            defaults.first_step,
+            "What the schedule counts the first step as. LucidDreamer, SegmentDreamer: 1.",
+            high=1,
+        ),
     ]
 
 

@@ -8,7 +8,17 @@ from comfy_api.latest import io
 
 from ...kernels.losses.ism import ISM
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, steps_input, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    loss_output,
+    number_input,
+    plain_inputs,
+    steps_input,
+    steps_option,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class ISMLoss(io.ComfyNode):
@@ -37,7 +47,7 @@ class ISMLoss(io.ComfyNode):
                     "gap",
                     ISM().gap,
                     "Distance of the two points compared, timesteps. LucidDreamer: 80, 50 or 25"
-                    " (4, 4 and 1 of its configs), falling to that from 100; here it stays.",
+                    " (4, 4 and 1 of its configs), falling to that from gap_start.",
                     low=1,
                 ),
                 steps_input(
@@ -47,6 +57,28 @@ class ISMLoss(io.ComfyNode):
                     " as much. LucidDreamer: 200.",
                     low=1,
                 ),
+                steps_option(
+                    "start_level",
+                    ISM().start_level,
+                    "Timestep that the inversion begins at, of the render with that much fresh"
+                    " noise; 0: the render itself. LucidDreamer: 1, with t_min 21.",
+                ),
+                steps_option(
+                    "gap_start",
+                    ISM().gap_start,
+                    "The gap at the start, timesteps; it falls to gap as the highest noise level"
+                    " does. 0: gap throughout. LucidDreamer: 100.",
+                ),
+                number_input(
+                    "noise_offset",
+                    ISM().noise_offset,
+                    "Share of a random number per channel in the noise of start_level."
+                    " LucidDreamer: 0.1.",
+                    high=10.0,
+                    step=0.05,
+                    optional=True,
+                ),
+                *timestep_options(ISM()),
             ],
             outputs=[loss_output()],
         )

@@ -8,7 +8,15 @@ from comfy_api.latest import io
 
 from ...kernels.losses.nfsd import NFSD
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, steps_input, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    loss_output,
+    plain_inputs,
+    steps_input,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class NFSDLoss(io.ComfyNode):
@@ -39,6 +47,7 @@ class NFSDLoss(io.ComfyNode):
                     "Below this timestep the null text's estimate is taken whole, above it less the"
                     " negative prompt's. NFSD: 200.",
                 ),
+                *timestep_options(NFSD()),
             ],
             outputs=[loss_output()],
         )

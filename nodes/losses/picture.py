@@ -9,7 +9,16 @@ from comfy_api.latest import io
 from ...kernels.losses.picture import Picture
 from ..shared.presets import preset_input
 from ..shared.validation import validate
-from .inputs import CATEGORY, CLIP, LEVEL, checked, loss_output, number_input, steps_input
+from .inputs import (
+    CATEGORY,
+    CLIP,
+    LEVEL,
+    checked,
+    loss_output,
+    number_input,
+    reduction_option,
+    steps_input,
+)
 
 DEFAULTS = Picture()
 PRESETS = {
@@ -80,6 +89,7 @@ class PictureLoss(io.ComfyNode):
                     tooltip="One timestep for all views of a step. Off: one for each view.",
                 ),
                 number_input("clip", DEFAULTS.clip, CLIP, high=1e6),
+                reduction_option(DEFAULTS.reduction),
             ],
             outputs=[loss_output()],
         )

@@ -8,7 +8,18 @@ from comfy_api.latest import io
 
 from ...kernels.losses.sctd import SCTD
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, steps_input, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    loss_output,
+    number_input,
+    plain_inputs,
+    steps_input,
+    steps_option,
+    switch_option,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class SCTDLoss(io.ComfyNode):
@@ -54,6 +65,46 @@ class SCTDLoss(io.ComfyNode):
                     "The level between the two keeps so many timesteps from either."
                     " SegmentDreamer: 10.",
                 ),
+                steps_option(
+                    "t_low_start",
+                    SCTD().t_low_start,
+                    "Lowest noise level at the start, timestep; it comes down to t_low_end as the"
+                    " highest does. 0: t_min throughout. SegmentDreamer: 501.",
+                ),
+                steps_option(
+                    "t_low_end",
+                    SCTD().t_low_end,
+                    "Lowest noise level once that is over, timestep, t_min or more."
+                    " SegmentDreamer: 21, of segments from t_min 20 on.",
+                ),
+                steps_option(
+                    "margin_above",
+                    SCTD().margin_above,
+                    "The margin below t, where it is another, timesteps; 0: margin."
+                    " SegmentDreamer: 11.",
+                ),
+                steps_option(
+                    "single_below",
+                    SCTD().single_below,
+                    "Below this timestep one step leads from the segment's edge to t."
+                    " SegmentDreamer: 150.",
+                ),
+                switch_option(
+                    "noise_per_view",
+                    SCTD().noise_per_view,
+                    "A fixed noise of its own for each view's place in a step, not one for all."
+                    " SegmentDreamer: on.",
+                ),
+                number_input(
+                    "noise_offset",
+                    SCTD().noise_offset,
+                    "Share of a fixed random number per channel in that noise. SegmentDreamer:"
+                    " 0.1.",
+                    high=10.0,
+                    step=0.05,
+                    optional=True,
+                ),
+                *timestep_options(SCTD()),
             ],
             outputs=[loss_output()],
         )
@@ -64,9 +115,14 @@ class SCTDLoss(io.ComfyNode):
         t_min: int | None,
         t_max_start: int | None,
         t_max_end: int | None,
+        t_anneal: str | None,
+        t_anneal_share: float | None,
         segments: int | None,
         gap: int | None,
         margin: int | None,
+        t_low_start: int | None = SCTD.t_low_start,
+        t_low_end: int | None = SCTD.t_low_end,
+        margin_above: int | None = SCTD.margin_above,
     ) -> bool | str:
         return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, SCTD)
 

@@ -15,7 +15,10 @@ from .inputs import (
     number_input,
     plain_inputs,
     steps_input,
+    steps_option,
+    switch_option,
     timestep_inputs,
+    timestep_options,
 )
 
 
@@ -75,17 +78,34 @@ class SDILoss(io.ComfyNode):
                     high=1.0,
                     step=0.05,
                 ),
+                steps_option(
+                    "first_level",
+                    SDI().first_level,
+                    "First level of the inversion, timestep; the others follow a stride apart. 0: a"
+                    " stride, and the render counts as clean. SDI: 1, of a render that counts as"
+                    " noisy to timestep 0.",
+                ),
+                switch_option(
+                    "remap",
+                    SDI().remap,
+                    "Use the noise found somewhat above t at t, as the paper's text has it. Off:"
+                    " the latent found there counts as one at t, as in SDI's code.",
+                ),
+                *timestep_options(SDI()),
             ],
             outputs=[loss_output()],
         )
 
     @classmethod
     def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
+        cls,
+        t_min: int | None,
+        t_max_start: int | None,
+        t_max_end: int | None,
+        stride: int | None,
+        first_level: int | None = SDI.first_level,
     ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, SDI
-        )
+        return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, SDI)
 
     @classmethod
     def execute(cls, **inputs: Any) -> io.NodeOutput:

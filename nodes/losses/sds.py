@@ -7,10 +7,21 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.losses.base import WEIGHTINGS
-from ...kernels.losses.schedule import SHAPES
+from ...kernels.losses.schedule import ANNEALS
 from ...kernels.losses.sds import SDS
 from ..shared.validation import validate
-from .inputs import CATEGORY, CLIP, LEVEL, WEIGHTS, checked, loss_output, number_input, steps_input
+from .inputs import (
+    CATEGORY,
+    CLIP,
+    LEVEL,
+    WEIGHT,
+    WEIGHTS,
+    checked,
+    loss_output,
+    number_input,
+    steps_input,
+    timestep_options,
+)
 
 
 class SDSLoss(io.ComfyNode):
@@ -39,7 +50,7 @@ class SDSLoss(io.ComfyNode):
                 number_input(
                     "weight",
                     1.0,
-                    "Factor on the gradient. DreamFusion: 1.",
+                    f"Factor on the gradient. DreamFusion: 1. {WEIGHT}",
                     high=1e6,
                     step=0.1,
                     advanced=False,
@@ -63,12 +74,13 @@ class SDSLoss(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "t_anneal",
-                    options=list(SHAPES),
+                    options=list(ANNEALS),
                     default="linear",
                     advanced=True,
                     tooltip=(
                         "How the highest noise level moves. constant keeps t_max_start"
-                        " (DreamFusion); LucidDreamer: linear."
+                        " (DreamFusion), jump keeps it until t_anneal_share is over; LucidDreamer:"
+                        " linear."
                     ),
                 ),
                 io.Float.Input(
@@ -84,6 +96,7 @@ class SDSLoss(io.ComfyNode):
                     ),
                 ),
                 number_input("clip", 0.0, CLIP, high=1e6),
+                *timestep_options(SDS()),
             ],
             outputs=[loss_output()],
         )

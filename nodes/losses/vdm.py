@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ...kernels.losses.base import WEIGHTINGS
 from ...kernels.losses.degradation import DESIGNS, Degradation
-from ...kernels.losses.schedule import SHAPES
+from ...kernels.losses.schedule import ANNEALS, SHAPES
 from ...kernels.losses.vdm import VDM
 from ..shared import types
 from ..shared.presets import preset_input
@@ -22,6 +22,7 @@ from .inputs import (
     checked,
     loss_output,
     number_input,
+    reduction_option,
     steps_input,
 )
 
@@ -130,12 +131,12 @@ class VDMLoss(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "t_anneal",
-                    options=list(SHAPES),
+                    options=list(ANNEALS),
                     default=DEFAULTS.t_anneal,
                     advanced=True,
                     tooltip=(
-                        "How the highest noise level moves; constant keeps t_max_start."
-                        " LucidDreamer: linear."
+                        "How the highest noise level moves; constant keeps t_max_start, jump keeps"
+                        " it until t_anneal_share is over. LucidDreamer: linear."
                     ),
                 ),
                 io.Float.Input(
@@ -202,6 +203,7 @@ class VDMLoss(io.ComfyNode):
                         " node's defaults."
                     ),
                 ),
+                reduction_option(DEFAULTS.reduction),
             ],
             outputs=[loss_output()],
         )

@@ -8,7 +8,16 @@ from comfy_api.latest import io
 
 from ...kernels.losses.vsd import VSD
 from ..shared.validation import validate
-from .inputs import CATEGORY, checked, loss_output, plain_inputs, timestep_inputs
+from .inputs import (
+    CATEGORY,
+    checked,
+    choice_option,
+    loss_output,
+    number_input,
+    plain_inputs,
+    timestep_inputs,
+    timestep_options,
+)
 
 
 class VSDLoss(io.ComfyNode):
@@ -36,7 +45,9 @@ class VSDLoss(io.ComfyNode):
                 *timestep_inputs(
                     VSD(),
                     "ProlificDreamer: 1-abar.",
-                    "ProlificDreamer: 500, at once after a fifth of the run.",
+                    "ProlificDreamer: 500.",
+                    "ProlificDreamer: jump.",
+                    "ProlificDreamer: 0.2.",
                 ),
                 io.Int.Input(
                     "lora_rank",
@@ -63,6 +74,34 @@ class VSDLoss(io.ComfyNode):
                         " steps: begin with 1e-3."
                     ),
                 ),
+                choice_option(
+                    "lora_text",
+                    ("view", "prompt"),
+                    VSD().lora_text,
+                    "What the LoRA reads: the text of each view, or the prompt without view words"
+                    " (ProlificDreamer: prompt).",
+                ),
+                number_input(
+                    "lora_beta2",
+                    VSD().lora_beta2,
+                    "AdamW's second beta, 0..1: the share kept of the mean squared gradient."
+                    " ProlificDreamer: 0.99.",
+                    high=0.999999,
+                    step=0.001,
+                    optional=True,
+                ),
+                io.Float.Input(
+                    "lora_eps",
+                    default=VSD().lora_eps,
+                    min=0.0,
+                    max=1.0,
+                    step=1e-15,
+                    round=False,
+                    optional=True,
+                    advanced=True,
+                    tooltip="AdamW's epsilon, of a summed loss. ProlificDreamer: 1e-15, of a mean.",
+                ),
+                *timestep_options(VSD()),
             ],
             outputs=[loss_output()],
         )

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ...kernels.gaussians.densify import Densify
+from ...kernels.gaussians.densify import SPLIT_OPACITIES, Densify
 from ...kernels.gaussians.mcmc import MCMC
 from ...kernels.run.settings import OptimizeSettings
 from ..shared import types
@@ -15,6 +15,18 @@ from .inputs import SETTINGS
 
 DEFAULTS = OptimizeSettings()
 GROWTH = Densify()
+# inputs of the gradients' strategy alone, named as there
+OWN = (
+    "gradient_threshold",
+    "split_scale",
+    "prune_scale",
+    "bounds",
+    "split_opacity",
+    "grow_first",
+    "summed_views",
+    "reset_every",
+    "reset_opacity",
+)
 STRATEGIES = ("gradients", "MCMC")
 LEAST_OPACITY = 1e-6  # of MCMC, which shares opacities out and cannot share none
 STANDARD: dict[str, Any] = {
@@ -25,13 +37,38 @@ STANDARD: dict[str, Any] = {
     "densify_grow": GROWTH.grow_share,
     "prune_opacity": GROWTH.prune_opacity,
     "strategy": "gradients",
+    "densify_start": GROWTH.start,
+    **{name: getattr(GROWTH, name) for name in OWN},
 }
 PRESETS = {
     "short runs": STANDARD,
     "off": STANDARD | {"densify": False},
     "Stable Diffusion": STANDARD | {"max_gaussians": 200_000, "densify_every": 100},
     "LucidDreamer": STANDARD
-    | {"max_gaussians": 500_000, "densify_every": 100, "densify_grow": 1.0, "prune_opacity": 0.005},
+    | {
+        "max_gaussians": 500_000,
+        "densify_every": 100,
+        "densify_start": 0.0202,
+        "densify_stop": 0.5998,
+        "densify_grow": 1.0,
+        "prune_opacity": 0.005,
+        "gradient_threshold": 7.5e-4,
+        "split_scale": 0.0105,
+        "prune_scale": 0.35,
+        "bounds": 1000.0,
+        "split_opacity": "kept",
+        "grow_first": True,
+        "reset_every": 300,
+    },
+    "MCMC": STANDARD
+    | {
+        "max_gaussians": 500_000,
+        "densify_every": 100,
+        "densify_stop": 0.8333,
+        "densify_grow": 0.05,
+        "strategy": "MCMC",
+        "densify_start": 0.0167,
+    },
 }
 
 
@@ -45,6 +82,23 @@ def _share(
         max=high,
         step=step,
         round=0.0001,
+        advanced=True,
+        tooltip=tooltip,
+    )
+
+
+def _option(
+    id: str, tooltip: str, low: float, high: float, step: float, round: float = 0.0001
+) -> io.Float.Input:
+    """An input that came later: prompts without it have its default."""
+    return io.Float.Input(
+        id,
+        default=STANDARD[id],
+        min=low,
+        max=high,
+        step=step,
+        round=round,
+        optional=True,
         advanced=True,
         tooltip=tooltip,
     )
@@ -66,9 +120,8 @@ class Densification(io.ComfyNode):
                 preset_input(
                     PRESETS,
                     "short runs: some hundred steps. off: their number stays, as the embedded prior"
-                    " wants it. Stable Diffusion: thousands of steps. LucidDreamer: as near to its"
-                    " code as this strategy comes, which has a growth share where that has a"
-                    " threshold.",
+                    " wants it. Stable Diffusion: thousands of steps. LucidDreamer, MCMC: as their"
+                    " code, but for a cap; switch summed_views on where the loss has reduction sum.",
                 ),
                 io.Boolean.Input(
                     "densify",
@@ -76,8 +129,7 @@ class Densification(io.ComfyNode):
                     tooltip=(
                         "Split and clone Gaussians where the renderings still change, drop those"
                         " that fade (3D Gaussian Splatting). Off: their number stays. Embedded"
-                        " prior: off. LucidDreamer: on, and opacities fall to 0.01 every 300 steps,"
-                        " which no input does here."
+                        " prior: off. LucidDreamer: on."
                     ),
                 ),
                 io.Int.Input(
@@ -106,7 +158,7 @@ class Densification(io.ComfyNode):
                     "densify_stop",
                     GROWTH.stop,
                     "Share of the schedule, 0..1, after which Gaussians neither multiply nor go."
-                    " LucidDreamer: 0.6, 3DGS-MCMC: 0.83.",
+                    " LucidDreamer: 0.5998, 3DGS-MCMC: 0.8333.",
                 ),
                 _share(
                     "densify_grow",
@@ -135,6 +187,100 @@ class Densification(io.ComfyNode):
                         " and noise lets faint ones wander; none goes (3DGS-MCMC)."
                     ),
                 ),
+                _option(
+                    "densify_start",
+                    "Share of the schedule, 0..1, before the first round. LucidDreamer: 0.0202,"
+                    " 3DGS-MCMC: 0.0167.",
+                    0.0,
+                    1.0,
+                    0.01,
+                ),
+                _option(
+                    "gradient_threshold",
+                    "Least mean gradient of a Gaussian's place on the screen that lets it double,"
+                    " loss per half picture; the best densify_grow of those above do. 0: any."
+                    " LucidDreamer: 7.5e-4, 3D Gaussian Splatting: 2e-4.",
+                    0.0,
+                    1e6,
+                    0.00001,
+                    0.0000001,
+                ),
+                _option(
+                    "split_scale",
+                    "A larger Gaussian is split, a smaller one cloned; standard deviation, world"
+                    " units. LucidDreamer: 0.0105 (0.003 of 3.5).",
+                    0.0001,
+                    10.0,
+                    0.001,
+                ),
+                _option(
+                    "prune_scale",
+                    "A round removes Gaussians larger than this, standard deviation, world units."
+                    " LucidDreamer: 0.35 (a tenth of 3.5).",
+                    0.001,
+                    1000.0,
+                    0.01,
+                ),
+                _option(
+                    "bounds",
+                    "A round removes Gaussians farther out than this along an axis, world units."
+                    " LucidDreamer has no such bound: 1000.",
+                    0.001,
+                    1000.0,
+                    0.01,
+                ),
+                io.Combo.Input(
+                    "split_opacity",
+                    options=list(SPLIT_OPACITIES),
+                    default=GROWTH.split_opacity,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Opacity of the two that one becomes. halved: together they let as much"
+                        " light through as it did. kept: each has its opacity (LucidDreamer, 3D"
+                        " Gaussian Splatting)."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "grow_first",
+                    default=GROWTH.grow_first,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "A round adds before it removes, so that what is both too large and due is"
+                        " split. LucidDreamer, 3D Gaussian Splatting: on."
+                    ),
+                ),
+                io.Boolean.Input(
+                    "summed_views",
+                    default=GROWTH.summed_views,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "The loss is a sum over its views: on where the loss's reduction is sum, so"
+                        " that gradient_threshold measures the same. LucidDreamer: on, with that."
+                    ),
+                ),
+                io.Int.Input(
+                    "reset_every",
+                    default=GROWTH.reset_every,
+                    min=0,
+                    max=1_000_000,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Steps between resets, which lower all opacities to reset_opacity, so that"
+                        " floaters go; 0: never. LucidDreamer: 300, 3D Gaussian Splatting: 3000."
+                    ),
+                ),
+                _option(
+                    "reset_opacity",
+                    "Opacity, 0..1, that a reset lowers to; above prune_opacity. LucidDreamer, 3D"
+                    " Gaussian Splatting: 0.01.",
+                    0.0001,
+                    0.9,
+                    0.001,
+                ),
             ],
             outputs=[
                 types.Densification.Output(display_name="densification", tooltip="For Optimize.")
@@ -154,13 +300,15 @@ def growth(
     densify_grow: float,
     prune_opacity: float,
     strategy: str = STRATEGIES[0],
+    densify_start: float = GROWTH.start,
+    **own: Any,
 ) -> dict[str, Any]:
     """Fields of OptimizeSettings. Raises ValueError for what does not fit."""
     chosen: Densify | MCMC
     if strategy == "MCMC":
         chosen = MCMC(
             every=densify_every,
-            start=min(MCMC.start, densify_stop),
+            start=min(densify_start, densify_stop),
             stop=densify_stop,
             growth=1 + densify_grow,
             min_opacity=max(prune_opacity, LEAST_OPACITY),
@@ -169,12 +317,13 @@ def growth(
     else:
         chosen = Densify(
             every=densify_every,
-            start=min(GROWTH.start, densify_stop),
+            start=min(densify_start, densify_stop),
             stop=densify_stop,
             grow_share=densify_grow,
             prune_opacity=prune_opacity,
             count_min=min(GROWTH.count_min, max_gaussians),
             count_max=max_gaussians,
+            **own,
         )
     chosen.check()
     return {"densify": chosen if densify else None, "max_gaussians": max_gaussians}

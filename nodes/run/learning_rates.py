@@ -5,19 +5,27 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ...kernels.run.learning_rates import LearningRates as Rates
-from ...kernels.run.settings import OptimizeSettings
 from ..shared import types
 from ..shared.presets import preset_input
 from .inputs import SETTINGS
 
-DEFAULTS = OptimizeSettings()
-NAMES = ("lr_means", "final_means", "lr_scales", "lr_quats", "lr_opacities", "lr_colors")
+DEFAULTS = Rates()
 PRESETS = {
-    name: dict(zip(NAMES, values, strict=True))
-    for name, values in {
-        "embedded prior": tuple(getattr(DEFAULTS, name) for name in NAMES),
-        "embedded prior, at most 300 steps": (8e-3, 0.2, 2e-2, 5e-3, 0.1, 6e-2),
-        "LucidDreamer": (5.6e-4, 0.01, 5e-3, 1e-3, 5e-2, 5e-3),
+    name: vars(rates)
+    for name, rates in {
+        "embedded prior": Rates(),
+        "embedded prior, at most 300 steps": Rates(
+            lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2
+        ),
+        "LucidDreamer": Rates(
+            lr_means=5.6e-4,
+            final_means=0.01,
+            lr_scales=5e-3,
+            lr_quats=1e-3,
+            lr_colors=5e-3,
+            final_opacities=1.0,
+            final_colors=0.6,
+        ),
     }.items()
 }
 
@@ -34,6 +42,24 @@ def _rate(group: str, what: str, unit: str, papers: str) -> io.Float.Input:
         tooltip=(
             f"How fast the {what} change: learning rate of the {group}, {unit}; 0 freezes them."
             f" LucidDreamer, 5000 steps: {papers}."
+        ),
+    )
+
+
+def _final(group: str, paper: str) -> io.Float.Input:
+    id, later = f"final_{group}", group != "means"
+    return io.Float.Input(
+        id,
+        default=getattr(DEFAULTS, id),
+        min=0.0001,
+        max=1.0,
+        step=0.01,
+        round=0.0001,
+        optional=later,
+        advanced=later or None,
+        tooltip=(
+            f"Share of lr_{group} left at the schedule's end, 0..1; it falls exponentially."
+            f" LucidDreamer: {paper}."
         ),
     )
 
@@ -59,18 +85,7 @@ class LearningRates(io.ComfyNode):
                     " and thousands of steps.",
                 ),
                 _rate("means", "places", "world units per step", "5.6e-4, falling to 5.6e-6"),
-                io.Float.Input(
-                    "final_means",
-                    default=DEFAULTS.final_means,
-                    min=0.0001,
-                    max=1.0,
-                    step=0.01,
-                    round=0.0001,
-                    tooltip=(
-                        "Share of lr_means left at the schedule's end, 0..1; it falls"
-                        " exponentially. LucidDreamer: 0.01."
-                    ),
-                ),
+                _final("means", "0.01"),
                 _rate("scales", "sizes", "natural-log units per step", "5e-3, falling to 1e-3"),
                 _rate("quats", "rotations", "half radians per step", "1e-3, falling to 2e-4"),
                 _rate("opacities", "opacities", "logit units per step", "5e-2"),
@@ -80,6 +95,10 @@ class LearningRates(io.ComfyNode):
                     "in units of 0.28 of a colour 0..1, per step",
                     "5e-3, falling to 3e-3",
                 ),
+                _final("scales", "0.2"),
+                _final("quats", "0.2"),
+                _final("opacities", "1, where it stays"),
+                _final("colors", "0.6"),
             ],
             outputs=[
                 types.LearningRates.Output(display_name="learning_rates", tooltip="For Optimize.")

@@ -113,8 +113,9 @@ class Optimize(io.ComfyNode):
                     tooltip=(
                         "Width and height of the training renders, pixels; 0 is the prior's own"
                         " size (embedded 128, Stable Diffusion 512, as LucidDreamer). Consistent3D:"
-                        " 64 in the coarse stage, stretched to 512, which no input does here, then"
-                        " 512. Must fit the prior: a multiple of 64 for Stable Diffusion."
+                        " 64 in the coarse stage, stretched to 512 (judged_size of Run Options),"
+                        " then 512. What the prior sees must fit it: a multiple of 64 for Stable"
+                        " Diffusion."
                     ),
                 ),
                 io.Int.Input(
@@ -230,8 +231,9 @@ class Optimize(io.ComfyNode):
             steps, options.autosave_every, workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
         )
         size = image_size or prior.prior.image_size
+        judged_size = settings.judged_size or size
         at_once = settings.micro_batch or settings.views
-        with prior.loaded(scratch=scratch_bytes(at_once, size, prior.prior.dtype)) as model:
+        with prior.loaded(scratch=scratch_bytes(at_once, judged_size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             prepare_to_render(settings.render_backend, torch.device(model.device))
             with watch:

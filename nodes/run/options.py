@@ -8,9 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.rasterizers.rasterize import BACKENDS
-from ...kernels.run.settings import BACKGROUNDS, OptimizeSettings
+from ...kernels.run.settings import BACKGROUNDS, OptimizeSettings, RunSettings
 from ..shared import types
 from ..shared.presets import preset_input
+from ..shared.validation import validate
 from .inputs import SETTINGS
 
 DEFAULTS = OptimizeSettings()
@@ -18,12 +19,20 @@ STANDARD: dict[str, Any] = {
     "background": DEFAULTS.background,
     "sample_posterior": DEFAULTS.sample_posterior,
     "micro_batch": DEFAULTS.micro_batch,
+    "judged_size": 0,
+    "flip_share": DEFAULTS.flip_share,
+    "depth_share": DEFAULTS.depth_share,
+    "clip_norm_start": DEFAULTS.clip_norm_start,
+    "clip_norm_end": DEFAULTS.clip_norm_end,
+    "clip_norm_share": DEFAULTS.clip_norm_share,
 }
+SAMPLED = STANDARD | {"sample_posterior": True}
 PRESETS = {
     "standard": STANDARD,
     "little memory": STANDARD | {"micro_batch": 1},
-    "LucidDreamer": STANDARD | {"background": "thirds", "sample_posterior": True},
-    "Consistent3D": STANDARD | {"sample_posterior": True},
+    "LucidDreamer": SAMPLED | {"background": "thirds", "flip_share": 0.5, "depth_share": 0.2},
+    "Consistent3D": SAMPLED,
+    "Consistent3D, coarse": SAMPLED | {"judged_size": 512},
 }
 
 
@@ -40,6 +49,23 @@ class Options:
     autosave_every: int = 100
     backend: str = DEFAULTS.render_backend
     settings: dict[str, Any] = field(default_factory=dict)
+
+
+def _share(
+    id: str, tooltip: str, low: float = 0.0, high: float = 1.0, step: float = 0.5
+) -> io.Float.Input:
+    """An input that came later: prompts without it have its default."""
+    return io.Float.Input(
+        id,
+        default=STANDARD[id],
+        min=low,
+        max=high,
+        step=step,
+        round=0.0001,
+        optional=True,
+        advanced=True,
+        tooltip=tooltip,
+    )
 
 
 class RunOptions(io.ComfyNode):
@@ -59,7 +85,8 @@ class RunOptions(io.ComfyNode):
                 preset_input(
                     PRESETS,
                     "standard: what the prior was trained on. little memory: one picture at a time."
-                    " LucidDreamer, Consistent3D: what they show Stable Diffusion.",
+                    " LucidDreamer, Consistent3D: what they show Stable Diffusion; coarse: for its"
+                    " first stage, with image_size 64 in Optimize.",
                 ),
                 io.Combo.Input(
                     "background",
@@ -134,6 +161,49 @@ class RunOptions(io.ComfyNode):
                         " nothing) before the run stops and saves the last good result."
                     ),
                 ),
+                io.Int.Input(
+                    "judged_size",
+                    default=STANDARD["judged_size"],
+                    min=0,
+                    max=4096,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "Width and height that the renders are stretched to before the prior sees"
+                        " them, pixels; 0: as they are. Consistent3D: 512 in the coarse stage, of"
+                        " renders of 64. Must fit the prior: a multiple of 64 for Stable Diffusion."
+                    ),
+                ),
+                _share(
+                    "flip_share",
+                    "Share of the steps, 0..1, whose renders the prior sees mirrored. LucidDreamer:"
+                    " 0.5. Not for multi-view priors.",
+                    step=0.05,
+                ),
+                _share(
+                    "depth_share",
+                    "Share of the steps, 0..1, in which the prior sees a picture of nearness instead"
+                    " of the colours. LucidDreamer: 0.2. Only in Optimize.",
+                    step=0.05,
+                ),
+                _share(
+                    "clip_norm_start",
+                    "Greatest norm of the gradient of each group of parameters, at the start; 0 in"
+                    " both: any. SegmentDreamer: 2.",
+                    high=1e6,
+                ),
+                _share(
+                    "clip_norm_end",
+                    "The same once clip_norm_share is over, linear in between. SegmentDreamer: 8.",
+                    high=1e6,
+                ),
+                _share(
+                    "clip_norm_share",
+                    "Share of the schedule, above 0 to 1, over which that limit moves."
+                    " SegmentDreamer: 0.2.",
+                    low=0.001,
+                    step=0.05,
+                ),
             ],
             outputs=[
                 types.RunOptions.Output(
@@ -143,7 +213,23 @@ class RunOptions(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls,
+        clip_norm_start: float | None = RunSettings.clip_norm_start,
+        clip_norm_end: float | None = RunSettings.clip_norm_end,
+    ) -> bool | str:
+        values = {"clip_norm_start": clip_norm_start, "clip_norm_end": clip_norm_end}
+        return validate(cls, values, RunSettings)
+
+    @classmethod
     def execute(
-        cls, preset: str, render_backend: str, autosave_every: int, **settings: Any
+        cls,
+        preset: str,
+        render_backend: str,
+        autosave_every: int,
+        judged_size: int = 0,
+        **settings: Any,
     ) -> io.NodeOutput:
+        settings["judged_size"] = judged_size or None
+        RunSettings(**settings).check()
         return io.NodeOutput(Options(autosave_every, render_backend, settings))

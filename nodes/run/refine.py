@@ -14,7 +14,7 @@ from ...kernels.meshes.mesh import Mesh
 from ...kernels.meshes.rasterize import render_mesh
 from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.refine import refine_mesh
-from ...kernels.run.settings import JUDGED, RefineSettings
+from ...kernels.run.settings import JUDGED, NORMAL_AXES, RefineSettings
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
@@ -137,6 +137,15 @@ class RefineMesh(io.ComfyNode):
                     optional=True,
                     tooltip="Backgrounds, previews and autosaves, from Run Options.",
                 ),
+                io.Combo.Input(
+                    "normal_axes",
+                    options=list(NORMAL_AXES),
+                    default=DEFAULTS.normal_axes,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Which directions are red, green and blue where normals are judged. Consistent3D: front "
+                    "right up, on background black.",
+                ),
             ],
             outputs=[
                 io.File3DGLB.Output(display_name="glb", tooltip="The file, for Preview 3D and other core nodes."),
@@ -194,8 +203,9 @@ class RefineMesh(io.ComfyNode):
             MESH,
         )
         size = image_size or prior.prior.image_size
+        judged_size = settings.judged_size or size
         together = settings.micro_batch or settings.views
-        with prior.loaded(scratch=scratch_bytes(together, size, prior.prior.dtype)) as model:
+        with prior.loaded(scratch=scratch_bytes(together, judged_size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)
             with watch:
                 result = refine_mesh(

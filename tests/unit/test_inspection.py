@@ -199,3 +199,13 @@ def test_a_loss_that_inverts_first_shows_the_question_at_its_own_timestep():
             return run
 
     assert look(Inverting(), 500).t.tolist() == [500, 500]
+
+
+@pytest.mark.parametrize("loss", [SDS(guidance=3.0), CDS(), SMALL], ids=lambda loss: loss.name)
+def test_what_the_views_gradients_count_changes_no_picture_of_them(loss):
+    """Each view's gradient is shown by its direction, so neither their number nor the loss's
+    reduction scales it."""
+    mean = look(loss)
+    for reduction in ("sum", "elements"):
+        other = look(replace(loss, reduction=reduction))
+        torch.testing.assert_close(other.gradient, mean.gradient, rtol=1e-4, atol=1e-4)

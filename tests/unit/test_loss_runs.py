@@ -2,6 +2,8 @@
 forms.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 from kit import normal64 as normal
@@ -123,12 +125,26 @@ def test_dca_weighs_the_distribution_less_at_high_noise_by_default():
     )
 
 
-def test_cds_weighs_what_is_clamped_already():
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CDS(clip_start=0.01, clip_end=0.01, weight=5.0),
+        VDM(clip=0.01, weight=5.0),
+        Picture(clip=0.01, weight=5.0),
+        SDS(clip=0.01, weight=5.0),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_weight_and_reduction_act_on_what_is_clamped_already(loss):
     prior = gaussian_prior()
-    found, _, _ = gradient(
-        CDS(clip_start=0.01, clip_end=0.01, weight=5.0), prior, normal(5, 2, *SHAPE), views(prior)
-    )
+    latents = normal(5, 2, *SHAPE)
+    found, _, _ = gradient(loss, prior, latents, views(prior))
     assert found.abs().max().item() == pytest.approx(0.05)
+    for reduction, factor in (("sum", 2.0), ("elements", 1 / latents[0].numel())):
+        other, _, _ = gradient(replace(loss, reduction=reduction), prior, latents, views(prior))
+        torch.testing.assert_close(other, factor * found)
+    with pytest.raises(ValueError, match="reduction is 'median'; choose one of mean, sum"):
+        replace(loss, reduction="median").check()
 
 
 @pytest.mark.parametrize(

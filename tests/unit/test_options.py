@@ -6,15 +6,19 @@ import pytest
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.gaussians.densify import Densify
+from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
+from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
 
-ALL = [OrbitSampler, Densify, SDS, CSD, ISM, SCTD, SDI, VSD, OptimizeSettings, RefineSettings]
+LOSSES = [SDS, CSD, ISM, SCTD, SDI, VSD, CDS, VDM, Picture]
+ALL = [OrbitSampler, Densify, *LOSSES, OptimizeSettings, RefineSettings]
 
 
 def options(kind):

@@ -18,8 +18,8 @@ HEAD = """# The papers' values
 What the papers and their public code set, beside this pack's defaults. DreamMapping's own values
 are not public; rows of VDM Loss name LucidDreamer's, which shares authors with it. Inputs that no
 paper has are not listed. Guidance is in the [standard form](../conventions.md#guidance). Distances
-are in each paper's own world units. What follows *theirs* is what no input here can be set to;
-[Equal to the authors' code](parity.md) has the options that Python can set.
+are in each paper's own world units. What follows *theirs* is what no input here can be set to.
+[Equal to the authors' code](parity.md) says what is held to it.
 
 """
 

@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from . import tiny_sd, toybox
 from .control import ProbeControlled, ProbeControlNet
-from .look import ProbeDirect, ProbeMemory, ProbePrior, ProbePrompts, ProbeSave, ProbeViews
+from .look import (
+    ProbeDirect,
+    ProbeMemory,
+    ProbePrior,
+    ProbePrompts,
+    ProbeSave,
+    ProbeSettings,
+    ProbeViews,
+)
 from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
 from .toybox import ProbeToyboxFile
@@ -24,8 +32,8 @@ except (ImportError, AttributeError):  # an older ComfyUI, which lacks some of t
     FAMILIES = ()
 
 NODES = (
-    ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeToyboxFile, ProbeViews,
-    ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, *FAMILIES,
+    ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeSettings, ProbeToyboxFile,
+    ProbeViews, ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, *FAMILIES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 

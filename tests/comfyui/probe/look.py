@@ -256,6 +256,30 @@ class ProbeMemory:
         return {"ui": {"said": [json.dumps(said)]}}
 
 
+class Anything(str):
+    """The type of a socket that every link fits."""
+
+    __hash__ = str.__hash__
+
+    def __ne__(self, other):
+        return False
+
+
+class ProbeSettings:
+    """The text of a value that a node gave out."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (Anything("*"),)}}
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "say"
+
+    def say(self, value):
+        return {"ui": {"said": [repr(value)]}}
+
+
 class ProbeSave:
     """A checkpoint file of the parts, in half precision."""
 

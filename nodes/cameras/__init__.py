@@ -1,0 +1,1 @@
+"""Where training views come from."""
