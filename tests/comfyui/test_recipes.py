@@ -61,7 +61,7 @@ def test_the_authors_values_are_those_of_the_papers_table(name):
             if told is not None and input not in each.ours[title]:
                 assert agrees(value, told), f"{title} {input}: {value!r}, the table says {told!r}"
                 compared += 1
-    assert compared >= 10
+    assert compared >= 5
 
 
 @pytest.mark.parametrize("language", recipes.LANGUAGES)

@@ -29,6 +29,7 @@ KINDS = {
     "Small renders": "PreviewImage",
     "After the coarse stage": "PreviewImage",
 }
+ALIASES = {"Distill3D_Optimize": "Optimize"}
 UNTITLED = {"Save the turn", "Save the turn inside"}
 CORE = {  # sockets and values as the page writes them
     "Preview3D": (
@@ -187,10 +188,11 @@ def _scene(loss: str) -> Graph:
 
 def kind_of(title: str, object_info: dict) -> str:
     """The node type behind a title. Raises ValueError for one of no node."""
-    name = title.partition(":")[0].replace("Optimize N Steps", "Optimize")
+    if title in KINDS:
+        return KINDS[title]
+    name = title.partition(":")[0]
     for kind, info in object_info.items():
-        shown = info["display_name"].replace("Optimize N Steps", "Optimize")
-        if kind == KINDS.get(title) or (kind.startswith("Distill3D_") and shown == name):
+        if kind.startswith("Distill3D_") and name in (info["display_name"], ALIASES.get(kind)):
             return kind
     raise ValueError(f"no node is called {title!r}.")
 

@@ -134,18 +134,17 @@ def workflow(name: str, object_info: dict) -> dict:
 
 
 def translations(known: dict) -> dict:
-    """web/workflows.zh.json with the recipes' notes as they are now."""
-    told, kept = known["notes"], {}
-    for file in sorted(prompts.WORKFLOWS.glob("*.json")):
-        name = file.stem.removeprefix(prompts.PREFIX)
-        if name in names():
-            each = recipe(name)
-            kept |= dict(zip(notes(each, "en"), notes(each, "zh"), strict=True))
-            continue
-        for node in json.loads(file.read_text(encoding="utf-8"))["nodes"]:
-            if node["type"] == "MarkdownNote" and node["widgets_values"][0] in told:
-                kept[node["widgets_values"][0]] = told[node["widgets_values"][0]]
-    return known | {"notes": kept}
+    """web/workflows.zh.json with the recipes' notes as they are now, after those by hand."""
+    shipped = {
+        node["widgets_values"][0]
+        for name in prompts.EMBEDDED
+        for node in prompts.read(name)["nodes"]
+        if node["type"] == "MarkdownNote"
+    }
+    told = {note: text for note, text in known["notes"].items() if note in shipped}
+    for each in map(recipe, names()):
+        told |= dict(zip(notes(each, "en"), notes(each, "zh"), strict=True))
+    return known | {"notes": told}
 
 
 def files(object_info: dict) -> Iterator[tuple[Path, str]]:
