@@ -61,8 +61,9 @@ def write_folder(folder: Path, tokenizer: Path) -> None:
         skip_prk_steps=True, steps_offset=1,
     ).save_pretrained(folder / "scheduler")  # fmt: skip
     shutil.copytree(tokenizer, folder / "tokenizer")
-    settings = folder / "tokenizer" / "tokenizer_config.json"
-    kept = json.loads(settings.read_text(encoding="utf-8"))
-    settings.write_text(json.dumps(kept | {"pad_token": "!"}), encoding="utf-8")
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        file = folder / "tokenizer" / name
+        kept = json.loads(file.read_text(encoding="utf-8")) | {"pad_token": "!"}  # as 2.1's
+        file.write_text(json.dumps(kept), encoding="utf-8")
     index = {"_class_name": "StableDiffusionPipeline"}
     folder.joinpath("model_index.json").write_text(json.dumps(index), encoding="utf-8")
