@@ -22,6 +22,7 @@ from .losses.csd import CSDLoss
 from .losses.ism import ISMLoss
 from .losses.nfsd import NFSDLoss
 from .losses.picture import PictureLoss
+from .losses.rfds import RFDSLoss
 from .losses.sctd import SCTDLoss
 from .losses.sdi import SDILoss
 from .losses.sds import SDSLoss
@@ -71,6 +72,7 @@ class Distill3D(ComfyExtension):
             VSDLoss,
             SDILoss,
             SCTDLoss,
+            RFDSLoss,
             CombineLosses,
             ScheduleLosses,
             QualityPreset,

@@ -19,6 +19,7 @@ from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -46,6 +47,7 @@ LOSSES: dict[str, Any] = {
     "vsd": VSD(guidance=7.5, weighting="sigma/alpha", t_min=200, lora_lr=1e-3),
     "sdi": SDI(guidance=7.5, inversion_guidance=1.0, stride=250, t_max_end=300),
     "sctd": SCTD(guidance=4.0, t_min=200),
+    "rfds": RFDS(guidance=2.5, t_min=50),
 }  # fmt: skip
 MEASURES = 2  # raised when what a row holds changes: older ones are then done again
 TUNING_SEED, TUNING_PROMPTS = 7, 24

@@ -58,7 +58,12 @@ class VDM:
     @property
     def loss(self) -> Loss:
         """What runs."""
-        own = {part.name: getattr(self, part.name) for part in fields(vdm.VDM)}
+        known = {part.name for part in fields(self)}
+        own = {
+            part.name: getattr(self, part.name) for part in fields(vdm.VDM) if part.name in known
+        }
+        # the clip came after the weight then
+        own["clip"] = self.clip / self.weight if self.weight else 0.0
         first = vdm.VDM(**own)
         if self.refine_from >= 1:
             return first

@@ -85,6 +85,7 @@ def test_python_example_follows_the_run_and_fetches_the_mesh(example, comfyui, t
     assert newest["prompt"][2][prompted]["inputs"]["prompt"] == "a blue chair"
 
 
+@pytest.mark.nightly(reason="as the other program's")
 def test_python_example_stops_and_keeps(example, tmp_path):
     told = example("python", 0, "a red mug", "1", steps=STEPS, seed=22).splitlines()
     steps = [int(line.split()[1]) for line in told if line.startswith("step")]
@@ -99,6 +100,7 @@ def test_python_example_says_what_is_wrong_with_a_prompt(example):
         example("python", 0, " ")
 
 
+@pytest.mark.nightly(reason="as the other program's")
 def test_curl_example_fetches_the_mesh(example, curl, tmp_path):
     example("sh", 0, seed=23)
     assert faces(tmp_path) > 100

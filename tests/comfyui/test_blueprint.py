@@ -168,7 +168,9 @@ def test_auto_is_what_a_cpu_affords_here(presets):
     assert presets["auto"] == presets["standard"]
 
 
-@pytest.mark.parametrize("quality", ["draft", "high"])
+@pytest.mark.parametrize(
+    "quality", ["draft", pytest.param("high", marks=pytest.mark.nightly(reason="as draft"))]
+)
 def test_it_runs_to_the_end_and_leaves_a_mesh_and_a_splat(comfyui, blueprint, object_info, quality):
     prompt = prompts.reduced(prompts.api_form(blueprint, object_info), steps=3)
     prompt = prompts.set_values(prompt, PRESET, quality=quality)

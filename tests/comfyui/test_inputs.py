@@ -17,6 +17,7 @@ from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.picture import Picture
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -29,6 +30,7 @@ COMMON = {"reduction": "sum", "shared_t": True, "first_step": 1}
 LATER = {  # node: its inputs that a prompt may leave out, none at its default
     "SDSLoss": COMMON,
     "NFSDLoss": COMMON,
+    "RFDSLoss": COMMON,
     "CSDLoss": COMMON | {"negative_start": 0.9, "negative_end": 0.5},
     "ISMLoss": COMMON | {"start_level": 1, "gap_start": 100, "noise_offset": 0.1},
     "SCTDLoss": COMMON
@@ -77,7 +79,7 @@ LATER = {  # node: its inputs that a prompt may leave out, none at its default
         "reset_opacity": 0.02,
     },
 }
-LOSSES = (SDS, NFSD, CSD, ISM, SCTD, SDI, VSD, CDS, VDM, Picture)
+LOSSES = (SDS, NFSD, RFDS, CSD, ISM, SCTD, SDI, VSD, CDS, VDM, Picture)
 KINDS = {f"{kind.name}Loss": kind for kind in LOSSES} | {"OrbitCameras": OrbitSampler}
 RENAMED = {"densify_every": "every", "densify_start": "start", "densify_stop": "stop"}
 RENAMED |= {"densify_grow": "grow_share"}

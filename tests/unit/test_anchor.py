@@ -15,6 +15,7 @@ from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -28,7 +29,7 @@ from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.settings import OptimizeSettings
 
 SIZE = 16
-LOSSES = (SDS(), CDS(), CDS.texture(), VDM(), CSD(), NFSD(), ISM(), VSD(), SDI(), SCTD())
+LOSSES = (SDS(), CDS(), CDS.texture(), VDM(), CSD(), NFSD(), ISM(), VSD(), SDI(), SCTD(), RFDS())
 
 
 def red_ball(count=60):

@@ -13,6 +13,7 @@ from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -22,7 +23,7 @@ from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SCHEDULE = NoiseSchedule(NoiseSchedule.scaled_linear().alphas_cumprod.double())
 SHAPE = (1, 8, 8)
-KINDS = (SDS, CSD, NFSD, ISM, SDI, SCTD, VSD)
+KINDS = (SDS, CSD, NFSD, ISM, SDI, SCTD, VSD, RFDS)
 
 
 class GaussianLearner:
@@ -149,7 +150,16 @@ def test_a_resumed_run_continues_bit_for_bit(kind):
 
 @pytest.mark.parametrize(
     ("kind", "early", "late"),
-    [(SDS, 2, 2), (CSD, 2, 2), (NFSD, 3, 3), (ISM, 8, 6), (SDI, 22, 10), (SCTD, 5, 5), (VSD, 2, 2)],
+    [
+        (SDS, 2, 2),
+        (CSD, 2, 2),
+        (NFSD, 3, 3),
+        (ISM, 8, 6),
+        (SDI, 22, 10),
+        (SCTD, 5, 5),
+        (RFDS, 3, 3),
+        (VSD, 2, 2),
+    ],
     ids=lambda value: getattr(value, "name", str(value)),
 )
 def test_evaluations_per_step_and_view_are_those_that_the_settings_tell(kind, early, late):

@@ -226,11 +226,12 @@ def test_a_setup_of_vdm_is_vdm_and_then_pictures():
     )  # fmt: skip
     loss = settings.loss
     first, second = loss.losses
+    # the clip came after the weight when rows were measured
     assert first == VDM(
-        guidance=2.0, t_min=400, shared_t=False, clip=3.0, weight=2.0, psi_updates=4
+        guidance=2.0, t_min=400, shared_t=False, clip=1.5, weight=2.0, psi_updates=4
     )
     assert second == Picture(
-        guidance=1.5, steps=4, t_min=350, t_max=900, shared_t=False, clip=3.0, weight=2.0
+        guidance=1.5, steps=4, t_min=350, t_max=900, shared_t=False, clip=1.5, weight=2.0
     )
     assert tuple(loss.starts) == (0.0, 0.6) and loss.spans == ("whole run", "own share")
     assert replace(settings, refine_from=1.0).loss == first

@@ -19,6 +19,7 @@ from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -245,7 +246,7 @@ class Spy:
         return self.network(z, *args, controlnet_cond=controlnet_cond, **options)
 
 
-LOSSES = [SDS(), CDS(), VDM(), ISM(), CSD(), NFSD(), SCTD(), SDI(), VSD()]
+LOSSES = [SDS(), CDS(), VDM(), ISM(), CSD(), NFSD(), SCTD(), SDI(), VSD(), RFDS()]
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)

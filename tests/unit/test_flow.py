@@ -11,6 +11,7 @@ from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
+from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
@@ -19,7 +20,7 @@ from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule, flow_input
 
 STEPS = torch.arange(1000)
-LOSSES = (SDS(), CDS(), VDM(), CSD(), NFSD(), ISM(), SDI(), SCTD())
+LOSSES = (SDS(), CDS(), VDM(), CSD(), NFSD(), ISM(), SDI(), SCTD(), RFDS())
 
 
 def times(shift):

@@ -8,7 +8,7 @@ from kit import normal64 as normal
 from distill3d.kernels.losses.base import Views, guided
 from distill3d.kernels.losses.ism import ISM, ism
 from distill3d.kernels.losses.ode import estimates, even_levels, inverted, ode_step
-from distill3d.kernels.losses.sdi import SDI, sdi
+from distill3d.kernels.losses.sdi import SDI, pfd, sdi
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule, clean_from_noise
 
@@ -130,6 +130,35 @@ def test_sdi_is_the_render_less_the_guided_clean_estimate():
     torch.testing.assert_close(
         SCHEDULE.ratio(t) * sdi(prior, z0, kappa, t, text, null, 8.5), z0 - x0
     )
+
+
+def test_pfd_goes_where_the_flow_leads_and_in_one_step_is_sdi():
+    """From a noised render to the clean latent of its probability-flow ODE, known for a Gaussian."""
+    prior, t = gaussian_prior(), torch.tensor([300, 700])
+    z0, kappa = normal(7, 2, *SHAPE), normal(8, 2, *SHAPE)
+    rows = [prior.embed([text] * 2) for text in ("a", "")]
+    ratio = SCHEDULE.ratio(t)
+    clean = 2.0 + (z0 + ratio * kappa - 2.0) * (0.25 / (0.25 + ratio**2)).sqrt()
+    off = [
+        (ratio * pfd(prior, z0, kappa, t, *rows, 7.5, steps) - (z0 - clean)).norm()
+        for steps in (1, 4, 32, 300)
+    ]
+    assert off[0] > 2 * off[1] > 4 * off[2] and off[3] < 0.02 * off[0]
+    torch.testing.assert_close(
+        pfd(prior, z0, kappa, t, *rows, 7.5, 1), sdi(prior, z0, kappa, t, *rows, 7.5)
+    )
+
+
+def test_reverse_steps_cost_two_evaluations_each(monkeypatch):
+    prior, calls = gaussian_prior(other=-1.0), []
+    predict = prior.predict
+    monkeypatch.setattr(prior, "predict", lambda *given: calls.append(1) or predict(*given))
+    counts = []
+    for steps in (1, 3):
+        calls.clear()
+        gradient(SDI(eta=0.0, reverse_steps=steps), prior, normal(7, 2, *SHAPE))
+        counts.append(len(calls))
+    assert counts[1] == counts[0] + 2
 
 
 def test_sdi_uses_at_its_step_the_noise_found_a_part_of_a_stride_above():
