@@ -10,6 +10,7 @@ import torch
 from kit import normal
 from pipeline_folders import edit
 
+from distill3d.kernels.devices.workers import openmp
 from distill3d.kernels.losses.base import Views
 from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.sds import SDS
@@ -68,6 +69,32 @@ def test_prediction_is_one_network_call_without_gradients(prior, monkeypatch):
     z_t = normal(1, 2, 3, 8, 8).requires_grad_()
     noises = prior.predict(z_t, torch.tensor([5, 5]), [prior.embed(["", ""])] * 3)
     assert calls == [False] and not any(noise.requires_grad for noise in noises)
+
+
+@pytest.mark.skipif(openmp() is None, reason="needs torch's own OpenMP runtime")
+def test_on_two_threads_each_has_rows_of_its_own_and_the_answers_are_the_same(prior, monkeypatch):
+    rows, forward = [], prior.unet.forward
+
+    def watched(sample, *args, **options):
+        rows.append(len(sample))
+        return forward(sample, *args, **options)
+
+    monkeypatch.setattr(prior.unet, "forward", watched)
+    z_t, t, pictures = normal(1, 2, 3, 8, 8), torch.tensor([40, 900]), normal(2, 2, 3, 16, 16)
+    text = [prior.embed(["a red mug", "a blue mug"]), prior.embed(["", ""])]
+    answers, before = [], torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            images = pictures.sigmoid().requires_grad_()
+            latents = prior.encode(images)
+            (latents**2).sum().backward()
+            answers.append([*prior.predict(z_t, t, text), latents.detach(), images.grad])
+    finally:
+        torch.set_num_threads(before)
+    assert rows == [4, 2, 2]
+    for alone, together in zip(*answers, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_perp_neg_is_the_combination_of_single_predictions_in_one_call(prior, monkeypatch):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from ...devices.rows import by_rows, by_rows_with_gradient
 from ...devices.streams import release_memory, send
 from .. import perp_neg
 from ..base import check_multiple, check_words
@@ -195,7 +196,7 @@ class DiffusersPrior:
         if batch < len(pixels) or self._offload:
             moments = ChunkedCheckpoint.apply(pixels, self._moments, batch)
         else:
-            moments = self._moments(pixels)
+            moments = by_rows_with_gradient(self._moments, pixels)
         latents, log_variance = (
             ScaleGradient.apply(moments, scale) if scaled else moments.float()
         ).chunk(2, 1)
@@ -241,7 +242,10 @@ class DiffusersPrior:
         batch = 2 * self.micro_batch or len(z)
         whole = self.views_per_group * math.ceil(batch / self.views_per_group)
         output = torch.cat(
-            [self._output(*part) for part in zip(*(row.split(whole) for row in rows), strict=True)]
+            [
+                by_rows(self._output, part, self.views_per_group)
+                for part in zip(*(row.split(whole) for row in rows), strict=True)
+            ]
         )
         output = output.float()
         return noise_from_output(
