@@ -19,6 +19,7 @@ from test_prior_from_model import asked_of
 NAMES = recipes.names()
 SCRIPT = "tests/comfyui/write_texts.py"
 FOLDER, FILE = "tiny-sd", "tiny-sd.safetensors"
+RESULTS = environment.ROOT / "tests" / "benchmarks" / "results"
 NUMBER = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e-?\d+)?(?!\w)")
 TOKENIZER = Path("comfy", "sd1_tokenizer")  # in ComfyUI's tree: CLIP's own
 
@@ -61,7 +62,7 @@ def test_the_authors_values_are_those_of_the_papers_table(name):
             if told is not None and input not in each.ours[title]:
                 assert agrees(value, told), f"{title} {input}: {value!r}, the table says {told!r}"
                 compared += 1
-    assert compared >= 5
+    assert compared >= 5 or each.short not in papers.data()["papers"]  # its long configs
 
 
 @pytest.mark.parametrize("language", recipes.LANGUAGES)
@@ -77,17 +78,39 @@ def test_no_number_of_a_note_is_not_in_the_file(name, language):
         assert not lacking and len(note) > 200
 
 
+@pytest.mark.parametrize("name", [name for name in NAMES if recipes.recipe(name).measured])
+def test_what_a_note_says_was_measured_is_a_committed_row(name):
+    each = recipes.recipe(name)
+    told, loss = each.measured, each.loss
+    found = json.loads(RESULTS.joinpath(told["file"]).read_text(encoding="utf-8"))
+    assert found["device"] == told["device"]
+    rows = found.get("cases") or found["recipes"]["consistent3d"]["stages"][:1]
+    (row,) = (
+        row
+        for row in rows
+        if (row["loss"].upper(), row["views"]) == (loss, told["views"])
+        and row["gaussians"] == told["gaussians"]
+    )
+    step = row.get("ours", row)
+    assert round(step.get("step_ms", step.get("median_ms")), 1) == told["ms"]
+    if "gb" in told:
+        assert round(step["memory"]["reserved_gb"], 1) == told["gb"]
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_without_a_model_one_input_of_one_node_is_refused_with_the_cure(
-    comfyui, object_info, name
-):
+def test_without_a_model_one_input_of_one_node_is_refused_with_the_cure(comfyui, object_info, name):
     with pytest.raises(PromptRefused) as refused:
         comfyui.queue(prompts.api_form(prompts.read(name), object_info))
-    ((id, told),) = refused.value.node_errors.items()
+    (told,) = refused.value.node_errors.values()
     assert told["class_type"] == "Distill3D_LoadDiffusionPrior"
     (error,) = told["errors"]
     assert error["extra_info"]["input_name"] == "model"
-    for part in ("'stable-diffusion-2-1-base'", "'toybox (embedded)'", "below checkpoints", "press R"):
+    for part in (
+        "'stable-diffusion-2-1-base'",
+        "'toybox (embedded)'",
+        "below checkpoints",
+        "press R",
+    ):
         assert part in error["details"]
 
 
@@ -103,6 +126,8 @@ def small(name, model, info):
     """The recipe on that model with few steps and small pictures."""
     prompt = prompts.reduced(prompts.api_form(prompts.read(name), info), steps=2)
     prompt = prompts.set_values(prompt, "Distill3D_LoadDiffusionPrior", model=model)
+    if prompts.of_type(prompt, "Distill3D_ExportMesh"):
+        prompt = prompts.set_values(prompt, "Distill3D_ExportMesh", views=12)
     sizes = {64: 32, 512: 64}  # of coarse renders, which are stretched, and of others
     for node in prompt.values():
         for input in ("image_size", "judged_size"):

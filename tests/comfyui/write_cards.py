@@ -47,7 +47,9 @@ def main() -> None:
     for place, name in enumerate(names):
         each = recipes.recipe(name)
         file = prompts.file_of(name).with_suffix(".jpg")
-        made = card(title_of(each), each.loss, WHOSE.get(name, "the authors' values"), place / len(names))
+        made = card(
+            title_of(each), each.loss, WHOSE.get(name, "the authors' values"), place / len(names)
+        )
         made.save(file, quality=88)
 
 

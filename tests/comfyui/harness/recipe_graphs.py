@@ -86,8 +86,8 @@ def _run(loss: str, cameras: str = "Orbit Cameras", options: str = SETTINGS[3]) 
 
 
 def _kept(cloud: str) -> dict[str, dict[str, str]]:
-    made = dict.fromkeys(("Render Views", "Save Gaussians", "Export Mesh"), {"gaussians": cloud})
-    return made | {
+    made = ("Render Views", "Save Gaussians", "Export Mesh")
+    return {title: {"gaussians": cloud} for title in made} | {
         "Save the turn": {"images": "Render Views"},
         "Preview splat": {"model_file": "Save Gaussians"},
         "Preview mesh": {"model_file": "Export Mesh"},
@@ -134,15 +134,25 @@ def _stages() -> Graph:
     columns = (
         (("What", LOAD, TEXTS, "Init Gaussians"),),
         (
-            ("1 Coarse", "CDS Loss: coarse", "Orbit Cameras: coarse", *SETTINGS[:3])
-            + ("Run Options: coarse",),
+            (
+                "1 Coarse",
+                "CDS Loss: coarse",
+                "Orbit Cameras: coarse",
+                *SETTINGS[:3],
+                "Run Options: coarse",
+            ),  # fmt: skip
         ),
         (("1 Coarse", loop, seen),),
         (("2 Surface", "Save Gaussians", "Preview splat", "Export Mesh", "Preview mesh"),),
         (("3 Geometry", shape, "CDS Loss: geometry", *later),),
         (
-            ("4 Texture", paint, "CDS Loss: texture", "Run Options: texture")
-            + ("Preview refined mesh",),
+            (
+                "4 Texture",
+                paint,
+                "CDS Loss: texture",
+                "Run Options: texture",
+                "Preview refined mesh",
+            ),  # fmt: skip
         ),
     )
 
@@ -178,7 +188,7 @@ def _scene(loss: str) -> Graph:
     links = {
         loop: _run(loss, "Scene Cameras") | {"gaussians": "Init Scene"},
         ALL_SIDES: {"images": loop},
-        **dict.fromkeys((*views, "Save Gaussians"), {"gaussians": loop}),
+        **{title: {"gaussians": loop} for title in (*views, "Save Gaussians")},
         "Save the turn": {"images": views[0]},
         "Save the turn inside": {"images": views[1]},
         "Preview splat": {"model_file": "Save Gaussians"},

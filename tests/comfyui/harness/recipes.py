@@ -26,9 +26,12 @@ LANGUAGES = ("en", "zh")
 PLACE = re.compile(r"\{([^{}]+)\}")
 WORDS = {"en": {True: "on", False: "off", "": "empty"}, "zh": {True: "开", False: "关", "": "空"}}
 MEASURED = {
-    "en": "One {device}, true shapes, random weights: {said}",
-    "zh": "一块 {device}，真实形状，随机权重：{said}",
+    "en": "On one {device}, with random weights of true shapes, a step of {loss} took {ms} ms"
+    " ({views} views of {size} pixels, {gaussians} Gaussians{gb}); the rest was not measured.",
+    "zh": "在一块 {device} 上，真实形状的随机权重，{loss} 一步用 {ms} 毫秒（{views} 个视角，{size}"
+    " 像素，{gaussians} 个高斯{gb}）；其余没有测量。",
 }
+MEMORY = {"en": "; PyTorch held {gb} GB", "zh": "；PyTorch 占用 {gb} GB"}
 NOT_MEASURED = {
     "en": "Its memory and time at true shapes were not measured.",
     "zh": "真实形状下的显存和时间没有测量过。",
@@ -118,8 +121,10 @@ def said(value: Any, language: str = "en") -> str:
 def _measured(each: Recipe, language: str) -> str:
     if each.measured is None:
         return NOT_MEASURED[language]
-    told = each.measured[language]
-    return MEASURED[language].format(device=each.measured["device"], said=told)
+    told = {key: said(value, language) for key, value in each.measured.items()}
+    gb = MEMORY[language].format(**told) if "gb" in told else ""
+    text = MEASURED[language].format(**told | {"gb": gb, "loss": each.loss})
+    return text.replace(" 1 views", " 1 view")
 
 
 def _sections(file: Path) -> dict[str, str]:
