@@ -131,29 +131,15 @@ def _stages() -> Graph:
     loop, seen = "Optimize: coarse", "After the coarse stage"
     shape, paint = "Refine Mesh: geometry", "Refine Mesh: texture"
     later = ("Orbit Cameras: later", "Mesh Penalties", "Run Options: geometry")
+    first = ("CDS Loss: coarse", "Orbit Cameras: coarse", *SETTINGS[:3], "Run Options: coarse")
+    last = (paint, "CDS Loss: texture", "Run Options: texture", "Preview refined mesh")
     columns = (
         (("What", LOAD, TEXTS, "Init Gaussians"),),
-        (
-            (
-                "1 Coarse",
-                "CDS Loss: coarse",
-                "Orbit Cameras: coarse",
-                *SETTINGS[:3],
-                "Run Options: coarse",
-            ),  # fmt: skip
-        ),
+        (("1 Coarse", *first),),
         (("1 Coarse", loop, seen),),
         (("2 Surface", "Save Gaussians", "Preview splat", "Export Mesh", "Preview mesh"),),
         (("3 Geometry", shape, "CDS Loss: geometry", *later),),
-        (
-            (
-                "4 Texture",
-                paint,
-                "CDS Loss: texture",
-                "Run Options: texture",
-                "Preview refined mesh",
-            ),  # fmt: skip
-        ),
+        (("4 Texture", *last),),
     )
 
     def refined(stage: str, mesh: str) -> dict[str, str]:

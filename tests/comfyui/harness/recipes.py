@@ -25,17 +25,6 @@ PAGE = ROOT / "docs" / "guide" / "recipes.md"
 LANGUAGES = ("en", "zh")
 PLACE = re.compile(r"\{([^{}]+)\}")
 WORDS = {"en": {True: "on", False: "off", "": "empty"}, "zh": {True: "开", False: "关", "": "空"}}
-MEASURED = {
-    "en": "On one {device}, with random weights of true shapes, a step of {loss} took {ms} ms"
-    " ({views} views of {size} pixels, {gaussians} Gaussians{gb}); the rest was not measured.",
-    "zh": "在一块 {device} 上，真实形状的随机权重，{loss} 一步用 {ms} 毫秒（{views} 个视角，{size}"
-    " 像素，{gaussians} 个高斯{gb}）；其余没有测量。",
-}
-MEMORY = {"en": "; PyTorch held {gb} GB", "zh": "；PyTorch 占用 {gb} GB"}
-NOT_MEASURED = {
-    "en": "Its memory and time at true shapes were not measured.",
-    "zh": "真实形状下的显存和时间没有测量过。",
-}
 
 
 @dataclass(frozen=True)
@@ -97,15 +86,17 @@ def notes(each: Recipe, language: str) -> list[str]:
 
     def filled(found: re.Match[str]) -> str:
         name = found[1]
+        if name == "measured":
+            name = "not measured" if each.measured is None else "a step measured"
+        if name == "memory measured" and "gb" not in (each.measured or {}):
+            return ""
         if name in shared:
             return PLACE.sub(filled, shared[name])
-        if name == "measured":
-            return _measured(each, language)
         if name in ("paper", "by", "code"):
             return each.code if name == "code" else each.paper["url" if name == "paper" else "by"]
         node, _, input = name.rpartition(".")
-        value = each.told[input] if node == "told" else each.values[node][input]
-        return said(value, language)
+        own = {"told": each.told, "measured": each.measured or {}, "": {"loss": each.loss}}
+        return said((own.get(node) or each.values[node])[input], language)
 
     return [part.strip() for part in PLACE.sub(filled, text).split("\n---\n")]
 
@@ -116,15 +107,6 @@ def said(value: Any, language: str = "en") -> str:
     if isinstance(value, list):
         return " -> ".join(said(each, language) for each in value)
     return value if isinstance(value, str) else f"{value:.10g}"
-
-
-def _measured(each: Recipe, language: str) -> str:
-    if each.measured is None:
-        return NOT_MEASURED[language]
-    told = {key: said(value, language) for key, value in each.measured.items()}
-    gb = MEMORY[language].format(**told) if "gb" in told else ""
-    text = MEASURED[language].format(**told | {"gb": gb, "loss": each.loss})
-    return text.replace(" 1 views", " 1 view")
 
 
 def _sections(file: Path) -> dict[str, str]:
