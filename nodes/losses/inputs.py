@@ -146,9 +146,11 @@ def switch_option(id: str, default: bool, tooltip: str) -> io.Boolean.Input:
     return io.Boolean.Input(id, default=default, optional=True, advanced=True, tooltip=tooltip)
 
 
-def steps_option(id: str, default: int, tooltip: str, high: int = 999) -> io.Int.Input:
+def steps_option(
+    id: str, default: int, tooltip: str, high: int = 999, low: int = 0
+) -> io.Int.Input:
     return io.Int.Input(
-        id, default=default, min=0, max=high, optional=True, advanced=True, tooltip=tooltip
+        id, default=default, min=low, max=high, optional=True, advanced=True, tooltip=tooltip
     )
 
 

@@ -92,6 +92,14 @@ class SDILoss(io.ComfyNode):
                     " the latent found there counts as one at t, as in SDI's code.",
                 ),
                 *timestep_options(SDI()),
+                steps_option(
+                    "reverse_steps",
+                    SDI().reverse_steps,
+                    "Steps from the noised picture to the guided clean one. SDI: 1. More:"
+                    " Probability-Flow Distillation, 2 evaluations each.",
+                    low=1,
+                    high=100,
+                ),
             ],
             outputs=[loss_output()],
         )

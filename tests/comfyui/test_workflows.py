@@ -214,7 +214,7 @@ def test_baseline_losses_has_the_settings_that_were_measured(object_info):
     for node in workflow["nodes"]:
         node["mode"] = 0  # VSD is muted
     prompt = prompts.api_form(workflow, object_info)
-    for loss in ("csd", "nfsd", "ism", "vsd", "sdi", "sctd"):
+    for loss in ("csd", "nfsd", "ism", "vsd", "sdi", "sctd", "rfds"):
         (id,) = prompts.of_type(prompt, f"Distill3D_{loss.upper()}Loss")
         wanted, given = asdict(plan.LOSSES[loss]), prompt[id]["inputs"]
         shared = given.keys() & wanted.keys()
