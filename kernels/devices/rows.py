@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .autograd import Function
 from .workers import openmp, spread
 
 
@@ -58,7 +59,7 @@ def _most(rows: int, shares: int, multiple: int) -> int:
     return -(-(rows // multiple) // shares) * multiple
 
 
-class _ByRows(torch.autograd.Function):
+class _ByRows(Function):
     @staticmethod
     def forward(
         context: Any, rows: Tensor, network: Callable[[Tensor], Tensor], count: int

@@ -183,7 +183,11 @@ def main(arguments: list[str] | None = None) -> None:
     from diffusers import StableDiffusionPipeline
 
     pipeline = StableDiffusionPipeline.from_pretrained(
-        a.prior, local_files_only=True, safety_checker=None, torch_dtype=torch.float32
+        a.prior,
+        local_files_only=True,
+        use_safetensors=True,
+        safety_checker=None,
+        torch_dtype=torch.float32,
     ).to(a.device)
     pipeline.set_progress_bar_config(disable=True)
     judge = load_judge(a.judge, a.device)

@@ -14,7 +14,8 @@ import torch
 from ..meshes.color import linear_to_srgb
 from ..meshes.mesh import Mesh
 from ..meshes.placing import upright
-from ..priors.folder import check_folder, read_json
+from ..priors.folder import CONFIG_LIMIT, check_folder, check_numbers, read_json
+from ..priors.weights import check_finite, read_whole
 
 PIPELINE = "ShapEPipeline"
 WEIGHTS = {
@@ -34,9 +35,10 @@ CONFIGS = {
 def is_shap_e(folder: str | Path) -> bool:
     """Whether the folder says of itself that it is a ShapEPipeline."""
     index = Path(folder) / "model_index.json"
-    return index.is_file() and f'"{PIPELINE}"' in index.read_text(
-        encoding="utf-8", errors="replace"
-    )
+    if not index.is_file():
+        return False
+    with open(index, "rb") as file:
+        return f'"{PIPELINE}"'.encode() in file.read(CONFIG_LIMIT)
 
 
 def load_shap_e(
@@ -58,6 +60,8 @@ def load_shap_e(
             f"Shap-E folder {folder} holds {found}; a diffusers folder of {PIPELINE} is needed."
         )
     variants = check_folder(folder, WEIGHTS, CONFIGS, "Shap-E folder", f"A {PIPELINE}")
+    for part, file in CONFIGS.items():
+        check_numbers(f"Shap-E folder {folder}: its {part}", read_json(folder / part / file))
 
     # imported here: together they take seconds, which ComfyUI's start should not pay for
     from diffusers import HeunDiscreteScheduler, PriorTransformer, ShapEPipeline
@@ -70,9 +74,14 @@ def load_shap_e(
     }
 
     def load(kind: Any, part: str, **more: Any) -> Any:
-        return kind.from_pretrained(folder / part, variant=variants[part], **options, **more)
+        owner = f"Shap-E folder {folder}: its {part}"
+        with read_whole(owner):
+            found = kind.from_pretrained(folder / part, variant=variants[part], **options, **more)
+        check_finite(owner, found)
+        return found
 
-    with torch.inference_mode(False):  # decoding writes into the renderer's weights
+    # decoding writes into the renderer's weights
+    with torch.inference_mode(False), read_whole(f"Shap-E folder {folder}"):
         pipeline = ShapEPipeline(
             prior=load(PriorTransformer, "prior", torch_dtype=dtype, **spare),
             text_encoder=load(CLIPTextModelWithProjection, "text_encoder").to(dtype),

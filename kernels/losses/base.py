@@ -35,6 +35,7 @@ class Views:
         own_progress: that of a loss which anneals over a share of the schedule; None: over all of
             it
         base: V rows, the prompt without view words
+        null: V rows, the null text; None: losses that want it embed it
     """
 
     text: Conditioning
@@ -46,6 +47,7 @@ class Views:
     views_per_group: int = 1
     own_progress: float | None = None
     base: Conditioning | None = None
+    null: Conditioning | None = None
 
     @property
     def progress(self) -> float:

@@ -72,7 +72,7 @@ class CSD(TimestepLoss):
         if self.negative_start == self.negative_end == 1:
             e_c, e_u = prior.predict(z_t, t, [views.text, views.negative])
             return csd(e_c, e_u, guidance)
-        texts = [views.text, null_text(prior, views.text), views.negative]
+        texts = [views.text, null_text(prior, views), views.negative]
         e_c, e_null, e_neg = prior.predict(z_t, t, texts)
         share = annealed(self.negative_start, self.negative_end, self.progress(views))
         return csd(e_c, torch.lerp(e_null, e_neg, share), guidance)

@@ -99,7 +99,7 @@ class ISM(TimestepLoss):
         guidance: Tensor | float,
         generator: torch.Generator,
     ) -> Tensor:
-        null, progress = null_text(prior, views.text), self.progress(views)
+        null, progress = null_text(prior, views), self.progress(views)
         gap, start, z = self.gap_at(progress), self.start_level, latents
         if start > 0:
             noise = offset_noise(tuple(latents.shape), self.noise_offset, generator, latents)

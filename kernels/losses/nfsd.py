@@ -73,6 +73,6 @@ class NFSD(TimestepLoss):
     ) -> Tensor:
         z_t, _ = noised(prior, latents, t, generator)
         e_c, e_null, e_neg = prior.predict(
-            z_t, t, [views.text, null_text(prior, views.text), views.negative]
+            z_t, t, [views.text, null_text(prior, views), views.negative]
         )
         return nfsd(e_c, e_null, e_neg, t, self.t_low, guidance)

@@ -228,7 +228,7 @@ class _Run(TimestepRun):
             )
         s = views.alike(settings.between(e, t, generator))
         z_e = latents + self.prior.schedule.ratio(e) * self.noise.to(latents)
-        null = null_text(self.prior, views.text)
+        null = null_text(self.prior, views)
         consistency, pull = sctd(
             self.prior,
             z_e,

@@ -215,10 +215,14 @@ def offset_noise(
     return noise + offset * draw_noise((1, shape[1], 1, 1), generator, like)
 
 
-def null_text(prior: Prior, like: Conditioning) -> Conditioning:
-    """The null text, as many rows as ``like`` and of its views; `Views.negative` is it without a
-    negative prompt.
+def null_text(prior: Prior, views: Views) -> Conditioning:
+    """The null text, a row for each view and of it; `Views.negative` is it without a negative
+    prompt.
+
+    A run has prepared it once, since to embed in every step means to wait for the device.
     """
-    return (
-        prior.embed([""] * len(like)).to(like.embeddings.device).with_views(like.camera, like.hint)
-    )
+    if views.null is not None:
+        return views.null
+    text = views.text
+    embedded = prior.embed([""] * len(text)).to(text.embeddings.device)
+    return embedded.with_views(text.camera, text.hint)

@@ -16,11 +16,12 @@ from ..cameras.pinhole import Cameras
 from .base import Prior
 from .conditioning import Conditioning
 from .diffusers.latent_prior import DiffusersPrior, make_ordinary
-from .folder import check_folder, read_json
+from .folder import check_folder, check_numbers, read_json
 from .hints import SHAPES, hint, shows_shape
 from .lora import LoraAdapter
 from .noise_schedule import NoiseSchedule
 from .view_conditioning import ViewConditionedPrior
+from .weights import check_complete, check_finite, read_whole
 
 WEIGHTS, CONFIGS = {"": "diffusion_pytorch_model"}, {"": "config.json"}
 SAME = (
@@ -210,21 +211,29 @@ def load_control(folder: str | Path, prior: DiffusersPrior) -> Any:
     the prior, before the weights are read.
     """
     folder = Path(folder)
+    owner = f"control network folder {folder}"
     variant = check_folder(folder, WEIGHTS, CONFIGS, "control network folder", "A ControlNetModel")[
         ""
     ]
-    check_control(read_json(folder / "config.json"), prior, f"control network folder {folder}")
+    config = read_json(folder / "config.json")
+    with read_whole(owner):
+        check_numbers(owner, config)
+        check_control(config, prior, owner)
     from diffusers import ControlNetModel  # seconds, which ComfyUI's start should not pay for
 
     with torch.inference_mode(False):
-        control = ControlNetModel.from_pretrained(
-            folder,
-            variant=variant,
-            torch_dtype=prior.dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
-        )
+        with read_whole(owner):
+            control, info = ControlNetModel.from_pretrained(
+                folder,
+                variant=variant,
+                torch_dtype=prior.dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+                low_cpu_mem_usage=importlib.util.find_spec("accelerate") is not None,
+            )
+        check_complete(owner, info["missing_keys"])
+        check_finite(owner, control)
         make_ordinary(control)
     return control
 

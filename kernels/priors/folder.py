@@ -5,6 +5,7 @@ read.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ WEIGHTS = {
     "text_encoder": "model",
 }
 VARIANTS = (None, "fp16", "bf16", "fp32", "non_ema")
+CONFIG_LIMIT = 1 << 20  # bytes of a config; they have some thousand
+WORDS_LIMIT = 8 << 20  # of a tokenizer's files and lists of weights; CLIP's largest has 4 million
+NUMBER_LIMIT, LAYERS_LIMIT, LIST_LIMIT = 10**6, 100, 10**4  # in configs, far above any model's
+COUNT = re.compile(r"num_|_size|channels|heads|layers")  # names of numbers that count something
 CONFIGS = {
     "unet": "config.json",
     "vae": "config.json",
@@ -65,7 +70,47 @@ def check_folder(
             f"{owner} {folder} lacks {', '.join(missing)}. {needed} in diffusers layout is needed,"
             " with safetensors weights (.bin and .ckpt files are not read)."
         )
+    for part in {*weights, *configs}:
+        check_sizes(folder / part, owner)
     return variants
+
+
+def check_sizes(folder: Path, owner: str) -> None:
+    """Raises ValueError, beginning with ``owner``, for a text file in the folder that is far larger
+    than any model's, or no ordinary file: whoever loads the folder reads it whole.
+    """
+    for file in sorted(folder.iterdir()):
+        if file.suffix.lower() not in (".json", ".txt"):
+            continue
+        name = f"{folder.name}/{file.name}"
+        if not file.is_file():
+            raise ValueError(f"{owner} {folder.parent}: {name} is no ordinary file. Remove it.")
+        size = file.stat().st_size
+        limit = CONFIG_LIMIT if file.name.endswith("config.json") else WORDS_LIMIT
+        if size > limit:
+            raise ValueError(
+                f"{owner} {folder.parent}: {name} has {size} bytes, where at most {limit} make"
+                " sense. Download it again."
+            )
+
+
+def check_numbers(owner: str, config: Mapping[str, Any]) -> None:
+    """Raises ValueError, beginning with ``owner``, for a config whose numbers would make a network
+    beyond any memory.
+    """
+    for name, value in config.items():
+        listed = value if isinstance(value, list) else [value]
+        numbers = [v for v in listed if isinstance(v, int | float) and not isinstance(v, bool)]
+        most = LAYERS_LIMIT if "layers" in name or "depth" in name else NUMBER_LIMIT
+        least = 0 if COUNT.search(name) else -most
+        if name == "num_head_channels":  # of MVDream: -1 is "as many heads as it says"
+            least = -1
+        # NaN is within nothing
+        if len(listed) > LIST_LIMIT or not all(least <= number <= most for number in numbers):
+            raise ValueError(
+                f"{owner}: its config has {name} {str(value)[:60]}, where numbers within"
+                f" {least}..{most} make sense. Download it again."
+            )
 
 
 def check_kind(folder: Path, unet: Mapping[str, Any]) -> None:
@@ -118,10 +163,18 @@ def check_parts(folder: Path, unet: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError for bad JSON and for anything but an object."""
+    """The object in a JSON file. Raises ValueError for bad JSON, for anything but an object, and
+    for a file of more than `CONFIG_LIMIT` bytes, which is not read.
+    """
+    size = path.stat().st_size
+    if size > CONFIG_LIMIT or not path.is_file():
+        raise ValueError(
+            f"{path} has {size} bytes, where at most {CONFIG_LIMIT} make sense; download it again."
+        )
     try:
         found = json.loads(path.read_text(encoding="utf-8-sig"))  # as some editors write it
-    except ValueError as error:  # also of bytes that are no text
+    # also of bytes that are no text; of brackets within brackets, more than Python counts
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download it again.") from error
     if not isinstance(found, dict):
         raise ValueError(

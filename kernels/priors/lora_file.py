@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -84,9 +85,11 @@ def read_lora(file: Path) -> dict[str, LowRank]:
     """The layers of a LoRA file by their names there. Raises ValueError for a file that holds none,
     or other kinds.
     """
+    if not file.is_file():
+        raise ValueError(f"lora {file.name!r} is no file. Choose another.")
     try:
         state, header = load_file(file), read_header(file)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"lora {file.name!r} cannot be read as safetensors ({error}). Download it again."
         ) from error
@@ -103,7 +106,10 @@ def read_lora(file: Path) -> dict[str, LowRank]:
                 " again."
             )
         given = state.get(f"{name}.alpha")
-        alpha = header_alpha(header, name, len(down)) if given is None else float(given)
+        check_numbers(
+            file.name, {key: down, up_key: state[up_key], f"{name}.alpha": given}, least=2
+        )
+        alpha = lora_alpha(file.name, header, name, len(down)) if given is None else float(given)
         layers[name] = LowRank(down, state[up_key], alpha)
         used |= {key, up_key, f"{name}.alpha"}
     strange = without_embedding(file.name, set(state) - used)
@@ -121,10 +127,50 @@ def read_lora(file: Path) -> dict[str, LowRank]:
     return layers
 
 
+def check_numbers(file: str, weights: Mapping[str, Tensor | None], least: int = 0) -> None:
+    """Raises ValueError, with the file's and the weight's name, for weights that are NaN, infinite
+    or no numbers, have no rows or fewer than ``least`` dimensions; and for an alpha that is no
+    single number.
+    """
+    for name, value in weights.items():
+        if value is None:
+            continue
+        alpha = name.endswith(".alpha")
+        wrong = value.numel() != 1 if alpha else value.dim() < least or not value.numel()
+        if wrong or value.is_complex() or value.dtype == torch.bool:
+            raise ValueError(
+                f"lora {file!r}: its {name} is {value.dtype} of shape {tuple(value.shape)}, which"
+                " no LoRA has. Download it again."
+            )
+        if not bool(torch.isfinite(value.float()).all()):
+            raise ValueError(
+                f"lora {file!r}: its {name} holds numbers that are NaN or infinite, which would"
+                " spoil the model. Download it again."
+            )
+
+
 def read_header(file: Path) -> dict[str, str]:
     """What a safetensors file says of itself."""
     with safe_open(file, "pt") as opened:
         return opened.metadata() or {}
+
+
+def lora_alpha(file: str, header: Mapping[str, str], name: str, rank: int) -> float | None:
+    """`header_alpha`, with the file's name in what it raises, also of a header that makes no
+    sense.
+    """
+    try:
+        alpha = header_alpha(header, name, rank)
+    except (ValueError, TypeError, RecursionError, OverflowError) as error:
+        raise ValueError(
+            f"lora {file!r}: its header tells no alpha of {name} ({str(error)[:200]}). Download it"
+            " again."
+        ) from error
+    if alpha is not None and not math.isfinite(alpha):
+        raise ValueError(
+            f"lora {file!r}: its header gives {name} the alpha {alpha}. Download it again."
+        )
+    return alpha
 
 
 def header_alpha(header: Mapping[str, str], name: str, rank: int) -> float | None:
@@ -137,6 +183,8 @@ def header_alpha(header: Mapping[str, str], name: str, rank: int) -> float | Non
     said: Mapping[str, object] = header
     if "lora_adapter_metadata" in header:
         said = json.loads(header["lora_adapter_metadata"])
+        if not isinstance(said, dict):
+            raise ValueError("lora_adapter_metadata holds no names with values")
     text = name.startswith(("text_encoder", "base_model.model.text_encoder", "lora_te"))
     for owner in ("text_encoder.", "") if text else ("unet.", "transformer.", ""):
         if said.get(f"{owner}alpha_pattern") or said.get(f"{owner}rank_pattern"):
@@ -197,8 +245,18 @@ def fuse(prior: DiffusersPrior, file: str | Path, strength: float = 1.0) -> None
             )
     with torch.no_grad():
         for name, weight in fitting.items():
-            changed = weight.float() + strength * layers[name].delta(weight.shape).to(weight.device)
-            weight.copy_(changed)
+            if not bool(torch.isfinite(_changed(weight, strength, layers[name])).all()):
+                raise ValueError(
+                    f"lora {file.name!r} at strength {strength:g} makes weights of {name} larger"
+                    f" than {weight.dtype} holds. Lower the strength, or take another precision."
+                )
+        for name, weight in fitting.items():  # once more, for memory holds no second model
+            weight.copy_(_changed(weight, strength, layers[name]))
+
+
+def _changed(weight: Tensor, strength: float, layer: LowRank) -> Tensor:
+    delta = layer.delta(weight.shape).to(weight.device)
+    return (weight.float() + strength * delta).to(weight.dtype)
 
 
 def _targets(module: nn.Module) -> dict[str, Tensor]:

@@ -77,9 +77,10 @@ class Vae(nn.Module):
 
 
 class TextConfig(Protocol):
-    """max_position_embeddings: tokens that the encoder reads."""
+    """max_position_embeddings: tokens that the encoder reads; vocab_size: words that it knows."""
 
     max_position_embeddings: int
+    vocab_size: int
 
 
 class TextEncoder(nn.Module):

@@ -147,6 +147,10 @@ class ViewPrompts:
         """``count`` equal rows of what guidance leads away from."""
         return self.negative_row.repeat(count)
 
+    def null_rows(self, count: int) -> Conditioning:
+        """``count`` equal rows of the null text, as one that is asked about for itself."""
+        return replace(self.null, negative=None).repeat(count)
+
 
 def _switched(rows: Conditioning, azimuths: Tensor) -> Conditioning:
     return rows.index(sectors(azimuths, len(rows)))

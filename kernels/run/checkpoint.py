@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import fields
+from typing import TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..files.atomic import atomic_write
+from ..files.ordinary import check_ordinary
 from ..gaussians.cloud import Gaussians
 from ..meshes.mesh import Mesh
+from .restored import training_state
 from .state import TrainingState
 
 FORMAT, MESH_FORMAT = "distill3d training 1", "distill3d mesh training 1"
 Groups = Mapping[str, Mapping[str, Tensor]]
+Trained = TypeVar("Trained", Gaussians, Mesh)
 
 
 def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> None:
@@ -69,19 +73,42 @@ def save_training(trained: Gaussians | Mesh, path: str | os.PathLike[str]) -> No
 
 
 def load_training(path: str | os.PathLike[str]) -> Gaussians:
-    """Read back what `save_training` wrote of a cloud, on the CPU. Raises ValueError for any other
-    file.
+    """Read back what `save_training` wrote of a cloud, on the CPU. Raises ValueError, one sentence
+    with the file's name, for any other file, and for one that is damaged; OSError where there is
+    none.
     """
-    groups, state = _read(path, FORMAT)
-    return Gaussians(
-        **groups["cloud"], anchored=groups.get("mask", {}).get("anchored"), training=state
-    )
+    return _read(path, FORMAT, _cloud_of)
 
 
 def load_mesh_training(path: str | os.PathLike[str]) -> Mesh:
     """The same of a mesh."""
-    groups, state = _read(path, MESH_FORMAT)
-    return Mesh(**groups["mesh"], training=state)
+    return _read(path, MESH_FORMAT, _mesh_of)
+
+
+def _cloud_of(groups: Groups, state: TrainingState) -> Gaussians:
+    _check_kinds(groups["cloud"], ())
+    anchored = groups.get("mask", {}).get("anchored")
+    cloud = Gaussians(**groups["cloud"], anchored=anchored, training=state).check("cloud")
+    state.check(cloud.tensors(), "cloud")
+    return cloud
+
+
+def _mesh_of(groups: Groups, state: TrainingState) -> Mesh:
+    _check_kinds(groups["mesh"], ("faces",))
+    mesh, carried = Mesh(**groups["mesh"], training=state).check("mesh"), state.carried
+    for name in ("edge_length", "level"):
+        if name not in carried or carried[name].numel() != 1:
+            raise ValueError(f"its carried/{name} is missing, or no single number")
+    for name, moments in state.first.items():
+        if name not in carried or carried[name].shape != moments.shape:
+            raise ValueError(f"its carried/{name} does not fit first/{name}")
+    return mesh
+
+
+def _check_kinds(tensors: Mapping[str, Tensor], whole: Collection[str]) -> None:
+    for name, value in tensors.items():
+        if value.is_floating_point() == (name in whole) or value.is_complex():
+            raise ValueError(f"its {name} holds numbers of another kind ({value.dtype})")
 
 
 def _cloud(cloud: Gaussians) -> Groups:
@@ -96,12 +123,16 @@ def _mesh(mesh: Mesh) -> Groups:
     return {"mesh": {name: value for name, value in values.items() if isinstance(value, Tensor)}}
 
 
-def _read(path: str | os.PathLike[str], format: str) -> tuple[Groups, TrainingState]:
+def _read(
+    path: str | os.PathLike[str], format: str, build: Callable[[Groups, TrainingState], Trained]
+) -> Trained:
+    check_ordinary(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
-    except SafetensorError as error:
+            if metadata.get("format") == format:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}
+    except (SafetensorError, OverflowError, RuntimeError) as error:
         raise ValueError(
             f"{path} is not a readable safetensors file ({error}); save the training again."
         ) from error
@@ -112,20 +143,13 @@ def _read(path: str | os.PathLike[str], format: str) -> tuple[Groups, TrainingSt
         )
     groups: dict[str, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        group, key = name.split("/", 1)
+        group, _, key = name.partition("/")
         groups.setdefault(group, {})[key] = value
-    record = json.loads(metadata["training"])
-    state = TrainingState(
-        step=record["step"],
-        seed=record["seed"],
-        loss_name=record["loss_name"],
-        latent_shape=tuple(record["latent_shape"]),
-        first=groups["first"],
-        second=groups["second"],
-        generators=groups["generators"],
-        loss=groups.get("loss", {}),
-        statistics=groups.get("statistics", {}),
-        carried=groups.get("carried", {}),
-        **groups["counters"],
-    )
-    return groups, state
+    try:
+        return build(groups, training_state(metadata.get("training", ""), groups))
+    # TypeError, KeyError: tensors of a cloud or mesh that are missing, or that none has
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(
+            f"{path} is a damaged training state: {str(error)[:300]}. Take an earlier save, or the"
+            " .ply or .glb beside it."
+        ) from error

@@ -271,13 +271,15 @@ class Run(Generic[Result, Rendered]):
             text,
             self.prompts.negative_rows(len(cameras)),
             self.prompts.base.repeat(len(cameras)),
+            self.prompts.null_rows(len(cameras)),
         )
-        text, negative, base = condition_on_views(
+        text, negative, base, null = condition_on_views(
             self.prior, rows, cameras, rendering.alpha, rendering.depth
         )
         factor = self.prompts.guidance_factor(cameras.azimuths, cameras.elevations)
         step, steps = self.state.step, self.schedule_steps
-        return Views(text, negative, cameras, step, steps, factor, self.views_per_group, base=base)
+        group = self.views_per_group
+        return Views(text, negative, cameras, step, steps, factor, group, base=base, null=null)
 
     def _updated(
         self, gradients: dict[str, Tensor], accept: Tensor

@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-import folder_paths
 from comfy_api.latest import Types, io
 
-from ...kernels.files.formats import (
-    FORMATS,
-    SUFFIXES,
-    UP_AXES,
-    load_gaussians,
-    may_hold_gaussians,
-)
+from ...kernels.files.formats import FORMATS, UP_AXES, load_gaussians
 from ...kernels.files.notes import notes
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.run.checkpoint import load_training, save_training
 from ..priors.memory import autograd
 from ..shared import types
+from ..shared.files import TRAINING, located, splat_files
 from ..shared.outputs import check_prefix, next_output
 from ..shared.validation import undeclared
 
 LINKED = "(the model_3d input)"
-TRAINING = ".safetensors"
 # attribute of a File3D of ours: the path of the training state saved with it
 TRAINED = "distill3d_training"
 
@@ -162,7 +154,7 @@ class LoadGaussians(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[*saved_files(), LINKED],
+                    options=[*splat_files(), LINKED],
                     tooltip=(
                         "A file with Gaussians, or a .safetensors with training state, in input/3d"
                         " or output (also in folders below). Press R to look for new files."
@@ -256,62 +248,3 @@ def on_disk(file: Any) -> Iterator[Path]:
     else:
         with tempfile.TemporaryDirectory() as folder:
             yield Path(file.save_to(str(Path(folder) / f"model_3d.{file.format or 'ply'}")))
-
-
-def roots() -> dict[str, Path]:
-    """Where files may come from, by the first part of the names in the list."""
-    return {
-        "output": Path(folder_paths.get_output_directory()),
-        "input/3d": Path(folder_paths.get_input_directory()) / "3d",
-    }
-
-
-def saved_files() -> list[str]:
-    """Names of all files that could hold Gaussians, newest first."""
-    return files_where(lambda path: path.suffix.lower() == TRAINING or may_hold_gaussians(path))
-
-
-def files_where(accepted: Callable[[Path], bool]) -> list[str]:
-    """Names of all files below `roots` that ``accepted`` says yes to, newest first; hidden ones are
-    left out.
-    """
-    found = []
-    for label, root in roots().items():
-        for folder, _, names in os.walk(root):
-            for name in names:
-                path = Path(folder) / name
-                if name.startswith("."):
-                    continue
-                with suppress(OSError):  # gone since it was listed
-                    if accepted(path):
-                        found.append(
-                            (-path.stat().st_mtime, f"{label}/{path.relative_to(root).as_posix()}")
-                        )
-    return [name for _, name in sorted(found)]
-
-
-def located(
-    file: str, suffixes: tuple[str, ...] = (*SUFFIXES, TRAINING), kind: str = "splat file"
-) -> Path:
-    """The path behind a name in the list. Raises ValueError where there is none, or it leads
-    elsewhere.
-    """
-    for label, root in roots().items():
-        if file.startswith(label + "/"):
-            path = (root / file[len(label) + 1 :]).resolve()
-            break
-    else:
-        raise ValueError(
-            f"file {file!r} is not below output/ or input/3d/; choose one from the list."
-        )
-    if not path.is_relative_to(root.resolve()):
-        raise ValueError(f"file {file!r} leads out of {label}/; choose one from the list.")
-    if path.suffix.lower() not in suffixes:
-        known = f"{', '.join(suffixes[:-1])} and {suffixes[-1]}"
-        raise ValueError(f"file {file!r} is none of {known}; choose a {kind}.")
-    if not path.is_file():
-        raise ValueError(
-            f"file {file!r} does not exist (any more); press R to refresh the list and choose"
-            " another."
-        )
-    return path

@@ -7,7 +7,7 @@ import comfy.utils
 import torch
 from comfy_api.latest import io
 
-from ...kernels.init.shap_e import is_shap_e, load_shap_e, shap_e_mesh
+from ...kernels.init.shap_e import load_shap_e, shap_e_mesh
 from ...kernels.init.surface import from_mesh
 from ..priors.load import folders, path
 from ..priors.memory import autograd, visiting, weights_dtype
@@ -173,4 +173,4 @@ class InitShapE(io.ComfyNode):
 
 def shap_e_folders() -> list[str]:
     """Shap-E's folders below ComfyUI's models/diffusers, by their relative names."""
-    return [name for name in folders() if is_shap_e(path(name))]
+    return folders("shap-e")

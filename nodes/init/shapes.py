@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ...kernels.files.formats import MESH_SUFFIXES, may_hold_mesh
+from ...kernels.files.formats import MESH_SUFFIXES
 from ...kernels.files.frame import settled
 from ...kernels.files.notes import notes
 from ...kernels.files.splat import NAMES, from_splat_fields
 from ...kernels.init.surface import from_shape
-from ..export.gaussians import files_where, located
 from ..priors.memory import autograd
 from ..shared import types
+from ..shared.files import located, mesh_files
 from ..shared.validation import undeclared
 
 LINKED = "(the mesh input)"
@@ -60,7 +60,7 @@ class InitMesh(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "file",
-                    options=[LINKED, *files_where(may_hold_mesh)],
+                    options=[LINKED, *mesh_files()],
                     tooltip=(
                         "A .glb, .gltf, .obj, .ply or .stl in input/3d or output (also in folders"
                         " below), newest first; a .ply without faces is a point cloud. Press R to"

@@ -61,12 +61,14 @@ class ControlledComfyPrior(ComfyPrior):
         # not what it was shown last
         self.control.cond_hint_original, self.control.cond_hint = picture, None
         sampling = self.model.get_model_object("model_sampling")
-        first, last = (
-            sampling.percent_to_sigma(share)
-            for share in (self.control_settings.start, self.control_settings.end)
-        )
+        settings, limits = self.control_settings, None
+        # its own range, of every share, would be compared with the first row's time in every call,
+        # for which the host waits for the device
+        self.control.timestep_range = None
+        if (settings.start, settings.end) != (0, 1):
+            limits = tuple(map(sampling.percent_to_sigma, (settings.start, settings.end)))
         return super()._cond(x, text, kind) | {
-            "control": _ByRow(self.control, first, last, shows_shape(picture))
+            "control": _ByRow(self.control, limits, shows_shape(picture))
         }
 
 
@@ -75,15 +77,18 @@ class _ByRow:
     time for all.
     """
 
-    def __init__(self, control: Any, first: float, last: float, rows: Tensor) -> None:
-        self.control, self.first, self.last, self.rows = control, first, last, rows
+    def __init__(self, control: Any, limits: tuple[float, ...] | None, rows: Tensor) -> None:
+        """limits: the first and the last noise level that it counts at; None: it does at all."""
+        self.control, self.limits, self.rows = control, limits, rows
 
     def get_control(
         self, x: Tensor, t: Tensor, cond: Any, batched_number: int, options: Any
     ) -> Any:
-        counts = self.rows & (t <= self.first) & (t >= self.last)
-        if not counts.any():
-            return None
+        counts = self.rows
+        if self.limits is not None:
+            counts = counts & (t <= self.limits[0]) & (t >= self.limits[1])
+            if not counts.any():  # waits for the device, and saves a third of the work
+                return None
         found = self.control.get_control(x, t, cond, batched_number, options)
         if found is None:
             return None

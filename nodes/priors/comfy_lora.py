@@ -16,7 +16,13 @@ import torch
 from comfy.weight_adapter import LoRAAdapter
 from torch import Tensor
 
-from ...kernels.priors.lora_file import DOWN, header_alpha, read_header, without_embedding
+from ...kernels.priors.lora_file import (
+    DOWN,
+    check_numbers,
+    lora_alpha,
+    read_header,
+    without_embedding,
+)
 from ...kernels.priors.weights import read_whole
 
 NO_LORA = "none"
@@ -48,14 +54,16 @@ def lora_file(name: str) -> Path:
 def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, Any]:
     """MODEL and CLIP with the LoRA on them, as ComfyUI's Load LoRA makes them.
 
-    Raises ValueError for a file with layers that neither has, or that are of other sizes.
+    Raises ValueError for a file with layers that neither has, or that are of other sizes, and for
+    weights that are NaN or infinite.
     """
     with read_whole(f"lora {file.name!r}"):
         lora = comfy.utils.load_torch_file(str(file), safe_load=True)
         header = read_header(file)
+    check_numbers(file.name, lora)
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     keys = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, keys)
-    lora |= _alphas(comfy.lora_convert.convert_lora(lora), header)
+    lora |= _alphas(comfy.lora_convert.convert_lora(lora), header, file.name)
     converted = _Read(comfy.lora_convert.convert_lora(lora))
     found = comfy.lora.load_lora(converted, keys, log_missing=False)
     kind, missing = type(model.model).__name__, without_embedding(file.name, converted.unread)
@@ -78,14 +86,14 @@ def patched(model: Any, clip: Any, file: Path, strength: float) -> tuple[Any, An
     return patched_model, patched_clip
 
 
-def _alphas(lora: dict[str, Tensor], header: dict[str, str]) -> dict[str, Tensor]:
+def _alphas(lora: dict[str, Tensor], header: dict[str, str], file: str) -> dict[str, Tensor]:
     """The alphas that a file gives in its header only, where ComfyUI does not look."""
     found = {}
     for key, down in lora.items():
         end = next((end for end in DOWN if key.endswith(end)), None)
-        if end is None or f"{key.removesuffix(end)}.alpha" in lora:
+        if end is None or not down.dim() or f"{key.removesuffix(end)}.alpha" in lora:
             continue
-        alpha = header_alpha(header, key, len(down))
+        alpha = lora_alpha(file, header, key, len(down))
         if alpha is not None:
             found[f"{key.removesuffix(end)}.alpha"] = torch.tensor(alpha)
     return found

@@ -24,6 +24,7 @@ from ...kernels.priors.diffusers.latent_prior import make_ordinary
 from ...kernels.priors.noise_schedule import noise_from_clean
 from ...kernels.priors.rows import TextRow, stacked
 from ...kernels.priors.syntax import tell
+from ...kernels.priors.text_cache import TextCache
 from .comfy_checks import (
     check_clip,
     check_model,
@@ -94,7 +95,7 @@ class ComfyPrior:
         self.options: dict[str, Any] = {}
         # conditioning with models of its own, as samplers take it
         self.extra_models: dict[str, list[dict[str, Any]]] = {}
-        self._rows: dict[str, tuple[Tensor, Tensor | None, TextRow]] = {}
+        self._rows: TextCache[tuple[Tensor, Tensor | None, TextRow]] = TextCache(_bytes)
         self._texts = Texts()
         check_clip(self.embed([""]), model)
 
@@ -123,10 +124,7 @@ class ComfyPrior:
 
         Weights such as (red:1.2) and embeddings work as in CLIP Text Encode, and so do long texts.
         """
-        for text in dict.fromkeys(texts):
-            if text not in self._rows:
-                self._rows[text] = self._embedding(text)
-        embeddings, pooled, rows = zip(*(self._rows[text] for text in texts), strict=True)
+        embeddings, pooled, rows = zip(*self._rows.of(texts, self._embedding), strict=True)
         vectors = None if pooled[0] is None else torch.stack(pooled)
         return Conditioning(stacked(embeddings), vectors, rows=rows).to(self.device)
 
@@ -364,9 +362,16 @@ class ManagedComfyPrior:
                 with resident(model, scratch + needed):
                     yield prior
             finally:
+                prior.forget()  # what texts were made of is on the device
                 prior.options = {}
                 comfy.sampler_helpers.cleanup_models(prior.extra_models, added)
                 model.cleanup()
+
+
+def _bytes(text: tuple[Tensor, Tensor | None, TextRow]) -> int:
+    """Of an embedded text; its row holds the other tensors too."""
+    values = text[2].values.values()
+    return sum(value.nbytes for value in values if isinstance(value, Tensor))
 
 
 def _place(rows: Sequence[int]) -> slice | Sequence[int]:

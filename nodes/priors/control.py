@@ -208,9 +208,14 @@ def with_folder(managed: ManagedPrior, folder: Path, settings: ControlSettings) 
 
 def folders() -> list[str]:
     """Diffusers ControlNet folders below ComfyUI's models/controlnet, by their relative names."""
-    found = set()
+    found, known = set(), set[tuple[int, int]]()
     for root in folder_paths.get_folder_paths("controlnet"):
-        for folder, _, files in os.walk(root, followlinks=True):
+        for folder, below, files in os.walk(root, followlinks=True):
+            status = os.stat(folder)
+            if (status.st_dev, status.st_ino) in known:  # links may lead round and round
+                below.clear()
+                continue
+            known.add((status.st_dev, status.st_ino))
             if "config.json" in files and any(
                 name.startswith("diffusion_pytorch_model") for name in files
             ):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import comfy.model_management
 import comfy.sd
@@ -11,11 +11,13 @@ import comfy.sd1_clip
 import folder_paths
 from comfy_api.latest import io
 
+from ...kernels.init.shap_e import is_shap_e
 from ...kernels.priors.diffusers.ldm import holds_multiview
 from ...kernels.priors.diffusers.loading import load_diffusers
 from ...kernels.priors.diffusers.multiview import load_multiview_file
 from ...kernels.priors.lora_file import fuse
 from ..shared import types
+from ..shared.listing import Listing
 from .comfy_checks import check_weights
 from .comfy_lora import NO_LORA, lora_file, loras, patched
 from .comfy_prior import ManagedComfyPrior, managed
@@ -23,7 +25,11 @@ from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
 
 EMBEDDED = "toybox (embedded)"
 LISTED = 12  # models that an error names
+INDEX = "model_index.json"  # what makes a folder a pipeline's
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "models" / "toybox"
+_listing = Listing(
+    (INDEX,), {"pipeline": lambda index: True, "shap-e": lambda index: is_shap_e(index.parent)}
+)
 CLIP_TOKENIZER = Path(comfy.sd1_clip.__file__).parent / "sd1_tokenizer"
 
 
@@ -228,23 +234,34 @@ def checkpoints() -> list[str]:
     ]
 
 
-def folders() -> list[str]:
-    """Diffusers folders below ComfyUI's models/diffusers, by their relative names."""
-    found = set()
-    for root in folder_paths.get_folder_paths("diffusers"):
-        for folder, below, files in os.walk(root, followlinks=True):
-            if "model_index.json" in files:
-                found.add(Path(folder).relative_to(root).as_posix())
-                below.clear()  # a pipeline's own parts are not pipelines
-    return sorted(found)
+def folders(kind: str = "pipeline") -> list[str]:
+    """Diffusers folders below ComfyUI's models/diffusers, by their relative names; kind "shap-e":
+    those of Shap-E alone.
+    """
+    found = sorted({_parent(name) for name in _listing.names(kind, _roots())})
+    pipelines = found if kind == "pipeline" else folders()
+    # a pipeline's own parts are not pipelines
+    return [name for name in found if not any(name.startswith(f"{other}/") for other in pipelines)]
 
 
 def path(model: str) -> Path:
     """The folder behind a choice of the model list."""
     if model == EMBEDDED:
         return EMBEDDED_FOLDER
-    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusers")]
+    roots = list(_roots().values())
     for root in roots:
-        if model in folders() and (root / model / "model_index.json").is_file():
-            return root / model
+        folder = Path(os.path.abspath(root / model))
+        inside = folder.is_relative_to(os.path.abspath(root))
+        if inside and (folder / INDEX).is_file():
+            return folder
     raise ValueError(absent(model))
+
+
+def _roots() -> dict[str, Path]:
+    roots = folder_paths.get_folder_paths("diffusers")
+    return {str(place): Path(root) for place, root in enumerate(roots)}
+
+
+def _parent(name: str) -> str:
+    """Of a listed file, the folder's name below its root."""
+    return PurePosixPath(name.partition("/")[2]).parent.as_posix()

@@ -4,6 +4,9 @@ what was kept.
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from aiohttp import web
 from server import PromptServer
 
@@ -11,6 +14,8 @@ from . import anew
 from .live import RUNS
 
 RUNNING, STOP, ANEW = "/distill3d/live", "/distill3d/stop", "/distill3d/anew"
+BODY_LIMIT = 1 << 20  # bytes of a request's body; a node's inputs are some thousand
+CHARSETS = ("utf-8", "utf8", "us-ascii")  # of JSON; other decoders may take long
 
 
 def add_routes() -> None:
@@ -64,13 +69,28 @@ def add_routes() -> None:
         """The body is the node's inputs, as in a prompt: the next prompt with them runs the node,
         cached or not.
         """
-        try:
-            inputs = await request.json()
-        except ValueError:
-            inputs = None
+        inputs = await json_body(request)
         if not isinstance(inputs, dict):
             return web.Response(
                 status=400, text="The body must be a JSON object, the node's inputs in a prompt."
             )
         anew.ask(request.match_info["node"], inputs)
         return web.Response(status=204)
+
+
+async def json_body(request: web.Request) -> Any:
+    """What a request's body says in JSON; None where it is none, whatever is wrong with it.
+
+    Raises 413 for one of more than `BODY_LIMIT` bytes, which is not read on.
+    """
+    data = bytearray()
+    async for part in request.content.iter_chunked(1 << 16):
+        data += part
+        if len(data) > BODY_LIMIT:
+            raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, len(data))
+    if (request.charset or "utf-8").lower() not in CHARSETS:
+        return None
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):  # brackets within brackets, more than Python counts
+        return None

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import folder_paths
 
+from .prefix import prefix_problem
+
 
 @dataclass(frozen=True)
 class OutputFile:
@@ -26,16 +28,7 @@ def check_prefix(prefix: str | None) -> bool | str:
     """True, or what is wrong with a filename_prefix; None is a linked one, not known yet."""
     if prefix is None:
         return True
-    name = Path(prefix).name
-    if not name or prefix.endswith(("/", "\\")):
-        return f"filename_prefix {prefix!r} holds no file name; write for instance 'distill3d/mug'."
-    root = Path(folder_paths.get_output_directory()).resolve()
-    if not (root / prefix).resolve().is_relative_to(root):
-        return (
-            f"filename_prefix {prefix!r} leads out of ComfyUI's output folder; use a name or"
-            " folder/name below it."
-        )
-    return True
+    return prefix_problem(prefix, Path(folder_paths.get_output_directory())) or True
 
 
 def next_output(prefix: str, extension: str, *beside: str) -> OutputFile:

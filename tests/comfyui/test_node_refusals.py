@@ -41,6 +41,9 @@ class TestRefusals:
                 "leads out of ComfyUI's output folder",
             ),
             ("save", {"filename_prefix": "folder/"}, "holds no file name"),
+            ("save", {"filename_prefix": "a" * 250}, "its name takes 250 bytes"),
+            ("save", {"filename_prefix": "mug\0"}, "holds a sign that no name can have"),
+            ("save", {"filename_prefix": "mug\ud800"}, "holds a sign that no name can have"),
         ],
     )
     def test_before_anything_runs(self, comfyui, graph, id, values, message):
@@ -90,6 +93,8 @@ class TestRefusals:
                 {"filename_prefix": "distill3d/%year%/../../../elsewhere"},
                 "leads out of ComfyUI's output folder",
             ),
+            ({"filename_prefix": "\u7ea2" * 90}, "its name takes 270 bytes"),
+            ({"filename_prefix": "a\0b/mug"}, "holds a sign that no name can have"),
         ],
     )
     def test_of_meshes_that_cannot_be_written(self, comfyui, graph, object_info, values, message):

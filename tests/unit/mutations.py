@@ -118,3 +118,45 @@ def mutated_tree(tree, rng):
         if not tree:
             break
     return tree
+
+
+def mutated_safetensors(content, rng, told=()):
+    """A safetensors file whose header says something else, whose numbers are odd, or with any byte
+    changed. told: keys of its metadata that hold JSON themselves."""
+    length = int.from_bytes(content[:8], "little")
+    header, data = json.loads(content[8 : 8 + length]), bytearray(content[8 + length :])
+    kind = rng.random()
+    if kind < 0.25:
+        return mutated(content, 8 + length, rng)
+    if kind < 0.6 and data:  # odd numbers in one tensor
+        name = rng.choice([name for name in header if name != "__metadata__"])
+        begin, end = header[name]["data_offsets"]
+        for _ in range(rng.randint(1, 4)):
+            if end - begin >= 4:
+                at = begin + rng.randrange((end - begin) // 4) * 4
+                data[at : at + 4] = struct.pack("<f", rng.choice(ODD))
+    elif kind < 0.8 and told and header.get("__metadata__", {}).get(told[0]):
+        key = rng.choice([key for key in told if key in header["__metadata__"]])
+        text = header["__metadata__"][key]
+        if rng.random() < 0.6:
+            text = json.dumps(mutated_tree(json.loads(text), rng))
+        elif rng.random() < 0.1:
+            text = "[" * 100_000
+        else:
+            text = mutated(text.encode(), len(text), rng).decode("utf-8", "replace")
+        header["__metadata__"][key] = text
+    elif kind < 0.9:  # a tensor less, or under another name
+        name = rng.choice([name for name in header if name != "__metadata__"])
+        entry = header.pop(name)
+        if rng.random() < 0.7:
+            header[name + rng.choice(("x", "/", "/x", ".alpha"))] = entry
+        else:
+            begin, end = entry["data_offsets"]
+            del data[begin:end]
+            for other in header.values():
+                if "data_offsets" in other and other["data_offsets"][0] >= end:
+                    other["data_offsets"] = [at - end + begin for at in other["data_offsets"]]
+    else:
+        header = mutated_tree(header, rng)
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(data)

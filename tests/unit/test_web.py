@@ -160,7 +160,7 @@ def test_page_of_the_prompts_lists_the_words_of_the_embedded_prior(place):
 
 def test_losses_link_to_their_papers():
     losses = [id for id in nodes() if id.endswith("Loss")]
-    assert len(losses) == 10
+    assert len(losses) == 11
     assert all("https://arxiv.org/abs/" in help_page(id) for id in losses)
 
 

@@ -22,6 +22,8 @@ from ..lora import LoraAdapter
 from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
 from ..syntax import tell
+from ..text_cache import TextCache
+from ..weights import read_whole
 from .checkpointing import ChunkedCheckpoint, ScaleGradient, UnscaleGradient
 from .cuda_graphs import Accelerated
 from .offload import SequentialOffload
@@ -85,7 +87,7 @@ class DiffusersPrior:
         self.around_words: tuple[str, ...] = tuple(card.get("around") or self.usual_around)
         self.overhead_words: tuple[str, ...] = tuple(card.get("overhead") or self.usual_overhead)
         self.outward_words: tuple[str, ...] = tuple(card.get("outward") or ())
-        self._rows: dict[str, Tensor] = {}
+        self._rows: TextCache[Tensor] = TextCache(lambda row: row.nbytes)
 
     def _modules(self) -> tuple[nn.Module, nn.Module, nn.Module]:
         return self.unet, self.vae, self.text_encoder
@@ -152,31 +154,41 @@ class DiffusersPrior:
         cached by text.
 
         Raises ValueError for a text of more tokens than the encoder reads: cut off, it would lose
-        its view words.
+        its view words; and where what the encoder makes of it is not finite.
         """
-        for text in dict.fromkeys(texts):
-            if text not in self._rows:
-                self._rows[text] = self._embedding(text)
-        return Conditioning(torch.stack([self._rows[text] for text in texts]).to(self.device))
+        rows = self._rows.of(texts, self._embedding)
+        return Conditioning(torch.stack(rows).to(self.device))
 
     def _embedding(self, text: str) -> Tensor:
-        length = min(
-            self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
-        )
-        count = len(self.tokenizer(text)["input_ids"])
-        if count > length:
+        with read_whole(f"prior {self.name!r}: its tokenizer"):
+            length = min(
+                self.tokenizer.model_max_length, self.text_encoder.config.max_position_embeddings
+            )
+            count = len(self.tokenizer(text)["input_ids"])
+            padded = {"padding": "max_length", "max_length": length, "return_tensors": "pt"}
+            tokens = self.tokenizer(text, **padded) if count <= length else None
+            words = self.text_encoder.config.vocab_size
+            # on a GPU such a number would be the end of all that runs there
+            if tokens is not None and not 0 <= int(tokens["input_ids"].max()) < words:
+                raise ValueError(f"it has more words than the {words} that its text encoder knows")
+        if tokens is None:
             raise ValueError(
                 f"prompt {text[:60]!r}... has {count} tokens; prior {self.name!r} reads {length},"
                 " view words included. Shorten it."
             )
         self._bring("text_encoder")
-        tokens = self.tokenizer(text, padding="max_length", max_length=length, return_tensors="pt")
         tokens = tokens.to(next(self.text_encoder.parameters()).device)
         masked = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens["attention_mask"] if masked else None
         with torch.inference_mode(False):
             states = self.text_encoder(tokens["input_ids"].clone(), attention_mask=mask)[0]
-            return states[0].float().cpu()
+            row = states[0].float().cpu()
+        if not bool(row.isfinite().all()):
+            raise ValueError(
+                f"prior {self.name!r}: its text encoder makes numbers of {text[:60]!r} that are NaN"
+                " or infinite. Load it in fp32 (precision); if that is no cure, download it again."
+            )
+        return row
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Scaled latents [B,C,h,w] float32 of images [B,3,H,W] in 0..1; gradients flow to the

@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ..weights import read_whole
+from ..folder import read_json
+from ..weights import check_finite, read_whole
 
 if TYPE_CHECKING:
     from ..networks import TextEncoder, UNet, Vae
@@ -159,14 +160,24 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype) -> UNet:
     """The U-Net of an MVDream folder. Raises ValueError for weights that are not its config's."""
     stem = WEIGHTS if variant is None else f"{WEIGHTS}.{variant}"
     whole, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-    files = [whole]
-    if not whole.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        files = [folder / name for name in sorted(set(names))]
-    with read_whole(f"prior folder {folder.parent}: its unet"):
+    files, owner = [whole], f"prior folder {folder.parent}: its unet"
+    with read_whole(owner):
+        if not whole.is_file():
+            files = listed_files(index)
         weights = {UNET + name: value for file in files for name, value in load_file(file).items()}
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return make_unet(weights, config, dtype, str(folder))
+        unet = make_unet(weights, read_json(folder / "config.json"), dtype, str(folder))
+    check_finite(owner, unet)
+    return unet
+
+
+def listed_files(index: Path) -> list[Path]:
+    """The files beside it that a list of weights names. Raises ValueError for one elsewhere."""
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    files = [index.parent / name for name in names]
+    for name, file in zip(names, files, strict=True):
+        if file.name != name or not file.is_file():
+            raise ValueError(f"{index} names {name[:80]!r}, which is no file beside it")
+    return files
 
 
 def make_unet(

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..folder import CONFIGS, check_folder, check_kind, check_parts, read_json
+from ..folder import (
+    CONFIGS,
+    NUMBER_LIMIT,
+    check_folder,
+    check_kind,
+    check_numbers,
+    check_parts,
+    read_json,
+)
 from ..noise_schedule import ABAR_MIN, NoiseSchedule
-from ..weights import check_complete, read_whole
+from ..weights import check_complete, check_finite, read_whole
 from . import ldm
 from .latent_prior import DiffusersPrior
 from .multiview import MultiViewPrior
+
+CARD = "distill3d.json"
 
 
 def load_diffusers(
@@ -36,18 +48,23 @@ def load_diffusers(
     where unknown. Raises ValueError naming the folder and what is missing or not supported.
     """
     folder = Path(folder)
+    owner = f"prior folder {folder}"
     variants = check_folder(folder)
     config = read_json(folder / "unet" / CONFIGS["unet"])
-    many = ldm.is_multiview(config)
-    if many:
-        config = ldm.translate_config(config, f"prior folder {folder}")
-    else:
-        check_kind(folder, config)
-    check_parts(folder, config)
     scheduler = read_json(folder / "scheduler" / CONFIGS["scheduler"])
+    configs = {part: read_json(folder / part / CONFIGS[part]) for part in ("vae", "text_encoder")}
+    for part, found in {"unet": config, "scheduler": scheduler, **configs}.items():
+        check_numbers(f"{owner}: its {part}", found)
+    many = ldm.is_multiview(config)
+    with read_whole(owner):
+        if many:
+            config = ldm.translate_config(config, owner)
+        else:
+            check_kind(folder, config)
+        check_parts(folder, config)
     prediction, method = (
         scheduler.get("prediction_type", "epsilon"),
-        scheduler.get("_class_name", ""),
+        str(scheduler.get("_class_name", "")),
     )
     other = any(name in method for name in ("Flow", "EDM", "LCM", "TCD"))
     if prediction not in ("epsilon", "v_prediction") or other:
@@ -60,7 +77,7 @@ def load_diffusers(
         vae_dtype = torch.float32 if dtype == torch.float32 else torch.bfloat16
 
     # imported here: together they take seconds, which ComfyUI's start should not pay for
-    from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTokenizer
 
     options: dict[str, Any] = {"local_files_only": True, "use_safetensors": True}
@@ -69,12 +86,13 @@ def load_diffusers(
     }
 
     def load(kind: Any, part: str, **more: Any) -> Any:
-        owner = f"prior folder {folder}: its {part}"
-        with read_whole(owner):
+        part_owner = f"{owner}: its {part}"
+        with read_whole(part_owner):
             found, info = kind.from_pretrained(
                 folder / part, variant=variants[part], output_loading_info=True, **options, **more
             )
-        check_complete(owner, info["missing_keys"])
+        check_complete(part_owner, info["missing_keys"])
+        check_finite(part_owner, found)
         return found
 
     # Weights made under inference mode could not be differentiated through, and ComfyUI runs nodes
@@ -86,12 +104,75 @@ def load_diffusers(
             unet = load(UNet2DConditionModel, "unet", torch_dtype=dtype, **spare)
         vae = load(AutoencoderKL, "vae", torch_dtype=vae_dtype, **spare)
         text_encoder = load(CLIPTextModel, "text_encoder").to(dtype)
-        tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
-        abar = DDPMScheduler.from_config(scheduler).alphas_cumprod.clamp(min=ABAR_MIN)
-        card = read_json(folder / "distill3d.json") if (folder / "distill3d.json").is_file() else {}
+        with read_whole(f"{owner}: its tokenizer"):
+            tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer", local_files_only=True)
+            tokenizer("a mug", padding="max_length", max_length=8)
+        with read_whole(f"{owner}: its scheduler"):
+            schedule = noise_levels(scheduler)
+        card = read_card(folder / CARD)
         name = folder.resolve().name
         kind = MultiViewPrior if many else DiffusersPrior
-        prior = kind(
-            name, unet, vae, text_encoder, tokenizer, NoiseSchedule(abar), prediction, card
-        )
+        with read_whole(owner):
+            prior = kind(name, unet, vae, text_encoder, tokenizer, schedule, prediction, card)
+            check_scale(owner, prior)
         return prior.to(device)
+
+
+def noise_levels(scheduler: Mapping[str, Any]) -> NoiseSchedule:
+    """The schedule that a scheduler's config tells. Raises ValueError for one that is none."""
+    from diffusers import DDPMScheduler
+
+    abar = DDPMScheduler.from_config(scheduler).alphas_cumprod
+    if not len(abar) or not bool(((abar >= 0) & (abar <= 1)).all()):  # NaN is not within either
+        raise ValueError("its noise levels do not lie within 0..1")
+    return NoiseSchedule(abar.clamp(min=ABAR_MIN))
+
+
+def check_scale(owner: str, prior: DiffusersPrior) -> None:
+    """Raises ValueError, beginning with ``owner``, where what the configs say of latents and
+    pictures makes no sense.
+    """
+    vae, sizes = prior.vae.config, (prior.image_size, prior.latent_channels, prior.downscale)
+    if not all(isinstance(size, int) and 0 < size <= NUMBER_LIMIT for size in sizes):
+        raise ValueError(
+            f"{owner}: it makes pictures of {sizes[0]} pixels, {sizes[1]} channels and"
+            f" {sizes[2]} pixels per latent pixel, where whole numbers belong. Download it again."
+        )
+    for name, value in (("scaling_factor", prior.scaling), ("shift_factor", prior.shift)):
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{owner}: its vae has {name} {value!r}. Download it again.")
+    if vae.scaling_factor == 0:
+        raise ValueError(f"{owner}: its vae has scaling_factor 0. Download it again.")
+
+
+def read_card(file: Path) -> dict[str, Any]:
+    """What a prior was trained on, from its folder's `CARD`, see `load_diffusers`; nothing where
+    there is none. Raises ValueError for values of another kind.
+    """
+    if not file.is_file():
+        return {}
+    card = read_json(file)
+    check_numbers(str(file), card)
+    for name, value in card.items():
+        kinds: dict[str, Callable[[Any], bool]] = {
+            **dict.fromkeys(("vocabulary", "around", "overhead", "outward"), _texts),
+            "background": lambda v: isinstance(v, list) and len(v) == 2 and all(map(_number, v)),
+            "image_size": lambda v: isinstance(v, int) and not isinstance(v, bool) and v > 0,
+            "distance": lambda v: _number(v) and v > 0,
+            "fov_y": lambda v: _number(v) and 0 < v < 180,
+        }
+        fits = value is None or name not in kinds or kinds[name](value)
+        if not fits:
+            raise ValueError(
+                f"{file} says {name} {str(value)[:60]}, which is none; see the manual's page on"
+                " models, or remove the line."
+            )
+    return card
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

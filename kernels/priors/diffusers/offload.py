@@ -49,8 +49,10 @@ class SequentialOffload:
         self.end()
         if self.device.type == "cuda":
             for homes in self._homes.values():
-                for tensor, home in homes:
+                while homes:  # one after the other, so that main memory never holds all twice
+                    tensor, home = homes.pop()
                     tensor.data = home.clone()
+                    del home
         self._homes.clear()
 
 
