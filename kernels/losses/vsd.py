@@ -88,7 +88,8 @@ class VSD(TimestepLoss):
         if not isinstance(prior, AdaptablePrior):
             raise ValueError(
                 f"{self.owner}: prior {prior.name!r} has no network that could be trained on the"
-                " renders. Use a diffusers prior, or VDM, whose network is its own."
+                " renders, as a checkpoint or a linked MODEL has none. Choose a folder in diffusers"
+                " format, or VDM Loss, whose network is its own."
             )
         adapter = prior.adapter(self.lora_rank)
         if state is None:

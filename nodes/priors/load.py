@@ -24,6 +24,7 @@ from .comfy_prior import ManagedComfyPrior, managed
 from .memory import PRECISIONS, ManagedPrior, autograd, weights_dtype
 
 EMBEDDED = "toybox (embedded)"
+LISTED = 12  # models that an error names
 INDEX = "model_index.json"  # what makes a folder a pipeline's
 EMBEDDED_FOLDER = Path(__file__).resolve().parents[2] / "models" / "toybox"
 _listing = Listing(
@@ -60,7 +61,7 @@ class LoadDiffusionPrior(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "model",
-                    options=[EMBEDDED, *folders(), *checkpoints()],
+                    options=known_models(),
                     default=EMBEDDED,
                     tooltip=(
                         "The embedded prior, a diffusers folder below models/diffusers (with"
@@ -124,6 +125,10 @@ class LoadDiffusionPrior(io.ComfyNode):
                 types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize.")
             ],
         )
+
+    @classmethod
+    def validate_inputs(cls, model: str | None) -> bool | str:
+        return True if model is None or model in known_models() else absent(model)
 
     @classmethod
     def execute(
@@ -201,6 +206,23 @@ def load_checkpoint(
     return managed(denoiser, clip, vae, Path(model).stem)
 
 
+def known_models() -> list[str]:
+    """What `model` can be."""
+    return [EMBEDDED, *folders(), *checkpoints()]
+
+
+def absent(model: str) -> str:
+    """What is said of a model that is not there: what can be chosen, and how to add one."""
+    known = known_models()
+    listed = ", ".join(map(repr, known[:LISTED]))
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
+    return (
+        f"model {model!r} is not among this ComfyUI's models. Choose one of {listed}{more}; or put a"
+        " Stable Diffusion into ComfyUI's models folder, as a folder in diffusers format below"
+        " diffusers or as a .safetensors file below checkpoints, press R, and choose it as model."
+    )
+
+
 def checkpoints() -> list[str]:
     """Checkpoint files below ComfyUI's models/checkpoints, by their relative names; pickled ones
     are left out.
@@ -232,11 +254,7 @@ def path(model: str) -> Path:
         inside = folder.is_relative_to(os.path.abspath(root))
         if inside and (folder / INDEX).is_file():
             return folder
-    raise ValueError(
-        f"model {model!r} is neither a diffusers folder below {' or '.join(map(str, roots))} nor a"
-        " .safetensors file below models/checkpoints. Put it there (a folder must hold"
-        f" {INDEX}), then refresh the node list with R."
-    )
+    raise ValueError(absent(model))
 
 
 def _roots() -> dict[str, Path]:

@@ -5,6 +5,7 @@ and Run runs it.
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 from harness import prompts
@@ -73,9 +74,17 @@ def test_workflow_opens_with_every_node_known_and_in_its_place(opened, name):
 def test_first_click_of_run_starts_each_of_them(opened, request):
     if "nodes 2.0" in request.node.name:
         pytest.skip("tried on the classic canvas")
-    assert opened.facts["started"] == dict.fromkeys(NAMES, "runs")
+    started = opened.facts["started"]
+    assert {name: started[name] for name in prompts.EMBEDDED} == dict.fromkeys(
+        prompts.EMBEDDED, "runs"
+    )
+    for name in prompts.RECIPES:  # one input is left to choose
+        (told,) = json.loads(started[name]).values()
+        (error,) = told["errors"]
+        assert error["extra_info"]["input_name"] == "model", name
 
 
 def test_opening_them_says_nothing_and_asks_nobody_else(opened):
-    assert opened.complaints == []
+    refused = "prompt"  # of the recipes' first click, without their model
+    assert [line for line in opened.complaints if refused not in line.lower()] == []
     assert opened.told["outside"] == []

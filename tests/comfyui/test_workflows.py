@@ -1,5 +1,5 @@
 """Every shipped workflow: valid to ComfyUI's own tool, and running to its end on the embedded
-prior.
+prior; those that want a model of their own are in test_recipes.
 """
 
 from __future__ import annotations
@@ -7,7 +7,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -23,7 +22,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = prompts.NAMES
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", prompts.EMBEDDED)
 def test_workflow_runs_to_its_end(comfyui, object_info, name):
     prompt = prompts.reduced(prompts.api_form(prompts.read(name), object_info), steps=3)
     run = comfyui.run(prompt)
@@ -32,7 +31,7 @@ def test_workflow_runs_to_its_end(comfyui, object_info, name):
         assert comfyui.view(file)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", prompts.EMBEDDED)
 def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, name):
     """Every choice is among those of a server whose folders are empty, and no loss wants a package
     of its own.
@@ -54,95 +53,6 @@ def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, na
                 value,
             )
         assert node["class_type"] != "Distill3D_VSDLoss"
-
-
-def told_values(name):
-    """(node, input, value) of every row of the table for Stable Diffusion in a workflow's notes."""
-    notes = [
-        node["widgets_values"][0]
-        for node in prompts.read(name)["nodes"]
-        if node["type"] == "MarkdownNote"
-    ]
-    rows = re.findall(r"(?m)^\| ([^|`]+) \| (`[^|]+`) \| ([^|]+) \|$", "\n".join(notes))
-    for node, inputs, values in rows:
-        for input, value in zip(inputs.split(", "), values.split(", "), strict=True):
-            yield node, input.strip("`"), value
-
-
-def with_told_values(name, object_info):
-    """{title: inputs} of the workflow, muted nodes too, after everything that its note says has
-    been set.
-    """
-    workflow = prompts.read(name)
-    for node in workflow["nodes"]:
-        node["mode"] = 0
-    nodes = {
-        node["_meta"]["title"]: node for node in prompts.api_form(workflow, object_info).values()
-    }
-    for node, input, text in told_values(name):
-        meant = [title for title in nodes if title.startswith(node)]
-        assert meant, f"no node is called {node}"
-        for title in meant:
-            inputs, info = nodes[title]["inputs"], object_info[nodes[title]["class_type"]]["input"]
-            kind, options = (info["required"] | info.get("optional", {}))[input]
-            value = text == "on" if kind == "BOOLEAN" else text if kind == "COMBO" else float(text)
-            if kind in ("INT", "FLOAT"):
-                assert options["min"] <= value <= options["max"], (title, input)
-            assert inputs[input] != value, f"{title}: {input} is {value} already"
-            inputs[input] = value
-            if input == "preset":  # as the page does
-                inputs |= options["distill3d_presets"][value]
-    return {title: node["inputs"] for title, node in nodes.items()}
-
-
-def test_note_of_consistent3d_leads_to_the_papers_values(object_info):
-    nodes = with_told_values("consistent3d", object_info)
-    presets = object_info["Distill3D_CDSLoss"]["input"]["required"]["preset"][1]
-    for stage, preset in (("coarse", "coarse"), ("geometry", "refine"), ("texture", "texture")):
-        values = presets["distill3d_presets"][preset]
-        assert nodes[f"CDS Loss: {stage}"] == values | {"preset": preset, "weight": 0.4}
-    loops = {title: inputs for title, inputs in nodes.items() if title.startswith("Optimize")}
-    assert [inputs["steps"] for inputs in loops.values()] == [3000, 3000, 5000]
-    assert all(inputs["views"] == 8 for inputs in loops.values())
-    assert nodes["Run Options"]["sample_posterior"] is True
-    assert nodes["Orbit Cameras"]["overhead_share"] == 0
-    mesh = nodes["Mesh Penalties"]
-    assert [mesh[name] for name in ("lambda_laplacian", "lambda_normal")] == [100, 100]
-    assert (mesh["penalty_form"], mesh["smoothness"]) == ("consistent3d", 0)
-    rates = [nodes[f"Learning Rates: {stage}"] for stage in ("coarse", "geometry", "texture")]
-    assert [each["lr_colors"] for each in rates] == [0.005, 0, 0.005]
-    assert [each["lr_means"] for each in rates] == [0.00056, 0.00056, 0]
-    assert (
-        nodes["Densification: coarse"]["densify"] and not nodes["Densification: later"]["densify"]
-    )
-
-
-def test_note_of_dreammapping_leads_to_lucid_dreamers_values(object_info):
-    nodes = with_told_values("dreammapping", object_info)
-    loss, loop = nodes["VDM Loss"], nodes["Optimize N Steps"]
-    assert (loss["guidance"], loss["weight"], loss["weighting"]) == (7.5, 0.4, "sigma/alpha")
-    assert nodes["Schedule Losses"]["switch_at"] == 1  # no Picture Loss
-    assert nodes["Degradation Map"]["lr"] == 0.001
-    assert [loss[key] for key in ("t_min", "t_max_start", "t_max_end", "t_anneal_share")] == [
-        21,
-        980,
-        500,
-        0.3,
-    ]
-    given = nodes["Learning Rates"]
-    rates = [given[f"lr_{name}"] for name in ("means", "scales", "quats", "opacities", "colors")]
-    assert rates == [0.00056, 0.005, 0.001, 0.05, 0.005] and given["final_means"] == 0.01
-    assert (loop["steps"], loop["views"]) == (3000, 4)
-    penalties, growth = nodes["Penalties"], nodes["Densification"]
-    assert [penalties[f"lambda_{name}"] for name in ("opacity", "gamut", "scale")] == [0, 0, 1]
-    smooth = ("lambda_tv_color", "lambda_tv_depth", "tv_kind")
-    assert [penalties[name] for name in smooth] == [1, 1, "squared"]
-    assert nodes["Orbit Cameras"]["overhead_share"] == 0
-    assert [growth[name] for name in ("densify", "max_gaussians", "densify_every")] == [
-        True,
-        200_000,
-        100,
-    ]
 
 
 def test_resume_is_the_quickstart_in_two_halves(object_info):
@@ -369,7 +279,7 @@ VALIDATED = [
     else pytest.param(
         name, marks=pytest.mark.nightly(reason="a program for each; as the quickstart")
     )
-    for name in NAMES
+    for name in prompts.EMBEDDED
 ]
 
 

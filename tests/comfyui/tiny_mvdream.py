@@ -135,28 +135,32 @@ def unet_weights(config: dict[str, Any], linear: bool = True, seed: int = 0) -> 
     return dict(weights)
 
 
-def vae_weights(seed: int = 1) -> dict[str, Tensor]:
-    """An autoencoder of 4 channels that halves its pictures once."""
-    weights = _Weights(seed)
-    weights.layer("encoder.conv_in", 32, 3, 3, 3)
-    weights.coder_block("encoder.down.0.block.0", 32, 32)
-    weights.layer("encoder.down.0.downsample.conv", 32, 32, 3, 3)
-    weights.coder_block("encoder.down.1.block.0", 32, 64)
-    weights.coder_middle("encoder.mid", 64)
-    weights.norm("encoder.norm_out", 64)
-    weights.layer("encoder.conv_out", 8, 64, 3, 3)
+def vae_weights(seed: int = 1, widths: tuple[int, ...] = (32, 64)) -> dict[str, Tensor]:
+    """An autoencoder of 4 channels that halves its pictures between its widths."""
+    weights, wide, last = _Weights(seed), widths[-1], len(widths) - 1
+    weights.layer("encoder.conv_in", widths[0], 3, 3, 3)
+    for level, width in enumerate(widths):
+        into = widths[max(level - 1, 0)]
+        weights.coder_block(f"encoder.down.{level}.block.0", into, width)
+        if level < last:
+            weights.layer(f"encoder.down.{level}.downsample.conv", width, width, 3, 3)
+    weights.coder_middle("encoder.mid", wide)
+    weights.norm("encoder.norm_out", wide)
+    weights.layer("encoder.conv_out", 8, wide, 3, 3)
     weights.layer("quant_conv", 8, 8, 1, 1)
     weights.layer("post_quant_conv", 4, 4, 1, 1)
-    weights.layer("decoder.conv_in", 64, 4, 3, 3)
-    weights.coder_middle("decoder.mid", 64)
-    for level, into, out in ((1, 64, 64), (0, 64, 32)):
+    weights.layer("decoder.conv_in", wide, 4, 3, 3)
+    weights.coder_middle("decoder.mid", wide)
+    for level, width in reversed(list(enumerate(widths))):
+        into = widths[min(level + 1, last)]
         for block in range(2):
             weights.coder_block(
-                f"decoder.up.{level}.block.{block}", into if block == 0 else out, out
+                f"decoder.up.{level}.block.{block}", into if block == 0 else width, width
             )
-    weights.layer("decoder.up.1.upsample.conv", 64, 64, 3, 3)
-    weights.norm("decoder.norm_out", 32)
-    weights.layer("decoder.conv_out", 3, 32, 3, 3)
+        if level:
+            weights.layer(f"decoder.up.{level}.upsample.conv", width, width, 3, 3)
+    weights.norm("decoder.norm_out", widths[0])
+    weights.layer("decoder.conv_out", 3, widths[0], 3, 3)
     return dict(weights)
 
 

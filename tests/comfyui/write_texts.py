@@ -1,5 +1,6 @@
 """Writes what follows from other files: locales/en, the tables in web/docs and its copies,
-docs/nodes, the papers' values in docs/method/papers.md, workflows/api.
+docs/nodes, the papers' values in docs/method/papers.md, workflows/api, and the workflows of published
+recipes with their translations and docs/guide/recipes.md.
 
 ``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the
 environment that set_up.py sets up.
@@ -11,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from harness import environment, help_pages, locales, papers, prompts
+from harness import environment, help_pages, locales, papers, prompts, recipes
 from harness.server import Server
 
 
@@ -31,6 +32,8 @@ def main() -> None:
         if page not in written:
             page.unlink()  # of a node that there is no longer
     papers.PAGE.write_text(papers.page(info, help_pages.ENGLISH), encoding="utf-8")
+    for page, text in list(recipes.files(info)):
+        page.write_text(text, encoding="utf-8")
     file = prompts.WORKFLOWS / "api" / "quickstart.json"
     graph = prompts.api_form(prompts.read("quickstart"), info)
     file.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -331,7 +331,7 @@ WHOLE: dict[str, Case] = {
     "refine_mesh": refine_mesh,
     "memory": memory,
     "sampler": sampler,
-    **{name: shipped(name) for name in prompts.NAMES if name != "quickstart"},
+    **{name: shipped(name) for name in prompts.EMBEDDED if name != "quickstart"},
     "twenty": twenty,
     "graphs again": graphs,
 }

@@ -13,6 +13,9 @@ WORKFLOWS = ROOT / "workflows"
 # of the files: some pages show and search nothing of a template but its file's name
 PREFIX = "distill3d_"
 NAMES = sorted(file.stem.removeprefix(PREFIX) for file in WORKFLOWS.glob("*.json"))
+# those of published recipes, see `recipes`, which want a model; and those with the embedded prior
+RECIPES = [name for name in NAMES if name.endswith(("_sd", "_sd_long"))]
+EMBEDDED = [name for name in NAMES if name not in RECIPES]
 BLUEPRINTS = ROOT / "subgraphs"
 NODES = {
     f"Distill3D_{name}"
@@ -274,6 +277,7 @@ def reduced(prompt: dict, steps: int) -> dict:
     """The prompt small enough for a test: few steps and views, small pictures, coarse mesh."""
     small = {
         "Distill3D_Optimize": {"views": 2},
+        "Distill3D_RefineMesh": {"steps": steps, "views": 2},
         "Distill3D_RenderViews": {"views": 4, "size": 64},
         "Distill3D_ToyboxTruth": {"views": 4, "size": 64},
         "Distill3D_ExportMesh": {"resolution": 32, "texture_size": 128},

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+from . import tiny_sd, toybox
 from .control import ProbeControlled, ProbeControlNet
 from .look import (
     ProbeDirect,
@@ -19,7 +20,7 @@ from .look import (
 )
 from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
-from .toybox import ProbeToyboxFile, teach
+from .toybox import ProbeToyboxFile
 
 try:
     from .judged import ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong
@@ -36,4 +37,5 @@ NODES = (
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 
-teach()
+toybox.teach()
+tiny_sd.teach()
