@@ -45,6 +45,18 @@ def appearing_together() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def appearing_at_once() -> Iterator[None]:
+    """Files that are written inside appear as they are finished, whatever is around: they are read
+    again there.
+    """
+    token = _around.set(None)
+    try:
+        yield
+    finally:
+        _around.reset(token)
+
+
 def write_together(contents: Mapping[Path, bytes]) -> None:
     """Several files that belong together; the one that refers to the others comes last in
     ``contents``.

@@ -16,7 +16,7 @@ from pathlib import Path
 from string import Template
 
 from ..gaussians.cloud import Gaussians
-from .atomic import atomic_write
+from .atomic import appearing_at_once, atomic_write
 from .compact import pack
 from .sog_writer import save_sog
 
@@ -33,7 +33,7 @@ def save_html(gaussians: Gaussians, path: str | os.PathLike[str]) -> None:
     """
     path = Path(path)
     with atomic_write(path) as file:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, appearing_at_once():
             save_sog(gaussians, Path(folder) / "a.sog")
             saved = (Path(folder) / "a.sog").read_bytes()
         values = {

@@ -20,7 +20,7 @@ def test_a_diverging_run_stops_and_leaves_the_last_good_cloud(
     weights = prior / "unet" / "diffusion_pytorch_model.safetensors"
     broken = load_file(weights)
     save_file(
-        broken | {"conv_out.weight": torch.full_like(broken["conv_out.weight"], torch.nan)}, weights
+        broken | {"conv_out.weight": torch.full_like(broken["conv_out.weight"], 1e38)}, weights
     )
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     folder = comfyui.output / "distill3d" / "partial"

@@ -36,7 +36,8 @@ LATER = {  # node: its inputs that a prompt may leave out, none at its default
     "SCTDLoss": COMMON
     | {"t_low_start": 501, "t_low_end": 21, "margin_above": 11, "single_below": 150}
     | {"noise_per_view": True, "noise_offset": 0.1},
-    "SDILoss": COMMON | {"reduction": "elements", "first_level": 1, "remap": False},
+    "SDILoss": COMMON
+    | {"reduction": "elements", "first_level": 1, "remap": False, "reverse_steps": 3},
     "VSDLoss": COMMON | {"lora_text": "prompt", "lora_beta2": 0.99, "lora_eps": 1e-15},
     "CDSLoss": {"reduction": "sum"},
     "VDMLoss": {"reduction": "sum"},

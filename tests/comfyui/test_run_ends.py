@@ -41,10 +41,11 @@ def test_a_cancel_at_the_last_step_or_after_it_loses_nothing(
     assert load_training(comfyui.output / entry["file"].removeprefix("output/")).training.step == 4
 
 
-def test_a_finished_run_says_what_came_of_it_in_the_history(comfyui, quickstart):
+def test_a_finished_run_says_what_came_of_it_in_the_history(comfyui, quickstart_prompt):
+    run = comfyui.run(prompts.with_seed(quickstart_prompt, fresh_seed()))
     (about,) = (
         output["distill3d_run"][0]
-        for output in quickstart.history["outputs"].values()
+        for output in run.history["outputs"].values()
         if "distill3d_run" in output
     )
     assert (about["steps"], about["step"], about["bad_steps"], about["notes"]) == (4, 4, 0, [])

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from distill3d.kernels.files.atomic import appearing_together, atomic_write
+from distill3d.kernels.files.formats import FORMATS
 from distill3d.kernels.files.held import MARK, Held, clean
+from distill3d.kernels.init.ball import random_ball
 
 pytest.importorskip("fcntl")
 
@@ -93,3 +95,12 @@ def test_one_that_fails_among_those_written_together_does_not_appear(tmp_path):
         with atomic_write(tmp_path / "b.ply") as file:
             file.write(b"b")
     assert [path.name for path in tmp_path.iterdir()] == ["b.ply"]
+
+
+@pytest.mark.parametrize("format", [*FORMATS])
+def test_every_format_can_be_written_among_others(tmp_path, format):
+    """Inside a block in which files appear at its end, also those that writers need on their way."""
+    kind = FORMATS[format]
+    with appearing_together():
+        kind.save(random_ball(20), tmp_path / f"a.{kind.extension}")
+    assert list(tmp_path.iterdir())
