@@ -1,20 +1,15 @@
-"""`coverage.cover` compiled by Numba: a z-buffer, one view per task."""
+"""`coverage.cover` compiled by Numba: a z-buffer, views shared among the threads."""
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import torch
-from numba import prange
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..devices.compiled import compiled
+from ..devices.workers import spread
 from .raster import NEAR
-
-# Numba's fallback layer ends the process where two threads enter it.
-_one_at_a_time = threading.Lock()
 
 
 def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
@@ -26,15 +21,15 @@ def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
     )
     result = torch.full((len(cameras), cameras.height, cameras.width), -1)
     arrays = [value.detach().contiguous().numpy() for value in (positions, flat, faces, matrix)]
-    with _one_at_a_time:
-        _cover(*arrays, NEAR, result.numpy())
+    spread(_cover, len(cameras), *arrays, NEAR, result.numpy())
     return result
 
 
-@compiled(parallel=True)
-def _cover(positions, flat, faces, matrix, near, result):  # type: ignore[no-untyped-def]
+# Not Numba's own parallel loops: they set how many threads all of torch's operations take.
+@compiled()
+def _cover(worker, workers, positions, flat, faces, matrix, near, result):  # type: ignore[no-untyped-def]
     views, height, width = result.shape
-    for view in prange(views):
+    for view in range(worker, views, workers):
         nearest = np.full((height, width), np.inf)
         fx, fy, cx, cy = (
             matrix[view, 0, 0],

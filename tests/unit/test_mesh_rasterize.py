@@ -45,6 +45,20 @@ def camera_space(mesh, cameras):
     return mesh.vertices @ rotation.transpose(1, 2) + cameras.viewmats[:, None, :3, 3]
 
 
+def test_torch_keeps_as_many_threads_as_it_had():
+    """Else the same run has other numbers after a mesh than before it."""
+    pytest.importorskip("numba")
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            mesh = soup()
+            cover(camera_space(mesh, front()), mesh.faces, front(), "numba")
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.mark.parametrize("backend", ["torch", "numba"])
 @pytest.mark.parametrize("pixels", [2_000_000, 500])
 def test_backends_find_the_same_faces(backend, pixels, monkeypatch):

@@ -42,6 +42,8 @@ STARTS = {
 # Who may, and what for.
 ALLOWED = {
     ("nodes/run/routes.py", "aiohttp"): "answers what pages ask of ComfyUI's own server",
+    ("nodes/run/recover.py", "aiohttp"): "answers what pages ask of ComfyUI's own server",
+    ("kernels/devices/native/__init__.py", "subprocess"): "libraries' calls, in this very Python",
     ("kernels/files/mesh_source.py", "urllib"): "urllib.parse.unquote: names in a glTF",
     ("kernels/fast/graph_trial.py", "subprocess"): "tries CUDA graphs in this very Python",
     ("kernels/toybox/train.py", "compile"): "torch.compile, in a program of its own",
@@ -95,8 +97,9 @@ def problems(name: str, tree: ast.Module) -> list[str]:
             safe = keywords.get("weights_only")
             if not (isinstance(safe, ast.Constant) and safe.value is True):
                 found.append("torch.load without weights_only=True")
-        if attribute in ("load", "loads") and module in ("yaml", "np", "numpy") and (
-            module == "yaml" or "allow_pickle" in keywords
+        pickled = keywords.get("allow_pickle", ast.Constant(module == "yaml"))
+        if attribute in ("load", "loads") and module in ("yaml", "np", "numpy") and not (
+            isinstance(pickled, ast.Constant) and pickled.value is False
         ):  # fmt: skip
             found.append(called)
         if attribute == "from_pretrained":

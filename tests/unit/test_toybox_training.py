@@ -19,7 +19,7 @@ from distill3d.kernels.toybox.data import draw
 from distill3d.kernels.toybox.scene_captions import SCENE_WORDS
 from distill3d.kernels.toybox.scene_data import SceneAtlas, draw_scenes
 
-pytestmark = pytest.mark.slow(reason="trains networks")
+pytestmark = pytest.mark.nightly(reason="trains networks")
 
 
 def judge_run(folder, seed=0, steps=8):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-pytestmark = pytest.mark.slow(reason="Triton's compiler")
+pytestmark = pytest.mark.nightly(reason="Triton's compiler")
 
 pytest.importorskip("triton", reason="needs the package triton")
 

@@ -206,9 +206,9 @@ class DiffusersPrior:
         batch = self.micro_batch or len(pixels)
         moments: Tensor
         if batch < len(pixels) or self._offload:
-            moments = ChunkedCheckpoint.apply(pixels, self._moments, batch)
+            moments = ChunkedCheckpoint.apply(pixels, self._moments_by_rows, batch)
         else:
-            moments = by_rows_with_gradient(self._moments, pixels)
+            moments = self._moments_by_rows(pixels)
         latents, log_variance = (
             ScaleGradient.apply(moments, scale) if scaled else moments.float()
         ).chunk(2, 1)
@@ -219,6 +219,9 @@ class DiffusersPrior:
             )
             latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         return (latents - self.shift) * self.scaling
+
+    def _moments_by_rows(self, pixels: Tensor) -> Tensor:
+        return by_rows_with_gradient(self._moments, pixels)
 
     def _moments(self, pixels: Tensor) -> Tensor:
         self._bring("vae")
