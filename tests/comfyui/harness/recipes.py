@@ -24,7 +24,10 @@ TRANSLATED = ROOT / "web" / "workflows.zh.json"
 PAGE = ROOT / "docs" / "guide" / "recipes.md"
 LANGUAGES = ("en", "zh")
 PLACE = re.compile(r"\{([^{}]+)\}")
-WORDS = {"en": {True: "on", False: "off", "": "empty"}, "zh": {True: "开", False: "关", "": "空"}}
+WORDS = {
+    "en": {True: "on", False: "off", "": "empty"},
+    "zh": {True: "\u5f00", False: "\u5173", "": "\u7a7a"},  # the same
+}
 
 
 @dataclass(frozen=True)
