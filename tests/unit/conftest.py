@@ -14,8 +14,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if importlib.util.find_spec("triton") and not os.path.exists("/dev/nvidiactl"):
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+import torch
 from mvdream_priors import mvdream  # noqa: F401
 from pipeline_folders import pipeline_folder  # noqa: F401
+
+
+@pytest.fixture(autouse=True)
+def as_many_threads():
+    """Other readers' parallel loops (gsply's, by Numba) set them for the whole process."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture
