@@ -27,7 +27,9 @@ def cover_numba(positions: Tensor, faces: Tensor, cameras: Cameras) -> Tensor:
 
 # Not Numba's own parallel loops: they set how many threads all of torch's operations take.
 @compiled()
-def _cover(worker, workers, positions, flat, faces, matrix, near, result):  # type: ignore[no-untyped-def]
+def _cover(  # type: ignore[no-untyped-def]
+    worker, workers, positions, flat, faces, matrix, near, result
+):
     views, height, width = result.shape
     for view in range(worker, views, workers):
         nearest = np.full((height, width), np.inf)

@@ -18,7 +18,7 @@ def read_whole(owner: str) -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError):
         raise
-    # The libraries' own checks are few: a damaged file or config ends in whatever error comes first.
+    # The libraries' own checks are few: a damaged file or config ends in the first error there is.
     except Exception as error:
         if isinstance(error, ValueError) and str(error).startswith(owner):
             raise

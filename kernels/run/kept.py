@@ -32,7 +32,8 @@ def last_good_note(owner: str, noun: str, step: int, reached: int, bad_run: int)
     """What is said of a run that ended in bad steps and returns the result of ``step``."""
     return (
         f"{owner}: the last {bad_run} steps up to step {reached} gave a loss or gradient that is"
-        f" NaN or infinite. The {noun} is that of step {step}, the last one known to be good. {CURE}"
+        f" NaN or infinite. The {noun} is that of step {step}, the last one known to be good."
+        f" {CURE}"
     )
 
 

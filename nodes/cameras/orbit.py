@@ -139,8 +139,8 @@ class OrbitCameras(io.ComfyNode):
                     "views",
                     optional=True,
                     tooltip=(
-                        "Train from these views instead: one camera of core's 3D nodes, or a list of"
-                        " them. None of the other inputs counts then."
+                        "Train from these views instead: one camera of core's 3D nodes, or a list"
+                        " of them. None of the other inputs counts then."
                     ),
                 ),
                 io.Int.Input(
@@ -151,18 +151,18 @@ class OrbitCameras(io.ComfyNode):
                     optional=True,
                     advanced=True,
                     tooltip=(
-                        "Fixed sectors of azimuth that the views take in turn, the second around the"
-                        " front. 0: as many as views, turned at random in every step. Consistent3D:"
-                        " 4, so that 8 views are 2 front, 4 side and 2 back; LucidDreamer: 1, each"
-                        " view anywhere."
+                        "Fixed sectors of azimuth that the views take in turn, the second around"
+                        " the front. 0: as many as views, turned at random in every step."
+                        " Consistent3D: 4, so that 8 views are 2 front, 4 side and 2 back; LucidDreamer: 1,"
+                        " each view anywhere."
                     ),
                 ),
                 _option(
                     "sphere_share",
                     DEFAULTS.sphere_share,
                     1.0,
-                    "Share of the steps, 0..1, whose elevations are even over the sphere's area, not"
-                    " in the angle. Consistent3D: 0.5.",
+                    "Share of the steps, 0..1, whose elevations are even over the sphere's area,"
+                    " not in the angle. Consistent3D: 0.5.",
                     step=0.05,
                 ),
                 io.Combo.Input(

@@ -68,8 +68,8 @@ class InspectGuidance(io.ComfyNode):
                     max=1.0,
                     step=0.05,
                     tooltip=(
-                        "Share of the run, 0..1, for what a loss anneals. Of Schedule Losses the one"
-                        " whose turn it then is guides."
+                        "Share of the run, 0..1, for what a loss anneals. Of Schedule Losses the"
+                        " one whose turn it then is guides."
                     ),
                 ),
                 io.Int.Input(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.csd import CSD
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    TimestepLossNode,
     loss_output,
     number_input,
     plain_inputs,
@@ -19,7 +16,9 @@ from .inputs import (
 )
 
 
-class CSDLoss(io.ComfyNode):
+class CSDLoss(TimestepLossNode):
+    settings = CSD
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -35,8 +34,8 @@ class CSDLoss(io.ComfyNode):
             inputs=[
                 *plain_inputs(
                     CSD(),
-                    "Here it only scales the gradient, by s - 1. CSD's code: 2. Embedded prior: about"
-                    " 20.",
+                    "Here it only scales the gradient, by s - 1. CSD's code: 2. Embedded prior:"
+                    " about 20.",
                 ),
                 *timestep_inputs(
                     CSD(), "CSD's code: 1-abar.", "CSD's code: 500, at the start too."
@@ -63,15 +62,3 @@ class CSDLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, CSD
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(CSD(**inputs)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
@@ -10,6 +11,7 @@ from ...kernels.losses.base import REDUCTIONS, WEIGHTINGS, Loss
 from ...kernels.losses.schedule import ANNEALS
 from ...kernels.losses.timestep import TimestepLoss
 from ..shared import types
+from ..shared.validation import validate
 
 CATEGORY = "Distill3D/losses"
 # What several losses say in the same words.
@@ -19,8 +21,8 @@ WEIGHTS = (
     " sigma/alpha so that the gradient is a difference of pictures (as latents)."
 )
 WEIGHT = (
-    "LucidDreamer: 0.1 with reduction sum, as its code, or 0.4 with mean at 4 views; with its smaller"
-    " learning rates."
+    "LucidDreamer: 0.1 with reduction sum, as its code, or 0.4 with mean at 4 views; with its"
+    " smaller learning rates."
 )
 REDUCTION = (
     "What the gradients of the views count: mean over the views, sum over them (LucidDreamer,"
@@ -30,6 +32,23 @@ CLIP = (
     "No value of the gradient may be larger than this, in units of the latent (the small picture"
     " that the prior works on, values about -4..4); 0 never."
 )
+
+
+class TimestepLossNode(io.ComfyNode):
+    """A node whose inputs are the fields of a `TimestepLoss`, which it gives out."""
+
+    settings: ClassVar[type[TimestepLoss]]
+
+    @classmethod
+    def validate_inputs(
+        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
+    ) -> bool | str:
+        ends = {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}
+        return validate(cls, ends, cls.settings)
+
+    @classmethod
+    def execute(cls, **inputs: Any) -> io.NodeOutput:
+        return io.NodeOutput(checked(cls.settings(**inputs)))
 
 
 def loss_output() -> io.Output:
@@ -90,8 +109,8 @@ def timestep_inputs(
     anneal: str = "LucidDreamer, SDI: linear.",
     share: str = "LucidDreamer: 0.3.",
 ) -> list[io.Input]:
-    """What these losses have in common of advanced inputs; the texts name papers' values, ``highest``
-    that at the end.
+    """What these losses have in common of advanced inputs; the texts name papers' values,
+    ``highest`` that at the end.
     """
     return [
         io.Combo.Input(

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.ism import ISM
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    TimestepLossNode,
     loss_output,
     number_input,
     plain_inputs,
@@ -21,7 +18,9 @@ from .inputs import (
 )
 
 
-class ISMLoss(io.ComfyNode):
+class ISMLoss(TimestepLossNode):
+    settings = ISM
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -82,15 +81,3 @@ class ISMLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, ISM
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(ISM(**inputs)))

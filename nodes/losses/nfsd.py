@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.nfsd import NFSD
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    TimestepLossNode,
     loss_output,
     plain_inputs,
     steps_input,
@@ -19,7 +16,9 @@ from .inputs import (
 )
 
 
-class NFSDLoss(io.ComfyNode):
+class NFSDLoss(TimestepLossNode):
+    settings = NFSD
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -51,15 +50,3 @@ class NFSDLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, NFSD
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(NFSD(**inputs)))

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.rfds import RFDS
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    TimestepLossNode,
     loss_output,
     plain_inputs,
     timestep_inputs,
@@ -18,7 +15,9 @@ from .inputs import (
 )
 
 
-class RFDSLoss(io.ComfyNode):
+class RFDSLoss(TimestepLossNode):
+    settings = RFDS
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -48,15 +47,3 @@ class RFDSLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, RFDS
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(RFDS(**inputs)))

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.base import WEIGHTINGS
 from ...kernels.losses.schedule import ANNEALS
 from ...kernels.losses.sds import SDS
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
     CLIP,
     LEVEL,
     WEIGHT,
     WEIGHTS,
-    checked,
+    TimestepLossNode,
     loss_output,
     number_input,
     steps_input,
@@ -24,7 +21,9 @@ from .inputs import (
 )
 
 
-class SDSLoss(io.ComfyNode):
+class SDSLoss(TimestepLossNode):
+    settings = SDS
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -100,15 +99,3 @@ class SDSLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, SDS
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(SDS(**inputs)))

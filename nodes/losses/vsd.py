@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from comfy_api.latest import io
 
 from ...kernels.losses.vsd import VSD
-from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    TimestepLossNode,
     choice_option,
     loss_output,
     number_input,
@@ -20,7 +17,9 @@ from .inputs import (
 )
 
 
-class VSDLoss(io.ComfyNode):
+class VSDLoss(TimestepLossNode):
+    settings = VSD
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -105,15 +104,3 @@ class VSDLoss(io.ComfyNode):
             ],
             outputs=[loss_output()],
         )
-
-    @classmethod
-    def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
-    ) -> bool | str:
-        return validate(
-            cls, {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}, VSD
-        )
-
-    @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(VSD(**inputs)))

@@ -217,8 +217,8 @@ def absent(model: str) -> str:
     listed = ", ".join(map(repr, known[:LISTED]))
     more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
     return (
-        f"model {model!r} is not among this ComfyUI's models. Choose one of {listed}{more}; or put a"
-        " Stable Diffusion into ComfyUI's models folder, as a folder in diffusers format below"
+        f"model {model!r} is not among this ComfyUI's models. Choose one of {listed}{more}; or put"
+        " a Stable Diffusion into ComfyUI's models folder, as a folder in diffusers format below"
         " diffusers or as a .safetensors file below checkpoints, press R, and choose it as model."
     )
 

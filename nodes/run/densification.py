@@ -121,7 +121,8 @@ class Densification(io.ComfyNode):
                     PRESETS,
                     "short runs: some hundred steps. off: their number stays, as the embedded prior"
                     " wants it. Stable Diffusion: thousands of steps. LucidDreamer, MCMC: as their"
-                    " code, but for a cap; switch summed_views on where the loss has reduction sum.",
+                    " code, but for a cap; switch summed_views on where the loss has reduction"
+                    " sum.",
                 ),
                 io.Boolean.Input(
                     "densify",

@@ -2,7 +2,7 @@
 
 | folder below distill3d/ | what | how long |
 |---|---|---|
-| autosave | of a run that is under way, or was when ComfyUI ended | until the run's next, or for good |
+| autosave | of a run under way, or that was when ComfyUI ended | until its next, or for good |
 | autosave | of a run that has ended in order | the newest `KEPT`, within `KEPT_BYTES` |
 | partial | of a run that was cancelled or failed | for good |
 """

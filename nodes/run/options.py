@@ -184,8 +184,8 @@ class RunOptions(io.ComfyNode):
                 ),
                 _share(
                     "depth_share",
-                    "Share of the steps, 0..1, in which the prior sees a picture of nearness instead"
-                    " of the colours. LucidDreamer: 0.2. Only in Optimize.",
+                    "Share of the steps, 0..1, in which the prior sees a picture of nearness"
+                    " instead of the colours. LucidDreamer: 0.2. Only in Optimize.",
                     step=0.05,
                 ),
                 _share(

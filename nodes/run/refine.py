@@ -145,8 +145,10 @@ class RefineMesh(io.ComfyNode):
                     default=DEFAULTS.normal_axes,
                     optional=True,
                     advanced=True,
-                    tooltip="Which directions are red, green and blue where normals are judged. Consistent3D: front "
-                    "right up, on background black.",
+                    tooltip=(
+                        "Which directions are red, green and blue where normals are judged."
+                        " Consistent3D: front right up, on background black."
+                    ),
                 ),
             ],
             outputs=[

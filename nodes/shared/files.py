@@ -1,4 +1,4 @@
-"""Splat and mesh files that nodes may read: those below ComfyUI's output folder and its input/3d."""
+"""Splat and mesh files that nodes may read: those below ComfyUI's output folder and input/3d."""
 
 from __future__ import annotations
 

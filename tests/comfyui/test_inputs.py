@@ -88,7 +88,7 @@ RENAMED |= {"densify_grow": "grow_share"}
 
 @pytest.fixture(scope="module")
 def said(probing, info):
-    """The text of what each node gives out: told everything, and told nothing that it need not be."""
+    """The text of what each node gives out: told everything, and no more than it must be."""
     prompt = {}
     for kind, later in LATER.items():
         full = node(info, kind, **later)

@@ -1,5 +1,5 @@
-"""Whatever comes after the last step, and while a mesh is exported: nothing is lost, and a cancel is
-heard at once.
+"""Whatever comes after the last step, and while a mesh is exported: nothing is lost, and a cancel
+is heard at once.
 """
 
 from __future__ import annotations

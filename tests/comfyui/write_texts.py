@@ -1,6 +1,6 @@
 """Writes what follows from other files: locales/en, the tables in web/docs and its copies,
-docs/nodes, the papers' values in docs/method/papers.md, workflows/api, and the workflows of published
-recipes with their translations and docs/guide/recipes.md.
+docs/nodes, the papers' values in docs/method/papers.md, workflows/api, and the workflows of
+published recipes with their translations and docs/guide/recipes.md.
 
 ``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the
 environment that set_up.py sets up.

@@ -16,8 +16,8 @@ KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
 def optimizing(
     bed: Bed, way: dict[str, Any], steps: int = STEPS, **settings: Any
 ) -> dict[str, Any]:
-    """The quickstart's run with another prior and these ``settings``, its cloud saved; no view words,
-    which only the folder has.
+    """The quickstart's run with another prior and these ``settings``, its cloud saved; no view
+    words, which only the folder has.
     """
     prompt = bed.plain_quickstart()
     base = {

@@ -19,8 +19,8 @@ class Interrupt(BaseException):
 
 
 class Comfy:
-    """What a test sets and sees of it: ``interrupted``, set by a cancel; ``bars``, the progress bars
-    there were; ``sent``, the events for pages.
+    """What a test sets and sees of it: ``interrupted``, set by a cancel; ``bars``, the progress
+    bars there were; ``sent``, the events for pages.
     """
 
     def __init__(self, monkeypatch: Any, folder: Path) -> None:

@@ -99,7 +99,7 @@ def test_one_that_fails_among_those_written_together_does_not_appear(tmp_path):
 
 @pytest.mark.parametrize("format", [*FORMATS])
 def test_every_format_can_be_written_among_others(tmp_path, format):
-    """Inside a block in which files appear at its end, also those that writers need on their way."""
+    """Inside a block in which files appear at its end, those too that writers read on their way."""
     kind = FORMATS[format]
     with appearing_together():
         kind.save(random_ball(20), tmp_path / f"a.{kind.extension}")

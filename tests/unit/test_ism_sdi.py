@@ -133,7 +133,7 @@ def test_sdi_is_the_render_less_the_guided_clean_estimate():
 
 
 def test_pfd_goes_where_the_flow_leads_and_in_one_step_is_sdi():
-    """From a noised render to the clean latent of its probability-flow ODE, known for a Gaussian."""
+    """From a noised render to the clean latent of its flow, known for a Gaussian."""
     prior, t = gaussian_prior(), torch.tensor([300, 700])
     z0, kappa = normal(7, 2, *SHAPE), normal(8, 2, *SHAPE)
     rows = [prior.embed([text] * 2) for text in ("a", "")]

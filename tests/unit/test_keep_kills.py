@@ -1,5 +1,5 @@
-"""A process killed while it writes autosaves, at any moment: from the first one on there is always a
-whole one, and what is half written can be told and removed.
+"""A process killed while it writes autosaves, at any moment: from the first one on there is always
+a whole one, and what is half written can be told and removed.
 """
 
 from __future__ import annotations

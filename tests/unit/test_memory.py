@@ -68,12 +68,11 @@ def test_what_fits_is_never_refused_and_what_cannot_fit_is(
     monkeypatch, available, settings, refused
 ):
     monkeypatch.setattr(memory, "available_bytes", lambda _: available)
-    check = lambda: memory.check_memory(Encoder(), OptimizeSettings(**settings), "Optimize")  # noqa: E731
     if not refused:
-        check()
+        memory.check_memory(Encoder(), OptimizeSettings(**settings), "Optimize")
         return
     with pytest.raises(ValueError) as caught:
-        check()
+        memory.check_memory(Encoder(), OptimizeSettings(**settings), "Optimize")
     for part in ("image_size 4096 with 4 views", "10 GB", "1.0 GB are free", "image_size to 512"):
         assert part in str(caught.value)
 

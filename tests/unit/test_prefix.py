@@ -20,7 +20,8 @@ POSIX = pytest.mark.skipif(os.name == "nt", reason="Windows has other limits")
     "prefix",
     [
         "mug", "distill3d/mug", "a/b/../mug", "mug.", "con", "a:b*?", "~/mug", " mug ",
-        "%date:yyyy-MM-dd%/mug", "%year%-%month%/mug", "-rf", "\u7ea2" * 70, "d/" + "\U0001f600" * 50,
+        "%date:yyyy-MM-dd%/mug", "%year%-%month%/mug", "-rf", "\u7ea2" * 70,
+        "d/" + "\U0001f600" * 50,
         "a" * (255 - ENDING), "/".join(["folder"] * 100) + "/x", "...mug", "\u202emug",
     ],
 )  # fmt: skip

@@ -1,5 +1,5 @@
-"""What the pack's sources never do: run text as code, unpickle, install, reach for the network, write
-where they were not asked to. ComfyUI's registry asks for the first four.
+"""What the pack's sources never do: run text as code, unpickle, install, reach for the network,
+write where they were not asked to. ComfyUI's registry asks for the first four.
 """
 
 from __future__ import annotations

@@ -254,8 +254,10 @@ PARTS = {
     "unet/diffusion_pytorch_model.safetensors": 2, "vae/diffusion_pytorch_model.safetensors": 2,
     "text_encoder/model.safetensors": 3,
 }  # fmt: skip
-CARD = {"vocabulary": None, "background": [0.4, 0.6], "image_size": 16, "distance": 2.0,
-        "fov_y": 40.0, "around": ["front", "side", "back", "side"], "overhead": ["top"]}  # fmt: skip
+CARD = {
+    "vocabulary": None, "background": [0.4, 0.6], "image_size": 16, "distance": 2.0, "fov_y": 40.0,
+    "around": ["front", "side", "back", "side"], "overhead": ["top"],
+}  # fmt: skip
 
 
 def damaged(content, name, rng):

@@ -1,7 +1,7 @@
 """Calls of other people's native code in a process of their own.
 
-Some of it holds the interpreter's lock for seconds, in which nothing else of the server would run: no
-page is answered and no cancel is heard. A process can also be ended in the middle.
+Some of it holds the interpreter's lock for seconds, in which nothing else of the server would run:
+no page is answered and no cancel is heard. A process can also be ended in the middle.
 """
 
 from __future__ import annotations

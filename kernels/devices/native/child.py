@@ -1,5 +1,5 @@
-"""The functions themselves, and the process that calls one: arrays come in on its standard input and
-go out on its standard output. It imports what it calls and numpy, nothing of the pack.
+"""The functions themselves, and the process that calls one: arrays come in on its standard input
+and go out on its standard output. It imports what it calls and numpy, nothing of the pack.
 """
 
 from __future__ import annotations

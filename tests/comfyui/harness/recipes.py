@@ -1,9 +1,10 @@
 """Workflows of published recipes, workflows/distill3d_<name>.json, made from nodes/papers.json.
 
 That file says what each node is set to: what the authors' code has ("theirs"), and what that has no
-counterpart for ("ours"). `recipe_graphs` says what stands where. Notes are in tests/comfyui/recipes,
-in English and Chinese, two a recipe with a line of --- between; {node.input} is filled in from the
-same file, so that no number of a note can differ from the workflow's.
+counterpart for ("ours"). `recipe_graphs` says what stands where. Notes are in
+tests/comfyui/recipes, in English and Chinese, two a recipe with a line of --- between;
+{node.input} is filled in from the same file, so that no number of a note can differ from the
+workflow's.
 """
 
 from __future__ import annotations

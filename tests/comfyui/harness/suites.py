@@ -52,10 +52,10 @@ class Suite:
         # Ctrl-C reaches us alone, and we hand it on, once; a shell's background jobs ignore it.
         own = {"start_new_session": True, "preexec_fn": _heed_ctrl_c} if POSIX else {}
         # Threads of several programs on the same cores wait for each other.
-        alone = {"OMP_NUM_THREADS": "1"}
+        environment = child_environment() | {"OMP_NUM_THREADS": "1"}
         with self.log.open("a", encoding="utf-8") as log:
             return subprocess.Popen(
-                command, cwd=ROOT, env=child_environment() | alone, stdin=subprocess.DEVNULL, stdout=log,
+                command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=log,
                 stderr=subprocess.STDOUT, **own,
             )  # fmt: skip
 

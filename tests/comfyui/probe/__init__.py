@@ -32,8 +32,9 @@ except (ImportError, AttributeError):  # an older ComfyUI, which lacks some of t
     FAMILIES = ()
 
 NODES = (
-    ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeSettings, ProbeToyboxFile,
-    ProbeViews, ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled, *FAMILIES,
+    ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeSettings,
+    ProbeToyboxFile, ProbeViews, ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled,
+    *FAMILIES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}
 

@@ -17,12 +17,13 @@ from comfy.supported_models_base import ClipTarget
 WIDE, NARROW = 64, 32  # of texts and of the U-Net; of the autoencoder's first level
 TEXT = Path(comfy.text_encoders.sd2_clip.__file__).with_name("sd2_clip_config.json")
 SMALL = {
-    "hidden_size": WIDE, "intermediate_size": 4 * WIDE, "num_hidden_layers": 3, "num_attention_heads": 1,
-    "projection_dim": WIDE,
+    "hidden_size": WIDE, "intermediate_size": 4 * WIDE, "num_hidden_layers": 3,
+    "num_attention_heads": 1, "projection_dim": WIDE,
 }  # fmt: skip
 VAE = {
-    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": NARROW,
-    "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
+    "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3,
+    "ch": NARROW, "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [],
+    "dropout": 0.0,
 }  # fmt: skip
 
 
