@@ -15,17 +15,19 @@ WHOSE = {"dreammapping_sd": "LucidDreamer's values", "scene_sd": "Consistent3D's
 
 
 def card(title: str, loss: str, whose: str, hue: float) -> Image.Image:
-    """512 x 512: a paper's name, its loss, whose model it wants and whose values it has."""
+    """512 x 512: a paper's name, its loss, whose model it wants and whose values it has; the page
+    writes over the lowest part.
+    """
     ground = tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.15, 0.25))
     mark = tuple(round(255 * part) for part in colorsys.hls_to_rgb(hue, 0.6, 0.45))
     picture = Image.new("RGB", (SIZE, SIZE), ground)
     draw = ImageDraw.Draw(picture)
     draw.rectangle((0, 0, SIZE, 14), fill=mark)
-    draw.text((EDGE, 70), title, font=fitting(title, 54), fill=INK)
-    draw.text((EDGE, 180), loss, font=ImageFont.load_default(110), fill=mark)
+    draw.text((EDGE, 50), title, font=fitting(title, 54), fill=INK)
+    draw.text((EDGE, 130), loss, font=ImageFont.load_default(110), fill=mark)
     lines = ("with your Stable Diffusion", f"{whose}, no result shown")
     for place, (line, ink) in enumerate(zip(lines, (INK, QUIET), strict=True)):
-        draw.text((EDGE, 400 + 40 * place), line, font=fitting(line, 28), fill=ink)
+        draw.text((EDGE, 310 + 40 * place), line, font=fitting(line, 28), fill=ink)
     return picture
 
 

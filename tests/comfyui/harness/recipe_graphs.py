@@ -245,7 +245,8 @@ def _base(id: int, kind: str) -> dict:
 
 
 def _note(id: int, text: str, title: str, at: list[int]) -> dict:
-    own = {"title": title, "color": "#432", "bgcolor": "#653", "widgets_values": [text]}
+    # On the usual brown Nodes 2.0 shows names of inputs blue, which nobody can read.
+    own = {"title": title, "color": "#222", "bgcolor": "#000", "widgets_values": [text]}
     return _base(id, "MarkdownNote") | own | {"pos": at, "size": [NOTE_WIDTH, NOTE_HEIGHT]}
 
 
