@@ -13,6 +13,7 @@ from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.losses.base import Loss
 from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.anchor import gentle
+from ...kernels.run.growth import growth
 from ...kernels.run.optimize import optimize
 from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
@@ -24,7 +25,7 @@ from ..shared.images import image
 from ..shared.progress import prepare_to_render
 from ..shared.validation import undeclared
 from .anew import times_asked
-from .densification import STANDARD, growth
+from .densification import STANDARD
 from .options import Options
 from .refining import Hold
 from .watch import NO_PREVIEW, Watch, attempted
