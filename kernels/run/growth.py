@@ -6,6 +6,7 @@ from typing import Any
 
 from ..gaussians.densify import Densify
 from ..gaussians.mcmc import MCMC
+from .settings import OptimizeSettings
 
 STRATEGIES = ("gradients", "MCMC")
 LEAST_OPACITY = 1e-6  # of MCMC, which shares opacities out and cannot share none
@@ -13,12 +14,12 @@ _GRADIENTS = Densify()
 
 
 def growth(
-    densify: bool,
-    max_gaussians: int,
-    densify_every: int,
-    densify_stop: float,
-    densify_grow: float,
-    prune_opacity: float,
+    densify: bool = True,
+    max_gaussians: int = OptimizeSettings.max_gaussians,
+    densify_every: int = _GRADIENTS.every,
+    densify_stop: float = _GRADIENTS.stop,
+    densify_grow: float = _GRADIENTS.grow_share,
+    prune_opacity: float = _GRADIENTS.prune_opacity,
     strategy: str = STRATEGIES[0],
     densify_start: float = _GRADIENTS.start,
     **own: Any,

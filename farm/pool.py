@@ -1,0 +1,231 @@
+"""The loop around Ray's actors: each free worker gets a job, until there are none."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import FarmError, needed
+from .graph import Job, Prompt
+from .manifest import DONE, FAILED, REFUSED, Entry
+from .worker import BROKEN, DISK
+
+TRIES = 3  # attempts without progress after which a job is set aside
+STARTS = 3  # failures in a row after which a worker is no longer asked
+WAIT = 0.5  # seconds that one look at the workers may take
+DIED = "the worker died while it made this object"
+
+
+@dataclass
+class Slot:
+    """A place where one job runs: an actor, or one of an actor's many.
+
+    Args:
+        number: of the worker
+        about: what it said when it started
+        failures: in a row, of its starts
+    """
+
+    actor: Any
+    number: int
+    about: Entry = field(default_factory=dict)
+    failures: int = 0
+
+
+@dataclass
+class Attempt:
+    """How often a job was tried.
+
+    Args:
+        failures: since it last got further
+        reached: a mark of how far it had come then
+        errors: what was told of each
+    """
+
+    failures: int = 0
+    reached: Any = None
+    errors: list[str] = field(default_factory=list)
+
+
+class Pool:
+    """Gives jobs to slots and takes what comes of them.
+
+    Args:
+        prompt: the graph of a job
+        progress: a mark of how far a job has come, which differs when it gets further: a job that
+            does is not set aside for workers that were killed
+        on_end: takes the entry of each job that has ended, done or set aside
+        on_start: takes what a worker says of itself, each time that one starts
+    """
+
+    def __init__(
+        self,
+        slots: Iterable[Slot],
+        prompt: Callable[[Job], Prompt],
+        progress: Callable[[Job], Any],
+        on_end: Callable[[Entry], None],
+        on_start: Callable[[Entry], None] = lambda about: None,
+    ) -> None:
+        self.ray = needed("ray")
+        self.prompt, self.progress = prompt, progress
+        self.on_end, self.on_start = on_end, on_start
+        self.free: deque[Slot] = deque()
+        self.attempts: dict[str, Attempt] = {}
+        self.full = 0  # times in a row that OUT had no room
+        self.failed_starts: list[str] = []
+        self._running: dict[Any, tuple[Slot, Job | None]] = {}
+        self._count = 0
+        for slot in slots:
+            self.add(slot)
+
+    def add(self, slot: Slot) -> None:
+        """One more; it gets jobs when it has started."""
+        self._running[slot.actor.start.remote()] = slot, None
+        self._count += 1
+
+    def retire(self) -> Slot | None:
+        """One less, of those that are free."""
+        if not self.free:
+            return None
+        self._count -= 1
+        return self.free.pop()
+
+    def __len__(self) -> int:
+        """Workers that there are, the starting ones included."""
+        return self._count
+
+    def run(self, jobs: deque[Job], tick: Callable[[], None] = lambda: None) -> None:
+        """Until all jobs have ended. ``tick`` is called about twice a second. Raises FarmError when
+        no worker is left, or OUT has no room; what was running then goes on from its autosaves in
+        the next call.
+        """
+        ticked = 0.0
+        while jobs or any(job for _, job in self._running.values()):
+            while jobs and self.free:
+                self._begin(self.free.popleft(), jobs.popleft())
+            if not self._running and not self.free:
+                raise FarmError(f"No worker could be started: {self._last_failure()}")
+            for reference in self._ready():
+                self._take(reference, jobs)
+            if time.monotonic() - ticked > WAIT:
+                ticked = time.monotonic()
+                tick()
+
+    def _begin(self, slot: Slot, job: Job) -> None:
+        attempt = self.attempts.get(job.key)
+        tried = 0 if attempt is None else len(attempt.errors)
+        reference = slot.actor.run.remote(job, self.prompt(job), tried + 1)
+        self._running[reference] = slot, job
+
+    def _ready(self) -> list[Any]:
+        references = list(self._running)
+        if not references:
+            return []
+        ready, others = self.ray.wait(references, num_returns=1, timeout=WAIT)
+        if ready and others:
+            ready += self.ray.wait(others, num_returns=len(others), timeout=0)[0]
+        return list(ready)
+
+    def _take(self, reference: Any, jobs: deque[Job]) -> None:
+        slot, job = self._running.pop(reference)
+        try:
+            entry: Entry = self.ray.get(reference)
+        except self.ray.exceptions.RayError as error:
+            if job is not None:
+                self._again(job, {"status": BROKEN, "error": DIED, "log": str(error)}, jobs)
+            elif not self._restartable(slot, error):
+                return
+            self._running[slot.actor.start.remote()] = slot, None
+            return
+        if job is None:
+            slot.about, slot.failures = entry, 0
+            self.on_start(entry)
+        elif entry["status"] in (DONE, REFUSED):
+            self.full = 0
+            self.attempts.pop(job.key, None)
+            self.on_end(entry)
+        else:
+            self._again(job, entry, jobs)
+        self.free.append(slot)
+
+    def _restartable(self, slot: Slot, error: Exception) -> bool:
+        """Whether a worker that did not start is asked once more."""
+        slot.failures += 1
+        self.failed_starts.append(str(error))
+        lost = isinstance(error, self.ray.exceptions.ActorUnavailableError)
+        if slot.failures < STARTS or lost:
+            time.sleep(0.2)
+            return True
+        self._count -= 1
+        return False
+
+    def _again(self, job: Job, entry: Entry, jobs: deque[Job]) -> None:
+        """Back into the queue, or aside."""
+        if entry["status"] == DISK:
+            self.full += 1
+            jobs.append(job)
+            if self.full >= TRIES:
+                raise FarmError(
+                    f"OUT has no room or may not be written to: {entry['error']}. Nothing is lost:"
+                    " make room and start the same command again."
+                )
+            return
+        attempt = self.attempts.setdefault(job.key, Attempt())
+        attempt.errors.append(entry["error"])
+        reached = self.progress(job)
+        further = reached is not None and reached != attempt.reached
+        attempt.failures = 1 if further else attempt.failures + 1
+        attempt.reached = reached
+        if attempt.failures < TRIES:
+            jobs.appendleft(job)
+            return
+        self.on_end(
+            {
+                "key": job.key,
+                "name": job.name,
+                "line": job.line,
+                "prompt": job.prompt,
+                "seed": job.values.get("seed"),
+                "settings": dict(job.values),
+                **entry,
+                "status": FAILED,
+                "attempt": len(attempt.errors),
+                "errors": attempt.errors,
+                "time": time.time(),
+            }
+        )
+        del self.attempts[job.key]
+
+    def _last_failure(self) -> str:
+        return self.failed_starts[-1].strip()[-2000:] if self.failed_starts else "there is none"
+
+
+def connect(address: str, cpus: int, dashboard: bool) -> tuple[Any, str]:
+    """Ray, connected, and where its page is; "local" starts one on this machine for this call,
+    bound to the loopback.
+
+    Raises FarmError where it is not installed, or the address does not answer.
+    """
+    if address == "local":
+        # Ray's own switch for one machine: on Linux it listens on all interfaces otherwise. Read
+        # when it is imported, and by the processes that it starts.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would tell its makers
+    ray = needed("ray")
+    quiet = {"log_to_driver": False, "configure_logging": False}
+    try:
+        if address == "local":
+            context = ray.init(
+                address="local", num_cpus=cpus, include_dashboard=dashboard,
+                dashboard_host="127.0.0.1", **quiet,
+            )  # fmt: skip
+        else:
+            context = ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise FarmError(f"--address {address}: Ray does not answer there ({error}).") from error
+    return ray, str(getattr(context, "dashboard_url", "") or "") if dashboard else ""
