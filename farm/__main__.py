@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--engine",
-        choices=("comfyui", "python"),
+        choices=("comfyui", "python", "stub"),
+        metavar="{comfyui,python}",
         default="comfyui",
         help="comfyui (the default): a headless ComfyUI in each worker; python: the kernels without"
         " it, for graphs of this pack's nodes",

@@ -179,8 +179,8 @@ class _Packer:
         for slot in self.slots.more(max(0, after - before)):
             self.pool.add(slot)
         for _ in range(max(0, before - after) * self.slots.gpus):
-            if (slot := self.pool.retire()) is not None:
-                self.slots.ray.kill(slot.actor)
+            if (idle := self.pool.retire()) is not None:
+                self.slots.ray.kill(idle.actor)
         self._since, self._objects = time.monotonic(), self.bar.made
 
 
@@ -209,7 +209,7 @@ def _options(settings: Settings, graph: Graph) -> Options:
     comfyui = ""
     if settings.engine == "comfyui":
         comfyui = str(find_comfyui(settings.comfyui))
-    else:
+    elif settings.engine == "python":
         from .engines.python import check_nodes
 
         check_nodes(graph)

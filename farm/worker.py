@@ -168,7 +168,7 @@ class Worker:
             count = "" if taken[ending] == 1 else f"-{taken[ending]}"
             name = f"{job.name}{count}{ending}"
             self.store.put(path, name)
-            listed.append({"name": name, "bytes": path.stat().st_size, "blake2b": _digest(path)})
+            listed.append({"name": name, "bytes": path.stat().st_size, "blake2b": digest_of(path)})
         return listed
 
     def _entry(self, job: Job, status: str, seconds: float, attempt: int) -> Entry:
@@ -202,6 +202,10 @@ def make_engine(options: Options, folder: Path) -> Engine:
         from .engines.python import PythonEngine
 
         return PythonEngine(folder, options.threads, Path(options.models or "."))
+    if options.engine == "stub":
+        from .engines.stub import StubEngine
+
+        return StubEngine(folder)
     from .engines.comfyui import ComfyEngine
 
     cpu = not options.gpu
@@ -215,7 +219,8 @@ def leave_root() -> None:
     sys.path[:] = [place for place in sys.path if Path(place or ".").resolve() != ROOT]
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """What the manifest says of a file's contents."""
     digest = hashlib.blake2b(digest_size=16)
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

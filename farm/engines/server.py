@@ -151,7 +151,7 @@ class Server:
             places += ["--base-directory", str(self._base())]
         return [
             "--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch",
-            "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *places,
+            "--disable-api-nodes", "--disable-metadata", "--database-url", "sqlite:///:memory:", *places,
             *(["--cpu"] if self.cpu else []), *self.flags,
         ]  # fmt: skip
 
