@@ -33,9 +33,9 @@ class Manifest:
         self._loose: list[str] = []  # records that the file does not have yet
         self._due = 0.0
 
-    def load(self) -> None:
-        """What earlier calls have left. Half a line, of an editor or a disk that failed, is as if
-        the job had not been made.
+    def load(self) -> list[str]:
+        """What earlier calls have left; the keys of the jobs that only had records. Half a line, of
+        an editor or a disk that failed, is as if the job had not been made.
         """
         try:
             lines = self.store.read(FILE).splitlines()
@@ -48,6 +48,7 @@ class Manifest:
             for data in pool.map(lambda name: self.store.read(f"{RECORDS}/{name}"), names):
                 self._take(data)
         self._loose = [f"{RECORDS}/{name}" for name in names]
+        return [name.removesuffix(".json") for name in names]
 
     def add(self, entry: Entry) -> None:
         """A job that has ended; its record may be there already."""

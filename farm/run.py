@@ -20,7 +20,7 @@ from .engines.server import find_comfyui
 from .errors import FarmError
 from .graph import Graph, Job, read_graph
 from .jobs import read_jobs
-from .manifest import DONE, REFUSED, Entry, Manifest
+from .manifest import DONE, RECORDS, REFUSED, Entry, Manifest
 from .packing import ROUND, Packing
 from .pool import Pool, connect
 from .progress import Progress
@@ -67,7 +67,8 @@ def farm(settings: Settings, say: Callable[[str], None] = print) -> int:
     store = open_store(settings.out)
     with _alone(store):
         manifest = Manifest(store)
-        manifest.load()
+        for key in manifest.load():  # the worker may have died before it could
+            store.remove(f"{SAVES}/{key}")
         todo = _todo(manifest, jobs, settings.retry)
         made = sum(manifest.states.get(job.key) == DONE for job in jobs)
         aside = len(jobs) - made - len(todo)
@@ -116,6 +117,8 @@ def _make(
             bar.tell(
                 f"line {entry['line']} is set aside: {str(entry['error']).splitlines()[0][:200]}"
             )
+        elif entry["attempt"] > 1:
+            store.remove(f"{SAVES}/{entry['key']}")
         manifest.add(entry)
         bar.ended(entry)
 
@@ -230,6 +233,8 @@ def _finish(
     """Table, contact sheet, summary; 1 where not all are made."""
     keys = {job.key for job in jobs}
     entries = [entry for entry in manifest.entries() if entry["key"] in keys]
+    for folder in ("", RECORDS, OWN):
+        store.sweep(folder)
     try:
         write_table(store, sorted(entries, key=lambda entry: entry["line"]))
         with tempfile.TemporaryDirectory() as folder:

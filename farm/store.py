@@ -41,6 +41,9 @@ class Store(Protocol):
     def remove(self, name: str) -> None:
         """A file or a folder with all in it, if it is there."""
 
+    def sweep(self, folder: str) -> None:
+        """Remove halves of files, which killed processes have left right in a folder."""
+
 
 class Folder:
     """On a disk that every machine of the farm sees under the same path."""
@@ -87,7 +90,6 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def sweep(self, folder: str) -> None:
-        """Remove halves of files that killed processes have left in a folder."""
         clean(self.path / folder)
 
     def _made(self, name: str) -> Path:
@@ -137,6 +139,9 @@ class Remote:
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
             self._files.rm(self._path(name), recursive=True)
+
+    def sweep(self, folder: str) -> None:
+        pass  # there are no halves
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
