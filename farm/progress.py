@@ -31,7 +31,9 @@ class Progress:
 
     def ended(self, entry: Entry) -> None:
         """A job has ended."""
-        if self._first is None:  # from when the first object was begun: what comes before is once
+        if (
+            self._first is None and entry["status"] == DONE
+        ):  # from when the first object was begun: what comes before is once
             self._first = time.monotonic() - float(entry.get("seconds") or 0.0)
         self.count += 1
         self.made += entry["status"] == DONE
@@ -41,9 +43,9 @@ class Progress:
 
     def told(self) -> str:
         """The rate, and the time that the rest takes at it."""
-        if self._first is None or not self.count:
+        if self._first is None or not self.made:
             return "starting"
-        rate = self.count / max(1e-3, time.monotonic() - self._first)
+        rate = self.made / max(1e-3, time.monotonic() - self._first)
         return f"{rate * 3600:,.0f} objects/h, {clock((self.total - self.count) / rate)} left"
 
     def show(self, workers: int) -> None:

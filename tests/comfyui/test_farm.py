@@ -15,14 +15,26 @@ from pathlib import Path
 import pytest
 from farm_runs import entries, small_graph, start, undisturbed, write_jobs
 
-from distill3d.farm.checks import EMBEDDED
+from distill3d.farm.checks import EMBEDDED, checked
 from distill3d.farm.engines.python import PythonEngine
+from distill3d.farm.graph import read_graph
+from distill3d.farm.jobs import read_jobs
 
 pytest.importorskip("ray", reason="the farm's tests need Ray: pip install 'ray[default]==2.60.*'")
 pytestmark = pytest.mark.timeout(600)
 STEPS = 12
 
 
+def test_the_check_knows_what_a_server_says_of_its_nodes(tmp_path, object_info):
+    graph = read_graph("quickstart")
+    jobs = tmp_path / "jobs.csv"
+    jobs.write_text("prompt,Render Views.views\na red mug,4\na red mug,0\n")
+    good, bad = checked(graph, graph.jobs(read_jobs(jobs)), object_info)
+    assert not good.problem
+    assert bad.problem == "Distill3D_RenderViews.views is 0, which has to be from 1 to 1000"
+
+
+@pytest.mark.nightly(reason="test_farm_kills and test_farm_resume have it without a server")
 def test_a_server_that_is_killed_is_started_again_and_goes_on(tmp_path):
     made = disturbed(tmp_path, jobs=2, workers=1, kills=["engine_pid"], seed=0)
     assert any(entry["resumed"] for entry in made)
@@ -36,6 +48,7 @@ def test_so_do_workers_and_the_driver(tmp_path, seed):
     disturbed(tmp_path, jobs=8, workers=2, kills=kills, seed=seed)
 
 
+@pytest.mark.nightly(reason="the one above asks a server that runs already")
 def test_the_check_asks_a_server_and_makes_nothing(tmp_path, capsys):
     from distill3d.farm.__main__ import main
 

@@ -32,7 +32,10 @@ def small_graph(model: str = "tiny", steps: int = STEPS) -> dict:
             if not (isinstance(value, list) and value[0] not in {*nodes, "20"})
         }
         nodes[id] = nodes[id] | {"inputs": kept}
-    options = {"background": "auto", "autosave_every": AUTOSAVE, "micro_batch": 0}
+    options = {
+        "preset": "custom", "background": "auto", "sample_posterior": False, "micro_batch": 0,
+        "render_backend": "auto", "preview_every": 0, "autosave_every": AUTOSAVE, "max_bad_steps": 50,
+    }  # fmt: skip
     nodes["20"] = {"class_type": "Distill3D_RunOptions", "inputs": options}
     return nodes
 
