@@ -52,8 +52,9 @@ class Manifest:
 
     def add(self, entry: Entry) -> None:
         """A job that has ended; its record may be there already."""
-        self._take(line_of(entry))
-        self._loose.append(record_name(entry["key"]))
+        key = entry["key"]
+        self._lines[key], self.states[key] = line_of(entry), entry["status"]
+        self._loose.append(record_name(key))
 
     def forget(self, key: str) -> None:
         """A job that is to be made anew."""

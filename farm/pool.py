@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from .errors import FarmError, needed
@@ -78,13 +80,14 @@ class Pool:
         self.full = 0  # times in a row that OUT had no room
         self.failed_starts: list[str] = []
         self._running: dict[Any, tuple[Slot, Job | None]] = {}
+        self._ended: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
         self._count = 0
         for slot in slots:
             self.add(slot)
 
     def add(self, slot: Slot) -> None:
         """One more; it gets jobs when it has started."""
-        self._running[slot.actor.start.remote()] = slot, None
+        self._ask(slot.actor.start.remote(), slot, None)
         self._count += 1
 
     def retire(self) -> Slot | None:
@@ -105,41 +108,49 @@ class Pool:
         """
         ticked = 0.0
         while jobs or any(job for _, job in self._running.values()):
-            while jobs and self.free:
-                self._begin(self.free.popleft(), jobs.popleft())
+            self._hand_out(jobs)
             if not self._running and not self.free:
                 raise FarmError(f"No worker could be started: {self._last_failure()}")
-            for reference in self._ready():
-                self._take(reference, jobs)
+            for reference, answer in self._answers():
+                self._take(reference, answer, jobs)
+                self._hand_out(jobs)  # before the next: nobody waits for all that have come
             if time.monotonic() - ticked > WAIT:
                 ticked = time.monotonic()
                 tick()
 
+    def _hand_out(self, jobs: deque[Job]) -> None:
+        while jobs and self.free:
+            self._begin(self.free.popleft(), jobs.popleft())
+
     def _begin(self, slot: Slot, job: Job) -> None:
         attempt = self.attempts.get(job.key)
         tried = 0 if attempt is None else len(attempt.errors)
-        reference = slot.actor.run.remote(job, self.prompt(job), tried + 1)
+        self._ask(slot.actor.run.remote(job, self.prompt(job), tried + 1), slot, job)
+
+    def _ask(self, reference: Any, slot: Slot, job: Job | None) -> None:
+        """Have the answer come by itself: looking at thousands in turn would take longer than
+        many of them.
+        """
         self._running[reference] = slot, job
+        reference.future().add_done_callback(lambda answer: self._ended.put((reference, answer)))
 
-    def _ready(self) -> list[Any]:
-        references = list(self._running)
-        if not references:
-            return []
-        ready, others = self.ray.wait(references, num_returns=1, timeout=WAIT)
-        if ready and others:
-            ready += self.ray.wait(others, num_returns=len(others), timeout=0)[0]
-        return list(ready)
+    def _answers(self) -> Iterator[tuple[Any, Any]]:
+        """Those that have come, after a wait for one."""
+        with suppress(Empty):
+            yield self._ended.get(timeout=WAIT)
+            while True:
+                yield self._ended.get_nowait()
 
-    def _take(self, reference: Any, jobs: deque[Job]) -> None:
+    def _take(self, reference: Any, answer: Any, jobs: deque[Job]) -> None:
         slot, job = self._running.pop(reference)
         try:
-            entry: Entry = self.ray.get(reference)
+            entry: Entry = answer.result()
         except self.ray.exceptions.RayError as error:
             if job is not None:
                 self._again(job, {"status": BROKEN, "error": DIED, "log": str(error)}, jobs)
             elif not self._restartable(slot, error):
                 return
-            self._running[slot.actor.start.remote()] = slot, None
+            self._ask(slot.actor.start.remote(), slot, None)
             return
         if job is None:
             slot.about, slot.failures = entry, 0

@@ -35,7 +35,6 @@ from distill3d.farm.store import Folder
 from distill3d.farm.worker import BROKEN
 
 GRAPH = {"1": {"class_type": "Stub", "inputs": {"prompt": "", "seed": 0}}}
-LATE = 0.05  # seconds by which asyncio's own timers may be late on busy cores
 
 
 class Machine:
@@ -53,6 +52,7 @@ class Machine:
         self.waited, self.worked, self.late = 0.0, 0.0, 0.0
 
     async def start(self) -> dict:
+        await asyncio.sleep(self.chance.uniform(0, self.seconds))  # as processes start, not at once
         return {"number": 0}
 
     async def run(self, number: int, job: Job, prompt: Any, attempt: int) -> dict:
@@ -123,7 +123,7 @@ def simulate(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     machines = [
         kind.remote(str(out), given.seconds, given.failures, seed) for seed in range(given.machines)
     ]
-    ray.get([machine.start.remote() for machine in machines])
+    ray.get([machine.told.remote() for machine in machines])
     slots = [
         Slot(Handle(machines[number % given.machines], number), number)
         for number in range(given.gpus * given.per_gpu)
