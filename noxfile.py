@@ -99,7 +99,10 @@ def _install_tests(session: nox.Session) -> None:
     setup(session)
     # Its interpreter runs the GPU's kernels; where it cannot be had, their tests skip themselves.
     triton = "triton>=3.2; sys_platform == 'linux'"
-    run(session, "python", "-m", "pip", "install", "-q", triton, allowed=(0, 1))
+    # Likewise Ray, on which the farm stands.
+    farm = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["farm"]
+    for packages in ([triton], farm):
+        run(session, "python", "-m", "pip", "install", "-q", *packages, allowed=(0, 1))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -61,6 +61,8 @@ def _node_problem(node: Mapping[str, Any], types: Mapping[str, Any]) -> str:
     described = types[kind]["input"]
     for name, spec in described.get("required", {}).items():
         if name not in given:
+            if any(each.startswith(f"{name}.") for each in given):  # inputs that grow
+                continue
             return f"{kind} has no value for {name}"
         if problem := _value_problem(f"{kind}.{name}", given[name], spec):
             return problem

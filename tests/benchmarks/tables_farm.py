@@ -17,7 +17,10 @@ def farm_simulation() -> str:
             "what slots waited for the driver, share of their work",
             f"{100 * row['overhead']:.2f} %",
         ],
-        ["the driver's own time, ms of one core an object", f"{row['driver_cpu_ms_per_object']:.2f}"],
+        [
+            "the driver's own time, ms of one core an object",
+            f"{row['driver_cpu_ms_per_object']:.2f}",
+        ],
         ["the driver's memory at most, MB", f"{row['driver_peak_mb']:,}"],
         ["manifest, MB", f"{row['manifest_mb']:.0f}"],
         ["to find all finished in the next call, seconds", f"{row['resume_seconds']:.1f}"],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from farm_runs import entries, small_graph, start, undisturbed, write_jobs
+from harness import prompts
 
 from distill3d.farm.checks import EMBEDDED, checked
 from distill3d.farm.engines.python import PythonEngine
@@ -32,6 +33,23 @@ def test_the_check_knows_what_a_server_says_of_its_nodes(tmp_path, object_info):
     good, bad = checked(graph, graph.jobs(read_jobs(jobs)), object_info)
     assert not good.problem
     assert bad.problem == "Distill3D_RenderViews.views is 0, which has to be from 1 to 1000"
+
+
+def test_a_list_of_prompts_in_a_graph_makes_an_object_of_each(comfyui, quickstart_prompt):
+    """As docs/guide/farm.md has it: core's Create List before View Prompts."""
+    prompt = dict(quickstart_prompt)
+    for id in prompts.of_type(prompt, "Distill3D_ExportMesh"):
+        del prompt[id]
+    prompt = {id: node for id, node in prompt.items() if node["class_type"] != "Preview3D"}
+    texts = ["a red cube", "a blue cone", "a green torus"]
+    for place, text in enumerate(texts):
+        prompt[f"text{place}"] = {"class_type": "PrimitiveString", "inputs": {"value": text}}
+    grown = {f"inputs.input{place}": [f"text{place}", 0] for place in range(len(texts))}
+    prompt["list"] = {"class_type": "CreateList", "inputs": grown}
+    prompt = prompts.set_values(prompt, "Distill3D_ViewPrompts", prompt=["list", 0])
+    run = comfyui.run(prompt)
+    assert run.status == "success", run.error
+    assert sum(file["filename"].endswith(".ply") for file in run.files) == len(texts)
 
 
 @pytest.mark.nightly(reason="test_farm_kills and test_farm_resume have it without a server")

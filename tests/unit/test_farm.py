@@ -330,3 +330,24 @@ def test_table_sheet_and_summary_name_what_there_is(tmp_path):
     told = summary(entries, 5)
     assert "3 of 5 objects are made" in told and "line 4, 'a dragon': no" in told
     assert clock(3723) == "1:02:03" and clock(63) == "1:03"
+
+
+def test_without_ray_the_group_that_brings_it_is_named(tmp_path, monkeypatch):
+    import sys
+
+    from distill3d.farm.errors import needed
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(FarmError, match=r'pip install "ray\[default\]==2.60'):
+        needed("ray")
+
+
+def test_the_clones_own_folder_is_no_place_to_import_from(tmp_path, monkeypatch):
+    import sys
+
+    from distill3d.farm.worker import ROOT, leave_root
+
+    monkeypatch.setattr(sys, "path", ["", str(ROOT), str(tmp_path)])
+    monkeypatch.chdir(ROOT)
+    leave_root()
+    assert sys.path == [str(tmp_path)]
