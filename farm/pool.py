@@ -18,6 +18,7 @@ from .worker import BROKEN, DISK
 
 TRIES = 3  # attempts without progress after which a job is set aside
 STARTS = 3  # failures in a row after which a worker is no longer asked
+STOPPING = 10.0  # seconds that they may take to end
 WAIT = 0.5  # seconds that one look at the workers may take
 DIED = "the worker died while it made this object"
 
@@ -117,6 +118,12 @@ class Pool:
             if time.monotonic() - ticked > WAIT:
                 ticked = time.monotonic()
                 tick()
+
+    def close(self) -> None:
+        """Free workers end their engines and clear up; the others end with Ray."""
+        asked = [slot.actor.stop.remote() for slot in self.free]
+        if asked:
+            self.ray.wait(asked, num_returns=len(asked), timeout=STOPPING)
 
     def _hand_out(self, jobs: deque[Job]) -> None:
         while jobs and self.free:

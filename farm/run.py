@@ -145,6 +145,7 @@ def _make(
 
     try:
         pool.run(deque(todo), tick)
+        pool.close()
         return OK
     except FarmError as error:
         bar.tell(str(error))
