@@ -8,7 +8,8 @@ processes. Afterwards the driver starts again over all that is finished. Prints 
 last.
 
 seconds: an object's time in a slot (``--seconds``), which is that of ``--per-gpu`` objects at once
-on a GPU; 7 at 14.8 are the 1,700 objects an hour that 7 processes of quality.py made on an H200. overhead: what slots waited for the driver between two objects, as a share of their work.
+on a GPU; 7 at 14.8 are the 1,700 objects an hour that 7 processes of quality.py made on an H200.
+overhead: what slots waited for the driver between two objects, as a share of their work.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def made_jobs(count: int) -> tuple[Graph, list[Job]]:
 def simulate(given: argparse.Namespace, out: Path) -> dict[str, Any]:
     graph, jobs = made_jobs(given.objects)
     # here they are other machines, which Ray would have give way to the driver
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - Ray's spelling
     ray, _ = connect("local", max(4, given.machines), False)
     kind = ray.remote(Machine).options(num_cpus=0, max_concurrency=100_000)
     machines = [

@@ -48,6 +48,39 @@ def test_true_objects_come_out_bit_for_bit(tmp_path, seed):
     assert any(entry["resumed"] for entry in made)
 
 
+@pytest.mark.nightly(reason="three nodes of Ray's on this machine; one is lost and comes back")
+def test_a_node_of_the_cluster_may_go_and_come(tmp_path):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    try:
+        lost = cluster.add_node(num_cpus=1)
+        cluster.add_node(num_cpus=1)
+        (tmp_path / "graph.json").write_text(json.dumps(stub_graph(steps=8, seconds=0.1)))
+        jobs = write_jobs(tmp_path / "jobs.jsonl", JOBS)
+        expected = undisturbed(Hurried(tmp_path / "alone"), stub_graph(8, 0), jobs)
+        words = ("--engine", "stub", "--workers", str(WORKERS), "--address", cluster.address)
+        driver, end = start(tmp_path, *words), time.monotonic() + LIMIT
+        try:
+            while driver.poll() is None:
+                assert time.monotonic() < end, log(tmp_path)
+                if lost is not None and len(alive(tmp_path)) == WORKERS and working(tmp_path):
+                    cluster.remove_node(lost, allow_graceful=False)
+                    lost = None
+                    time.sleep(2)
+                    cluster.add_node(num_cpus=1)
+                time.sleep(0.1)
+        finally:
+            driver.kill()
+            driver.wait()
+        assert driver.returncode == 0 and lost is None, log(tmp_path)
+        files = [file for entry in entries(tmp_path) for file in entry["files"]]
+        assert {file["name"]: file["blake2b"] for file in files} == expected
+        assert len(files) == JOBS
+    finally:
+        cluster.shutdown()
+
+
 class Hurried(StubEngine):
     """The same objects in no time."""
 
