@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from .errors import needed
@@ -20,6 +21,7 @@ class Progress:
         terminal = sys.stderr.isatty()
         self.total, self.made, self.count, self.memory = total, 0, 0, 0
         self._first: float | None = None
+        self._refused = ""
         self._bar: Any = needed("tqdm").tqdm(
             total=total,
             bar_format=FORMAT,
@@ -57,6 +59,15 @@ class Progress:
     def tell(self, text: str) -> None:
         """A line above the bar."""
         self._bar.write(text, file=sys.stderr)
+
+    def attempt(self, write: Callable[[], object]) -> None:
+        """Write something that can also be written later; a disk that refuses is told once."""
+        try:
+            write()
+        except OSError as error:
+            if str(error) != self._refused:
+                self._refused = str(error)
+                self.tell(f"OUT cannot be written to: {error}")
 
     def close(self) -> None:
         self._bar.close()

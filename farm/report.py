@@ -19,6 +19,7 @@ COLUMNS = (
 )  # fmt: skip
 PICTURES = (".webp", ".png", ".jpg", ".jpeg")
 TILE, LABEL, ACROSS, DOWN = 192, 28, 8, 12  # pixels, pixels, tiles, tiles on a sheet
+MOST = 20 * ACROSS * DOWN  # each has to be fetched and opened
 
 
 def write_table(store: Store, entries: Iterable[Entry]) -> None:
@@ -38,11 +39,11 @@ def write_table(store: Store, entries: Iterable[Entry]) -> None:
 
 
 def write_sheets(store: Store, entries: Iterable[Entry], folder: Path) -> list[str]:
-    """Contact sheets of all objects that have a picture, in JOBS' order; their names. ``folder``:
-    for copies on their way.
+    """Contact sheets of the objects that have a picture, the first `MOST` of them in JOBS' order;
+    their names. ``folder``: for copies on their way.
     """
     shown = [entry for entry in entries if entry["status"] == DONE and _picture(entry)]
-    shown.sort(key=lambda entry: entry["line"])
+    shown = sorted(shown, key=lambda entry: entry["line"])[:MOST]
     names = []
     for first in range(0, len(shown), ACROSS * DOWN):
         number = first // (ACROSS * DOWN) + 1

@@ -79,8 +79,7 @@ def farm(settings: Settings, say: Callable[[str], None] = print) -> int:
             code = _make(
                 settings, replace(options, place=_place(store)), graph, todo, manifest, say
             )
-        manifest.flush(now=True)
-        return _finish(store, manifest, jobs, settings, say) or code
+        return _finish(store, manifest, jobs, say) or code
 
 
 def _todo(manifest: Manifest, jobs: list[Job], retry: bool) -> list[Job]:
@@ -111,9 +110,12 @@ def _make(
 
     def ended(entry: Entry) -> None:
         log = entry.pop("log", "")
+        if slots.gpus:
+            share = slots.gpus / len(pool)
+            entry["gpu_seconds"] = round(float(entry.get("seconds") or 0) * share, 3)
         if entry["status"] != DONE:
             entry["log"] = f"failed/{entry['name']}.log"
-            store.write(entry["log"], log.encode(errors="replace"))
+            bar.attempt(lambda: store.write(entry["log"], log.encode(errors="replace")))
             bar.tell(
                 f"line {entry['line']} is set aside: {str(entry['error']).splitlines()[0][:200]}"
             )
@@ -124,7 +126,8 @@ def _make(
 
     def started(about: Entry) -> None:
         abouts[about["number"]] = about
-        store.write(WORKERS, json.dumps(list(abouts.values()), indent=1).encode())
+        told = json.dumps(list(abouts.values()), indent=1).encode()
+        bar.attempt(lambda: store.write(WORKERS, told))
 
     pool = Pool(
         slots.first(),
@@ -139,7 +142,7 @@ def _make(
     packer = _Packer(slots, pool, abouts, bar)
 
     def tick() -> None:
-        manifest.flush()
+        bar.attempt(manifest.flush)
         bar.show(len(pool))
         packer.look()
 
@@ -154,8 +157,8 @@ def _make(
         bar.tell("Interrupted. The same command goes on from here.")
         return INTERRUPTED
     finally:
+        bar.attempt(lambda: manifest.flush(now=True))
         bar.close()
-        manifest.flush(now=True)
         ray.shutdown()
 
 
@@ -228,7 +231,6 @@ def _finish(
     store: Store,
     manifest: Manifest,
     jobs: list[Job],
-    settings: Settings,
     say: Callable[[str], None],
 ) -> int:
     """Table, contact sheet, summary; 1 where not all are made."""
@@ -237,11 +239,14 @@ def _finish(
     for folder in ("", RECORDS, OWN):
         store.sweep(folder)
     try:
+        manifest.flush(now=True)
         write_table(store, sorted(entries, key=lambda entry: entry["line"]))
         with tempfile.TemporaryDirectory() as folder:
             sheets = write_sheets(store, entries, Path(folder))
     except OSError as error:
-        say(f"The table could not be written: {error}")
+        say(
+            f"Manifest and table could not be written: {error}. What is made is recorded all the same."
+        )
         sheets = []
     say(summary(entries, len(jobs)))
     say(f"In {store.address}: manifest.jsonl, table.csv" + "".join(f", {name}" for name in sheets))
@@ -276,13 +281,15 @@ def _alone(store: Folder | Remote) -> Iterator[None]:
         return
     import fcntl
 
+    path = store.path / LOCK
     try:
-        path = store.path / LOCK
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
-    except BlockingIOError as error:
-        raise FarmError(f"OUT {store.address}: another farm works in this folder.") from error
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        file = path.open("a")
+    except OSError as error:
         raise FarmError(f"OUT {store.address} cannot be written to: {error}") from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FarmError(f"OUT {store.address}: another farm works in this folder.") from error
+        yield

@@ -351,3 +351,34 @@ def test_the_clones_own_folder_is_no_place_to_import_from(tmp_path, monkeypatch)
     monkeypatch.chdir(ROOT)
     leave_root()
     assert sys.path == [str(tmp_path)]
+
+
+def test_a_driver_whose_disk_is_full_says_so_once_and_goes_on(capsys):
+    from distill3d.farm.progress import Progress
+
+    def refuse():
+        raise OSError(28, "No space left on device")
+
+    bar = Progress(2)
+    for _ in range(3):
+        bar.attempt(refuse)
+    bar.ended(entry("1", seconds=1.0))
+    bar.close()
+    told = capsys.readouterr().err
+    assert told.count("No space left") == 1 and "1/2" in told and "objects/h" in told
+
+
+def test_two_farms_do_not_work_in_one_folder_at_a_time(tmp_path):
+    from distill3d.farm.run import _alone
+
+    fcntl = pytest.importorskip("fcntl")
+    with _alone(Folder(tmp_path)):
+        with (tmp_path / ".farm" / "lock").open("a") as other, pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with pytest.raises(FarmError, match="another farm works"), _alone(Folder(tmp_path)):
+            pass
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FarmError, match="cannot be written to"), _alone(Folder(tmp_path / "file")):
+        pass
+    with pytest.raises(PermissionError), _alone(Folder(tmp_path)):
+        raise PermissionError("of what runs inside")
