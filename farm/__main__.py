@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         default=1,
         metavar="N",
-        help="of each worker on the CPU; 1 (the default) makes the most objects an hour, and the"
+        help="of each worker on the CPU; with 1 (the default) an object has the"
         " same bits on any number of workers",
     )
     parser.add_argument(

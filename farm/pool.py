@@ -18,6 +18,7 @@ from .worker import BROKEN, DISK
 
 TRIES = 3  # attempts without progress after which a job is set aside
 STARTS = 3  # failures in a row after which a worker is no longer asked
+AHEAD = 1  # jobs that wait at a worker
 STOPPING = 10.0  # seconds that they may take to end
 WAIT = 0.5  # seconds that one look at the workers may take
 DIED = "the worker died while it made this object"
@@ -31,12 +32,16 @@ class Slot:
         number: of the worker
         about: what it said when it started
         failures: in a row, of its starts
+        jobs: references of those that it has, the first of which runs
+        culprit: of the job at which it died, until it has started again
     """
 
     actor: Any
     number: int
     about: Entry = field(default_factory=dict)
     failures: int = 0
+    jobs: list[Any] = field(default_factory=list)
+    culprit: Any = None
 
 
 @dataclass
@@ -76,7 +81,8 @@ class Pool:
         self.ray = needed("ray")
         self.prompt, self.progress = prompt, progress
         self.on_end, self.on_start = on_end, on_start
-        self.free: deque[Slot] = deque()
+        self.free: dict[int, Slot] = {}  # by number
+        self.ahead: dict[int, Slot] = {}  # that work, and may be given their next job
         self.attempts: dict[str, Attempt] = {}
         self.full = 0  # times in a row that OUT had no room
         self.failed_starts: list[str] = []
@@ -96,7 +102,7 @@ class Pool:
         if not self.free:
             return None
         self._count -= 1
-        return self.free.pop()
+        return self.free.popitem()[1]
 
     def __len__(self) -> int:
         """Workers that there are, the starting ones included."""
@@ -121,18 +127,33 @@ class Pool:
 
     def close(self) -> None:
         """Free workers end their engines and clear up; the others end with Ray."""
-        asked = [slot.actor.stop.remote() for slot in self.free]
+        asked = [slot.actor.stop.remote() for slot in self.free.values()]
         if asked:
             self.ray.wait(asked, num_returns=len(asked), timeout=STOPPING)
 
     def _hand_out(self, jobs: deque[Job]) -> None:
+        """A job for each that has none; while there are plenty, one more, so that nobody waits for
+        the driver between two.
+        """
         while jobs and self.free:
-            self._begin(self.free.popleft(), jobs.popleft())
+            self._begin(next(iter(self.free.values())), jobs.popleft())
+        while len(jobs) > len(self) and self.ahead:
+            self._begin(next(iter(self.ahead.values())), jobs.popleft())
 
     def _begin(self, slot: Slot, job: Job) -> None:
         attempt = self.attempts.get(job.key)
         tried = 0 if attempt is None else len(attempt.errors)
-        self._ask(slot.actor.run.remote(job, self.prompt(job), tried + 1), slot, job)
+        reference = slot.actor.run.remote(job, self.prompt(job), tried + 1)
+        slot.jobs.append(reference)
+        self._place(slot)
+        self._ask(reference, slot, job)
+
+    def _place(self, slot: Slot) -> None:
+        """Among those that may be given a job, or not."""
+        self.free.pop(slot.number, None)
+        self.ahead.pop(slot.number, None)
+        if slot.culprit is None and len(slot.jobs) <= AHEAD:
+            (self.ahead if slot.jobs else self.free)[slot.number] = slot
 
     def _ask(self, reference: Any, slot: Slot, job: Job | None) -> None:
         """Have the answer come by itself: looking at thousands in turn would take longer than
@@ -153,22 +174,29 @@ class Pool:
         try:
             entry: Entry = answer.result()
         except self.ray.exceptions.RayError as error:
-            if job is not None:
-                self._again(job, {"status": BROKEN, "error": DIED, "log": str(error)}, jobs)
-            elif not self._restartable(slot, error):
+            if slot.culprit is None:
+                slot.culprit = slot.jobs[0] if slot.jobs else reference
+            if job is None and not self._restartable(slot, error):
                 return
-            self._ask(slot.actor.start.remote(), slot, None)
-            return
-        if job is None:
-            slot.about, slot.failures = entry, 0
-            self.on_start(entry)
-        elif entry["status"] in (DONE, REFUSED):
-            self.full = 0
-            self.attempts.pop(job.key, None)
-            self.on_end(entry)
+            if job is not None and reference is slot.culprit:
+                self._again(job, {"status": BROKEN, "error": DIED, "log": str(error)}, jobs)
+            elif job is not None:
+                jobs.appendleft(job)  # it had not begun
         else:
-            self._again(job, entry, jobs)
-        self.free.append(slot)
+            if job is None:
+                slot.about, slot.failures, slot.culprit = entry, 0, None
+                self.on_start(entry)
+            elif entry["status"] in (DONE, REFUSED):
+                self.full = 0
+                self.attempts.pop(job.key, None)
+                self.on_end(entry)
+            else:
+                self._again(job, entry, jobs)
+        if job is not None:
+            slot.jobs.remove(reference)
+        if slot.culprit is not None and not slot.jobs:
+            self._ask(slot.actor.start.remote(), slot, None)
+        self._place(slot)
 
     def _restartable(self, slot: Slot, error: Exception) -> bool:
         """Whether a worker that did not start is asked once more."""
