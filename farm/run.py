@@ -79,7 +79,8 @@ def farm(settings: Settings, say: Callable[[str], None] = print) -> int:
             code = _make(
                 settings, replace(options, place=_place(store)), graph, todo, manifest, say
             )
-        return _finish(store, manifest, jobs, say) or code
+        ended = _finish(store, manifest, jobs, say)
+        return code or ended
 
 
 def _todo(manifest: Manifest, jobs: list[Job], retry: bool) -> list[Job]:

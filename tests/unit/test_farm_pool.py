@@ -140,3 +140,18 @@ def test_a_worker_that_does_not_start_is_left_out_and_none_is_told(made):
     assert sum(counted.values()) == 2
     with pytest.raises(FarmError, match="No worker could be started: it does not start"):
         made(["a"], [Actor(broken=True)])
+
+
+def test_a_run_that_was_stopped_says_so_by_its_code_and_all_jobs_are_told(tmp_path, monkeypatch):
+    from distill3d.farm import run
+
+    (tmp_path / "jobs.txt").write_text("a red mug\na red dragon\n")
+    settings = run.Settings(
+        tmp_path / "jobs.txt", "quickstart", str(tmp_path / "out"), engine="python"
+    )
+    said = []
+    for code in (run.STOPPED, run.INTERRUPTED):
+        monkeypatch.setattr(run, "_make", lambda *_, code=code: code)
+        assert run.farm(settings, said.append) == code
+    assert said[0] == "2 jobs: 0 made already, 1 set aside, 1 to do."
+    assert "dragon" in (tmp_path / "out" / "table.csv").read_text()
