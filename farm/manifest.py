@@ -18,7 +18,7 @@ from .store import OWN, Store
 
 FILE, RECORDS = "manifest.jsonl", f"{OWN}/records"
 DONE, FAILED, REFUSED = "done", "failed", "refused"  # refused: before anything was run
-PAUSE, SHARE = 5.0, 0.005  # seconds between rewritings at least, and their share of the time
+PAUSE, SHARE = 5.0, 0.02  # seconds between rewritings at least, and their share of the time
 READERS = 8  # threads that read records
 Entry = dict[str, Any]
 
