@@ -58,7 +58,7 @@ def test_a_node_of_the_cluster_may_go_and_come(tmp_path):
         cluster.add_node(num_cpus=1)
         (tmp_path / "graph.json").write_text(json.dumps(stub_graph(steps=8, seconds=0.1)))
         jobs = write_jobs(tmp_path / "jobs.jsonl", JOBS)
-        expected = undisturbed(Hurried(tmp_path / "alone"), stub_graph(8, 0), jobs)
+        expected = undisturbed(Hurried(tmp_path / "alone"), stub_graph(8, 0.1), jobs)
         words = ("--engine", "stub", "--workers", str(WORKERS), "--address", cluster.address)
         driver, end = start(tmp_path, *words), time.monotonic() + LIMIT
         try:
