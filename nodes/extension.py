@@ -39,6 +39,7 @@ from .run.options import RunOptions
 from .run.penalties import MeshPenalties, Penalties
 from .run.preset import QualityPreset
 from .run.recover import Recover, add_route
+from .run.references import CutSheet, ReferenceViews
 from .run.refine import RefineMesh
 from .run.refining import Refining
 from .run.routes import add_routes
@@ -82,6 +83,8 @@ class Distill3D(ComfyExtension):
             Penalties,
             Densification,
             Refining,
+            ReferenceViews,
+            CutSheet,
             RunOptions,
             Optimize,
             PreviewGaussians,

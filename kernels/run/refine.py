@@ -28,6 +28,7 @@ from .mesh_penalties import (
     offset_sum,
     vertex_normal_consistency,
 )
+from .references import References
 from .settings import NORMAL_AXES, RefineSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, prepared_prior
@@ -47,6 +48,7 @@ def refine_mesh(
     settings: RefineSettings | None = None,
     on_step: Callable[[Progress[Mesh]], bool | None] | None = None,
     on_partial: Callable[[Mesh], None] | None = None,
+    references: References | None = None,
 ) -> Mesh:
     """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay
     as they are.
@@ -58,16 +60,23 @@ def refine_mesh(
     the mesh was, with its training state; a mesh that carries one goes on where it stopped, and
     with one ``schedule_steps`` 30 steps and then 30 more are the same as 60. Edited since, or
     smoothed otherwise, it keeps its place in the schedule and begins with new moments. ``on_step``,
-    ``on_partial``, ValueError and DivergedError are as there.
+    ``on_partial``, ``references``, ValueError and DivergedError are as there.
     """
     settings = settings or RefineSettings()
     mesh.check()
+    if references is not None:
+        references.check()
+        if settings.judged == "normal":
+            raise ValueError(
+                "Refine Mesh: references show colours, but judged is 'normal'. Set it to 'color',"
+                " or remove the link to references."
+            )
     check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
     with prepared_prior(prior, steps, settings, MeshSubject.owner):
         subject, state = _begin(mesh, settings, torch.device(prior.device))
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
-            on_step, on_partial
-        )
+        return Run(
+            subject, state, loss, prior, prompts, cameras, steps, settings, references
+        ).run_steps(on_step, on_partial)
 
 
 def _begin(

@@ -27,13 +27,15 @@ from ..priors.view_conditioning import (
     needs_depth,
 )
 from .adam import adam, all_finite, clipped_norms
+from .guide import Guide, Look, spared
 from .judged import judged
 from .kept import DivergedError, diverged_message, forget_locals, last_good_note
 from .memory import check_memory
 from .origin import differences, origin
+from .references import References
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
-from .subject import Rendered, RenderedViews, Result, Subject
+from .subject import Rendered, RenderedViews, Result, ShownViews, Subject
 
 # degrees of azimuth and elevation: front, one side and the top are in view
 PREVIEW_ANGLES = (25.0, 15.0)
@@ -97,6 +99,7 @@ class Run(Generic[Result, Rendered]):
         cameras: CameraSampler,
         steps: int,
         settings: RunSettings,
+        references: References | None = None,
     ) -> None:
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
@@ -104,6 +107,7 @@ class Run(Generic[Result, Rendered]):
         self.depth = needs_depth(prior) or settings.needs_depth
         self.views_per_group = group_size(prior)
         self.size = settings.image_size or prior.image_size
+        self.spare = 0.0 if references is None else references.spare
         latent_size = (settings.judged_size or self.size) // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
         self.schedule_steps = settings.schedule_steps or state.step + steps
@@ -114,6 +118,9 @@ class Run(Generic[Result, Rendered]):
         self.streams = random_streams(
             settings.seed, state.generators if state.seed == settings.seed else None
         )
+        self.guide = None
+        if references is not None:
+            self.guide = Guide(references, self.size, self.device)
         self.loss_name = identity(loss)
         self.loss = loss.start(
             prior, self.latent_shape, self.streams["noise"], self._carried_loss(state)
@@ -122,7 +129,9 @@ class Run(Generic[Result, Rendered]):
             state,
             seed=settings.seed,
             generators=self._stream_states(),
-            made_with=origin(prior, prompts, loss, settings),
+            references=self.guide.start(state.references) if self.guide else {},
+            made_with=origin(prior, prompts, loss, settings)
+            | ({"references": self.guide.identity} if self.guide else {}),
         )
         if state.step and (told := differences(state.made_with, self.state.made_with)):
             note(
@@ -234,28 +243,40 @@ class Run(Generic[Result, Rendered]):
             name: value.detach().requires_grad_() for name, value in subject.tensors().items()
         }
         backgrounds = self._backgrounds()
-        rendering = subject.render(params, cameras, backgrounds, self.depth)
+        rendering = subject.render(params, cameras, backgrounds, self.depth or self.spare > 0)
+        look = self._look(params)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
+        shown = self._spared(rendering, cameras, look)
         latents = self.prior.encode(
-            judged(self.prior, settings, rendering, cameras, self.streams["augment"]), posterior
+            judged(self.prior, settings, shown, cameras, self.streams["augment"]), posterior
         )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]
         )
         extra = subject.penalties(params, rendering, cameras, backgrounds)
+        free = []
+        if look is not None:
+            extra = extra | look.terms(min(self.state.step / self.schedule_steps, 1))
+            free = [look.raw] if look.raw.requires_grad else []
         total = value + sum(extra.values())
-        sources = [*params.values(), *subject.traced_tensors(rendering)]
-        gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
+        sources = [*params.values(), *subject.traced_tensors(rendering), *free]
+        found = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
+        gradients, to_cameras = found[: len(found) - len(free)], found[len(found) - len(free) :]
         by_name = dict(zip(params, gradients, strict=False))
-        accept = all_finite([total.detach(), *by_name.values()])
+        accept = all_finite([total.detach(), *by_name.values(), *to_cameras])
         if settings.clip_norm_start > 0:
             share = min(self.state.step / self.schedule_steps / settings.clip_norm_share, 1)
             most = settings.clip_norm_start
             most += (settings.clip_norm_end - settings.clip_norm_start) * share
             by_name = clipped_norms(by_name, most)
 
+        if self.guide is not None and to_cameras:
+            moved = self.guide.learned(
+                self.state.references, to_cameras[0], self.state.updates, accept
+            )
+            self.state = replace(self.state, references=moved)
         with_params, state = self._updated(by_name, accept)
         self.subject, state = with_params.adapt(
             state,
@@ -271,6 +292,23 @@ class Run(Generic[Result, Rendered]):
             self._check_bad_steps(before)
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
         return {name: log.detach() for name, log in logs.items()}
+
+    def _look(self, params: dict[str, Tensor]) -> Look | None:
+        if self.guide is None:
+            return None
+        learned, stream = self.state.references, self.streams["references"]
+        return self.guide.look(self.subject, params, learned, self.state.step, stream)
+
+    def _spared(
+        self, rendering: RenderedViews, cameras: Cameras, look: Look | None
+    ) -> RenderedViews:
+        """The renders as the prior is shown them, whose say is less where a picture sees."""
+        if look is None or not self.spare:
+            return rendering
+        share = self.spare * look.sees(rendering, cameras)
+        return ShownViews(
+            spared(rendering.color, share), spared(rendering.alpha, share), rendering.depth
+        )
 
     def _backgrounds(self) -> Tensor:
         """One colour per view, [V,3]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -29,6 +30,15 @@ class RenderedViews(Protocol):
 
     @property
     def depth(self) -> Tensor: ...  # [V,H,W,1] distance along the optical axis, world units
+
+
+@dataclass(frozen=True)
+class ShownViews:
+    """What of V views is shown to the prior alone; fields as those of `RenderedViews`."""
+
+    color: Tensor
+    alpha: Tensor
+    depth: Tensor
 
 
 class Subject(Protocol[Result, Rendered]):

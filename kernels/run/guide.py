@@ -1,0 +1,195 @@
+"""What the pictures of `References` ask of the renders of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cameras.pinhole import Cameras
+from ..meshes.bake import before_edges
+from .adam import adam
+from .aligned import PARTS, moved, traced
+from .references import References, ssim
+from .subject import RenderedViews, Subject
+
+CAMERA_RATE = 0.02  # of the free numbers of `Bounds`: end to end of the bounds in about 100 steps
+SLACK = 0.03  # share of the distance by which depths may differ and still be one surface
+SOLID = 0.5  # alpha from which a pixel shows a surface
+
+
+class Guide:
+    """The pictures of a run, on its device and at its size. What it learns lies outside, in a
+    dictionary that the run's state carries."""
+
+    def __init__(self, references: References, size: int, device: torch.device) -> None:
+        self.identity = references.identity
+        own = references.square(size)
+        masks = None if own.masks is None else own.masks.detach().to(device, torch.float32)
+        self.own, self.cameras = own, own.cameras.to(device, torch.float32)
+        self.images, self.masks = own.images.detach().to(device, torch.float32), masks
+
+    def start(self, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Where the cameras are, with moments; as ``carried`` says if it is of as many pictures."""
+        names = ("offsets", "first", "second")
+        shape = (len(self.own), PARTS)
+        if all(name in carried and tuple(carried[name].shape) == shape for name in names):
+            return {name: carried[name] for name in names}
+        return {name: self.images.new_zeros(shape) for name in names}
+
+    def chosen(self, step: int) -> list[int]:
+        """The pictures of a step."""
+        count = min(self.own.views, len(self.own))
+        return [(step * count + place) % len(self.own) for place in range(count)]
+
+    def look(
+        self,
+        subject: Subject[Any, Any],
+        params: dict[str, Tensor],
+        learned: Mapping[str, Tensor],
+        step: int,
+        generator: torch.Generator,
+    ) -> Look:
+        """The subject's renders from the cameras of this step's pictures."""
+        index = torch.tensor(self.chosen(step), device=self.images.device)
+        cameras, bounds = self.cameras[index], self.own.bounds
+        backgrounds = torch.rand(len(index), 3, generator=generator).to(self.images)
+        raw = learned["offsets"].detach().requires_grad_(bounds.free)
+        offsets = bounds.offsets(raw)[index]
+        here = moved(cameras, offsets) if bounds.free else cameras
+        seen = subject.render(params, here, backgrounds, bounds.free or self.own.spare > 0)
+        return Look(self, index, cameras, offsets, here, backgrounds, seen, raw)
+
+    def learned(
+        self,
+        before: Mapping[str, Tensor],
+        gradient: Tensor | None,
+        updates: Tensor,
+        accept: Tensor,
+    ) -> dict[str, Tensor]:
+        """What `start` gave, a step of Adam later."""
+        if gradient is None:
+            return dict(before)
+        named = {key: {"offsets": value} for key, value in before.items()}
+        params, first, second, _ = adam(
+            named["offsets"],
+            {"offsets": gradient},
+            named["first"],
+            named["second"],
+            updates,
+            {"offsets": CAMERA_RATE},
+            accept,
+        )
+        return {
+            "offsets": params["offsets"],
+            "first": first["offsets"],
+            "second": second["offsets"],
+        }
+
+    def places(self, learned: Mapping[str, Tensor]) -> Cameras:
+        """Where all the pictures' cameras are now."""
+        return moved(self.cameras, self.own.bounds.offsets(learned["offsets"]))
+
+
+class Look:
+    """Renders from the cameras of one step's pictures, and what follows from them."""
+
+    def __init__(
+        self,
+        guide: Guide,
+        index: Tensor,
+        cameras: Cameras,
+        offsets: Tensor,
+        here: Cameras,
+        backgrounds: Tensor,
+        seen: RenderedViews,
+        raw: Tensor,
+    ) -> None:
+        self.guide, self.here, self.seen, self.raw = guide, here, seen, raw
+        self.backgrounds = backgrounds[:, None, None]
+        self.images = guide.images[index]
+        self.masks = None if guide.masks is None else guide.masks[index]
+        layers = torch.cat([seen.color, seen.alpha], -1)
+        if guide.own.bounds.free:
+            layers = traced(layers, seen.alpha, seen.depth, cameras, offsets)
+        self.color, self.alpha = layers[..., :3], layers[..., 3:]
+
+    def terms(self, share: float) -> dict[str, Tensor]:
+        """Weighted terms by name, scalars, at ``share`` 0..1 of the schedule."""
+        own = self.guide.own
+        # as if all pictures were seen in every step
+        weight = len(own) * (1 - own.fade * share)
+        color, target = self.color, self._target()
+        terms = {}
+        if own.color:
+            terms["reference_color"] = weight * own.color * (color - target).square().mean()
+        if own.silhouette and self.masks is not None:
+            outline = (self.alpha - self.masks).square().mean()
+            terms["reference_silhouette"] = weight * own.silhouette * outline
+        if own.structure:
+            pair = (value.permute(0, 3, 1, 2) for value in (color, target))
+            likeness = ssim()(*pair, data_range=1.0, size_average=True)
+            terms["reference_structure"] = weight * own.structure * (1 - likeness)
+        return terms
+
+    def _target(self) -> Tensor:
+        """The pictures on the renders' backgrounds, cut out by the masks or the renders' alpha."""
+        alpha = self.seen.alpha.detach() if self.masks is None else self.masks
+        return self.images * alpha + self.backgrounds * (1 - alpha)
+
+    @torch.no_grad()
+    def sees(self, views: RenderedViews, cameras: Cameras) -> Tensor:
+        """How much of each pixel [V,H,W,1] of other renders the pictures see, 0..1: of a surface
+        that faces one of them and that nothing hides from it."""
+        rays = _points(views.depth[..., 0], cameras)
+        most = torch.zeros_like(views.alpha)
+        depth = before_edges(torch.where(self.seen.alpha > SOLID, self.seen.depth, 1e6)[..., 0])
+        facing = _facing(self.seen.depth[..., 0], self.here)
+        outline = self.seen.alpha if self.masks is None else self.masks
+        for place in range(len(self.here)):
+            view = self.here.viewmats[place].to(rays)
+            points = rays @ view[:3, :3].T + view[:3, 3]
+            z = points[..., 2].clamp_min(1e-6)
+            k = self.here.intrinsics[place].to(rays)
+            size = rays.new_tensor([self.here.width, self.here.height])
+            grid = 2 * (points[..., :2] / z[..., None] * k[[0, 1], [0, 1]] + k[:2, 2]) / size - 1
+            layers = torch.stack([depth[place], facing[place], outline[place, ..., 0]])
+            found = torch.nn.functional.grid_sample(
+                layers.expand(len(grid), -1, -1, -1), grid, "nearest", align_corners=False
+            )
+            near, cosine, inside = found.unbind(1)
+            visible = (z < near * (1 + SLACK)) & (near > 0) & (near < 1e5)
+            most = torch.maximum(most, (visible * cosine * inside)[..., None])
+        return most * (views.alpha > SOLID)
+
+
+def spared(value: Tensor, share: Tensor) -> Tensor:
+    """``value`` as it is, of whose gradient ``share`` 0..1 is withheld."""
+    return value + share * (value.detach() - value)
+
+
+def _points(depth: Tensor, cameras: Cameras) -> Tensor:
+    """The surfaces [V,H,W,3] in the world that renders show at ``depth`` [V,H,W]."""
+    height, width = depth.shape[1:]
+    fx, fy, cx, cy = (
+        cameras.intrinsics[:, i, j, None, None].to(depth)
+        for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))
+    )
+    x = torch.arange(width, device=depth.device) + 0.5
+    y = (torch.arange(height, device=depth.device) + 0.5)[:, None]
+    points = torch.stack([(x - cx) / fx * depth, (y - cy) / fy * depth, depth], -1)
+    view = cameras.viewmats.to(depth)
+    return (points - view[:, None, None, :3, 3]) @ view[:, None, :3, :3]
+
+
+def _facing(depth: Tensor, cameras: Cameras) -> Tensor:
+    """The cosine [V,H,W] between each pixel's line of sight and its surface, from the slope of the
+    depth; low beside edges."""
+    padded = torch.nn.functional.pad(depth[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) / 2
+    down = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) / 2
+    focal = cameras.intrinsics[:, 0, 0, None, None].to(depth)
+    slope = torch.hypot(across, down) * focal / depth.clamp_min(1e-6)
+    return 1 / (1 + slope.square()).sqrt()
