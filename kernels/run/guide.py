@@ -15,7 +15,11 @@ from .aligned import PARTS, moved, traced
 from .references import References, ssim
 from .subject import RenderedViews, Subject
 
-CAMERA_RATE = 0.02  # of the free numbers of `Bounds`: end to end of the bounds in about 100 steps
+CAMERA_RATE = 0.03  # of the free numbers of `Bounds`: end to end of the bounds in about 70 steps
+# Shares of the schedule. Words alone make the object that cameras are found by: one made from a
+# picture fits its camera however wrong that is.
+CAMERAS_FROM = 0.1
+PICTURES_FROM, PICTURES_WHOLE = 0.3, 0.4
 SLACK = 0.03  # share of the distance by which depths may differ and still be one surface
 SOLID = 0.5  # alpha from which a pixel shows a surface
 
@@ -50,9 +54,12 @@ class Guide:
         params: dict[str, Tensor],
         learned: Mapping[str, Tensor],
         step: int,
+        share: float,
         generator: torch.Generator,
     ) -> Look:
-        """The subject's renders from the cameras of this step's pictures."""
+        """The subject's renders from the cameras of this step's pictures, at ``share`` 0..1 of the
+        schedule.
+        """
         index = torch.tensor(self.chosen(step), device=self.images.device)
         cameras, bounds = self.cameras[index], self.own.bounds
         backgrounds = torch.rand(len(index), 3, generator=generator).to(self.images)
@@ -60,7 +67,7 @@ class Guide:
         offsets = bounds.offsets(raw)[index]
         here = moved(cameras, offsets) if bounds.free else cameras
         seen = subject.render(params, here, backgrounds, bounds.free or self.own.spare > 0)
-        return Look(self, index, cameras, offsets, here, backgrounds, seen, raw)
+        return Look(self, index, cameras, offsets, here, backgrounds, seen, raw, share)
 
     def learned(
         self,
@@ -68,8 +75,9 @@ class Guide:
         gradient: Tensor | None,
         updates: Tensor,
         accept: Tensor,
+        share: float,
     ) -> dict[str, Tensor]:
-        """What `start` gave, a step of Adam later."""
+        """What `start` gave, a step of Adam later, at ``share`` 0..1 of the schedule."""
         if gradient is None:
             return dict(before)
         named = {key: {"offsets": value} for key, value in before.items()}
@@ -79,7 +87,7 @@ class Guide:
             named["first"],
             named["second"],
             updates,
-            {"offsets": CAMERA_RATE},
+            {"offsets": CAMERA_RATE * (1 - share) if share >= CAMERAS_FROM else 0.0},
             accept,
         )
         return {
@@ -106,21 +114,24 @@ class Look:
         backgrounds: Tensor,
         seen: RenderedViews,
         raw: Tensor,
+        share: float,
     ) -> None:
-        self.guide, self.here, self.seen, self.raw = guide, here, seen, raw
+        self.guide, self.here, self.seen, self.raw, self.share = guide, here, seen, raw, share
         self.backgrounds = backgrounds[:, None, None]
         self.images = guide.images[index]
         self.masks = None if guide.masks is None else guide.masks[index]
         layers = torch.cat([seen.color, seen.alpha], -1)
         if guide.own.bounds.free:
-            layers = traced(layers, seen.alpha, seen.depth, cameras, offsets)
+            ahead = 1 - (share - PICTURES_FROM) / (PICTURES_WHOLE - PICTURES_FROM)
+            own = spared(layers, torch.tensor(min(max(ahead, 0.0), 1.0)).to(layers))
+            layers = traced(own, seen.alpha, seen.depth, cameras, offsets)
         self.color, self.alpha = layers[..., :3], layers[..., 3:]
 
-    def terms(self, share: float) -> dict[str, Tensor]:
-        """Weighted terms by name, scalars, at ``share`` 0..1 of the schedule."""
+    def terms(self) -> dict[str, Tensor]:
+        """Weighted terms by name, scalars."""
         own = self.guide.own
         # as if all pictures were seen in every step
-        weight = len(own) * (1 - own.fade * share)
+        weight = len(own) * (1 - own.fade * self.share)
         color, target = self.color, self._target()
         terms = {}
         if own.color:

@@ -258,7 +258,7 @@ class Run(Generic[Result, Rendered]):
         extra = subject.penalties(params, rendering, cameras, backgrounds)
         free = []
         if look is not None:
-            extra = extra | look.terms(min(self.state.step / self.schedule_steps, 1))
+            extra = extra | look.terms()
             free = [look.raw] if look.raw.requires_grad else []
         total = value + sum(extra.values())
         sources = [*params.values(), *subject.traced_tensors(rendering), *free]
@@ -267,14 +267,14 @@ class Run(Generic[Result, Rendered]):
         by_name = dict(zip(params, gradients, strict=False))
         accept = all_finite([total.detach(), *by_name.values(), *to_cameras])
         if settings.clip_norm_start > 0:
-            share = min(self.state.step / self.schedule_steps / settings.clip_norm_share, 1)
+            share = min(self._share / settings.clip_norm_share, 1)
             most = settings.clip_norm_start
             most += (settings.clip_norm_end - settings.clip_norm_start) * share
             by_name = clipped_norms(by_name, most)
 
         if self.guide is not None and to_cameras:
             moved = self.guide.learned(
-                self.state.references, to_cameras[0], self.state.updates, accept
+                self.state.references, to_cameras[0], self.state.updates, accept, self._share
             )
             self.state = replace(self.state, references=moved)
         with_params, state = self._updated(by_name, accept)
@@ -293,11 +293,16 @@ class Run(Generic[Result, Rendered]):
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
         return {name: log.detach() for name, log in logs.items()}
 
+    @property
+    def _share(self) -> float:
+        """Of the schedule, that lies behind."""
+        return min(self.state.step / self.schedule_steps, 1)
+
     def _look(self, params: dict[str, Tensor]) -> Look | None:
         if self.guide is None:
             return None
         learned, stream = self.state.references, self.streams["references"]
-        return self.guide.look(self.subject, params, learned, self.state.step, stream)
+        return self.guide.look(self.subject, params, learned, self.state.step, self._share, stream)
 
     def _spared(
         self, rendering: RenderedViews, cameras: Cameras, look: Look | None

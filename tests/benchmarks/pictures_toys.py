@@ -1,19 +1,23 @@
 """Toys that a picture says more about than their caption: other proportions, a pattern that begins
 elsewhere, a part in a colour of its own. Drawn from a seed, with exact pictures.
+
+    python tests/benchmarks/pictures_toys.py    writes those that the pack ships
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from distill3d.kernels.cameras.pinhole import Cameras
+from distill3d.kernels.cameras.pinhole import Cameras, orbit
+from distill3d.kernels.cameras.sheets import SHEETS
 from distill3d.kernels.meshes.mesh import Mesh
 from distill3d.kernels.meshes.rasterize import render_mesh
-from distill3d.kernels.toybox.captions import COLORS, FINISHES, Caption
+from distill3d.kernels.toybox.captions import COLORS, FINISHES, Caption, parse
 from distill3d.kernels.toybox.meshes import mesh, mesh_colors
 from distill3d.kernels.toybox.render import Truth, lambert, patterns
 from distill3d.kernels.toybox.roles import MAIN, ROLES
@@ -103,3 +107,33 @@ def busy_background(size: int, seed: int) -> Tensor:
             noise, (size, size), mode="bicubic", align_corners=False
         )
     return (0.5 + 1.6 * (picture - 0.5)).clamp(0, 1)[0].permute(1, 2, 0)
+
+
+SHIPPED = Path(__file__).resolve().parents[2] / "workflows" / "pictures"
+SAMPLES = {
+    "mug_front": Toy(parse("a red mug with white dots"), (0.95, 0.75, 0.9), (0.06, 0.1, 0.02), None, 0),
+    "teapot_front": Toy(parse("a green teapot with yellow checks"), (1, 1, 1), (0.05, 0.03, 0), None, 0),
+    "car_sheet": Toy(parse("a blue car with yellow stripes"), (0.85, 1, 1), (0, 0.07, 0), "red", 0.62),
+}  # fmt: skip
+SHIPPED_SIZE = 256
+
+
+def write_shipped() -> None:
+    """The pictures of workflows/pictures, with alpha: fronts, and a sheet of MVDream's kind."""
+    from PIL import Image
+
+    SHIPPED.mkdir(exist_ok=True)
+    for name, toy in SAMPLES.items():
+        cameras = orbit(torch.zeros(1), 0.0, 2.0, 40.0, SHIPPED_SIZE)
+        if name.endswith("_sheet"):
+            cameras = SHEETS["MVDream"].cameras(SHIPPED_SIZE)
+        seen = pictures(toy, cameras, 0.0)
+        cells = torch.cat([seen.color / seen.alpha.clamp_min(1e-3), seen.alpha], -1)
+        cells = torch.where(cells[..., 3:] > 0, cells, 0.0).clamp(0, 1)
+        rows = [torch.cat(list(cells[i : i + 2]), 1) for i in range(0, len(cells), 2)]
+        pixels = (torch.cat(rows) * 255).round().byte().numpy()
+        Image.fromarray(pixels).save(SHIPPED / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    write_shipped()
