@@ -13,7 +13,7 @@ from ..meshes.bake import before_edges
 from .adam import adam
 from .aligned import PARTS, moved, traced
 from .references import References, ssim
-from .subject import RenderedViews, Subject
+from .subject import RenderedViews, ShownViews, Subject
 
 CAMERA_RATE = 0.03  # of the free numbers of `Bounds`: end to end of the bounds in about 70 steps
 # Shares of the schedule. Words alone make the object that cameras are found by: one made from a
@@ -149,6 +149,13 @@ class Look:
         """The pictures on the renders' backgrounds, cut out by the masks or the renders' alpha."""
         alpha = self.seen.alpha.detach() if self.masks is None else self.masks
         return self.images * alpha + self.backgrounds * (1 - alpha)
+
+    def spare(self, views: RenderedViews, cameras: Cameras) -> RenderedViews:
+        """Other renders as the prior is shown them, whose say is less where a picture sees."""
+        if not self.guide.own.spare:
+            return views
+        share = self.guide.own.spare * self.sees(views, cameras)
+        return ShownViews(spared(views.color, share), spared(views.alpha, share), views.depth)
 
     @torch.no_grad()
     def sees(self, views: RenderedViews, cameras: Cameras) -> Tensor:

@@ -27,7 +27,7 @@ from ..priors.view_conditioning import (
     needs_depth,
 )
 from .adam import adam, all_finite, clipped_norms
-from .guide import Guide, Look, spared
+from .guide import Guide, Look
 from .judged import judged
 from .kept import DivergedError, diverged_message, forget_locals, last_good_note
 from .memory import check_memory
@@ -35,7 +35,7 @@ from .origin import differences, origin
 from .references import References
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
-from .subject import Rendered, RenderedViews, Result, ShownViews, Subject
+from .subject import Rendered, RenderedViews, Result, Subject
 
 # degrees of azimuth and elevation: front, one side and the top are in view
 PREVIEW_ANGLES = (25.0, 15.0)
@@ -248,7 +248,7 @@ class Run(Generic[Result, Rendered]):
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        shown = self._spared(rendering, cameras, look)
+        shown = rendering if look is None else look.spare(rendering, cameras)
         latents = self.prior.encode(
             judged(self.prior, settings, shown, cameras, self.streams["augment"]), posterior
         )
@@ -303,17 +303,6 @@ class Run(Generic[Result, Rendered]):
             return None
         learned, stream = self.state.references, self.streams["references"]
         return self.guide.look(self.subject, params, learned, self.state.step, self._share, stream)
-
-    def _spared(
-        self, rendering: RenderedViews, cameras: Cameras, look: Look | None
-    ) -> RenderedViews:
-        """The renders as the prior is shown them, whose say is less where a picture sees."""
-        if look is None or not self.spare:
-            return rendering
-        share = self.spare * look.sees(rendering, cameras)
-        return ShownViews(
-            spared(rendering.color, share), spared(rendering.alpha, share), rendering.depth
-        )
 
     def _backgrounds(self) -> Tensor:
         """One colour per view, [V,3]."""
