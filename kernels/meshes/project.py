@@ -17,8 +17,9 @@ from .rasterize import depth_of
 from .texture import pad, texel_points
 
 BEHIND = 0.01  # of the shape's radius; how far behind the depth a point still counts as seen
-CLOUD_BEHIND = 0.05  # the same for the centres of Gaussians, which lie in depth
+CLOUD_BEHIND = 0.15  # the same for the centres of Gaussians, which lie in depth
 FULL = 0.1  # weight from which on a picture's colour replaces the old one; below it fades in
+FINE = 512  # pixels of the depth at least: on a coarse one slopes hide themselves
 RIM = 2  # pixels along the outline whose colours are mixed with the background
 
 
@@ -34,7 +35,9 @@ def project_onto_mesh(
     """
     device = mesh.vertices.device
     layers = _layers(images.to(device), masks, cameras)
-    depth = before_edges(depth_of(mesh.vertices, mesh.faces, cameras.to(device)))
+    side = max(1, -(-FINE // min(cameras.width, cameras.height)))
+    fine = cameras.resize((side * cameras.width, side * cameras.height)).to(device)
+    depth = before_edges(depth_of(mesh.vertices, mesh.faces, fine))
     radius = float((mesh.vertices.amax(0) - mesh.vertices.amin(0)).norm() / 2)
     views = cameras.to(device)
     if mesh.texture is None:

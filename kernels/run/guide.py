@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
-from ..meshes.bake import before_edges
 from .adam import adam
 from .aligned import PARTS, moved, traced
 from .references import References, ssim
@@ -163,7 +162,7 @@ class Look:
         that faces one of them and that nothing hides from it."""
         rays = _points(views.depth[..., 0], cameras)
         most = torch.zeros_like(views.alpha)
-        depth = before_edges(torch.where(self.seen.alpha > SOLID, self.seen.depth, 1e6)[..., 0])
+        depth = torch.where(self.seen.alpha > SOLID, self.seen.depth, 0.0)[..., 0]
         facing = _facing(self.seen.depth[..., 0], self.here)
         outline = self.seen.alpha if self.masks is None else self.masks
         for place in range(len(self.here)):
@@ -178,7 +177,9 @@ class Look:
                 layers.expand(len(grid), -1, -1, -1), grid, "nearest", align_corners=False
             )
             near, cosine, inside = found.unbind(1)
-            visible = (z < near * (1 + SLACK)) & (near > 0) & (near < 1e5)
+            # a pixel of a slope holds depths that differ by this
+            within = near / k[0, 0] * (1 / cosine.square().clamp_min(1e-4) - 1).clamp_min(0).sqrt()
+            visible = (z < near * (1 + SLACK) + within) & (near > 0)
             most = torch.maximum(most, (visible * cosine * inside)[..., None])
         return most * (views.alpha > SOLID)
 

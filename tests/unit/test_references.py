@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from optimize_runs import ORBIT, SIZE, ball_prior, haze, settings
+from optimize_runs import ORBIT, SIZE, haze, settings
 from test_anchor import grey_prior, red_ball
 
 from distill3d.kernels.cameras.pinhole import orbit
@@ -32,10 +32,9 @@ def pictures_of(cloud, azimuths=(0.0,), size=32, **values):
     return References(colors.clamp(0, 1), cameras, seen.alpha, **values)
 
 
-def run(start, references, steps=6, prior=None, **changes):
-    prior = prior or grey_prior()
-    name = next(iter(prior.mixtures)) if hasattr(prior, "mixtures") else "nothing"
-    prompts = view_prompts(prior, name, view_dependent=False)
+def run(start, references, steps=6, **changes):
+    prior = grey_prior()
+    prompts = view_prompts(prior, "nothing", view_dependent=False)
     return optimize(
         start, LOSS, prior, prompts, ORBIT, steps, settings(**changes), references=references
     )
@@ -126,7 +125,7 @@ def test_what_a_picture_sees_is_the_near_side_that_faces_it():
     assert float(share[2, 16:32, 16:32].mean()) < 0.05
     left, right = share[1, 20:28, 16:22].mean(), share[1, 20:28, 26:32].mean()
     # from the object's left its front, which the picture sees, is on the left of the view
-    assert float(left) > 0.3 and float(right) < 0.1
+    assert float(left) > 0.2 and float(right) < 0.02
     assert float(share[0, :4].max()) == 0
 
 
@@ -209,7 +208,7 @@ def test_cameras_are_refined_within_their_bounds_and_stay_where_none_are_given()
         (seen.color / seen.alpha.clamp_min(1e-3)).clamp(0, 1), claimed, seen.alpha, bounds=bounds
     )
     frozen = dict.fromkeys(("lr_means", "lr_scales", "lr_colors", "lr_opacities", "lr_quats"), 0.0)
-    result = run(ball, references, 120, image_size=48, prior=None, **known(frozen))
+    result = run(ball, references, 120, image_size=48, **known(frozen))
     offsets = bounds.offsets(result.training.references["offsets"])[0]
     assert math.degrees(offsets[0]) == pytest.approx(10, abs=1.5)
     assert float(offsets[2].exp()) == pytest.approx(0.85, abs=0.03)
@@ -296,7 +295,7 @@ GOOD = pictures_of(red_ball(), (0.0, 90.0))
 )  # fmt: skip
 def test_what_is_wrong_is_told_with_the_picture_before_any_work(change, told):
     with pytest.raises(ValueError, match=told):
-        run(haze(20), replace(GOOD, **change), 1, prior=ball_prior())
+        run(haze(20), replace(GOOD, **change), 1)
 
 
 def test_structure_is_a_librarys_and_its_absence_is_told(monkeypatch):
