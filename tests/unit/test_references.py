@@ -208,21 +208,27 @@ def test_cameras_are_refined_within_their_bounds_and_stay_where_none_are_given()
         (seen.color / seen.alpha.clamp_min(1e-3)).clamp(0, 1), claimed, seen.alpha, bounds=bounds
     )
     frozen = dict.fromkeys(("lr_means", "lr_scales", "lr_colors", "lr_opacities", "lr_quats"), 0.0)
-    result = run(ball, references, 120, image_size=48, **known(frozen))
+    result = run(
+        ball,
+        references,
+        120,
+        image_size=48,
+        judged_size=SIZE,
+        render_backend="auto",
+        **frozen,
+    )
     offsets = bounds.offsets(result.training.references["offsets"])[0]
     assert math.degrees(offsets[0]) == pytest.approx(10, abs=1.5)
     assert float(offsets[2].exp()) == pytest.approx(0.85, abs=0.03)
-    still = run(ball, replace(references, bounds=Bounds()), 3, image_size=48, **known(frozen))
+    still = run(
+        ball,
+        replace(references, bounds=Bounds()),
+        3,
+        image_size=48,
+        judged_size=SIZE,
+        **frozen,
+    )
     assert not still.training.references["offsets"].any()
-
-
-def known(values):
-    from dataclasses import fields
-
-    from distill3d.kernels.run.settings import OptimizeSettings
-
-    names = {field.name for field in fields(OptimizeSettings)}
-    return {name: value for name, value in values.items() if name in names}
 
 
 def test_a_run_in_two_parts_with_a_file_between_is_one_run_bit_for_bit(tmp_path):
