@@ -201,6 +201,7 @@ def main(words: list[str] | None = None) -> None:
         "--device", type=arguments.device, default="cuda" if torch.cuda.is_available() else "cpu"
     )
     parser.add_argument("--objects", type=arguments.whole(1), default=32)
+    parser.add_argument("--skip", type=arguments.whole(0), default=0, help="captions passed over")
     parser.add_argument("--tuning", action="store_true", help="captions to choose settings on")
     parser.add_argument("--configs", default=";".join(CONFIGS), help="divided by semicolons")
     parser.add_argument("--preset", choices=PRESETS, default="standard")
@@ -226,9 +227,11 @@ def main(words: list[str] | None = None) -> None:
         chosen = {name: CONFIGS[name] for name in options.configs.split(";")}
         captions = captions_of(
             argparse.Namespace(
-                captions=None, caption_seed=7 if options.tuning else 0, prompts=options.objects
+                captions=None,
+                caption_seed=7 if options.tuning else 0,
+                prompts=options.objects + options.skip,
             )
-        )
+        )[options.skip :]
         prior = weights_of(options)
     except (KeyError, ValueError) as error:
         parser.error(str(error))
