@@ -12,7 +12,7 @@ from ..cameras.pinhole import Cameras
 from .adam import adam
 from .aligned import PARTS, moved, traced
 from .references import References, ssim
-from .subject import RenderedViews, ShownViews, Subject
+from .subject import RenderedViews, Subject
 
 CAMERA_RATE = 0.03  # of the free numbers of `Bounds`: end to end of the bounds in about 70 steps
 # Shares of the schedule. Words alone make the object that cameras are found by: one made from a
@@ -149,58 +149,48 @@ class Look:
         alpha = self.seen.alpha.detach() if self.masks is None else self.masks
         return self.images * alpha + self.backgrounds * (1 - alpha)
 
-    def spare(self, views: RenderedViews, cameras: Cameras) -> RenderedViews:
-        """Other renders as the prior is shown them, whose say is less where a picture sees."""
-        if not self.guide.own.spare:
-            return views
-        share = self.guide.own.spare * self.sees(views, cameras)
-        return ShownViews(spared(views.color, share), spared(views.alpha, share), views.depth)
-
     @torch.no_grad()
-    def sees(self, views: RenderedViews, cameras: Cameras) -> Tensor:
-        """How much of each pixel [V,H,W,1] of other renders the pictures see, 0..1: of a surface
-        that faces one of them and that nothing hides from it."""
-        rays = _points(views.depth[..., 0], cameras)
-        most = torch.zeros_like(views.alpha)
+    def sees(self, points: Tensor) -> Tensor:
+        """How much the pictures see of points [N,3] of the subject's surface, 0..1 [N]: of one that
+        lies where their renders show a surface, inside the outline, as far as that faces them."""
+        most = points.new_zeros(len(points))
         depth = torch.where(self.seen.alpha > SOLID, self.seen.depth, 0.0)[..., 0]
         facing = _facing(self.seen.depth[..., 0], self.here)
         outline = self.seen.alpha if self.masks is None else self.masks
         for place in range(len(self.here)):
-            view = self.here.viewmats[place].to(rays)
-            points = rays @ view[:3, :3].T + view[:3, 3]
-            z = points[..., 2].clamp_min(1e-6)
-            k = self.here.intrinsics[place].to(rays)
-            size = rays.new_tensor([self.here.width, self.here.height])
-            grid = 2 * (points[..., :2] / z[..., None] * k[[0, 1], [0, 1]] + k[:2, 2]) / size - 1
+            view = self.here.viewmats[place].to(points)
+            x, y, z = (points @ view[:3, :3].T + view[:3, 3]).unbind(-1)
+            z = z.clamp_min(1e-6)
+            k = self.here.intrinsics[place].to(points)
+            across = 2 * (x / z * k[0, 0] + k[0, 2]) / self.here.width - 1
+            down = 2 * (y / z * k[1, 1] + k[1, 2]) / self.here.height - 1
             layers = torch.stack([depth[place], facing[place], outline[place, ..., 0]])
-            found = torch.nn.functional.grid_sample(
-                layers.expand(len(grid), -1, -1, -1), grid, "nearest", align_corners=False
-            )
-            near, cosine, inside = found.unbind(1)
+            near, cosine, inside = torch.nn.functional.grid_sample(
+                layers[None], torch.stack([across, down], -1)[None, None], "nearest",
+                align_corners=False,
+            )[0, :, 0]  # fmt: skip
             # a pixel of a slope holds depths that differ by this
             within = near / k[0, 0] * (1 / cosine.square().clamp_min(1e-4) - 1).clamp_min(0).sqrt()
             visible = (z < near * (1 + SLACK) + within) & (near > 0)
-            most = torch.maximum(most, (visible * cosine * inside)[..., None])
-        return most * (views.alpha > SOLID)
+            most = torch.maximum(most, visible * cosine * inside)
+        return most
+
+    def spare(self, subject: Subject[Any, Any], params: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The subject's ``params`` as the prior may move them: its say about colours is less where
+        a picture sees them. The shape is for both to find: in a picture depth does not show."""
+        share = self.guide.own.spare
+        if not share:
+            return params
+        name, points = subject.painted(params)
+        paint = params[name]
+        seen = share * self.sees(points.detach())
+        shape = (*paint.shape[:-1], 1) if seen.numel() == paint.shape[:-1].numel() else (-1, 1, 1)
+        return {**params, name: spared(paint, seen.view(shape))}
 
 
 def spared(value: Tensor, share: Tensor) -> Tensor:
     """``value`` as it is, of whose gradient ``share`` 0..1 is withheld."""
     return value + share * (value.detach() - value)
-
-
-def _points(depth: Tensor, cameras: Cameras) -> Tensor:
-    """The surfaces [V,H,W,3] in the world that renders show at ``depth`` [V,H,W]."""
-    height, width = depth.shape[1:]
-    fx, fy, cx, cy = (
-        cameras.intrinsics[:, i, j, None, None].to(depth)
-        for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))
-    )
-    x = torch.arange(width, device=depth.device) + 0.5
-    y = (torch.arange(height, device=depth.device) + 0.5)[:, None]
-    points = torch.stack([(x - cx) / fx * depth, (y - cy) / fy * depth, depth], -1)
-    view = cameras.viewmats.to(depth)
-    return (points - view[:, None, None, :3, 3]) @ view[:, None, :3, :3]
 
 
 def _facing(depth: Tensor, cameras: Cameras) -> Tensor:

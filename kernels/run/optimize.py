@@ -137,6 +137,9 @@ class CloudSubject:
             Gaussians(**params), cameras, backgrounds, self.settings.render_backend, depth=depth
         )
 
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        return "sh", params["means"]
+
     def penalties(
         self, params: dict[str, Tensor], rendering: Rendering, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from ..meshes.mesh import Mesh
 from ..meshes.rasterize import edges_of, render_mesh
 from ..meshes.smoothing import Smoothing
 from ..meshes.texels import downsample, level_of_detail, texels
+from ..meshes.texture import texel_points
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from .checks import check_run
@@ -125,6 +126,7 @@ class _Surface:
             .norm(dim=-1)
             .mean()
         )
+        self.places: Tensor | None = None
         self.level: int | None = None  # of detail of the texture; the first cameras decide
 
     def params(self) -> dict[str, Tensor]:
@@ -148,6 +150,20 @@ class _Surface:
             (getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)
         ]
         return all(torch.allclose(one, other, rtol=0, atol=SAME) for one, other in pairs)
+
+    def texel_places(self) -> Tensor:
+        """Where each texel [H*W,3] was at the start; those of no triangle far away."""
+        if self.places is None:
+            assert self.own.texture is not None
+            height, width = self.own.texture.shape[:2]
+            texels, _, points, _ = texel_points(self.own, max(height, width))
+            side = max(height, width)
+            whole = points.new_full((side, side, 3), 1e3)
+            whole.view(-1, 3)[texels] = points
+            rows = torch.arange(height, device=self.device) * side // height
+            columns = torch.arange(width, device=self.device) * side // width
+            self.places = whole[rows][:, columns].reshape(-1, 3)
+        return self.places
 
     def detail(self, cameras: Cameras) -> int:
         if self.level is None:
@@ -201,6 +217,12 @@ class MeshSubject:
             normal = view.normal[..., NORMAL_AXES[surface.settings.normal_axes]]
             color = color + view.alpha * (0.5 + 0.5 * normal - color)
         return MeshViews(color, view.alpha, view.depth, positions)
+
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        surface = self.surface
+        if surface.own.texture is None:
+            return surface.paint, surface.smoothing(params["vertices"])[surface.position_of]
+        return surface.paint, surface.texel_places()
 
     def penalties(
         self,

@@ -107,7 +107,6 @@ class Run(Generic[Result, Rendered]):
         self.depth = needs_depth(prior) or settings.needs_depth
         self.views_per_group = group_size(prior)
         self.size = settings.image_size or prior.image_size
-        self.spare = 0.0 if references is None else references.spare
         latent_size = (settings.judged_size or self.size) // prior.downscale
         self.latent_shape = (prior.latent_channels, latent_size, latent_size)
         self.schedule_steps = settings.schedule_steps or state.step + steps
@@ -243,14 +242,14 @@ class Run(Generic[Result, Rendered]):
             name: value.detach().requires_grad_() for name, value in subject.tensors().items()
         }
         backgrounds = self._backgrounds()
-        rendering = subject.render(params, cameras, backgrounds, self.depth or self.spare > 0)
         look = self._look(params)
+        movable = params if look is None else look.spare(subject, params)
+        rendering = subject.render(movable, cameras, backgrounds, self.depth)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
-        shown = rendering if look is None else look.spare(rendering, cameras)
         latents = self.prior.encode(
-            judged(self.prior, settings, shown, cameras, self.streams["augment"]), posterior
+            judged(self.prior, settings, rendering, cameras, self.streams["augment"]), posterior
         )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]

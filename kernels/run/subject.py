@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
@@ -32,15 +31,6 @@ class RenderedViews(Protocol):
     def depth(self) -> Tensor: ...  # [V,H,W,1] distance along the optical axis, world units
 
 
-@dataclass(frozen=True)
-class ShownViews:
-    """What of V views is shown to the prior alone; fields as those of `RenderedViews`."""
-
-    color: Tensor
-    alpha: Tensor
-    depth: Tensor
-
-
 class Subject(Protocol[Result, Rendered]):
     """A cloud or a mesh on its way through a run, on the prior's device. No step edits it: a step
     makes another.
@@ -61,6 +51,11 @@ class Subject(Protocol[Result, Rendered]):
     ) -> Rendered:
         """Views of it with ``params`` in place of its tensors, on ``backgrounds`` [V,3]; no
         depth is needed where ``depth`` is False."""
+        ...
+
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        """Which of ``params`` holds colours, and where in the world [N,3] its N rows or texels
+        are."""
         ...
 
     def penalties(

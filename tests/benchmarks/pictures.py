@@ -50,9 +50,10 @@ SIDES = {"front": 0.0, "left": 90.0, "back": 180.0, "right": -90.0}
 GIVEN = [0, 6, 12, 18]  # of the ring: at elevation 0, where the sides are
 SHOWN = (3, 9, 15, 21)  # of the ring, on the sheet
 BOUNDS = Bounds(angle=15.0, distance=0.4)
-PRESETS = {
+PRESETS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "standard": ("vdm", 267, {}),
     "quick": ("cds", 200, configured("quickstart", "standard")),
+    "draft": ("cds", 110, configured("quickstart", "draft")),
 }
 
 

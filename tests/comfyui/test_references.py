@@ -57,7 +57,6 @@ def test_a_cloud_that_takes_the_pictures_is_seen_so_from_their_cameras(comfyui, 
         object_info, "start", steps=25, image_size=64, references=["views", 0],
         learning_rates=["rates", 0],
     )  # fmt: skip
-    del prompt["optimize"]["inputs"]["image_size"]
     prompt["free"] = {**prompt["optimize"], "inputs": dict(prompt["optimize"]["inputs"])}
     del prompt["free"]["inputs"]["references"]
     prompt["free look"] = {
@@ -67,10 +66,11 @@ def test_a_cloud_that_takes_the_pictures_is_seen_so_from_their_cameras(comfyui, 
     prompt["free renders"] = shown("free look", 0)
     run = succeeded(comfyui.run(prompt))
     seen = [picture[2::4, 2::4] for picture in pictures(comfyui, run, "seen")]
-    errors = {
-        id: np.mean([(a - b) ** 2 for a, b in zip(pictures(comfyui, run, id), seen, strict=True)])
-        for id in ("renders", "free renders")
-    }
+    errors = {}
+    for id in ("renders", "free renders"):
+        renders = pictures(comfyui, run, id)
+        assert len(renders) == len(seen) == 4, [file["node"] for file in run.files]
+        errors[id] = np.mean([(a - b) ** 2 for a, b in zip(renders, seen, strict=True)])
     assert errors["renders"] < 0.7 * errors["free renders"], errors
 
 
