@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io
 
 from ...kernels.gaussians.cloud import Gaussians
-from ...kernels.meshes.project import project_onto_cloud, project_onto_mesh
+from ...kernels.meshes.project import UNSEEN, project_onto_cloud, project_onto_mesh
 from ...kernels.run.references import References
 from ..shared import types
 
@@ -31,6 +31,15 @@ class ProjectPictures(io.ComfyNode):
                     "references",
                     tooltip="The pictures and their cameras, from Reference Views.",
                 ),
+                io.Combo.Input(
+                    "unseen",
+                    options=list(UNSEEN),
+                    default=UNSEEN[0],
+                    tooltip=(
+                        "What no picture sees. keep: its own colours. nearest: those of the nearest"
+                        " place that a picture sees, which the prior then need not repaint."
+                    ),
+                ),
                 io.Mesh.Input("mesh", optional=True, tooltip="A mesh to paint."),
                 types.GaussianCloud.Input("gaussians", optional=True, tooltip="A splat to paint."),
             ],
@@ -48,7 +57,11 @@ class ProjectPictures(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, references: References, mesh: Any = None, gaussians: Gaussians | None = None
+        cls,
+        references: References,
+        unseen: str,
+        mesh: Any = None,
+        gaussians: Gaussians | None = None,
     ) -> io.NodeOutput:
         if mesh is None and gaussians is None:
             raise ValueError(
@@ -59,12 +72,12 @@ class ProjectPictures(io.ComfyNode):
         shares = []
         with torch.inference_mode(False), torch.no_grad():
             if mesh is not None:
-                painted, share = project_onto_mesh(types.mesh_from_native(mesh), *shown)
+                painted, share = project_onto_mesh(types.mesh_from_native(mesh), *shown, unseen)
                 mesh = types.native_mesh(painted)
                 shares.append(share)
             if gaussians is not None:
                 own = gaussians.map(lambda value: value.detach().clone())
-                gaussians, share = project_onto_cloud(own, *shown)
+                gaussians, share = project_onto_cloud(own, *shown, unseen)
                 shares.append(share)
         seen = float((torch.cat([share.flatten() for share in shares]) > 0.5).float().mean())
         return io.NodeOutput(mesh, gaussians, round(seen, 4))

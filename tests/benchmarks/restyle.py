@@ -4,8 +4,8 @@ object and one JSON object last.
     python tests/benchmarks/restyle.py --device cpu --objects 4 --json F --sheet F.png
 
 A held-out toy's exact surface in the colours of another caption gets the front picture's colours
-where that sees it (`project_onto_mesh`), then `refine_mesh` paints the rest with the picture beside
-the loss. PSNR over the 24 views of the ring: before, projected, and after. ``--set`` keys are
+where that sees it and the nearest of them elsewhere (`project_onto_mesh`), then `refine_mesh` paints
+the rest with the picture beside the loss. PSNR over the 24 views of the ring: before, projected, and after. ``--set`` keys are
 dotted: loss.*, settings.*, references.*.
 """
 
@@ -47,7 +47,7 @@ from distill3d.kernels.toybox.shapes import shape
 RESOLUTION, SIZE, GIVEN = 128, 128, 256
 SHOWN = (0, 5, 10, 15, 20)
 LOSS = SDS(guidance=2.5, weighting="sigma/alpha", t_min=50, t_max_end=800)
-SETTINGS = RefineSettings(preview_every=0, views=2, lr_vertices=0.0, lr_colors=0.02)
+SETTINGS = RefineSettings(preview_every=0, views=2, lr_vertices=0.0, lr_colors=0.03)
 
 
 def in_colors_of(caption: Caption) -> Mesh:
@@ -109,7 +109,7 @@ def main(words: list[str] | None = None) -> None:
         colors = (given.color / given.alpha.clamp_min(1e-4)).clamp(0, 1)
         references = replace(setup["references"], images=colors, masks=given.alpha)
         start = in_colors_of(wrong(caption))
-        projected, share = project_onto_mesh(start, colors, given.alpha, front)
+        projected, share = project_onto_mesh(start, colors, given.alpha, front, "nearest")
         clock = time.perf_counter()
         after = refine_mesh(
             projected, setup["loss"], prior, view_prompts(prior, caption.text), OrbitSampler(),

@@ -87,3 +87,16 @@ def test_the_seen_side_of_a_splat_takes_the_picture():
     near, far = cloud.means[:, 2] > 0.3, cloud.means[:, 2] < -0.1
     assert torch.allclose(colors[near].mean(0), torch.tensor(BLUE), atol=0.05)
     assert torch.equal(painted.sh[far], cloud.sh[far]) and float(share[far].max()) == 0
+
+
+def test_what_no_picture_sees_takes_the_nearest_colour_where_asked():
+    red, blue = ball(rounds=4), ball(color=BLUE, rounds=4)
+    painted, share = project_onto_mesh(red, *picture_of(blue), FRONT, "nearest")
+    assert torch.allclose(painted.colors, torch.tensor(BLUE).expand_as(painted.colors), atol=0.02)
+    assert 0.1 < float((share > 0.5).float().mean()) < 0.5
+    cloud = from_mesh(red, 2000, size=None, opacity_logit=3.0)
+    splat, _ = project_onto_cloud(cloud, *picture_of(blue), FRONT, "nearest")
+    colors = 0.5 + SH_C0 * splat.sh[:, 0]
+    assert torch.allclose(colors, torch.tensor(BLUE).expand_as(colors), atol=0.05)
+    with pytest.raises(ValueError, match="unseen is 'far'; choose one of keep, nearest"):
+        project_onto_mesh(red, *picture_of(blue), FRONT, "far")
