@@ -5,8 +5,8 @@ object and one JSON object last.
 
 A held-out toy's exact surface in the colours of another caption gets the front picture's colours
 where that sees it and the nearest of them elsewhere (`project_onto_mesh`), then `refine_mesh` paints
-the rest with the picture beside the loss. PSNR over the 24 views of the ring: before, projected, and after. ``--set`` keys are
-dotted: loss.*, settings.*, references.*.
+the rest with the picture beside the loss. PSNR over the 24 views of the ring: before, projected, and
+after. ``--set`` keys are dotted: loss.*, settings.*, references.*.
 """
 
 from __future__ import annotations
