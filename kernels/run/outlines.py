@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from scipy import ndimage
-from skimage.color import rgb2lab
 from torch import Tensor
 
 FRAME = 2  # pixels along the rim that are taken for background
@@ -27,6 +26,8 @@ def plain_outlines(images: Tensor) -> Tensor:
 
 
 def _outline(image: np.ndarray, number: int) -> Tensor:
+    from skimage.color import rgb2lab  # slow to import
+
     lab = rgb2lab(image.clip(0, 1))
     rim = np.concatenate(
         [lab[:FRAME].reshape(-1, 3), lab[-FRAME:].reshape(-1, 3),
