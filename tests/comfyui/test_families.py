@@ -161,7 +161,7 @@ def test_pictures_are_read_as_comfyuis_samplers_read_them(probing, info, family)
 
 
 def test_a_model_that_reads_no_pictures_refuses_them(probing, info):
-    prompt, links = made(info, "Z-Image")
+    prompt, links = made(info, "SD 1.5")
     prompt["picture"] = node(info, "SamplePicture")
     prompt["prior"]["inputs"]["pictures"] = ["picture", 0]
     prompt["said"] = {
