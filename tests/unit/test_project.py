@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import trimesh
 from mesh_balls import ball
 
 from distill3d.kernels.cameras.pinhole import orbit
@@ -73,11 +74,17 @@ def test_a_texture_takes_the_pictures_on_its_own_texels(views):
 
 
 def test_the_background_beside_an_object_is_not_painted_onto_its_rim():
-    """The picture's background is green, and its outline cuts it off."""
-    red, blue = ball(rounds=4), ball(color=BLUE, rounds=4)
+    """A cube's face looks at the camera up to its edges, beside which the picture is green."""
+    shape = trimesh.creation.box((0.63, 0.63, 0.63)).subdivide().subdivide().subdivide()
+    vertices = torch.tensor(shape.vertices).float()
+    faces = torch.tensor(shape.faces).long()
+    red, blue = (
+        Mesh(size * vertices, faces, torch.tensor(color).expand(len(vertices), 3).clone())
+        for size, color in ((0.99, (0.9, 0.2, 0.1)), (1.0, BLUE))  # its corners half a pixel inside
+    )
     seen = render_mesh(blue, FRONT, torch.tensor([0.0, 1.0, 0.0]))
-    painted, _ = project_onto_mesh(red, seen.color, seen.alpha, FRONT)
-    assert float(painted.colors[:, 1].max()) < 0.25
+    painted, share = project_onto_mesh(red, seen.color, seen.alpha, FRONT)
+    assert float(share.max()) == 1 and float(painted.colors[:, 1].max()) < 0.21
 
 
 def test_the_seen_side_of_a_splat_takes_the_picture():
