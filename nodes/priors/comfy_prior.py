@@ -25,14 +25,7 @@ from ...kernels.priors.noise_schedule import noise_from_clean
 from ...kernels.priors.rows import TextRow, stacked
 from ...kernels.priors.syntax import tell
 from ...kernels.priors.text_cache import TextCache
-from .comfy_checks import (
-    check_clip,
-    check_model,
-    check_vae,
-    image_size,
-    multiple,
-    pixel_space,
-)
+from .comfy_checks import check_clip, check_model, check_vae, image_size, multiple, pixel_space
 from .comfy_pictures import ReadPictures
 from .comfy_texts import Texts, asked
 from .comfy_vae import OwnVAE, PixelVAE
