@@ -13,6 +13,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 UNIT = ["tests/unit", "tests/parity"]
+TWO = ["-n", "2", "--dist", "loadfile"]  # workers, each with a server of its own
 Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
 
 nox.options.default_venv_backend = "none"
@@ -123,8 +124,11 @@ def _all(options: list[str]) -> list[Suites]:
     """What runs side by side, then the browser's, which need the cores for their pages; they skip
     themselves where there is no browser.
     """
-    served = {"comfyui": [["pytest", "tests/comfyui", *options]]}
-    return [served | _quick(UNIT, options), {"browser": [["pytest", "tests/browser", *options]]}]
+    served = {"comfyui": [["pytest", *TWO, "tests/comfyui", *options]]}
+    return [
+        served | _quick(UNIT, options),
+        {"browser": [["pytest", *TWO, "tests/browser", *options]]},
+    ]
 
 
 def _run_suites(session: nox.Session, *rounds: Suites) -> None:

@@ -15,6 +15,7 @@ from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.anchor import gentle
 from ...kernels.run.growth import growth
 from ...kernels.run.optimize import optimize
+from ...kernels.run.references import References
 from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
 from ..look.render import render_cloud
@@ -176,6 +177,14 @@ class Optimize(io.ComfyNode):
                     optional=True,
                     tooltip="Backgrounds, rasterizer, previews and autosaves, from Run Options.",
                 ),
+                types.References.Input(
+                    "references",
+                    optional=True,
+                    tooltip=(
+                        "Pictures that the renders from their cameras are held to, from Reference"
+                        " Views."
+                    ),
+                ),
             ],
             outputs=[
                 types.GaussianCloud.Output(
@@ -215,6 +224,7 @@ class Optimize(io.ComfyNode):
         densification: dict[str, Any] | None = None,
         refining: Hold | None = None,
         options: Options | None = None,
+        references: References | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
         options, hold = options or Options(), refining or Hold()
@@ -249,6 +259,7 @@ class Optimize(io.ComfyNode):
                     watch.step,
                     watch.keep,
                     hold.anchor,
+                    references,
                 )
                 watch.finish(result)
                 pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)
