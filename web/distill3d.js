@@ -18,7 +18,7 @@ const TELLING = [
   "Distill3D_ExportMesh", "Distill3D_LoadGaussians", "Distill3D_InitMesh",
   OPTIMIZE, "Distill3D_RefineMesh", "Distill3D_Recover",
 ];
-const HEIGHT = 330; // graph units, the least of the widget
+const HEIGHT = 310; // graph units, the least of the widget
 const WIDTH = 360;
 const PATIENCE = 10_000; // ms without an event after which a running node is asked all the same
 const PEEK = 1_000; // ms between looks whether a running node's viewer can be seen again

@@ -63,7 +63,7 @@ def test_nodes_2_hide_them_too(played):
 
 def test_own_sockets_have_colours_of_their_own_in_both_renderers_and_every_palette(played):
     dark, light = played.facts["colors"]
-    assert len(dark) == 10
+    assert len(dark) == 11
     for colors in (dark, light):
         assert all(len(set(three)) == 1 and three[0] for three in colors.values()), json.dumps(
             colors
