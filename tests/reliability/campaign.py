@@ -45,7 +45,7 @@ TRIALS = {
     "NaN in the loss": 30,
     "NaN in the prior": 20,
     "NaN in the cloud": 15,
-    "two servers, one folder": 40,
+    "two servers on one folder": 40,
     "two clients": 10,
     "long queue": 5,
     "models freed in a run": 10,

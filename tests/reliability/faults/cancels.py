@@ -26,6 +26,8 @@ def in_a_node(bed: Bed, rng: Random, trial: Trial) -> None:
     """Some time after a node has begun; large ones, so that the cancel finds them at work."""
     target = rng.choice(NODES)
     graph = graphs.whole(bed.info, rng, STEPS, every=rng.choice((0, 1, 3)))
+    if target in ("score", "inspect"):
+        graph = graphs.measuring(bed.info, graph)
     _enlarge(graph, target)
     late = rng.uniform(0, 1.0 if target in ("mesh", "refine", "optimize") else 0.3)
     _cancelled(bed, graph, lambda run: run.started(target) is not None, late, trial)

@@ -15,6 +15,8 @@ EVERY = 5  # runs between two looks
 
 def run_after_run(bed: Bed, rng: Random, trial: Trial) -> None:
     graph = graphs.whole(bed.info, rng, 4, every=2)
+    if rng.random() < 0.2:
+        graph = graphs.measuring(bed.info, graph)
     outcome = of_run(bed.server.run(graph, timeout=300))
     check_error(outcome, trial)
     check_told(outcome, bed.output, trial)

@@ -67,21 +67,23 @@ def refining(info: Graph, graph: Graph, steps: int, rng: Random, **inputs: Any) 
 
 
 def whole(info: Graph, rng: Random, steps: int = 6, **options: Any) -> Graph:
-    """Optimize, Save Gaussians in some format, Export Mesh, Refine Mesh, and looks at each."""
+    """Optimize, Save Gaussians in some format, Export Mesh, Refine Mesh, and looks at the cloud."""
     graph = optimizing(info, rng, steps, format=rng.choice(FORMATS), **options)
     graph = refining(info, graph, 3, rng)
     graph["view"] = node(info, "PreviewGaussians", gaussians=["optimize", 0])
-    graph["render"] = node(info, "RenderViews", gaussians=["optimize", 0], views=6, size=96)
-    graph["score"] = node(
-        info, "ScoreViews", gaussians=["optimize", 0], views=2, prompt="a red mug"
-    )
-    graph["inspect"] = node(
-        info, "InspectGuidance", gaussians=["optimize", 0], prior=["prior", 0],
-        prompts=["prompts", 0], loss=["loss", 0], views=1,
-    )  # fmt: skip
-    graph["picture"] = {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 0]}}
+    graph["render"] = node(info, "RenderViews", gaussians=["optimize", 0], views=4, size=64)
     graph["pictures"] = {"class_type": "PreviewImage", "inputs": {"images": ["render", 0]}}
     return graph
+
+
+def measuring(info: Graph, graph: Graph) -> Graph:
+    """The graph with Score Views and Inspect Guidance."""
+    score = node(info, "ScoreViews", gaussians=["optimize", 0], views=2, prompt="a red mug")
+    links = {name: [name, 0] for name in ("prior", "prompts", "loss")}
+    inspect = node(info, "InspectGuidance", gaussians=["optimize", 0], views=1, **links)
+    shown = {"class_type": "PreviewImage", "inputs": {"images": ["inspect", 0]}}
+    said = {"class_type": "PreviewAny", "inputs": {"source": ["score", 0]}}
+    return graph | {"score": score, "said": said, "inspect": inspect, "inspected": shown}
 
 
 def resumed(info: Graph, graph: Graph, file: str, steps: int) -> Graph:

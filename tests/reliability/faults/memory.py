@@ -14,7 +14,7 @@ from .verdict import check_error, check_kept, check_told
 
 STEPS = 6
 MEGA = 1 << 20
-NODES = ("prior", "start", "optimize", "save", "mesh", "refine", "render", "score", "inspect")
+NODES = ("prior", "start", "optimize", "save", "mesh", "refine", "render")
 
 
 def limited(bed: Bed, rng: Random, trial: Trial) -> None:

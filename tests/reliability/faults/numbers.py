@@ -8,7 +8,7 @@ from . import graphs
 from .bed import Bed
 from .report import LOST, WRONG, Trial
 from .servers import of_run
-from .verdict import check_error, check_kept, check_told
+from .verdict import check_error, check_told
 
 STEPS = 12
 PROPERTIES = ("means", "log_scales", "quats", "opacity_logits", "sh")
@@ -63,10 +63,9 @@ def _spoilt(bed: Bed, rng: Random, trial: Trial, what: str, inputs: dict) -> Non
             trial.found(WRONG, f"{bad} steps were bad, and {told['bad_steps']} are told of")
         if not told["bad_steps"] or not told["notes"]:
             trial.found(WRONG, "steps were bad, and nothing is said")
-    elif first > 1:
-        latest = check_kept(bed.kept_of(run.prompt_id), "Optimize", 1, trial)
-        if latest is None:
-            trial.found(LOST, "the good steps before are not kept")
+    # up to check_every steps back: only what has been looked at is known to be good
+    elif not bed.kept_of(run.prompt_id):
+        trial.found(LOST, "the last good cloud is not kept")
 
 
 FAULTS = {"NaN in the loss": loss, "NaN in the prior": prior, "NaN in the cloud": cloud}

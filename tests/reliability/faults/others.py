@@ -33,15 +33,17 @@ def two_servers(bed: Bed, rng: Random, trial: Trial) -> None:
     own server was asked for.
     """
     servers = [bed.server, _beside(bed)]
-    counts = rng.sample(range(300, 900), 2)
+    counts = rng.sample(range(300, 900), 2 * SAVES)
+    shares = [counts[:SAVES], counts[SAVES:]]
     found: list[Any] = [None, None]
 
     def save(which: int) -> None:
-        graph = graphs.started(bed.info, count=counts[which])
-        for i in range(SAVES):
+        graph = graphs.started(bed.info, count=counts[0])
+        for i, count in enumerate(shares[which]):
+            graph[f"start{i}"] = node(bed.info, "InitGaussians", count=count, scale=0.1)
             graph[f"save{i}"] = node(
-                bed.info, "SaveGaussians", gaussians=["start", 0], filename_prefix="race/cloud",
-                format=("ply", "spz")[i % 2],
+                bed.info, "SaveGaussians", gaussians=[f"start{i}", 0],
+                filename_prefix="race/cloud", format=("ply", "spz")[i % 2],
             )  # fmt: skip
         graph["start"]["inputs"]["seed"] = rng.randrange(1 << 30)
         found[which] = servers[which].run(
@@ -50,7 +52,7 @@ def two_servers(bed: Bed, rng: Random, trial: Trial) -> None:
 
     _at_once(lambda: save(0), lambda: save(1))
     names = set()
-    for run, count in zip(found, counts, strict=True):
+    for run, own in zip(found, shares, strict=True):
         outcome = of_run(run)
         check_error(outcome, trial)
         if outcome.status != "success":
@@ -65,8 +67,9 @@ def two_servers(bed: Bed, rng: Random, trial: Trial) -> None:
             if path in names:
                 trial.found(OVERWRITTEN, f"{path.name} is both servers'")
             names.add(path)
-            if path.suffix in (".ply", ".spz") and _count(path) != count:
-                trial.found(OVERWRITTEN, f"{path.name} holds the other server's cloud")
+            cloud = record["node"].startswith("save")
+            if cloud and _count(path) != own[int(record["node"].removeprefix("save"))]:
+                trial.found(OVERWRITTEN, f"{path.name} holds another cloud")
     if not servers[1].answers():
         trial.found(DEAD, "the second server answers no more")
         _second.clear()
@@ -195,7 +198,7 @@ def _at_once(*acts: Callable[[], None]) -> None:
 
 
 FAULTS = {
-    "two servers, one folder": two_servers,
+    "two servers on one folder": two_servers,
     "two clients": two_clients,
     "long queue": long_queue,
     "models freed in a run": free_meanwhile,
