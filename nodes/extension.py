@@ -42,6 +42,7 @@ from .run.recover import Recover, add_route
 from .run.refine import RefineMesh
 from .run.refining import Refining
 from .run.routes import add_routes
+from .shared.sockets import guarded
 from .shared.types import HAS_SPLAT
 
 
@@ -51,7 +52,7 @@ class Distill3D(ComfyExtension):
         add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
+        nodes = [
             LoadDiffusionPrior,
             DiffusionPriorFromModel,
             ControlPrior,
@@ -96,3 +97,4 @@ class Distill3D(ComfyExtension):
             Recover,
             ToyboxTruth,
         ]
+        return [guarded(node) for node in nodes]

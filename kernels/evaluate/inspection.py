@@ -27,7 +27,7 @@ from ..priors.view_conditioning import (
     encoder_input,
     needs_depth,
 )
-from ..rasterizers.rasterize import render
+from ..rasterizers.rasterize import Rendering, render
 
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
 
@@ -124,7 +124,7 @@ def inspect(
     chosen = loss if timestep is None else loss.near(timestep)
     twin, questions = record_predictions(prior)
     with torch.no_grad():
-        rendering = render(cloud, cameras, background, depth=needs_depth(prior))
+        rendering = _rendered(cloud, cameras, background, needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)
         latents = prior.encode(encoder_input(prior, rendering.color, rendering.alpha))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
@@ -188,6 +188,20 @@ def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]
     if wanted is None:
         return about[0]
     return min(about, key=lambda question: abs(float(question.t.float().mean()) - wanted))
+
+
+def _rendered(cloud: Gaussians, cameras: Cameras, background: float, depth: bool) -> Rendering:
+    """All views, one by one for the same reason as `_decoded`."""
+    parts = []
+    for view in range(len(cameras)):
+        reached()
+        parts.append(render(cloud, cameras[view], background, depth=depth))
+    return Rendering(
+        **{
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in Rendering.__annotations__
+        }
+    )
 
 
 def _decoded(prior: Prior, latents: Tensor) -> Tensor:

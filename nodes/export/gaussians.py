@@ -105,7 +105,7 @@ class SaveGaussians(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         return check_prefix(filename_prefix)  # before hours of work, not after
 
     @classmethod
@@ -203,7 +203,7 @@ class LoadGaussians(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, file: str | None, model_3d: Any = LINKED, up_axis: str | None = "auto"
+        cls, file: str | None = None, model_3d: Any = LINKED, up_axis: str | None = "auto"
     ) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and model_3d is LINKED:

@@ -123,7 +123,9 @@ class InspectGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, progress: float | None, elevation: float | None) -> bool | str:
+    def validate_inputs(
+        cls, progress: float | None = None, elevation: float | None = None
+    ) -> bool | str:
         return undeclared(cls, {"progress": progress, "elevation": elevation}) or True
 
     @classmethod

@@ -117,10 +117,11 @@ def test_looking_into_a_loss_and_saving_a_large_cloud_are_cancelled_within_a_sec
         "prior": node(object_info, "LoadDiffusionPrior"),
         "prompts": node(object_info, "ViewPrompts", prior=["prior", 0]),
         "loss": node(object_info, "SDILoss"),
+        "few": node(object_info, "InitGaussians", count=3000),
         "start": node(object_info, "InitGaussians", count=300_000),
     }
     at_work = {
-        "inspect": node(object_info, "InspectGuidance", gaussians=["start", 0], views=8, **links),
+        "inspect": node(object_info, "InspectGuidance", gaussians=["few", 0], views=8, **links),
         "save": node(
             object_info, "SaveGaussians", gaussians=["start", 0], format="sog",
             filename_prefix="ends/cancelled",

@@ -125,6 +125,7 @@ def about(seed: int) -> dict[str, object]:
         "comfyui": environment.MAIN,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "niceness": os.nice(0),
     }
 
 

@@ -216,8 +216,8 @@ def test_looking_can_be_ended_at_every_question_and_picture():
     places = []
     with paced(lambda part, share: places.append(1)):
         look(CDS())
-    # two questions; the noised, the two clean and the gradient's two pictures of two views
-    assert len(places) >= 2 + 5 * len(CAMERAS)
+    # two questions; of each view the render, the noised, the two clean and the gradient's two
+    assert len(places) >= 2 + 6 * len(CAMERAS)
     for last in range(len(places)):
         left = [last]
 

@@ -54,9 +54,9 @@ def _enlarge(graph: graphs.Graph, target: str) -> None:
         "render": {"views": 60, "size": 256},
         "score": {"views": 24},
         "inspect": {"views": 8},
-        "start": {"count": 200_000},
-        "optimize": {"views": 8, "image_size": 128},
-        "refine": {"views": 8, "image_size": 128},
+        "start": {"count": 20_000},
+        "optimize": {"views": 2, "image_size": 64},
+        "refine": {"views": 2, "image_size": 64},
     }
     graph[target]["inputs"] |= large.get(target, {})
 

@@ -1,4 +1,4 @@
-"""Small graphs in API form that take a second or two."""
+"""Small graphs in API form that take a second or less."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.prompts import with_settings
 Graph = dict[str, Any]
 LOSSES = ("SDSLoss", "CDSLoss", "VDMLoss", "CSDLoss", "NFSDLoss", "SDILoss", "RFDSLoss")
 FORMATS = ("ply", "splat", "spz", "glb", "sog", "compressed ply", "spz 4", "usdz", "html")
-ORBIT = {"image_size": 64, "views": 1}
+SMALL = {"image_size": 32, "views": 1}
 
 
 def started(info: Graph, prompt: str = "a red mug", count: int = 300) -> Graph:
@@ -46,12 +46,12 @@ def moved(info: Graph, start: str, steps: int, rng: Random, **inputs: Any) -> Gr
     """An Optimize."""
     links = {name: [name, 0] for name in ("prior", "prompts", "cameras", "loss")}
     more = {"gaussians": [start, 0], "steps": steps, "seed": rng.randrange(1 << 30)}
-    return node(info, "Optimize", **(links | ORBIT | more | inputs))
+    return node(info, "Optimize", **(links | SMALL | more | inputs))
 
 
 def exporting(info: Graph, graph: Graph, source: str = "optimize", **inputs: Any) -> Graph:
     """The graph with Export Mesh."""
-    small = {"resolution": 32, "texture_size": 128, "views": 8, "filename_prefix": "campaign/mesh"}
+    small = {"resolution": 24, "texture_size": 64, "views": 6, "filename_prefix": "campaign/mesh"}
     return graph | {"mesh": node(info, "ExportMesh", gaussians=[source, 0], **(small | inputs))}
 
 
@@ -63,7 +63,7 @@ def refining(info: Graph, graph: Graph, steps: int, rng: Random, **inputs: Any) 
     if "options" in graph["optimize"]["inputs"]:
         more["options"] = graph["optimize"]["inputs"]["options"]
     own = {"filename_prefix": "campaign/refined"}
-    return graph | {"refine": node(info, "RefineMesh", **(links | ORBIT | more | own | inputs))}
+    return graph | {"refine": node(info, "RefineMesh", **(links | SMALL | more | own | inputs))}
 
 
 def whole(info: Graph, rng: Random, steps: int = 6, **options: Any) -> Graph:

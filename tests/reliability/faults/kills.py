@@ -16,10 +16,10 @@ from .report import LOST, Trial
 from .servers import BROKEN, Later
 from .verdict import check_kept
 
-STEPS = 12
+STEPS = 6
 RESUMED = 4  # every so manieth is gone on with
-LONGEST = 3.0  # seconds from the first step to the kill, at most
-OPERATIONS = 60  # of a graph on the disk, about
+LATER = 0.5  # seconds from a step, or from a later node's beginning, to the kill, at most
+OPERATIONS = 70  # of a graph on the disk, about
 
 
 def at_any_moment(bed: Bed, rng: Random, trial: Trial) -> None:
@@ -28,10 +28,15 @@ def at_any_moment(bed: Bed, rng: Random, trial: Trial) -> None:
     graph = _graph(bed, rng, every)
     server = bed.server
     kill = Later(server.kill)
-    seconds = rng.uniform(0, LONGEST)
+    seconds, step = rng.uniform(0, LATER), rng.randint(1, STEPS)
+    later = rng.choice(("", "", "save", *(id for id in ("mesh", "refine") if id in graph)))
 
     def follow(run: Run) -> None:
-        if run.progress("optimize"):
+        if later:
+            due = run.started(later) is not None
+        else:
+            due = len(run.progress("optimize")) >= step
+        if due:
             kill.after(seconds)
 
     _follow(bed, graph, every, kill, follow, trial, rng)

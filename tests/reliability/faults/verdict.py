@@ -22,7 +22,10 @@ AUTOSAVE = "distill3d/autosave"
 MESHES = {".obj", ".stl", ".off"}
 BESIDE = {".mtl", ".png", ".html", ".webp", ".json"}
 # classes that sentences come in; any other was thrown by something that knew nothing of the user
-SPOKEN = {"ValueError", "OSError", "RuntimeError", "MemoryError", "DivergedError", "PromptRefused"}
+SPOKEN = {
+    "ValueError", "OSError", "RuntimeError", "MemoryError", "PromptRefused",
+    "DivergedError", "NegativeScaleError",
+}  # fmt: skip
 BARE = re.compile(
     r"\[Errno|\w*(?:Error|Exception)\b|'[^']*'$|list index|tuple index|unsupported|invalid literal"
     r"|expected \w+, got|index \d+ is out|\S+ object |std::|bad allocation|math domain"
