@@ -13,7 +13,7 @@ PLAIN = (str, int, float, list)
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """The node, which says so when it fails for a number or a text in place of a link."""
-    run: Any = node.execute.__func__  # type: ignore[attr-defined]
+    run: Any = node.execute.__func__
 
     @wraps(run)
     def execute(cls: Any, *values: Any, **inputs: Any) -> Any:
