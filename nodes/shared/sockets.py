@@ -8,7 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 OWN = "DISTILL3D_"  # how the types of the pack's sockets begin
-PLAIN = (str, int, float, list)
+PLAIN = (str, int, float, list, dict)
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:

@@ -50,7 +50,7 @@ TRIALS = {
     "long queue": 5,
     "models freed in a run": 10,
     "clock jumps": 10,
-    "changed workflow": 300,
+    "changed workflow": 200,
     "run after run": 100,
 }
 FAMILIES = {
