@@ -4,8 +4,9 @@ import { readFileSync } from "node:fs";
 import { Page } from "./page.mjs";
 
 const settings = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const { name, workflows, nodes2, values } = settings;
-const facts = { layouts: {}, started: {} };
+const { name, workflows, run, nodes2, values } = settings;
+const RELOAD = 8; // graphs: the page keeps the WebAssembly memory of its own viewers
+const facts = { layouts: {}, opened: {}, started: {} };
 const p = await Page.open(settings);
 
 /** Presses Run and waits for the first of the pack's loops, or for what kept it from beginning; then ends the run. */
@@ -37,15 +38,17 @@ async function first_click() {
 
 try {
   await p.page.evaluate((on) => window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on), nodes2);
-  for (const path of workflows) {
+  for (const [i, path] of workflows.entries()) {
+    if (i % RELOAD === RELOAD - 1) await p.load(() => p.page.reload());
     const workflow = path.split("/").at(-1).replace(".json", "");
     if (nodes2) await p.drop(path);
-    else await p.open_template(workflow);
+    else facts.opened[workflow] = await p.open_template(workflow);
     facts.layouts[workflow.replace("distill3d_", "")] = await p.layout();
     await p.whole(`${name}-${workflow}`);
   }
   // All layouts first: the page shows what a run has left in a node also in another workflow's node of the same number.
-  for (const path of values ? workflows : []) {
+  if (run.length) await p.load(() => p.page.reload());
+  for (const path of run) {
     const workflow = path.split("/").at(-1).replace(".json", "");
     await p.open_workflow(path);
     await p.set(values);

@@ -49,7 +49,7 @@ export class Page {
     await this.page.waitForTimeout(1000);
   }
 
-  /** Opens a workflow of the pack as a newcomer does: by its card in the template browser. */
+  /** Opens a workflow of the pack as a newcomer does: by its card in the template browser. Gives how it is seen then. */
   async open_template(name) {
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.BrowseTemplates"));
     const before = await this.page.evaluate(() => window.app.graph.id);
@@ -60,6 +60,9 @@ export class Page {
       await card.waitFor({ state: "detached", timeout: 8000 }).catch(() => {});
     }
     await this.replaced(before);
+    const seen = await this.rest(() => this.view(), 500);
+    await this.fit();
+    return seen;
   }
 
   /** Lets a file fall on the canvas. */
@@ -77,12 +80,17 @@ export class Page {
       [path.split("/").at(-1), readFileSync(path, "utf8")],
     );
     await this.replaced(before);
+    await this.fit();
   }
 
-  /** Until another graph is there and has come to rest. */
+  /** Until another graph is there. */
   async replaced(before) {
     await this.page.waitForFunction((id) => window.app.graph.id !== id, before, { timeout: 60_000 });
     await this.page.waitForTimeout(500);
+  }
+
+  /** The whole graph in sight, at rest. */
+  async fit() {
     await this.page.evaluate(() => window.app.canvas.canvas.clientWidth || window.app.extensionManager.command.execute("Comfy.ToggleLinear"));
     await this.page.waitForFunction(() => window.app.canvas.canvas.clientWidth > 0, null, { timeout: 20_000 });
     await this.page.evaluate(() => window.app.extensionManager.command.execute("Comfy.Canvas.FitView"));
@@ -118,6 +126,27 @@ export class Page {
       return {
         nodes: graph._nodes.map((node) => ({ id: node.id, title: node.title, known: known(node), box: drawn(node) })),
         groups: graph._groups.map((group) => ({ title: group.title, box: [...group.pos, ...group.size] })),
+      };
+    });
+  }
+
+  /** How the graph is seen: boxes are [left, top, right, bottom] in pixels. */
+  async view() {
+    return this.page.evaluate(() => {
+      const { canvas, graph } = window.app;
+      const { scale, offset } = canvas.ds;
+      const box = ([x, y], [width, height]) => [x, y, x + width, y + height].map((value, i) => Math.round((value + offset[i % 2]) * scale));
+      const note = graph._nodes.filter((node) => node.type === "MarkdownNote").sort((a, b) => a.pos[1] - b.pos[1])[0];
+      const group = [...graph._groups].sort((a, b) => a.pos[0] - b.pos[0] || a.pos[1] - b.pos[1])[0];
+      const loop = graph._nodes.filter((node) => /Distill3D_Optimize/.test(node.type)).sort((a, b) => a.pos[0] - b.pos[0])[0];
+      return {
+        scale,
+        app: canvas.canvas.clientWidth === 0, // the page's app mode has no canvas
+        sides: [canvas.canvas.clientWidth, canvas.canvas.clientHeight],
+        note: box(note.pos, note.size),
+        group: box(group.pos, group.size),
+        loop: box((loop ?? group).pos, (loop ?? group).size),
+        tallest: Math.max(...graph._nodes.filter((node) => node.type.startsWith("Distill3D_")).map((node) => node.size[1]), 0),
       };
     });
   }

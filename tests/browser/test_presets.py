@@ -7,7 +7,13 @@ import pytest
 LOSS, PENALTIES = "Distill3D_CDSLoss", "Distill3D_Penalties"
 
 
-@pytest.fixture(scope="module", params=["comfyui", "newest"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "comfyui",
+        pytest.param("newest", marks=pytest.mark.nightly(reason="a newer page than ComfyUI's own")),
+    ],
+)
 def played(request, play, workflow):
     server = request.getfixturevalue(request.param)
     ids = {node["type"]: node["id"] for node in workflow["nodes"]}

@@ -94,3 +94,11 @@ def test_the_reversal_quiets_the_gradient():
     assert share < 0.6
     torch.testing.assert_close(found[True], share * found[False], rtol=1e-3, atol=1e-5)
     assert found[True].mean() < 0  # descent raises zero towards the text's 2
+
+
+def test_the_reversal_asks_the_text_and_not_the_negative_one():
+    prior, latents = flow_prior(), normal(1, 2, *SHAPE)
+    both = [
+        gradient(RFDS(guidance=1.0, **at(400)), prior, latents, guided=g) for g in (True, False)
+    ]
+    torch.testing.assert_close(*both)

@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from .prompts import PREFIX
+
+HIGHEST = 700  # graph units, of a node of the pack with its title
+
 # What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its
 # own templates, which are not installed, and models of its default graph that it wants to ask for,
 # which the server's policy forbids.
@@ -48,3 +52,20 @@ class Played:
         """How much of the picture is not background, by its corner's colour."""
         picture = self.pixels(name)
         return float((np.abs(picture - picture[8, 8]).max(-1) > 12).mean())
+
+
+def readable(name: str, seen: dict[str, Any]) -> None:
+    """Asserts that a template opens where its note and first group can be read and its loop's top
+    is in sight; ``seen``: `view` of page.mjs.
+    """
+    if name == f"{PREFIX}text_to_3d":
+        assert seen["app"]
+        return
+    width, height = seen["sides"]
+    assert seen["scale"] >= 0.6, name
+    for what in ("note", "group"):
+        left, top, right, bottom = seen[what]
+        assert 40 < left < right < width and 0 < top < bottom < height, (name, what)
+    left, top, *_ = seen["loop"]
+    assert 0 < left < width and 0 < top < height / 2, name
+    assert seen["tallest"] <= HIGHEST, name
