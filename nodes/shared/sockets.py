@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io
+if TYPE_CHECKING:
+    from comfy_api.latest import io
 
 OWN = "DISTILL3D_"  # how the types of the pack's sockets begin
 PLAIN = (str, int, float, list, dict)
