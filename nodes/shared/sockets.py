@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from comfy_api.latest import io
 
 OWN = "DISTILL3D_"  # how the types of the pack's sockets begin
-PLAIN = (str, int, float, list, dict)
+PLAIN = (str, int, float, list, dict, type(None))
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
@@ -23,7 +23,7 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         except (AttributeError, TypeError) as error:
             schema = cls.define_schema()
             for each in schema.inputs:
-                value = inputs.get(each.id)
+                value = inputs.get(each.id, each)
                 if each.get_io_type().startswith(OWN) and isinstance(value, PLAIN):
                     raise ValueError(
                         f"{schema.display_name}: {each.id} is {str(value)[:40]!r}, where a link"

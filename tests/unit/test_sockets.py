@@ -29,7 +29,7 @@ def node():
     return guarded(Count)
 
 
-@pytest.mark.parametrize("value", ["POSITION", 7, True, [1, 2], {"a": 1}])
+@pytest.mark.parametrize("value", ["POSITION", 7, True, [1, 2], {"a": 1}, None])
 def test_a_plain_value_where_a_link_belongs_is_told(value):
     with pytest.raises(ValueError, match=r"Count: gaussians is .* where a link from another"):
         node().execute(gaussians=value)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from distill3d.kernels.files.formats import load_gaussians
+from distill3d.kernels.files.formats import load_gaussians, may_hold_gaussians
 from distill3d.kernels.files.mesh import load_shape
 from distill3d.kernels.run.checkpoint import load_mesh_training, load_training, run_of
 
@@ -78,10 +78,8 @@ def unreadable(path: Path) -> str:
             return _disagreement(path)
         if path.suffix in BESIDE:
             return "" if path.stat().st_size else "it is empty"
-        if path.suffix in MESHES or "mesh" in path.name or "refined" in path.name:
-            load_shape(path)
-        else:
-            load_gaussians(path)
+        splat = path.suffix not in MESHES and may_hold_gaussians(path)
+        load_gaussians(path) if splat else load_shape(path)
     except FileNotFoundError:
         return ""  # an autosave that the next one has replaced meanwhile
     except Exception as error:
