@@ -14,6 +14,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 UNIT = ["tests/unit", "tests/parity"]
+TWO = ["-n", "2", "--dist", "loadfile"]  # workers, each with a server of its own
 Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
 AUDIT: Suites = {"audit": [["python", "tests/audit.py"]]}
 
@@ -131,7 +132,10 @@ def _install_tests(session: nox.Session) -> None:
     setup(session)
     # Its interpreter runs the GPU's kernels; where it cannot be had, their tests skip themselves.
     triton = "triton>=3.2; sys_platform == 'linux'"
-    run(session, "python", "-m", "pip", "install", "-q", triton, allowed=(0, 1))
+    # Likewise Ray, on which the farm stands.
+    farm = nox.project.load_toml("pyproject.toml")["project"]["optional-dependencies"]["farm"]
+    for packages in ([triton], farm):
+        run(session, "python", "-m", "pip", "install", "-q", *packages, allowed=(0, 1))
 
 
 def _split(arguments: list[str]) -> tuple[list[str], list[str]]:
@@ -152,8 +156,11 @@ def _all(options: list[str]) -> list[Suites]:
     """What runs side by side, then the browser's, which need the cores for their pages; they skip
     themselves where there is no browser.
     """
-    served = {"comfyui": [["pytest", "tests/comfyui", *options]]}
-    return [served | _quick(UNIT, options), {"browser": [["pytest", "tests/browser", *options]]}]
+    served = {"comfyui": [["pytest", *TWO, "tests/comfyui", *options]]}
+    return [
+        served | _quick(UNIT, options),
+        {"browser": [["pytest", *TWO, "tests/browser", *options]]},
+    ]
 
 
 def _run_suites(session: nox.Session, *rounds: Suites) -> None:

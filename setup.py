@@ -4,7 +4,7 @@ finds itself.
 
 from setuptools import find_packages, setup
 
-ROOMS = ("kernels", "nodes")
+ROOMS = ("farm", "kernels", "nodes")
 
 setup(
     package_dir={"distill3d": "."},

@@ -14,6 +14,7 @@ from .init.shapes import InitMesh, InitSplat
 from .look.inspect import InspectGuidance
 from .look.preview import PreviewGaussians
 from .look.render import RenderViews
+from .look.sample import SamplePicture
 from .look.score import ScoreViews
 from .look.toybox import ToyboxTruth
 from .losses.cds import CDSLoss
@@ -38,7 +39,9 @@ from .run.optimize import Optimize
 from .run.options import RunOptions
 from .run.penalties import MeshPenalties, Penalties
 from .run.preset import QualityPreset
+from .run.project import ProjectPictures
 from .run.recover import Recover, add_route
+from .run.references import CutSheet, ReferenceViews
 from .run.refine import RefineMesh
 from .run.refining import Refining
 from .run.routes import add_routes
@@ -83,6 +86,10 @@ class Distill3D(ComfyExtension):
             Penalties,
             Densification,
             Refining,
+            SamplePicture,
+            ReferenceViews,
+            CutSheet,
+            ProjectPictures,
             RunOptions,
             Optimize,
             PreviewGaussians,

@@ -58,6 +58,7 @@ def save_training(
         "loss": state.loss,
         "statistics": state.statistics,
         "carried": state.carried,
+        "references": state.references,
     }
     tensors = {
         f"{group}/{key}": value for group, values in groups.items() for key, value in values.items()

@@ -29,6 +29,7 @@ from .anchor import Anchor
 from .checks import check_run
 from .learning_rates import sh_shares
 from .penalties import disparity, penalties
+from .references import References
 from .settings import OptimizeSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, prepared_prior
@@ -45,6 +46,7 @@ def optimize(
     on_step: Callable[[Progress[Gaussians]], bool | None] | None = None,
     on_partial: Callable[[Gaussians], None] | None = None,
     anchor: Anchor | None = None,
+    references: References | None = None,
 ) -> Gaussians:
     """Distil the prior's idea of the prompt into the cloud, for ``steps`` steps.
 
@@ -52,7 +54,8 @@ def optimize(
     same bits. A cloud that carries training state goes on where it stopped: with one
     ``schedule_steps``, 300 steps and then 300 more are the same as 600. Runs on the prior's device;
     the result is detached, on the cloud's device, with its training state. Works under
-    torch.inference_mode(). With an ``anchor`` the renders are held to those of its cloud.
+    torch.inference_mode(). With an ``anchor`` the renders are held to those of its cloud, with
+    ``references`` those from their cameras to their pictures.
 
     ``on_step`` is called after every step. A true answer ends the run there in good order, with the
     cloud so far as its result. It may also raise: whatever exception ends the run, BaseExceptions
@@ -64,6 +67,8 @@ def optimize(
     settings = settings or OptimizeSettings()
     if anchor is not None:
         anchor.check()
+    if references is not None:
+        references.check()
     cloud.check()
     check_run(loss, prior, cameras, steps, settings, cloud.training, "gaussians")
     if len(cloud) > settings.max_gaussians:
@@ -77,9 +82,9 @@ def optimize(
         subject, state = _begin(
             cloud, settings, anchor, device, settings.image_size or prior.image_size
         )
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
-            on_step, on_partial
-        )
+        return Run(
+            subject, state, loss, prior, prompts, cameras, steps, settings, references
+        ).run_steps(on_step, on_partial)
 
 
 def _begin(
@@ -131,6 +136,9 @@ class CloudSubject:
         return render(
             Gaussians(**params), cameras, backgrounds, self.settings.render_backend, depth=depth
         )
+
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        return "sh", params["means"]
 
     def penalties(
         self, params: dict[str, Tensor], rendering: Rendering, cameras: Cameras, backgrounds: Tensor

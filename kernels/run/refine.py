@@ -19,6 +19,7 @@ from ..meshes.mesh import Mesh
 from ..meshes.rasterize import edges_of, render_mesh
 from ..meshes.smoothing import Smoothing
 from ..meshes.texels import downsample, level_of_detail, texels
+from ..meshes.texture import texel_points
 from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from .checks import check_run
@@ -28,6 +29,7 @@ from .mesh_penalties import (
     offset_sum,
     vertex_normal_consistency,
 )
+from .references import References
 from .settings import NORMAL_AXES, RefineSettings
 from .state import TrainingState, fresh_state
 from .step import Progress, Run, prepared_prior
@@ -47,6 +49,7 @@ def refine_mesh(
     settings: RefineSettings | None = None,
     on_step: Callable[[Progress[Mesh]], bool | None] | None = None,
     on_partial: Callable[[Mesh], None] | None = None,
+    references: References | None = None,
 ) -> Mesh:
     """The mesh after ``steps`` steps of the loss on its renders; faces and texture coordinates stay
     as they are.
@@ -58,16 +61,23 @@ def refine_mesh(
     the mesh was, with its training state; a mesh that carries one goes on where it stopped, and
     with one ``schedule_steps`` 30 steps and then 30 more are the same as 60. Edited since, or
     smoothed otherwise, it keeps its place in the schedule and begins with new moments. ``on_step``,
-    ``on_partial``, ValueError and DivergedError are as there.
+    ``on_partial``, ``references``, ValueError and DivergedError are as there.
     """
     settings = settings or RefineSettings()
     mesh.check()
+    if references is not None:
+        references.check()
+        if settings.judged == "normal":
+            raise ValueError(
+                "Refine Mesh: references show colours, but judged is 'normal'. Set it to 'color',"
+                " or remove the link to references."
+            )
     check_run(loss, prior, cameras, steps, settings, mesh.training, "mesh")
     with prepared_prior(prior, steps, settings, MeshSubject.owner):
         subject, state = _begin(mesh, settings, torch.device(prior.device))
-        return Run(subject, state, loss, prior, prompts, cameras, steps, settings).run_steps(
-            on_step, on_partial
-        )
+        return Run(
+            subject, state, loss, prior, prompts, cameras, steps, settings, references
+        ).run_steps(on_step, on_partial)
 
 
 def _begin(
@@ -116,6 +126,7 @@ class _Surface:
             .norm(dim=-1)
             .mean()
         )
+        self.places: Tensor | None = None
         self.level: int | None = None  # of detail of the texture; the first cameras decide
 
     def params(self) -> dict[str, Tensor]:
@@ -139,6 +150,20 @@ class _Surface:
             (getattr(made, name), getattr(self.start, name)) for name in ("vertices", self.paint)
         ]
         return all(torch.allclose(one, other, rtol=0, atol=SAME) for one, other in pairs)
+
+    def texel_places(self) -> Tensor:
+        """Where each texel [H*W,3] was at the start; those of no triangle far away."""
+        if self.places is None:
+            assert self.own.texture is not None
+            height, width = self.own.texture.shape[:2]
+            texels, _, points, _ = texel_points(self.own, max(height, width))
+            side = max(height, width)
+            whole = points.new_full((side, side, 3), 1e3)
+            whole.view(-1, 3)[texels] = points
+            rows = torch.arange(height, device=self.device) * side // height
+            columns = torch.arange(width, device=self.device) * side // width
+            self.places = whole[rows][:, columns].reshape(-1, 3)
+        return self.places
 
     def detail(self, cameras: Cameras) -> int:
         if self.level is None:
@@ -192,6 +217,12 @@ class MeshSubject:
             normal = view.normal[..., NORMAL_AXES[surface.settings.normal_axes]]
             color = color + view.alpha * (0.5 + 0.5 * normal - color)
         return MeshViews(color, view.alpha, view.depth, positions)
+
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        surface = self.surface
+        if surface.own.texture is None:
+            return surface.paint, surface.smoothing(params["vertices"])[surface.position_of]
+        return surface.paint, surface.texel_places()
 
     def penalties(
         self,

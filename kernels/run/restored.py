@@ -26,7 +26,7 @@ def training_state(record: str, groups: Mapping[str, Mapping[str, Tensor]]) -> T
     for group in GROUPS:
         if group not in groups:
             raise ValueError(f"it holds no {group}")
-    for group in ("first", "second", "loss", "statistics", "carried"):
+    for group in ("first", "second", "loss", "statistics", "carried", "references"):
         for key, value in groups.get(group, {}).items():
             if value.is_floating_point() and not bool(torch.isfinite(value).all()):
                 raise ValueError(f"{group}/{key} holds numbers that are NaN or infinite")
@@ -50,6 +50,7 @@ def training_state(record: str, groups: Mapping[str, Mapping[str, Tensor]]) -> T
         loss=dict(groups.get("loss", {})),
         statistics=dict(groups.get("statistics", {})),
         carried=dict(groups.get("carried", {})),
+        references=dict(groups.get("references", {})),
         made_with=told.get("made_with", {}),
         **counters,
     )

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-STREAMS = ("cameras", "noise", "background", "posterior", "densify", "augment")
+STREAMS = (
+    "cameras",
+    "noise",
+    "background",
+    "posterior",
+    "densify",
+    "augment",
+    "references",
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +42,7 @@ class TrainingState:
         statistics: what densification has gathered since it last acted, rows [N]
         carried: of a mesh: what moves in place of its own tensors
         made_with: what the run was asked for, by name, see `origin`
+        references: where the cameras of reference pictures are by now, with moments, see `Guide`
     """
 
     step: int
@@ -50,6 +59,7 @@ class TrainingState:
     statistics: dict[str, Tensor]
     carried: dict[str, Tensor] = field(default_factory=dict)
     made_with: dict[str, str] = field(default_factory=dict)
+    references: dict[str, Tensor] = field(default_factory=dict)
 
     def to(
         self, device: torch.device | str, dtype: torch.dtype | None = None, copy: bool = False
@@ -76,6 +86,7 @@ class TrainingState:
             loss=moved(self.loss),
             statistics=moved(self.statistics),
             carried=moved(self.carried),
+            references=moved(self.references),
         )
 
     def check(self, tensors: Mapping[str, Tensor], name: str = "gaussians") -> TrainingState:

@@ -27,10 +27,12 @@ from ..priors.view_conditioning import (
     needs_depth,
 )
 from .adam import adam, all_finite, clipped_norms
+from .guide import Guide, Look
 from .judged import judged
 from .kept import DivergedError, diverged_message, forget_locals, last_good_note
 from .memory import check_memory
 from .origin import differences, origin
+from .references import References
 from .settings import RunSettings, background_range, draw_backgrounds
 from .state import TrainingState, random_streams
 from .subject import Rendered, RenderedViews, Result, Subject
@@ -97,6 +99,7 @@ class Run(Generic[Result, Rendered]):
         cameras: CameraSampler,
         steps: int,
         settings: RunSettings,
+        references: References | None = None,
     ) -> None:
         self.subject, self.prior, self.sampler = subject, prior, cameras
         self.steps, self.settings = steps, settings
@@ -114,6 +117,9 @@ class Run(Generic[Result, Rendered]):
         self.streams = random_streams(
             settings.seed, state.generators if state.seed == settings.seed else None
         )
+        self.guide = None
+        if references is not None:
+            self.guide = Guide(references, self.size, self.device)
         self.loss_name = identity(loss)
         self.loss = loss.start(
             prior, self.latent_shape, self.streams["noise"], self._carried_loss(state)
@@ -122,7 +128,9 @@ class Run(Generic[Result, Rendered]):
             state,
             seed=settings.seed,
             generators=self._stream_states(),
-            made_with=origin(prior, prompts, loss, settings),
+            references=self.guide.start(state.references) if self.guide else {},
+            made_with=origin(prior, prompts, loss, settings)
+            | ({"references": self.guide.identity} if self.guide else {}),
         )
         if state.step and (told := differences(state.made_with, self.state.made_with)):
             note(
@@ -234,7 +242,9 @@ class Run(Generic[Result, Rendered]):
             name: value.detach().requires_grad_() for name, value in subject.tensors().items()
         }
         backgrounds = self._backgrounds()
-        rendering = subject.render(params, cameras, backgrounds, self.depth)
+        look = self._look(params)
+        movable = params if look is None else look.spare(subject, params)
+        rendering = subject.render(movable, cameras, backgrounds, self.depth)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
         posterior = self.streams["posterior"] if settings.sample_posterior else None
@@ -245,17 +255,27 @@ class Run(Generic[Result, Rendered]):
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]
         )
         extra = subject.penalties(params, rendering, cameras, backgrounds)
+        free = []
+        if look is not None:
+            extra = extra | look.terms()
+            free = [look.raw] if look.raw.requires_grad else []
         total = value + sum(extra.values())
-        sources = [*params.values(), *subject.traced_tensors(rendering)]
-        gradients = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
+        sources = [*params.values(), *subject.traced_tensors(rendering), *free]
+        found = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
+        gradients, to_cameras = found[: len(found) - len(free)], found[len(found) - len(free) :]
         by_name = dict(zip(params, gradients, strict=False))
-        accept = all_finite([total.detach(), *by_name.values()])
+        accept = all_finite([total.detach(), *by_name.values(), *to_cameras])
         if settings.clip_norm_start > 0:
-            share = min(self.state.step / self.schedule_steps / settings.clip_norm_share, 1)
+            share = min(self._share / settings.clip_norm_share, 1)
             most = settings.clip_norm_start
             most += (settings.clip_norm_end - settings.clip_norm_start) * share
             by_name = clipped_norms(by_name, most)
 
+        if self.guide is not None and to_cameras:
+            moved = self.guide.learned(
+                self.state.references, to_cameras[0], self.state.updates, accept, self._share
+            )
+            self.state = replace(self.state, references=moved)
         with_params, state = self._updated(by_name, accept)
         self.subject, state = with_params.adapt(
             state,
@@ -271,6 +291,17 @@ class Run(Generic[Result, Rendered]):
             self._check_bad_steps(before)
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
         return {name: log.detach() for name, log in logs.items()}
+
+    @property
+    def _share(self) -> float:
+        """Of the schedule, that lies behind."""
+        return min(self.state.step / self.schedule_steps, 1)
+
+    def _look(self, params: dict[str, Tensor]) -> Look | None:
+        if self.guide is None:
+            return None
+        learned, stream = self.state.references, self.streams["references"]
+        return self.guide.look(self.subject, params, learned, self.state.step, self._share, stream)
 
     def _backgrounds(self) -> Tensor:
         """One colour per view, [V,3]."""

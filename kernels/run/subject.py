@@ -53,6 +53,11 @@ class Subject(Protocol[Result, Rendered]):
         depth is needed where ``depth`` is False."""
         ...
 
+    def painted(self, params: dict[str, Tensor]) -> tuple[str, Tensor]:
+        """Which of ``params`` holds colours, and where in the world [N,3] its N rows or texels
+        are."""
+        ...
+
     def penalties(
         self, params: dict[str, Tensor], rendering: Rendered, cameras: Cameras, backgrounds: Tensor
     ) -> dict[str, Tensor]:

@@ -25,14 +25,8 @@ from ...kernels.priors.noise_schedule import noise_from_clean
 from ...kernels.priors.rows import TextRow, stacked
 from ...kernels.priors.syntax import tell
 from ...kernels.priors.text_cache import TextCache
-from .comfy_checks import (
-    check_clip,
-    check_model,
-    check_vae,
-    image_size,
-    multiple,
-    pixel_space,
-)
+from .comfy_checks import check_clip, check_model, check_vae, image_size, multiple, pixel_space
+from .comfy_pictures import ReadPictures
 from .comfy_texts import Texts, asked
 from .comfy_vae import OwnVAE, PixelVAE
 from .families import family
@@ -64,11 +58,13 @@ class ComfyPrior:
         distilled_guidance: float = 1.0,
         few_steps: int = 0,
         negative_branch: bool = True,
+        pictures: Tensor | None = None,
     ) -> None:
         """The sockets' values, vae None for a model of pixels; name: for messages;
         distilled_guidance: what a model with a guidance of its own is told, others do not read it;
         few_steps: levels that a model was distilled to, 0 as its kind says; negative_branch: off,
-        what guidance leads away from is taken to be the text itself, so that nothing is guided.
+        what guidance leads away from is taken to be the text itself, so that nothing is guided;
+        pictures: [R,H,W,3] that an edit model reads beside every text.
 
         Raises ValueError for parts that do not make one prior.
         """
@@ -92,6 +88,7 @@ class ComfyPrior:
         # what extra_conds of models with a guidance of their own reads; others must not be told
         guided = model.model.model_config.unet_config.get("guidance_embed")
         self._told = {"guidance": distilled_guidance} if guided else {}
+        self._pictures = ReadPictures(model, pictures)
         self.options: dict[str, Any] = {}
         # conditioning with models of its own, as samplers take it
         self.extra_models: dict[str, list[dict[str, Any]]] = {}
@@ -144,14 +141,14 @@ class ComfyPrior:
 
         The posterior's mean, or with a generator a sample of it.
         """
-        framed = self._framed(self.vae.encode(images, generator))
+        framed = self.framed(self.vae.encode(images, generator))
         return self._flat(self.form.process_in(framed))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [B,3,H,W] in 0..1, float32."""
-        return self.vae.decode(self._flat(self.form.process_out(self._framed(latents))))
+        return self.vae.decode(self._flat(self.form.process_out(self.framed(latents))))
 
-    def _framed(self, latents: Tensor) -> Tensor:
+    def framed(self, latents: Tensor) -> Tensor:
         """Latents [B,C,h,w] as the model takes them: [B,C,1,h,w] where it counts pictures in
         time."""
         return (
@@ -203,7 +200,7 @@ class ComfyPrior:
         # _apply_model), and takes z_t times a number.
         z_t = z_t.float()
         level, norm = (values.to(t.device)[t] for values in (self.levels, self.norm))
-        x = self._framed(z_t * norm[:, None, None, None])
+        x = self.framed(z_t * norm[:, None, None, None])
         at_once = 2 * self.vae.micro_batch or len(x)
         parts = [slice(i, i + at_once) for i in range(0, len(x), at_once)]
         clean = torch.cat(
@@ -290,11 +287,12 @@ class ComfyPrior:
         """What else a text is told of the picture that it is for."""
         # Told the size of a small render, SDXL would imagine a small, soft picture.
         height, width = (max(side * self.downscale, self.image_size) for side in x.shape[-2:])
-        return {"width": width, "height": height, **self._told}
+        return {"width": width, "height": height, **self._told, **self._pictures.told(self)}
 
     def forget(self) -> None:
         """What texts were made of: the model may have been patched since."""
         self._texts.forget()
+        self._pictures.forget()
 
     def check_size(self, size: int) -> None:
         """Raises ValueError unless the latent can be halved as often as the network does, and is

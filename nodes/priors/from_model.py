@@ -112,6 +112,16 @@ class DiffusionPriorFromModel(io.ComfyNode):
                         " half. few_steps turns it off."
                     ),
                 ),
+                io.Image.Input(
+                    "pictures",
+                    optional=True,
+                    tooltip=(
+                        "Pictures that an edit model reads beside every text, as Reference Latent"
+                        " gives them to a sampler: FLUX.1 Kontext, FLUX.2, Qwen-Image-Edit. The"
+                        " prompt then says what to make of them. Others refuse them; see Reference"
+                        " Views, which works with every model."
+                    ),
+                ),
             ],
             outputs=[
                 types.Prior.Output(display_name="prior", tooltip="For View Prompts and Optimize."),
@@ -134,6 +144,7 @@ class DiffusionPriorFromModel(io.ComfyNode):
         distilled_guidance: float = 1.0,
         few_steps: int = 0,
         negative_branch: bool = True,
+        pictures: Any = None,
     ) -> io.NodeOutput:
         if model is clip is vae is None:
             return io.NodeOutput(load(EMBEDDED, "auto"), NOTHING_LINKED)
@@ -144,6 +155,7 @@ class DiffusionPriorFromModel(io.ComfyNode):
             distilled_guidance=distilled_guidance,
             few_steps=few_steps,
             negative_branch=negative_branch,
+            pictures=pictures,
         )
         log.info("Prior: %s", made.prior.about())
         return io.NodeOutput(made, made.prior.about())

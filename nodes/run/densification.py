@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.gaussians.densify import SPLIT_OPACITIES, Densify
-from ...kernels.gaussians.mcmc import MCMC
+from ...kernels.run.growth import STRATEGIES, growth
 from ...kernels.run.settings import OptimizeSettings
 from ..shared import types
 from ..shared.presets import preset_input
@@ -27,8 +27,6 @@ OWN = (
     "reset_every",
     "reset_opacity",
 )
-STRATEGIES = ("gradients", "MCMC")
-LEAST_OPACITY = 1e-6  # of MCMC, which shares opacities out and cannot share none
 STANDARD: dict[str, Any] = {
     "densify": True,
     "max_gaussians": DEFAULTS.max_gaussians,
@@ -291,40 +289,3 @@ class Densification(io.ComfyNode):
     @classmethod
     def execute(cls, preset: str, **settings: Any) -> io.NodeOutput:
         return io.NodeOutput(growth(**settings))
-
-
-def growth(
-    densify: bool,
-    max_gaussians: int,
-    densify_every: int,
-    densify_stop: float,
-    densify_grow: float,
-    prune_opacity: float,
-    strategy: str = STRATEGIES[0],
-    densify_start: float = GROWTH.start,
-    **own: Any,
-) -> dict[str, Any]:
-    """Fields of OptimizeSettings. Raises ValueError for what does not fit."""
-    chosen: Densify | MCMC
-    if strategy == "MCMC":
-        chosen = MCMC(
-            every=densify_every,
-            start=min(densify_start, densify_stop),
-            stop=densify_stop,
-            growth=1 + densify_grow,
-            min_opacity=max(prune_opacity, LEAST_OPACITY),
-            count_max=max_gaussians,
-        )
-    else:
-        chosen = Densify(
-            every=densify_every,
-            start=min(densify_start, densify_stop),
-            stop=densify_stop,
-            grow_share=densify_grow,
-            prune_opacity=prune_opacity,
-            count_min=min(GROWTH.count_min, max_gaussians),
-            count_max=max_gaussians,
-            **own,
-        )
-    chosen.check()
-    return {"densify": chosen if densify else None, "max_gaussians": max_gaussians}

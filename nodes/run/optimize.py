@@ -13,7 +13,9 @@ from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.losses.base import Loss
 from ...kernels.priors.prompts import ViewPrompts
 from ...kernels.run.anchor import gentle
+from ...kernels.run.growth import growth
 from ...kernels.run.optimize import optimize
+from ...kernels.run.references import References
 from ...kernels.run.settings import OptimizeSettings
 from ..look.preview import shown
 from ..look.render import render_cloud
@@ -24,7 +26,7 @@ from ..shared.images import image
 from ..shared.progress import prepare_to_render
 from ..shared.validation import undeclared
 from .anew import times_asked
-from .densification import STANDARD, growth
+from .densification import STANDARD
 from .options import Options
 from .refining import Hold
 from .watch import NO_PREVIEW, Watch, attempted
@@ -175,6 +177,14 @@ class Optimize(io.ComfyNode):
                     optional=True,
                     tooltip="Backgrounds, rasterizer, previews and autosaves, from Run Options.",
                 ),
+                types.References.Input(
+                    "references",
+                    optional=True,
+                    tooltip=(
+                        "Pictures that the renders from their cameras are held to, from Reference"
+                        " Views."
+                    ),
+                ),
             ],
             outputs=[
                 types.GaussianCloud.Output(
@@ -216,6 +226,7 @@ class Optimize(io.ComfyNode):
         densification: dict[str, Any] | None = None,
         refining: Hold | None = None,
         options: Options | None = None,
+        references: References | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
         options, hold = options or Options(), refining or Hold()
@@ -250,6 +261,7 @@ class Optimize(io.ComfyNode):
                     watch.step,
                     watch.keep,
                     hold.anchor,
+                    references,
                 )
                 watch.finish(result)
                 pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)

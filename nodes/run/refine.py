@@ -14,6 +14,7 @@ from ...kernels.losses.base import Loss
 from ...kernels.meshes.mesh import Mesh
 from ...kernels.meshes.rasterize import render_mesh
 from ...kernels.priors.prompts import ViewPrompts
+from ...kernels.run.references import References
 from ...kernels.run.refine import refine_mesh
 from ...kernels.run.settings import JUDGED, NORMAL_AXES, RefineSettings
 from ..priors.memory import ManagedPrior
@@ -150,6 +151,14 @@ class RefineMesh(io.ComfyNode):
                         " Consistent3D: front right up, on background black."
                     ),
                 ),
+                types.References.Input(
+                    "references",
+                    optional=True,
+                    tooltip=(
+                        "Pictures that the renders from their cameras are held to, from Reference"
+                        " Views."
+                    ),
+                ),
             ],
             outputs=[
                 io.File3DGLB.Output(display_name="glb", tooltip="The file, for Preview 3D and other core nodes."),
@@ -189,6 +198,7 @@ class RefineMesh(io.ComfyNode):
         restart_schedule: bool,
         mesh_penalties: dict[str, Any] | None = None,
         options: Options | None = None,
+        references: References | None = None,
         **fields: Any,
     ) -> io.NodeOutput:
         options = options or Options(settings={"preview_every": PREVIEW_EVERY})
@@ -207,8 +217,9 @@ class RefineMesh(io.ComfyNode):
             check_prompts(prompts, model)
             with watch:
                 result = refine_mesh(
-                    start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep
-                )
+                    start, loss, model, prompts, cameras, steps, settings, watch.step, watch.keep,
+                    references,
+                )  # fmt: skip
                 glb, files = written(result, filename_prefix, watch)
                 pictures = attempted(lambda: turn(result, cameras, size), NO_PREVIEW)
         return io.NodeOutput(

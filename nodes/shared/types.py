@@ -28,6 +28,7 @@ Densification = io.Custom("DISTILL3D_DENSIFICATION")  # dict: some fields of Opt
 MeshPenalties = io.Custom("DISTILL3D_MESH_PENALTIES")  # dict: some fields of RefineSettings
 RunOptions = io.Custom("DISTILL3D_RUN_OPTIONS")  # nodes.run.options.Options
 Refining = io.Custom("DISTILL3D_REFINING")  # nodes.run.refining.Hold
+References = io.Custom("DISTILL3D_REFERENCES")  # kernels.run.references.References
 
 # All names that fit some format: Preview 3D of every ComfyUI takes FILE_3D, the splat nodes of 0.24
 # and later the others.

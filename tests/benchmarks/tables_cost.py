@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from table_format import HERE, change, grid, result, table, whole
+from table_format import HERE, change, grid, percent, result, table, whole
 
 FAMILIES = {
     ("sd21", "whole"): "Stable Diffusion 2.1", ("sd21", "low_vram"): "the same with `low_vram`",
@@ -264,3 +264,29 @@ def refine_splat() -> str:
             ]
             lines.append([damage, row["caption"], *states])
     return grid(("Damage", "Prompt", "Before", "After", "Without damage"), lines, texts=2)
+
+
+@table
+def pictures() -> str:
+    """PSNR and IoU of each config over views that no picture shows, and the gain on words alone."""
+    lines = []
+    known = result("pictures")
+    for config, entry in known["summary"].items():
+        gain = "" if config == "caption" else f"{entry['psnr_gain']:+.2f}"
+        lines.append(
+            (config, entry["objects"], f"{entry['psnr']:.2f}", gain, f"{entry['iou']:.3f}",
+             percent(entry["r_precision_all"]))
+        )  # fmt: skip
+    titles = ("Given", "Objects", "PSNR, dB", "Gain, dB", "IoU", "Strict R-precision")
+    where = f"{known['machine']}, {known['loss'].upper()}, {known['steps']} steps:"
+    return f"{where}\n\n{grid(titles, lines)}"
+
+
+@table
+def restyle() -> str:
+    """PSNR over all sides of meshes in wrong colours, as they become right."""
+    lines = [
+        (row["caption"], *(f"{row[f'psnr_{n}']:.1f}" for n in ("before", "projected", "after")))
+        for row in result("restyle")["rows"]
+    ]
+    return grid(("Caption", "Wrong colours, dB", "Projected, dB", "Refined, dB"), lines)

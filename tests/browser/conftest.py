@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "comfyui"))
@@ -38,6 +39,11 @@ def modules() -> None:
         if shutil.which(program) is None:
             pytest.skip(f"no {program} here")
     wanted = json.loads(HERE.joinpath("package.json").read_text())["devDependencies"]
+    with FileLock(environment.HOME / "node_modules.lock"):  # another worker may be at it
+        _install(wanted)
+
+
+def _install(wanted: dict[str, str]) -> None:
     if not all(HERE.joinpath("node_modules", name).exists() for name in wanted):
         command = [shutil.which("npm"), "install", "--no-audit", "--no-fund", "--no-package-lock"]
         done = subprocess.run(command, cwd=HERE, capture_output=True, text=True)

@@ -67,9 +67,10 @@ def faces(folder) -> int:
     return len(trimesh.load(folder / "object.glb", force="mesh").faces)
 
 
-def test_quickstart_in_api_form_is_the_quickstart(object_info):
-    file = prompts.WORKFLOWS / "api" / "quickstart.json"
-    expected = prompts.api_form(prompts.read("quickstart"), object_info)
+@pytest.mark.parametrize("name", prompts.NAMES)
+def test_workflows_in_api_form_are_the_workflows(object_info, name):
+    file = prompts.WORKFLOWS / "api" / f"{name}.json"
+    expected = prompts.api_form(prompts.read(name), object_info)
     assert json.loads(file.read_text(encoding="utf-8")) == expected, (
         "run python tests/comfyui/write_texts.py"
     )

@@ -55,7 +55,14 @@ def told(server, prompt, id="said"):
     return json.loads(succeeded(server.run(prompt)).history["outputs"][id]["said"][0])
 
 
-@pytest.mark.parametrize("family", ["sd15", "sd20", "sdxl", "sd3", "flux"])
+def nightly(*values):
+    """Parameters for the nightly session: of the same kind as those beside them."""
+    return pytest.param(*values, marks=pytest.mark.nightly(reason="as the others"))
+
+
+@pytest.mark.parametrize(
+    "family", ["sd15", nightly("sd20"), nightly("sdxl"), nightly("sd3"), "flux"]
+)
 def test_answers_are_those_of_comfyuis_own_call_with_the_control_net(probing, info, family):
     said = told(probing, seen(info, family, strength=0.8))
     close(said["noise"], said["direct"])
@@ -85,7 +92,7 @@ def test_a_file_from_comfyuis_loader_does_the_same_and_the_first_prior_stays(pro
     assert plain["noise"] == alone["noise"]
 
 
-@pytest.mark.parametrize(("start", "end"), [(0.0, 0.3), (0.3, 0.8), (0.97, 1.0)])
+@pytest.mark.parametrize(("start", "end"), [nightly(0.0, 0.3), (0.3, 0.8), nightly(0.97, 1.0)])
 def test_start_and_end_hold_for_each_row_as_for_comfyuis_single_one(probing, info, start, end):
     inside, whole, without = (
         told(probing, seen(info, "sd15", **range))
@@ -142,7 +149,7 @@ def test_whole_runs_repeat_themselves_and_see_the_shape(probing, info, file):
     )
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3", "flux"])
+@pytest.mark.parametrize("family", [nightly("sdxl"), nightly("sd3"), "flux"])
 def test_a_run_with_the_other_families_goes_to_its_end(probing, info, family):
     prompt = seen(info, family)
     del prompt["said"]

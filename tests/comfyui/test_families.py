@@ -143,6 +143,34 @@ def test_other_forms_of_vae_serve_as_well(probing, info, family, vae):
     assert encode["apart"] < 1e-5 and encode["images"] == [1, 3, 64, 64]
 
 
+@pytest.mark.parametrize("family", ["FLUX.2 klein", "Qwen-Image"])
+def test_pictures_are_read_as_comfyuis_samplers_read_them(probing, info, family):
+    prompt, links = made(info, family)
+    prompt["picture"] = node(info, "SamplePicture")
+    prompt["small"] = {
+        "class_type": "ImageScale",
+        "inputs": {"image": ["picture", 0], "upscale_method": "bilinear", "width": 64, "height": 64,
+                   "crop": "disabled"},
+    }  # fmt: skip
+    prompt["prior"]["inputs"]["pictures"] = ["small", 0]
+    said, without = (
+        judged(probing, prompt, links | {"pictures": ["small", 0], "same": same}, 64)
+        for same in (True, False)
+    )
+    assert max(said["apart"]) < 1e-5 and min(without["apart"]) > 1e-4, (said, without)
+
+
+def test_a_model_that_reads_no_pictures_refuses_them(probing, info):
+    prompt, links = made(info, "SD 1.5")
+    prompt["picture"] = node(info, "SamplePicture")
+    prompt["prior"]["inputs"]["pictures"] = ["picture", 0]
+    prompt["said"] = {
+        "class_type": "ProbeJudged", "inputs": {"prior": ["prior", 0], "size": 64, **links}
+    }  # fmt: skip
+    run = probing.run(prompt)
+    assert run.status == "error" and "reads none beside its text. Link an edit model" in run.error
+
+
 @pytest.mark.parametrize("weights", ["fp8", "fp8_scaled", "int8"])
 def test_quantised_models_judge_as_comfyui_samples_them(probing, info, weights):
     family = "Chroma Radiance"

@@ -111,6 +111,7 @@ def test_every_way_gives_the_same_answers(probing, files):
     assert np.abs(np.array(plain["noise"]) - np.array(blue["noise"])).max() > 0.05
 
 
+@pytest.mark.nightly(reason="three whole runs; their answers are compared above")
 def test_a_caption_becomes_the_same_object_and_a_blue_one_with_the_lora(probing, info, files):
     clouds = {
         # of a file the answers are the same, by the test above

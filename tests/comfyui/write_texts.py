@@ -2,7 +2,7 @@
 docs/nodes, the papers' values in docs/method/papers.md, workflows/api, and the workflows of
 published recipes with their translations and docs/guide/recipes.md.
 
-``python tests/comfyui/write_texts.py`` after a change of a node or of the quickstart, in the
+``python tests/comfyui/write_texts.py`` after a change of a node or of a workflow, in the
 environment that set_up.py sets up.
 """
 
@@ -34,9 +34,10 @@ def main() -> None:
     papers.PAGE.write_text(papers.page(info, help_pages.ENGLISH), encoding="utf-8")
     for page, text in list(recipes.files(info)):
         page.write_text(text, encoding="utf-8")
-    file = prompts.WORKFLOWS / "api" / "quickstart.json"
-    graph = prompts.api_form(prompts.read("quickstart"), info)
-    file.write_text(json.dumps(graph, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    for name in prompts.NAMES:
+        graph = prompts.api_form(prompts.read(name), info)
+        text = json.dumps(graph, indent=2, ensure_ascii=False) + "\n"
+        prompts.WORKFLOWS.joinpath("api", f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ TYPES = {
     "DISTILL3D_PENALTIES": "penalties",
     "DISTILL3D_DENSIFICATION": "densification",
     "DISTILL3D_REFINING": "refining",
+    "DISTILL3D_REFERENCES": "references",
     "DISTILL3D_RUN_OPTIONS": "run options",
     "DISTILL3D_MESH_PENALTIES": "mesh penalties",
 }

@@ -27,7 +27,8 @@ NODES = {
         "CombineLosses", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
-        "QualityPreset", "ControlPrior", "Recover",
+        "QualityPreset", "ControlPrior", "Recover", "SamplePicture", "ReferenceViews", "CutSheet",
+        "ProjectPictures",
     )
 }  # fmt: skip
 WITH_SPLAT = {"Distill3D_InitSplat"}  # only where ComfyUI has the SPLAT type, from 0.24.1 on

@@ -50,14 +50,15 @@ class ProbeJudged:
                 "clip": ("CLIP",),
                 "size": ("INT", {"default": 64}),
             },
-            "optional": {"vae": ("VAE",)},
+            # pictures: that the prior reads, if `same`, the samplers too
+            "optional": {"vae": ("VAE",), "pictures": ("IMAGE",), "same": ("BOOLEAN",)},
         }
 
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "look"
 
-    def look(self, prior, model, clip, size, vae=None):
+    def look(self, prior, model, clip, size, vae=None, pictures=None, same=True):
         form = model.model.latent_format
         said = {"about": prior.prior.about(), "kind": type(model.model.model_config).__name__}
         with prior.loaded() as seeing:
@@ -83,7 +84,12 @@ class ProbeJudged:
                 "multiple": seeing.multiple * seeing.downscale,
             }
             levels = seeing.levels[t] if seeing.few_levels else None
-        own = [self.sampled(model, clip, texts, z0, eps, levels) for texts in (TEXTS, [""] * 3)]
+        read = None
+        if pictures is not None and same:
+            read = list(vae.encode(pictures[..., :3]).split(1))
+        own = [
+            self.sampled(model, clip, texts, z0, eps, levels, read) for texts in (TEXTS, [""] * 3)
+        ]
         if not seeing.negative_branch:
             own[1] = own[0]
         direct = [(z_t - alpha * clean) / sigma for clean in own]
@@ -91,8 +97,9 @@ class ProbeJudged:
         return {"ui": {"said": [json.dumps(said)]}}
 
     @staticmethod
-    def sampled(model, clip, texts, z0, eps, levels):
-        """Clean latents [n,C,h,w] as a sampler gets them, a row at a time."""
+    def sampled(model, clip, texts, z0, eps, levels, read=None):
+        """Clean latents [n,C,h,w] as a sampler gets them, a row at a time; ``read``: reference
+        latents."""
         comfy.model_management.load_models_gpu([model])
         inner, sampling = model.model, model.get_model_object("model_sampling")
         clean = []
@@ -112,6 +119,8 @@ class ProbeJudged:
                      "HunyuanImage21": dict.fromkeys(told, 2048)}.get(config, {})  # fmt: skip
             if inner.model_config.unet_config.get("guidance_embed"):
                 told["guidance"] = 1.0
+            if read is not None:
+                told["reference_latents"] = read
             conditioning = clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=told)
             conds = comfy.samplers.process_conds(
                 inner, x, {"positive": comfy.sampler_helpers.convert_cond(conditioning)}, x.device
