@@ -1,5 +1,6 @@
 """``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs the tests, ``nox -s unit``
-those without a server, ``nox -s nightly`` all there are, ``nox -s setup`` only installs, ``nox -s
+those without a server, ``nox -s nightly`` all there are, ``nox -s reliability`` injects faults into
+servers, ``nox -s audit`` looks for known vulnerabilities, ``nox -s setup`` only installs, ``nox -s
 texts`` writes what is generated, ``nox -s docs`` builds the manual.
 
 All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
@@ -15,6 +16,7 @@ ROOT = Path(__file__).resolve().parent
 UNIT = ["tests/unit", "tests/parity"]
 TWO = ["-n", "2", "--dist", "loadfile"]  # workers, each with a server of its own
 Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
+AUDIT: Suites = {"audit": [["python", "tests/audit.py"]]}
 
 nox.options.default_venv_backend = "none"
 nox.options.sessions = ["tests"]
@@ -87,13 +89,43 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def nightly(session: nox.Session) -> None:
-    """All tests there are: older ComfyUIs, benchmarks, and 2,000 mutations of a file, too."""
+    """All tests there are: older ComfyUIs, benchmarks, 2,000 mutations of a file, some faults of
+    each kind, and what is known of the packages that the pack asks for.
+    """
     _install_tests(session)
     for version in environment.OLDER:  # which two suites would fetch at the same time
         environment.tree(version)
     os.environ.setdefault("DISTILL3D_MUTATIONS", "2000")
     options = ["-m", "", *session.posargs]
-    _run_suites(session, *_all(options))
+    _install_audit(session)
+    _run_suites(session, *_all(options), {"reliability": [_campaign("--trials", "10")]}, AUDIT)
+
+
+@nox.session
+def reliability(session: nox.Session) -> None:
+    """Faults injected into real ComfyUI servers, some hours long: nox -s reliability -- [--faults
+    NAME,...] [--trials N] [--seed N] [--report FILE]
+    """
+    _install_tests(session)
+    run(session, *_campaign(*session.posargs))
+
+
+@nox.session
+def audit(session: nox.Session) -> None:
+    """Licences and known vulnerabilities of the packages that the pack asks for; the latter are
+    skipped where the network cannot be had.
+    """
+    setup(session)
+    _install_audit(session)
+    _run_suites(session, AUDIT)
+
+
+def _campaign(*options: str) -> list[str]:
+    return ["python", "tests/reliability/campaign.py", *options]
+
+
+def _install_audit(session: nox.Session) -> None:
+    run(session, "python", "-m", "pip", "install", "-q", "pip-audit", allowed=(0, 1))
 
 
 def _install_tests(session: nox.Session) -> None:

@@ -45,6 +45,7 @@ from .run.references import CutSheet, ReferenceViews
 from .run.refine import RefineMesh
 from .run.refining import Refining
 from .run.routes import add_routes
+from .shared.sockets import guarded
 from .shared.types import HAS_SPLAT
 
 
@@ -54,7 +55,7 @@ class Distill3D(ComfyExtension):
         add_route()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [
+        nodes = [
             LoadDiffusionPrior,
             DiffusionPriorFromModel,
             ControlPrior,
@@ -103,3 +104,4 @@ class Distill3D(ComfyExtension):
             Recover,
             ToyboxTruth,
         ]
+        return [guarded(node) for node in nodes]

@@ -145,7 +145,10 @@ class ViewPromptsNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, prompt: str | None, view_dependent: bool | None, perp_neg: float | None = None
+        cls,
+        prompt: str | None = None,
+        view_dependent: bool | None = None,
+        perp_neg: float | None = None,
     ) -> bool | str:
         if prompt is not None and not prompt.strip():
             return "The prompt is empty; describe one object, for instance 'a red mug'."

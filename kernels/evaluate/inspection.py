@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
+from ..devices.pace import reached
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, guided, identity
 from ..losses.combine import part_of
@@ -26,7 +27,7 @@ from ..priors.view_conditioning import (
     encoder_input,
     needs_depth,
 )
-from ..rasterizers.rasterize import render
+from ..rasterizers.rasterize import Rendering, render
 
 STEP = 0.1  # root mean square of the latents' change that stands for the gradient
 
@@ -61,6 +62,7 @@ def record_predictions(prior: Prior) -> tuple[Prior, list[Question]]:
     questions: list[Question] = []
 
     def predict(z_t: Tensor, t: Tensor, conditionings: Sequence[Conditioning]) -> list[Tensor]:
+        reached()
         answers = prior.predict(z_t, t, conditionings)
         questions.append(Question(z_t.detach(), t.detach(), tuple(conditionings), tuple(answers)))
         return answers
@@ -113,16 +115,16 @@ def inspect(
     the prior's device.
 
     ``timestep`` narrows the loss's timestep settings as far as they let it, see `Loss.near`; None
-    leaves them. State that the cloud brings from a run with the same loss, such as M_psi, is used
-    and not changed. A prior that judges views together wants them in its groups, as `turntable`
-    orders them. Of several questions to the prior that of the prompt at the loss's own t is shown;
-    the gradient has them all.
+    leaves them. It can be ended by `pace` between questions and pictures. State that the cloud
+    brings from a run with the same loss, such as M_psi, is used and not changed. A prior that
+    judges views together wants them in its groups, as `turntable` orders them. Of several questions
+    to the prior that of the prompt at the loss's own t is shown; the gradient has them all.
     """
     views_per_group = check_views(prior, len(cameras))
     chosen = loss if timestep is None else loss.near(timestep)
     twin, questions = record_predictions(prior)
     with torch.no_grad():
-        rendering = render(cloud, cameras, background, depth=needs_depth(prior))
+        rendering = _rendered(cloud, cameras, background, needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)
         latents = prior.encode(encoder_input(prior, rendering.color, rendering.alpha))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
@@ -162,12 +164,12 @@ def inspect(
         learned = next((name for name in numbers if name.rpartition(".")[2] == "psi_loss"), None)
         if learned is not None:  # VDM's, and its turn in a schedule
             vdm: Any = part_of(before, learned)
-            degraded = prior.decode(vdm.degraded(x0_text.float(), t, generator))
+            degraded = _decoded(prior, vdm.degraded(x0_text.float(), t, generator))
         return Inspection(
             render=picture.clamp(0, 1),
-            noised=prior.decode(z_t),
-            x0_text=prior.decode(x0_text),
-            x0_guided=prior.decode(clean_from_noise(z_t, e_guided, alpha, sigma)),
+            noised=_decoded(prior, z_t),
+            x0_text=_decoded(prior, x0_text),
+            x0_guided=_decoded(prior, clean_from_noise(z_t, e_guided, alpha, sigma)),
             degraded=degraded,
             gradient=_change(prior, latents, gradient),
             t=t,
@@ -188,10 +190,33 @@ def _asked(questions: list[Question], text: Conditioning, logs: dict[str, float]
     return min(about, key=lambda question: abs(float(question.t.float().mean()) - wanted))
 
 
+def _rendered(cloud: Gaussians, cameras: Cameras, background: float, depth: bool) -> Rendering:
+    """All views, one by one for the same reason as `_decoded`."""
+    parts = []
+    for view in range(len(cameras)):
+        reached()
+        parts.append(render(cloud, cameras[view], background, depth=depth))
+    return Rendering(
+        **{
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in Rendering.__annotations__
+        }
+    )
+
+
+def _decoded(prior: Prior, latents: Tensor) -> Tensor:
+    """Pictures one by one, so that nobody waits for many to end it."""
+    pictures = []
+    for row in latents.split(1):
+        reached()
+        pictures.append(prior.decode(row))
+    return torch.cat(pictures)
+
+
 def _change(prior: Prior, latents: Tensor, gradient: Tensor) -> Tensor:
     """What a small step along minus the latents' gradient changes in the decoded picture, signed
     and normalised.
     """
     length = STEP / gradient.square().mean((1, 2, 3), keepdim=True).sqrt().clamp_min(1e-12)
-    change = prior.decode(latents - length * gradient) - prior.decode(latents)
+    change = _decoded(prior, latents - length * gradient) - _decoded(prior, latents)
     return (change / change.abs().flatten().quantile(0.995).clamp_min(1e-6)).clamp(-1, 1)

@@ -9,6 +9,7 @@ import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
+from ..devices.pace import reached
 from .assembly import Array
 
 SAMPLE = 1 << 20  # values that a codebook is made from
@@ -129,6 +130,8 @@ def _nearest(data: Tensor, centres: Tensor) -> Tensor:
     """[N] the nearest centre's index."""
     half = 0.5 * centres.square().sum(1)
     rows = max(256, min(ROWS, (1 << 24) // len(centres)))
-    return torch.cat(
-        [torch.addmm(half, part, centres.T, alpha=-1).argmin(1) for part in data.split(rows)]
-    )
+    found = []
+    for part in data.split(rows):
+        reached()  # of large clouds this is what takes long
+        found.append(torch.addmm(half, part, centres.T, alpha=-1).argmin(1))
+    return torch.cat(found)

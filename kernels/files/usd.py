@@ -103,6 +103,10 @@ def opened(pxr: Any, path: str | os.PathLike[str]) -> Iterator[Any]:
             yield stage
         except (pxr.Tf.ErrorException, UnicodeDecodeError):
             raise damaged from None
+        except RuntimeError as error:
+            if "C++ exception" not in str(error):  # what the package does not translate
+                raise
+            raise damaged from None
 
 
 def _scene(path: Path, folder: Path, damaged: ValueError) -> Path:

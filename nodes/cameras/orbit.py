@@ -229,12 +229,12 @@ class OrbitCameras(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        elevation_min: float | None,
-        elevation_max: float | None,
-        distance_min: float | None,
-        distance_max: float | None,
-        fov_y_min: float | None,
-        fov_y_max: float | None,
+        elevation_min: float | None = None,
+        elevation_max: float | None = None,
+        distance_min: float | None = None,
+        distance_max: float | None = None,
+        fov_y_min: float | None = None,
+        fov_y_max: float | None = None,
     ) -> bool | str:
         values = {key: value for key, value in locals().items() if key != "cls"}
         return validate(cls, values, OrbitSampler)

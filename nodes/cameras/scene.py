@@ -147,12 +147,12 @@ class SceneCameras(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        elevation_min: float | None,
-        elevation_max: float | None,
-        distance_min: float | None,
-        distance_max: float | None,
-        outward_elevation_min: float | None,
-        outward_elevation_max: float | None,
+        elevation_min: float | None = None,
+        elevation_max: float | None = None,
+        distance_min: float | None = None,
+        distance_max: float | None = None,
+        outward_elevation_min: float | None = None,
+        outward_elevation_max: float | None = None,
     ) -> bool | str:
         values = {key: value for key, value in locals().items() if key != "cls"}
         return validate(cls, values, SceneSampler)

@@ -10,12 +10,14 @@ from typing import Any
 
 from comfy_api.latest import Types, io
 
+from ...kernels.devices.pace import reached
 from ...kernels.files.formats import FORMATS, UP_AXES, load_gaussians
 from ...kernels.files.notes import notes
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.run.checkpoint import load_training, save_training
 from ..priors.memory import autograd
 from ..shared import types
+from ..shared.background import cancellable
 from ..shared.files import TRAINING, located, splat_files
 from ..shared.outputs import check_prefix, new_output
 from ..shared.validation import undeclared
@@ -103,7 +105,7 @@ class SaveGaussians(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
         return check_prefix(filename_prefix)  # before hours of work, not after
 
     @classmethod
@@ -116,8 +118,12 @@ class SaveGaussians(io.ComfyNode):
         state = ("" if format == "ply" else f".{kind.extension}") + TRAINING
         with_state = training and gaussians.training is not None
         beside = [state[1:]] if training else []
-        with new_output("Save Gaussians", filename_prefix, kind.extension, *beside) as file:
+        with (
+            cancellable(),
+            new_output("Save Gaussians", filename_prefix, kind.extension, *beside) as file,
+        ):
             kind.save(gaussians, file.path)
+            reached()  # a cancel until here leaves nothing
             name = file.path.name.removesuffix(f".{kind.extension}")
             if with_state:
                 save_training(gaussians, file.path.with_name(name + state))
@@ -197,7 +203,7 @@ class LoadGaussians(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, file: str | None, model_3d: Any = LINKED, up_axis: str | None = "auto"
+        cls, file: str | None = None, model_3d: Any = LINKED, up_axis: str | None = "auto"
     ) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and model_3d is LINKED:

@@ -220,8 +220,8 @@ class ExportMesh(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        filename_prefix: str | None,
-        faces: int | None,
+        filename_prefix: str | None = None,
+        faces: int | None = None,
         format: str | None = "glb",
         texture_size: int | None = 0,
         up_axis: str | None = "Y",

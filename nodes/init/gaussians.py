@@ -220,10 +220,10 @@ class InitScene(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        objects: int | None,
-        spacing: float | None,
-        object_radius: float | None,
-        radius: float | None,
+        objects: int | None = None,
+        spacing: float | None = None,
+        object_radius: float | None = None,
+        radius: float | None = None,
     ) -> bool | str:
         values = {key: value for key, value in locals().items() if key != "cls"}
         return validate(cls, values, SceneInit)

@@ -133,7 +133,7 @@ class InitShapE(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None, prompt: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None, prompt: str | None = None) -> bool | str:
         if model is not None and model not in shap_e_folders():
             return (
                 f"model {model!r} is no Shap-E folder below ComfyUI's models/diffusers. Put one"

@@ -132,7 +132,7 @@ class InitMesh(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, file: str | None, up_axis: str | None, mesh: Any = LINKED
+        cls, file: str | None = None, up_axis: str | None = None, mesh: Any = LINKED
     ) -> bool | str:
         # A linked input comes as None, one that is not there not at all.
         if file == LINKED and mesh is LINKED:
@@ -180,7 +180,11 @@ class InitMesh(io.ComfyNode):
             )
             logit = torch.logit(torch.tensor(opacity, dtype=torch.float64)).item()
             size, generator = 1.0 if normalise else None, torch.Generator().manual_seed(seed)
-            cloud = from_shape(shape, count, generator, size, up_axis, turn, logit)
+            try:
+                cloud = from_shape(shape, count, generator, size, up_axis, turn, logit)
+            except ValueError as error:
+                source = "the linked mesh" if mesh is not None else file
+                raise ValueError(f"Init from Mesh: {source}: {error}") from error
         shown = {"text": [f"Init from Mesh: {note}" for note in told]} if told else None
         return io.NodeOutput(cloud, ui=shown)
 

@@ -18,6 +18,7 @@ from ...kernels.run.settings import background_range
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
 from ..shared import types
+from ..shared.background import cancellable
 from ..shared.images import labelled
 from ..shared.progress import prepare_to_render
 from ..shared.validation import check_declared, undeclared
@@ -122,7 +123,9 @@ class InspectGuidance(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, progress: float | None, elevation: float | None) -> bool | str:
+    def validate_inputs(
+        cls, progress: float | None = None, elevation: float | None = None
+    ) -> bool | str:
         return undeclared(cls, {"progress": progress, "elevation": elevation}) or True
 
     @classmethod
@@ -155,17 +158,18 @@ class InspectGuidance(io.ComfyNode):
             check_prompts(prompts, model)
             prepare_to_render("auto", device)
             grays = background_range(model)
-            inspection = inspect(
-                gaussians.to(device),
-                around.to(device),
-                model,
-                prompts,
-                loss,
-                max(timestep, 1) if timestep >= 0 else None,
-                progress,
-                seed,
-                sum(grays) / 2 if grays else 0.5,
-            )
+            with cancellable():
+                inspection = inspect(
+                    gaussians.to(device),
+                    around.to(device),
+                    model,
+                    prompts,
+                    loss,
+                    max(timestep, 1) if timestep >= 0 else None,
+                    progress,
+                    seed,
+                    sum(grays) / 2 if grays else 0.5,
+                )
             return io.NodeOutput(labelled(columns(inspection)))
 
 

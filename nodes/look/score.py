@@ -163,7 +163,7 @@ class ScoreViews(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, prompt: str | None, clip: str | None) -> bool | str:
+    def validate_inputs(cls, prompt: str | None = None, clip: str | None = None) -> bool | str:
         if clip not in (None, NO_CLIP, *folders()):
             return (
                 f"clip {clip!r} is not a CLIP folder below models/clip_vision; press R and choose"

@@ -198,17 +198,17 @@ class CDSLoss(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        t_start: int | None,
-        t_end: int | None,
-        t_min: int | None,
-        t_max: int | None,
-        gap: int | None,
-        clip_start: float | None,
-        clip_end: float | None,
-        guidance_start: float | None,
-        guidance_end: float | None,
-        weight: float | None,
-        pull: float | None,
+        t_start: int | None = None,
+        t_end: int | None = None,
+        t_min: int | None = None,
+        t_max: int | None = None,
+        gap: int | None = None,
+        clip_start: float | None = None,
+        clip_end: float | None = None,
+        guidance_start: float | None = None,
+        guidance_end: float | None = None,
+        weight: float | None = None,
+        pull: float | None = None,
     ) -> bool | str:
         given = {key: value for key, value in locals().items() if key != "cls"}
         # each compared with no other input, but checked for NaN

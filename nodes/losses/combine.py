@@ -48,7 +48,9 @@ class CombineLosses(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, weight_a: float | None, weight_b: float | None) -> bool | str:
+    def validate_inputs(
+        cls, weight_a: float | None = None, weight_b: float | None = None
+    ) -> bool | str:
         weights = {"weight_a": weight_a, "weight_b": weight_b}
         return validate(
             cls, weights, lambda weight_a, weight_b: Combined((SDS(), SDS()), (weight_a, weight_b))

@@ -41,7 +41,7 @@ class TimestepLossNode(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, t_min: int | None, t_max_start: int | None, t_max_end: int | None
+        cls, t_min: int | None = None, t_max_start: int | None = None, t_max_end: int | None = None
     ) -> bool | str:
         ends = {"t_min": t_min, "t_max_start": t_max_start, "t_max_end": t_max_end}
         return validate(cls, ends, cls.settings)

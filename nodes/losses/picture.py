@@ -95,7 +95,7 @@ class PictureLoss(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, t_min: int | None, t_max: int | None) -> bool | str:
+    def validate_inputs(cls, t_min: int | None = None, t_max: int | None = None) -> bool | str:
         return validate(cls, {"t_min": t_min, "t_max": t_max}, Picture)
 
     @classmethod

@@ -107,10 +107,10 @@ class SDILoss(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        t_min: int | None,
-        t_max_start: int | None,
-        t_max_end: int | None,
-        stride: int | None,
+        t_min: int | None = None,
+        t_max_start: int | None = None,
+        t_max_end: int | None = None,
+        stride: int | None = None,
         first_level: int | None = SDI.first_level,
     ) -> bool | str:
         return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, SDI)

@@ -125,7 +125,10 @@ class ControlPrior(io.ComfyNode):
 
     @classmethod
     def validate_inputs(
-        cls, strength: float, start_percent: float, end_percent: float
+        cls,
+        strength: float | None = None,
+        start_percent: float | None = None,
+        end_percent: float | None = None,
     ) -> bool | str:
         values = {"strength": strength, "start_percent": start_percent, "end_percent": end_percent}
         return validate(cls, values, control_settings)

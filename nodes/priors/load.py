@@ -127,7 +127,7 @@ class LoadDiffusionPrior(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, model: str | None) -> bool | str:
+    def validate_inputs(cls, model: str | None = None) -> bool | str:
         return True if model is None or model in known_models() else absent(model)
 
     @classmethod

@@ -99,7 +99,8 @@ class Keeper:
         """Keep the end of a run that has done all it was asked for."""
         if self.every:
             self.ended = self._autosave(result, finished=True)
-            _prune(self.kind)
+            if self.path is not None:
+                _prune(self.kind, self.path.with_suffix(TRAINING))
 
     def part(self, part: Gaussians | Mesh) -> None:
         """Keep what a run leaves behind that an exception ends, which is being handled."""
@@ -177,12 +178,15 @@ def _time(run: dict[str, Any]) -> float:
     return float(time) if isinstance(time, int | float) else 0.0
 
 
-def _prune(kind: Kind) -> None:
-    """Remove of the ended runs' autosaves those that are too old or too many to be looked for."""
+def _prune(kind: Kind, own: Path) -> None:
+    """Remove of the ended runs' autosaves those that are too old or too many to be looked for, but
+    not the one that has just been written: by their numbers, as a clock may have been set back.
+    """
     try:
         count = size = 0
-        for path, run in kept_files([AUTOSAVE]):
-            if not path.name.startswith(f"{kind.name}_") or run.get("finished") is not True:
+        found = (path for path, run in kept_files([AUTOSAVE]) if run.get("finished") is True)
+        for path in sorted(found, key=lambda path: (path == own, path.name), reverse=True):
+            if not path.name.startswith(f"{kind.name}_"):
                 continue
             count += 1
             size += path.stat().st_size

@@ -199,7 +199,9 @@ class Optimize(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, steps: int | None, schedule_steps: int | None) -> bool | str:
+    def validate_inputs(
+        cls, steps: int | None = None, schedule_steps: int | None = None
+    ) -> bool | str:
         problem = undeclared(cls, {"steps": steps, "schedule_steps": schedule_steps})
         problem = problem or ends_early(steps, schedule_steps)
         return True if problem is None else problem

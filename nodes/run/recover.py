@@ -73,7 +73,7 @@ class Recover(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, file: str | None) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
         try:
             if file is not None:
                 located(file)

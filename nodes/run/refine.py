@@ -170,12 +170,12 @@ class RefineMesh(io.ComfyNode):
     @classmethod
     def validate_inputs(
         cls,
-        filename_prefix: str | None,
-        lr_vertices: float | None,
-        lr_colors: float | None,
-        judged: str | None,
-        steps: int | None,
-        schedule_steps: int | None,
+        filename_prefix: str | None = None,
+        lr_vertices: float | None = None,
+        lr_colors: float | None = None,
+        judged: str | None = None,
+        steps: int | None = None,
+        schedule_steps: int | None = None,
     ) -> bool | str:
         counts = {"steps": steps, "schedule_steps": schedule_steps}
         problem = check_prefix(filename_prefix)

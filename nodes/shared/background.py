@@ -1,9 +1,10 @@
-"""Long work in a thread of its own, which a cancel does not wait for."""
+"""Long work that a cancel ends: at places it has reached, or in a thread of its own."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import copy_context
 from typing import Any, Generic, TypeVar
 
@@ -58,6 +59,17 @@ class _Work(Generic[Made]):
         if part in self.parts:
             before = list(self.parts.values())[: list(self.parts).index(part)]
             self.share = max(self.share, sum(before) + self.parts[part] * share)
+
+
+@contextmanager
+def cancellable() -> Iterator[None]:
+    """Inside, a cancel ends the work at the next place that it has `reached`."""
+
+    def heed(part: str, share: float) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+
+    with paced(heed):
+        yield
 
 
 def in_background(make: Callable[[], Made], parts: Mapping[str, float]) -> Made:

@@ -107,3 +107,38 @@ def test_export_mesh_shows_its_progress_and_a_cancel_ends_it_on_the_way(
     assert values == sorted(values) and values[-1] > values[0]
     assert not [path for path in set(comfyui.output.rglob("*")) - before if path.suffix == ".glb"]
     assert succeeded(comfyui.run(prompts.with_seed(quickstart_prompt, 8)))
+
+
+def test_looking_into_a_loss_and_saving_a_large_cloud_are_cancelled_in_the_middle(
+    comfyui, object_info
+):
+    links = {name: [name, 0] for name in ("prior", "prompts", "loss")}
+    graph = {
+        "prior": node(object_info, "LoadDiffusionPrior"),
+        "prompts": node(object_info, "ViewPrompts", prior=["prior", 0]),
+        "loss": node(object_info, "SDILoss"),
+        "few": node(object_info, "InitGaussians", count=3000),
+        "start": node(object_info, "InitGaussians", count=300_000),
+    }
+    at_work = {
+        "inspect": node(object_info, "InspectGuidance", gaussians=["few", 0], views=8, **links),
+        "save": node(
+            object_info, "SaveGaussians", gaussians=["start", 0], format="sog",
+            filename_prefix="ends/cancelled",
+        ),
+    }  # fmt: skip
+    for id, one in at_work.items():
+        shown = {"class_type": "PreviewImage", "inputs": {"images": [id, 0]}}
+        asked = []
+
+        def cancel(run, id=id, asked=asked):
+            if run.started(id) is not None and not asked:
+                time.sleep(0.3)
+                asked.append(time.monotonic())
+                comfyui.interrupt(run.prompt_id)
+
+        more = {"shown": shown} if id == "inspect" else {}
+        run = comfyui.run(graph | {id: one} | more, on_event=cancel)
+        assert run.status == "interrupted", id
+        assert run.started("shown") is None  # it did not end by itself
+    assert not list((comfyui.output / "ends").glob("*.sog"))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import struct
+import zipfile
 
 # of each kind of file; the nightly session asks for more
 MUTATIONS = int(os.environ.get("DISTILL3D_MUTATIONS", "200"))
@@ -94,6 +96,17 @@ def mutated_glb(content, rng):
         chunks.pop()
     body = b"".join(struct.pack("<II", len(data), code) + data for code, data in chunks)
     return struct.pack("<4sII", b"glTF", 2, 12 + len(body)) + body
+
+
+def mutated_sog(content, rng):
+    """With another byte in its JSON, or in a picture: in the archive most would fail a checksum."""
+    archive, out = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
+    victim = rng.choice(archive.namelist()) if rng.random() < 0.4 else "meta.json"
+    with zipfile.ZipFile(out, "w") as changed:
+        for name in archive.namelist():
+            data = archive.read(name)
+            changed.writestr(name, mutated(data, len(data), rng) if name == victim else data)
+    return out.getvalue()
 
 
 def mutated_tree(tree, rng):

@@ -5,17 +5,15 @@ memory.
 from __future__ import annotations
 
 import gzip
-import io
 import random
 import re
 import struct
 import time
 import tracemalloc
-import zipfile
 
 import pytest
 import torch
-from mutations import MUTATIONS, mutated, mutated_glb
+from mutations import MUTATIONS, mutated, mutated_glb, mutated_sog
 
 from distill3d.kernels.files import assembly
 from distill3d.kernels.files.formats import FORMATS, load_gaussians
@@ -52,17 +50,6 @@ def header_length(format, content):
         "sog": 512,
         "glb": 20 + int.from_bytes(content[12:16], "little"),
     }[format]
-
-
-def mutated_sog(content, rng):
-    """With another byte in its JSON, or in a picture: in the archive most would fail a checksum."""
-    archive, out = zipfile.ZipFile(io.BytesIO(content)), io.BytesIO()
-    victim = rng.choice(archive.namelist()) if rng.random() < 0.4 else "meta.json"
-    with zipfile.ZipFile(out, "w") as changed:
-        for name in archive.namelist():
-            data = archive.read(name)
-            changed.writestr(name, mutated(data, len(data), rng) if name == victim else data)
-    return out.getvalue()
 
 
 def check(path, seen):

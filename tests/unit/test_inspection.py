@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from distill3d.kernels.cameras.pinhole import turntable
+from distill3d.kernels.devices.pace import paced
 from distill3d.kernels.evaluate.inspection import inspect, record_predictions
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.losses.base import Views
@@ -209,3 +210,21 @@ def test_what_the_views_gradients_count_changes_no_picture_of_them(loss):
     for reduction in ("sum", "elements"):
         other = look(replace(loss, reduction=reduction))
         torch.testing.assert_close(other.gradient, mean.gradient, rtol=1e-4, atol=1e-4)
+
+
+def test_looking_can_be_ended_at_every_question_and_picture():
+    places = []
+    with paced(lambda part, share: places.append(1)):
+        look(CDS())
+    # two questions; of each view the render, the noised, the two clean and the gradient's two
+    assert len(places) >= 2 + 6 * len(CAMERAS)
+    for last in range(len(places)):
+        left = [last]
+
+        def end(part, share, left=left):
+            left[0] -= 1
+            if left[0] < 0:
+                raise KeyboardInterrupt
+
+        with paced(end), pytest.raises(KeyboardInterrupt):
+            look(CDS())

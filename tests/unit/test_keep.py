@@ -127,6 +127,22 @@ def test_ended_runs_are_kept_up_to_a_number_and_runs_that_were_killed_for_good(
     assert len(left(comfy)) == 8
 
 
+def test_a_clock_that_was_set_back_costs_no_finished_run(comfy, trained, monkeypatch):
+    keep = comfy.load("run.keep")
+    monkeypatch.setattr(keep, "KEPT", 3)
+    clock = SimpleNamespace(time=lambda: 2e9, perf_counter=lambda: 0.0)
+    monkeypatch.setattr(keep, "time", clock)
+    for number in range(4):
+        keep.Keeper(keep.CLOUD, 1, {"prompt": str(number)}).end(trained)
+    clock.time = lambda: 1e9
+    for prompt in ("after", "later"):
+        keeper = keep.Keeper(keep.CLOUD, 1, {"prompt": prompt})
+        keeper.end(trained)
+        assert keeper.place.is_file()
+        assert keeper.place.with_suffix(".safetensors").is_file()
+    assert {told["prompt"] for _, told in keep.kept_files()} == {"3", "after", "later"}
+
+
 @pytest.mark.parametrize("where", ["turntable", "preview at the last step"])
 def test_a_cancel_after_the_last_step_loses_nothing_and_says_where_it_is(comfy, trained, where):
     watch = comfy.load("run.watch")

@@ -21,6 +21,7 @@ from .look import (
 from .models import ProbeModel
 from .patches import ProbeAdapter, ProbeSampled
 from .toybox import ProbeToyboxFile
+from .waits import ProbeWaits
 
 try:
     from .judged import ProbeAlpha, ProbeFamily, ProbeJudged, ProbeLong
@@ -34,6 +35,7 @@ except (ImportError, AttributeError):  # an older ComfyUI, which lacks some of t
 NODES = (
     ProbeModel, ProbePrior, ProbeDirect, ProbeMemory, ProbePrompts, ProbeSave, ProbeSettings,
     ProbeToyboxFile, ProbeViews, ProbeControlNet, ProbeControlled, ProbeAdapter, ProbeSampled,
+    ProbeWaits,
     *FAMILIES,
 )  # fmt: skip
 NODE_CLASS_MAPPINGS = {kind.__name__: kind for kind in NODES}

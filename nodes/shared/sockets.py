@@ -1,0 +1,35 @@
+"""Sockets of the pack given a plain value, as only a graph written by a program can."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from comfy_api.latest import io
+
+OWN = "DISTILL3D_"  # how the types of the pack's sockets begin
+PLAIN = (str, int, float, list, dict, type(None))
+
+
+def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """The node, which says so when it fails for a number or a text in place of a link."""
+    run: Any = node.execute.__func__
+
+    @wraps(run)
+    def execute(cls: Any, *values: Any, **inputs: Any) -> Any:
+        try:
+            return run(cls, *values, **inputs)
+        except (AttributeError, TypeError) as error:
+            schema = cls.define_schema()
+            for each in schema.inputs:
+                value = inputs.get(each.id, each)
+                if each.get_io_type().startswith(OWN) and isinstance(value, PLAIN):
+                    raise ValueError(
+                        f"{schema.display_name}: {each.id} is {str(value)[:40]!r}, where a link"
+                        " from another node's output belongs. Link one."
+                    ) from error
+            raise
+
+    node.execute = classmethod(execute)
+    return node

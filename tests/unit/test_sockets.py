@@ -1,0 +1,44 @@
+"""A number or a text in a socket of the pack is told as such, and other failures as they are."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from distill3d.nodes.shared.sockets import guarded
+
+
+def node():
+    class Count:
+        @classmethod
+        def define_schema(cls):
+            inputs = [("gaussians", "DISTILL3D_GAUSSIANS"), ("size", "INT")]
+            return SimpleNamespace(
+                display_name="Count",
+                inputs=[
+                    SimpleNamespace(id=id, get_io_type=lambda kind=kind: kind)
+                    for id, kind in inputs
+                ],
+            )
+
+        @classmethod
+        def execute(cls, gaussians, size=1):
+            return len(gaussians.means) // size
+
+    return guarded(Count)
+
+
+@pytest.mark.parametrize("value", ["POSITION", 7, True, [1, 2], {"a": 1}, None])
+def test_a_plain_value_where_a_link_belongs_is_told(value):
+    with pytest.raises(ValueError, match=r"Count: gaussians is .* where a link from another"):
+        node().execute(gaussians=value)
+
+
+def test_results_and_other_failures_come_through():
+    cloud = SimpleNamespace(means=[1, 2, 3, 4])
+    assert node().execute(gaussians=cloud, size=2) == 2
+    with pytest.raises(TypeError, match="unsupported operand"):
+        node().execute(gaussians=cloud, size="many")
+    with pytest.raises(ZeroDivisionError):
+        node().execute(gaussians=cloud, size=0)
