@@ -61,6 +61,7 @@ export class Page {
     }
     await this.replaced(before);
     const seen = await this.rest(() => this.view(), 500);
+    await this.whole(`opened-${name}`);
     await this.fit();
     return seen;
   }
