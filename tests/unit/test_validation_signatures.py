@@ -14,9 +14,10 @@ FOUND = [
     for node in ast.walk(ast.parse(path.read_text("utf-8")))
     if isinstance(node, ast.FunctionDef) and node.name == "validate_inputs"
 ]
+IDS = [f"{file}-{function.lineno}" for file, function in FOUND]
 
 
-@pytest.mark.parametrize(("file", "function"), FOUND, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("file", "function"), FOUND, ids=IDS)
 def test_no_input_is_needed_to_validate_the_others(file, function):
     arguments = function.args
     assert len(arguments.defaults) == len(arguments.args) - 1, file  # all but cls
