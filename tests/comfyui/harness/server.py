@@ -287,6 +287,7 @@ class Server:
     def free(self) -> None:
         """Unloads models and empties the node cache."""
         self.post("/free", {"unload_models": True, "free_memory": True})
+        time.sleep(1)  # its worker does so when it wakes, and a prompt that comes first goes first
 
     def get(self, path: str, timeout: float = 60):
         with _DIRECT.open(self.url + path, timeout=timeout) as answer:
