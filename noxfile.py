@@ -14,7 +14,7 @@ import nox
 
 ROOT = Path(__file__).resolve().parent
 UNIT = ["tests/unit", "tests/parity"]
-TWO = ["-n", "2", "--dist", "loadfile"]  # workers, each with a server of its own
+TWO = ["-n", "2", "--dist"]  # workers
 Suites = dict[str, list[list[str]]]  # by name, commands that run one after the other
 AUDIT: Suites = {"audit": [["python", "tests/audit.py"]]}
 
@@ -156,10 +156,10 @@ def _all(options: list[str]) -> list[Suites]:
     """What runs side by side, then the browser's, which need the cores for their pages; they skip
     themselves where there is no browser.
     """
-    served = {"comfyui": [["pytest", *TWO, "tests/comfyui", *options]]}
+    served = {"comfyui": [["pytest", *TWO, "loadgroup", "tests/comfyui", *options]]}
     return [
         served | _quick(UNIT, options),
-        {"browser": [["pytest", *TWO, "tests/browser", *options]]},
+        {"browser": [["pytest", *TWO, "loadfile", "tests/browser", *options]]},
     ]
 
 

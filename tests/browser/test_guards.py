@@ -11,6 +11,8 @@ import pytest
 from harness import prompts
 from harness.environment import ROOT
 
+pytestmark = pytest.mark.nightly(reason="rare situations")
+
 
 @pytest.fixture(scope="module")
 def played(play, comfyui, workflow, tmp_path_factory):

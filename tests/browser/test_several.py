@@ -10,6 +10,8 @@ PREVIEWS = 6
 CONTEXTS = 6  # of web/viewer.mjs
 LARGE, SMALL = 1500, 400  # Gaussians
 
+pytestmark = pytest.mark.nightly(reason="eight viewers drawn in software")
+
 
 @pytest.fixture(scope="module")
 def played(play, comfyui, workflow):

@@ -7,6 +7,8 @@ import copy
 import pytest
 from harness.prompts import with_only
 
+pytestmark = pytest.mark.nightly(reason="several runs in one page")
+
 
 @pytest.fixture(
     scope="module",

@@ -24,6 +24,14 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of two workers one has the server with the probe, the other the plain one."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        servers = [name for name in ("probing", "comfyui") if name in fixtures]
+        item.add_marker(pytest.mark.xdist_group((servers or [item.path.stem])[0]))
+
+
 @pytest.fixture(scope="session")
 def comfyui(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """ComfyUI 0.30.0 with this pack and nothing else."""

@@ -107,6 +107,7 @@ def test_curl_example_fetches_the_mesh(example, curl, tmp_path):
     assert faces(tmp_path) > 100
 
 
+@pytest.mark.nightly(reason="as the other program's")
 def test_curl_example_stops_and_keeps(example, curl, comfyui, quickstart_prompt):
     (optimize,) = prompts.of_type(quickstart_prompt, "Distill3D_Optimize")
     told = []

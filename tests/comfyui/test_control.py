@@ -82,6 +82,7 @@ def file(probing, info):
     return name
 
 
+@pytest.mark.nightly(reason="as a random one above")
 def test_a_file_from_comfyuis_loader_does_the_same_and_the_first_prior_stays(probing, info, file):
     prompt = seen(info, "sd15") | {"plain": asked_of("prior")}
     prompt["net"] = {"class_type": "ControlNetLoader", "inputs": {"control_net_name": file}}
@@ -174,6 +175,7 @@ def folders(probing):
     return "tiny-controlled", "tiny/depth"
 
 
+@pytest.mark.nightly(reason="as those of ComfyUI's")
 def test_folders_of_both_run_in_comfyuis_memory_and_repeat_themselves(probing, folders):
     info, (prior, control) = probing.object_info(), folders
     assert control in json.dumps(info["Distill3D_ControlPrior"]["input"]["required"]["folder"])

@@ -113,6 +113,7 @@ def test_ctrl_c_stops_the_server_and_keeps_the_cloud_so_far(tmp_path):
     assert_server_is_gone(tmp_path / "comfyui.log")
 
 
+@pytest.mark.nightly(reason="as Ctrl-C above")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_being_terminated_while_starting_takes_the_server_along(tmp_path):
     process = start("a red mug", "--output", str(tmp_path), start_new_session=True)

@@ -39,6 +39,7 @@ def test_a_sheet_is_cut_and_its_objects_stand_out_from_a_plain_background(comfyu
     assert max(abs(a - b).mean() for a, b in zip(cells, seen, strict=True)) < 0.01
 
 
+@pytest.mark.nightly(reason="a run of many steps")
 def test_a_cloud_that_takes_the_pictures_is_seen_so_from_their_cameras(comfyui, object_info):
     """All the way: the cut pictures hold the run, the cameras go to Render Views."""
     prompt = sheet(object_info) | {

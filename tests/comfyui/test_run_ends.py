@@ -18,7 +18,10 @@ def recoverable(comfyui, run):
     return comfyui.get(f"/distill3d/recover?prompt_id={run.prompt_id}")["runs"]
 
 
-@pytest.mark.parametrize("late", [0.0, 0.05, 0.3])
+LATER = [pytest.param(s, marks=pytest.mark.nightly(reason="as 0")) for s in (0.05, 0.3)]
+
+
+@pytest.mark.parametrize("late", [0.0, *LATER])
 def test_a_cancel_at_the_last_step_or_after_it_loses_nothing(
     comfyui, quickstart, quickstart_prompt, late
 ):
@@ -90,7 +93,7 @@ def test_export_mesh_shows_its_progress_and_a_cancel_ends_it_on_the_way(
 ):
     (id,) = prompts.of_type(quickstart_prompt, "Distill3D_ExportMesh")
     large = prompts.set_values(
-        quickstart_prompt, "Distill3D_ExportMesh", resolution=256, texture_size=2048
+        quickstart_prompt, "Distill3D_ExportMesh", resolution=192, texture_size=1024
     )
     before = set(comfyui.output.rglob("*"))
     asked = []

@@ -28,6 +28,7 @@ def all_offered(server):
     return info
 
 
+@pytest.mark.nightly(reason="an older ComfyUI")
 def test_oldest_comfyui_loads_every_node_and_saves_a_cloud(tmp_path):
     """What each older one makes of whole graphs is the nightly test's."""
     with server_of(environment.OLDER[-1], tmp_path) as server:

@@ -22,7 +22,15 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = prompts.NAMES
 
 
-@pytest.mark.parametrize("name", prompts.EMBEDDED)
+LONG = {
+    name: pytest.mark.nightly(reason="many losses; test_baselines runs each")
+    for name in ("baseline_losses", "compare_losses")
+}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=LONG.get(name, ())) for name in prompts.EMBEDDED]
+)
 def test_workflow_runs_to_its_end(comfyui, object_info, name):
     prompt = prompts.reduced(prompts.api_form(prompts.read(name), object_info), steps=3)
     run = comfyui.run(prompt)
@@ -135,6 +143,7 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
     )
 
 
+@pytest.mark.nightly(reason="three runs of a workflow that runs above")
 def test_stages_of_consistent3d_move_what_they_say(comfyui, object_info):
     prompt = prompts.reduced(prompts.api_form(prompts.read("consistent3d"), object_info), steps=3)
     optimized = {
