@@ -1,4 +1,6 @@
-"""Sockets of the pack given a plain value, as only a graph written by a program can."""
+"""What every node says of a plain value in a socket of the pack's, as only a graph written by a
+program can have it, and of memory that ran out.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,23 @@ PLAIN = (str, int, float, list, dict, type(None))
 
 
 def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """The node, which says so when it fails for a number or a text in place of a link."""
+    """The node, which says so when it fails for a number or a text in place of a link, or when the
+    process gets no more memory.
+    """
     run: Any = node.execute.__func__
 
     @wraps(run)
     def execute(cls: Any, *values: Any, **inputs: Any) -> Any:
         try:
             return run(cls, *values, **inputs)
+        except MemoryError as error:
+            if str(error):
+                raise
+            raise MemoryError(
+                f"{cls.define_schema().display_name}: the machine's memory is used up. Close other"
+                " programs, or ask for less: smaller pictures, fewer views or Gaussians, a smaller"
+                " model."
+            ) from error
         except (AttributeError, TypeError) as error:
             schema = cls.define_schema()
             for each in schema.inputs:

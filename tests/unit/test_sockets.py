@@ -42,3 +42,18 @@ def test_results_and_other_failures_come_through():
         node().execute(gaussians=cloud, size="many")
     with pytest.raises(ZeroDivisionError):
         node().execute(gaussians=cloud, size=0)
+
+
+def test_memory_that_is_used_up_is_told_with_the_cure_and_other_words_are_kept():
+    class Greedy:
+        def __init__(self, *words):
+            self.words = words
+
+        @property
+        def means(self):
+            raise MemoryError(*self.words)
+
+    with pytest.raises(MemoryError, match=r"Count: the machine's memory is used up. Close other"):
+        node().execute(gaussians=Greedy())
+    with pytest.raises(MemoryError, match="^22 GB are wanted$"):
+        node().execute(gaussians=Greedy("22 GB are wanted"))
