@@ -55,5 +55,5 @@ def test_memory_that_is_used_up_is_told_with_the_cure_and_other_words_are_kept()
 
     with pytest.raises(MemoryError, match=r"Count: the machine's memory is used up. Close other"):
         node().execute(gaussians=Greedy())
-    with pytest.raises(MemoryError, match="^22 GB are wanted$"):
+    with pytest.raises(MemoryError, match=r"^22 GB are wanted$"):
         node().execute(gaussians=Greedy("22 GB are wanted"))
