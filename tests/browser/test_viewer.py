@@ -14,7 +14,10 @@ from harness import prompts
 SEEDS = {"classic canvas": 1, "nodes 2.0": 2}  # ComfyUI would answer the second run from its cache
 
 
-@pytest.fixture(scope="module", params=list(SEEDS))
+NIGHTLY = pytest.mark.nightly(reason="as on the classic canvas")
+
+
+@pytest.fixture(scope="module", params=["classic canvas", pytest.param("nodes 2.0", marks=NIGHTLY)])
 def played(request, play, comfyui, workflow):
     (optimize,) = (node["id"] for node in workflow["nodes"] if node["type"] == "Distill3D_Optimize")
     before = set(comfyui.output.rglob("*.*"))
