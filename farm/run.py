@@ -56,8 +56,8 @@ class Settings:
 
 
 def farm(settings: Settings, say: Callable[[str], None] = print) -> int:
-    """Make what is not made yet; the exit code: 0 all is done, 1 not all could be made, 3 no room or
-    no worker, 130 interrupted. Raises FarmError for what is wrong with the call.
+    """Make what is not made yet; the exit code: 0 all is done, 1 not all could be made, 3 no room
+    or no worker, 130 interrupted. Raises FarmError for what is wrong with the call.
     """
     graph = read_graph(settings.graph)
     jobs = checked(graph, graph.jobs(read_jobs(settings.jobs)))
@@ -246,7 +246,8 @@ def _finish(
             sheets = write_sheets(store, entries, Path(folder))
     except OSError as error:
         say(
-            f"Manifest and table could not be written: {error}. What is made is recorded all the same."
+            f"Manifest and table could not be written: {error}."
+            " What is made is recorded all the same."
         )
         sheets = []
     say(summary(entries, len(jobs)))

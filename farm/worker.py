@@ -1,4 +1,4 @@
-"""A worker: one engine, job after job. Ray makes an actor of it and starts it again when it dies."""
+"""A worker: one engine, job after job. Ray makes an actor of it, and a new one when it dies."""
 
 from __future__ import annotations
 

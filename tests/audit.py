@@ -23,7 +23,8 @@ TOOLS = {"docs", "train", "test", "oracle"}  # extras that no user installs
 # what a file may be under that users install beside an Apache-2.0 pack
 FREE = re.compile(
     r"apache|\bmit\b|mit-cmu|\bbsd|\bisc\b|mpl|mozilla public|python software|\bpsf|zlib|unlicense"
-    r"|hpnd|historical permission|public domain|0bsd|cc0|boost|bsl-1|ofl|llvm|tomorrow open source|tost-1",
+    r"|hpnd|historical permission|public domain|0bsd|cc0|boost|bsl-1|ofl|llvm"
+    r"|tomorrow open source|tost-1",
     re.IGNORECASE,
 )
 # whose metadata names none, or not in words: looked up in their source by hand

@@ -275,8 +275,9 @@ def _webp(context: Context, images: Any, filename_prefix: str, fps: float, lossl
           quality: int, method: str) -> Outputs:  # fmt: skip
     first, *others = _frames(images)
     first.save(
-        context.file(filename_prefix, "webp"), save_all=True, append_images=others, lossless=lossless,
-        duration=int(1000.0 / fps), quality=quality, method=METHODS.get(method, 4),
+        context.file(filename_prefix, "webp"), save_all=True, append_images=others,
+        lossless=lossless, duration=int(1000.0 / fps), quality=quality,
+        method=METHODS.get(method, 4),
     )  # fmt: skip
     return ()
 

@@ -1,5 +1,5 @@
-"""The kernels without ComfyUI: graphs of the pack's nodes that `functions` knows, run in the worker's own
-process. On the CPU its splats are bit for bit those of a ComfyUI on as many threads.
+"""The kernels without ComfyUI: graphs of the pack's nodes that `functions` knows, run in the
+worker's own process. On the CPU its splats are bit for bit those of a ComfyUI on as many threads.
 """
 
 from __future__ import annotations

@@ -151,8 +151,8 @@ class Server:
             places += ["--base-directory", str(self._base())]
         return [
             "--listen", "127.0.0.1", "--port", str(self.port), "--disable-auto-launch",
-            "--disable-api-nodes", "--disable-metadata", "--database-url", "sqlite:///:memory:", *places,
-            *(["--cpu"] if self.cpu else []), *self.flags,
+            "--disable-api-nodes", "--disable-metadata", "--database-url",
+            "sqlite:///:memory:", *places, *(["--cpu"] if self.cpu else []), *self.flags,
         ]  # fmt: skip
 
     def _base(self) -> Path:

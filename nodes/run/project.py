@@ -25,7 +25,13 @@ class ProjectPictures(io.ComfyNode):
                 " colours, the rest keeps its own. Refine Mesh or Optimize then lets the prior"
                 " paint what no picture shows."
             ),
-            search_aliases=["texture projection", "restyle", "retexture", "bake", "camera projection"],
+            search_aliases=[
+                "texture projection",
+                "restyle",
+                "retexture",
+                "bake",
+                "camera projection",
+            ],
             inputs=[
                 types.References.Input(
                     "references",

@@ -66,7 +66,8 @@ class ReferenceViews(io.ComfyNode):
                 ),
                 _number("distance", 2.0, 0.1, 1000.0, 0.05,
                     "Distance of the cameras from the object's middle, world units; the object"
-                    " fills a cube of side 1. 2 with fov_y 40: it fills two thirds of the picture."),
+                    " fills a cube of side 1. 2 with fov_y 40: it fills two thirds of the"
+                    " picture."),
                 _number("fov_y", 40.0, 1.0, 150.0, 1.0,
                     "Vertical field of view of the pictures, degrees. A phone: 50 to 70 upright;"
                     " image models draw objects as from 30 to 40."),
@@ -132,7 +133,8 @@ class ReferenceViews(io.ComfyNode):
             ],
             outputs=[
                 types.References.Output(
-                    display_name="references", tooltip="For Optimize, Refine Mesh, Project Pictures."
+                    display_name="references",
+                    tooltip="For Optimize, Refine Mesh, Project Pictures.",
                 ),
                 io.Image.Output(
                     display_name="cut_out",

@@ -183,7 +183,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         row = simulate(given, out) | {"resume_seconds": resume(given, out)}
-    row |= {name: getattr(given, name) for name in ("objects", "gpus", "per_gpu", "seconds", "failures")} | {
+    names = ("objects", "gpus", "per_gpu", "seconds", "failures")
+    row |= {name: getattr(given, name) for name in names} | {
         "object_seconds": given.seconds, "seconds": row["seconds"], "cores": os.cpu_count(),
         "python": platform.python_version(),
     }  # fmt: skip

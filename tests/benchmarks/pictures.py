@@ -247,9 +247,10 @@ def main(words: list[str] | None = None) -> None:
     bench, lines, missing = None, [], 0
 
     def state() -> dict[str, Any]:
+        gpu = "cuda" in options.device
         return {
             "torch": torch.__version__, "device": options.device,
-            "machine": torch.cuda.get_device_name() if "cuda" in options.device else f"{os.cpu_count()} CPUs",
+            "machine": torch.cuda.get_device_name() if gpu else f"{os.cpu_count()} CPUs",
             "preset": options.preset, "loss": loss, "steps": setup.steps, "weights": weights,
             "captions": "tuning" if options.tuning else "held out", "summary": summary(rows),
             "missing": missing, "rows": rows,

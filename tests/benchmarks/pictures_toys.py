@@ -111,9 +111,15 @@ def busy_background(size: int, seed: int) -> Tensor:
 
 SHIPPED = Path(__file__).resolve().parents[2] / "workflows" / "pictures"
 SAMPLES = {
-    "mug_front": Toy(parse("a red mug with white dots"), (0.95, 0.75, 0.9), (0.06, 0.1, 0.02), None, 0),
-    "teapot_front": Toy(parse("a green teapot with yellow checks"), (1, 1, 1), (0.05, 0.03, 0), None, 0),
-    "car_sheet": Toy(parse("a blue car with yellow stripes"), (0.85, 1, 1), (0, 0.07, 0), "red", 0.62),
+    "mug_front": Toy(
+        parse("a red mug with white dots"), (0.95, 0.75, 0.9), (0.06, 0.1, 0.02), None, 0
+    ),
+    "teapot_front": Toy(
+        parse("a green teapot with yellow checks"), (1, 1, 1), (0.05, 0.03, 0), None, 0
+    ),
+    "car_sheet": Toy(
+        parse("a blue car with yellow stripes"), (0.85, 1, 1), (0, 0.07, 0), "red", 0.62
+    ),
 }  # fmt: skip
 SHIPPED_SIZE = 256
 

@@ -1,12 +1,12 @@
-"""Restyles true meshes in wrong colours by one true front picture and the caption; prints a line per
-object and one JSON object last.
+"""Restyles true meshes in wrong colours by one true front picture and the caption; prints a line
+per object and one JSON object last.
 
     python tests/benchmarks/restyle.py --device cpu --objects 4 --json F --sheet F.png
 
 A held-out toy's exact surface in the colours of another caption gets the front picture's colours
-where that sees it and the nearest of them elsewhere (`project_onto_mesh`), then `refine_mesh` paints
-the rest with the picture beside the loss. PSNR over the 24 views of the ring: before, projected, and
-after. ``--set`` keys are dotted: loss.*, settings.*, references.*.
+where that sees it and the nearest of them elsewhere (`project_onto_mesh`), then `refine_mesh`
+paints the rest with the picture beside the loss. PSNR over the 24 views of the ring: before,
+projected, and after. ``--set`` keys are dotted: loss.*, settings.*, references.*.
 """
 
 from __future__ import annotations

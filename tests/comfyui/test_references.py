@@ -78,9 +78,9 @@ def test_a_cloud_that_takes_the_pictures_is_seen_so_from_their_cameras(comfyui, 
 @pytest.mark.parametrize(
     ("views", "told"),
     [
-        ({"images": ["sample", 0]}, "images holds 1 picture, but sheet MVDream has 4 views. Put Cut"),
+        ({"images": ["sample", 0]}, "images holds 1 picture, but sheet MVDream has 4 views. Put"),
         ({"sheet": "as views say", "views": "front, back"}, "4 pictures, but views names"),
-        ({"sheet": "as views say", "views": "front, back, 0 1, left"}, "Pictures 1 and 3 claim one"),
+        ({"sheet": "as views say", "views": "front, back, 0 1, left"}, "Pictures 1 and 3 claim"),
         ({"mask": ["sample", 1]}, "mask holds 1 of 512 x 512 pixels, images 4 of 256 x 256"),
         ({"lambda_color": 0.0, "lambda_silhouette": 0.0}, "lambda_silhouette and lambda_structure"),
     ],

@@ -39,7 +39,7 @@ def problems(bed: Bed, fault: str) -> list:
     return bed.report.content["faults"][fault]["problems"]
 
 
-# where memory ends is another place each time: for the session that reports, not for one that passes
+# for a session that reports, not for one that has to pass
 LIMITED = pytest.mark.nightly(reason="another place each time")
 
 

@@ -3,7 +3,8 @@
     python tests/reliability/campaign.py [--faults NAME,...] [--trials N] [--seed N]
         [--report FILE] [--base DIR]
 
---faults: by default all, see `--list`; a family's name (kills, files, ...) stands for all of its own.
+--faults: by default all, see `--list`; a family's name (kills, files, ...) stands for all of its
+own.
 --trials: of each, instead of the number that the committed report has. The report grows trial by
 trial, and a command that was cut off goes on where it was when it is given again. Ends with 1 if
 anything was lost, overwritten, wrong, dead or raw. Linux only.

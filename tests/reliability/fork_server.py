@@ -23,10 +23,12 @@ from typing import Any
 
 # what ComfyUI and the pack import on their way, besides what ComfyUI's main module does
 HEAVY = """
-    torch torchvision torchaudio transformers diffusers safetensors.torch numpy PIL.Image scipy.ndimage
-    scipy.spatial skimage.measure trimesh numba av kornia spandrel einops aiohttp sqlalchemy alembic
+    torch torchvision torchaudio transformers diffusers safetensors.torch numpy PIL.Image
+    scipy.ndimage scipy.spatial skimage.measure trimesh numba av kornia spandrel einops aiohttp
+    sqlalchemy alembic
     torch._dynamo transformers.models.clip.modeling_clip diffusers.models.unets.unet_2d_condition
-    diffusers.models.autoencoders.autoencoder_kl diffusers.schedulers pydantic cv2 fast_simplification xatlas
+    diffusers.models.autoencoders.autoencoder_kl diffusers.schedulers pydantic cv2
+    fast_simplification xatlas
 """.split()  # fmt: skip
 
 

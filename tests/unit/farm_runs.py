@@ -34,7 +34,8 @@ def small_graph(model: str = "tiny", steps: int = STEPS) -> dict:
         nodes[id] = nodes[id] | {"inputs": kept}
     options = {
         "preset": "custom", "background": "auto", "sample_posterior": False, "micro_batch": 0,
-        "render_backend": "auto", "preview_every": 0, "autosave_every": AUTOSAVE, "max_bad_steps": 50,
+        "render_backend": "auto", "preview_every": 0, "autosave_every": AUTOSAVE,
+        "max_bad_steps": 50,
     }  # fmt: skip
     nodes["20"] = {"class_type": "Distill3D_RunOptions", "inputs": options}
     return nodes
@@ -67,8 +68,8 @@ def undisturbed(engine, graph: dict, jobs: Path) -> dict[str, str]:
 def command(folder: Path, *words: str) -> list[str]:
     return [
         sys.executable, "-m", "distill3d.farm", str(folder / "jobs.jsonl"), "--graph",
-        str(folder / "graph.json"), "--out", str(folder / "out"), "--scratch", str(folder / "scratch"),
-        *words,
+        str(folder / "graph.json"), "--out", str(folder / "out"),
+        "--scratch", str(folder / "scratch"), *words,
     ]  # fmt: skip
 
 

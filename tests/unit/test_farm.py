@@ -97,8 +97,8 @@ def test_columns_set_inputs_by_title_and_name_as_the_graph_has_them(tmp_path, qu
 @pytest.mark.parametrize(
     "column, told",
     [
-        ("colour", "is no input"), ("views", "is an input of several"), ("Mug.size", "no node 'Mug'"),
-        ("Render Views.colour", "no input 'colour', but"),
+        ("colour", "is no input"), ("views", "is an input of several"),
+        ("Mug.size", "no node 'Mug'"), ("Render Views.colour", "no input 'colour', but"),
     ],
 )  # fmt: skip
 def test_a_column_that_fits_no_input_is_told_before_anything(tmp_path, quickstart, column, told):
@@ -159,7 +159,8 @@ def test_a_servers_word_on_types_bounds_and_choices_is_heeded(tmp_path):
     rows = rows_of(tmp_path, "jobs.csv", "size,form\n3,cube\n10,cube\n2,cone\n")
     found = checked(graph, graph.jobs(rows), {"Box": {"input": box}})
     assert [job.problem for job in found] == [
-        "", "Box.size is 10, which has to be from 1 to 9", "Box.form is 'cone'; choose one of cube, ball",
+        "", "Box.size is 10, which has to be from 1 to 9",
+        "Box.form is 'cone'; choose one of cube, ball",
     ]  # fmt: skip
     assert "no node 'Box'" in checked(graph, graph.jobs(rows), {})[0].problem
 

@@ -1,4 +1,4 @@
-"""The tools of tests/reliability: what counts as a fault, the report, and the shim over the disk."""
+"""The tools of tests/reliability: what counts as a fault, the report, the shim over the disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the USD package throws for damaged files is told by the file's name; anything else is not."""
+"""What the USD package throws for damaged files is told by the file's name; nothing else is."""
 
 from __future__ import annotations
 
