@@ -12,6 +12,8 @@ from harness import prompts
 from harness.played import HIGHEST, readable
 
 TRIED = [*prompts.EMBEDDED, prompts.RECIPES[0]]  # the recipes are made alike
+# the others' first click is as theirs; the server's tests run all to their end
+CLICKED = ["quickstart", "text_to_3d", "image_to_3d", "refine", "resume", prompts.RECIPES[0]]
 TOLERANCE = 4.0  # graph units, of rounding
 SMALL = {
     "Distill3D_Optimize": {"views": 1, "image_size": 64},
@@ -39,7 +41,7 @@ def opened(request, play, comfyui):
         where.replace(" ", "-").replace(",", ""),
         comfyui,
         workflows=[str(prompts.file_of(name)) for name in names],
-        run=[] if nodes2 else [str(prompts.file_of(name)) for name in TRIED],
+        run=[] if nodes2 else [str(prompts.file_of(name)) for name in CLICKED],
         nodes2=nodes2,
         values=SMALL,
     )
@@ -93,14 +95,13 @@ def test_each_opens_where_note_first_group_and_loop_can_be_read(opened, request)
         readable(name, seen)
 
 
-def test_first_click_of_run_starts_each_of_them(opened, request):
+def test_first_click_of_run_starts_them(opened, request):
     if "nodes 2.0" in request.node.name:
         pytest.skip("tried on the classic canvas")
     started = opened.facts["started"]
-    assert {name: started[name] for name in prompts.EMBEDDED} == dict.fromkeys(
-        prompts.EMBEDDED, "runs"
-    )
-    (told,) = json.loads(started[prompts.RECIPES[0]]).values()  # one input is left to choose
+    *embedded, recipe = CLICKED
+    assert {name: started[name] for name in embedded} == dict.fromkeys(embedded, "runs")
+    (told,) = json.loads(started[recipe]).values()  # one input is left to choose
     (error,) = told["errors"]
     assert error["extra_info"]["input_name"] == "model"
 

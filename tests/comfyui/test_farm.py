@@ -35,6 +35,7 @@ def test_the_check_knows_what_a_server_says_of_its_nodes(tmp_path, object_info):
     assert bad.problem == "Distill3D_RenderViews.views is 0, which has to be from 1 to 1000"
 
 
+@pytest.mark.nightly(reason="core's own list")
 def test_a_list_of_prompts_in_a_graph_makes_an_object_of_each(comfyui, quickstart_prompt):
     """As docs/guide/farm.md has it: core's Create List before View Prompts."""
     prompt = dict(quickstart_prompt)

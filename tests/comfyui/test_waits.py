@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from harness.nodes import PACK, node, succeeded
 from test_prior_from_model import parts
 
@@ -13,6 +14,7 @@ from test_prior_from_model import parts
 LEFT_OUT = {"CombineLosses", "ScheduleLosses", "VSDLoss"}
 
 
+@pytest.mark.nightly(reason="a run of each loss; with folders the unit tests count")
 def test_no_step_of_any_loss_waits_for_a_model(probing, info):
     losses = [
         name.removeprefix(PACK)
