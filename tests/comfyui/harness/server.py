@@ -19,8 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
+from filelock import FileLock
 
-from .environment import ROOT, child_environment
+from .environment import HOME, ROOT, child_environment
 
 # a proxy has no business on the loopback
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -119,10 +120,11 @@ class Run:
 
 
 class Server:
-    """ComfyUI ``tree`` on a free loopback port, with this pack linked into ``base``/custom_nodes;
+    """ComfyUI ``tree`` on a free loopback port, with this pack and those in ``base``/custom_nodes;
     log in ``log``.
 
-    Use as a context manager: it is up inside the block and gone after it.
+    The pack is at the same place for all of them: its compiled kernels are kept by its name, which
+    ComfyUI makes of that. Use as a context manager: it is up inside the block and gone after it.
     """
 
     def __init__(
@@ -156,13 +158,15 @@ class Server:
         """Returns when the server answers. Raises ServerError."""
         for folder in ("custom_nodes", "input", "models/diffusers", "output", "temp", "user"):
             self.base.joinpath(folder).mkdir(parents=True, exist_ok=True)
-        link(ROOT, self.base / "custom_nodes" / "distill3d")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
+        paths = self.base / "paths.yaml"
+        paths.write_text(json.dumps({"tests": {"custom_nodes": str(shared_packs())}}))
         command = [
             sys.executable, "main.py", "--listen", "127.0.0.1", "--port", str(self.port),
-            "--base-directory", str(self.base), "--database-url", "sqlite:///:memory:",
-            "--disable-api-nodes", "--disable-auto-launch", *self.arguments,
+            "--base-directory", str(self.base), "--extra-model-paths-config", str(paths),
+            "--database-url", "sqlite:///:memory:", "--disable-api-nodes", "--disable-auto-launch",
+            *self.arguments,
         ]  # fmt: skip
         # A session of its own: Ctrl-C in the terminal reaches us alone, and we decide what becomes
         # of the server.
@@ -309,6 +313,15 @@ class Server:
         if self._process is None or self._process.poll() is not None:
             code = self._process.returncode if self._process else "none"
             raise ServerError(f"ComfyUI {what} (exit code {code}).\n{self.log_tail()}")
+
+
+def shared_packs() -> Path:
+    """A folder of custom nodes with the pack alone."""
+    packs = HOME / "packs"
+    packs.mkdir(parents=True, exist_ok=True)
+    with FileLock(HOME / "packs.lock"):
+        link(ROOT, packs / "distill3d")
+    return packs
 
 
 def free_port() -> int:
