@@ -158,6 +158,9 @@ class Server:
         """Returns when the server answers. Raises ServerError."""
         for folder in ("custom_nodes", "input", "models/diffusers", "output", "temp", "user"):
             self.base.joinpath(folder).mkdir(parents=True, exist_ok=True)
+        earlier = self.base / "custom_nodes" / "distill3d"  # where it was linked before
+        if earlier.is_symlink():
+            earlier.unlink()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
         paths = self.base / "paths.yaml"
