@@ -158,6 +158,8 @@ def test_what_came_later_is_advanced_and_stands_last(info):
             for name, _, options in declared_inputs(info[f"Distill3D_{kind}"])
             if "default" in options
         ]
+        if kind in KINDS:
+            assert declared.pop()[0] == "values"
         last = declared[-len(later) :]
         assert {name for name, _ in last} == set(later), kind
         assert all(options.get("advanced") for _, options in last), kind
