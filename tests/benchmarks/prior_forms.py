@@ -4,15 +4,25 @@ backwards, and with a VAE that takes transparency.
 No weight is changed. A flow's network is asked at its time r for the velocity eps - z0 at
 (1 - r) z0 + r eps; here it asks the prior's own network at the noise level r / (1 - r), between two
 of its timesteps where need be.
+
+    python tests/benchmarks/prior_forms.py own.json flow.json ... > results/prior_forms.json
+
+makes of what ``quality.py --form`` left the differences from the form "own", with their standard
+errors over captions.
 """
 
 from __future__ import annotations
 
 import copy
+import json
+import sys
+from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from quality_statistics import paired
 from torch import Tensor
 
 from distill3d.kernels.losses.suited import TIMESTEPS, same_noise
@@ -95,3 +105,37 @@ def at_same_noise(loss: Any, home: NoiseSchedule, schedule: NoiseSchedule) -> An
     """A loss whose timesteps have in ``schedule`` the noise that they had in ``home``."""
     names = [name for name in TIMESTEPS if hasattr(loss, name)]
     return replace(loss, **{n: same_noise(getattr(loss, n), home, schedule) for n in names})
+
+
+def differences(files: Sequence[str]) -> dict[str, Any]:
+    """Of each form and loss, how far IoU and PSNR are from those of "own" on the same captions and
+    seeds: mean and standard error."""
+    found = [json.loads(Path(file).read_text()) for file in files]
+    by_form = {each["measured"]["form"]: each["rows"] for each in found}
+    losses = sorted({row["loss"] for row in by_form["own"]})
+
+    def of(form: str, loss: str) -> list[dict[str, Any]]:
+        return [row for row in by_form[form] if row["loss"] == loss]
+
+    forms = {
+        form: {
+            loss: {
+                name: difference[:2]
+                for name in ("iou", "psnr")
+                if (difference := paired(of(form, loss), of("own", loss), name))
+            }
+            for loss in losses
+        }
+        for form in by_form
+        if form != "own"
+    }
+    scores = {
+        form: [[r["loss"], r["caption"], r["seed"], r["iou"], r["psnr"]] for r in rows]
+        for form, rows in by_form.items()
+    }
+    facts = {name: found[0].get(name) for name in ("torch", "machine", "prior")}
+    return facts | {"steps": found[0]["rows"][0]["steps"], "forms": forms, "scores": scores}
+
+
+if __name__ == "__main__":
+    print(json.dumps(differences(sys.argv[1:])))
