@@ -8,6 +8,7 @@ from typing import Any
 
 from ...kernels.cameras.orbit import OrbitSampler
 from ...kernels.losses.combine import Combined, Scheduled
+from ...kernels.losses.reward import Reward
 from ...kernels.losses.suited import suited_cameras, suited_loss, suited_size
 from ..shared.auto import Auto
 from ..shared.progress import tell
@@ -21,6 +22,8 @@ def settled(settings: Any, prior: Any, pixels: int) -> Any:
     if isinstance(settings, Combined | Scheduled):
         parts = [settled(part, prior, pixels) for part in settings.losses]
         return replace(settings, losses=parts)
+    if isinstance(settings, Reward):
+        return replace(settings, loss=settled(settings.loss, prior, pixels))
     if not isinstance(settings, Auto):
         return settings
     if isinstance(settings.settings, OrbitSampler):
