@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import torch
 
 from ..cameras.orbit import OrbitSampler
 from ..priors.noise_schedule import NoiseSchedule
+from .combine import Combined, Scheduled
+from .reward import Reward
 
 VALUES: dict[str, Any] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
 EMBEDDED, MULTIVIEW, UNTRIED = "embedded", "MVDream", "untried"
@@ -20,6 +23,28 @@ DECIDED = (*GUIDANCES, *TIMESTEPS, "weight", "weighting")
 PICTURES = 7.5  # guidance of pictures by Stable Diffusion, which losses' own goes with
 ELEMENTS = {False: 4 * 64**2, True: 16 * 64**2}  # of a latent of Stable Diffusion 2 and 3, 512 px
 FLOW_SHIFT = 3.0  # of Stable Diffusion 3, with which flow losses were found
+
+
+@dataclass(frozen=True)
+class Auto:
+    """A loss or orbit cameras on their way to a run, in which `settled` fills in what suits its
+    prior.
+
+    Args:
+        settings: what was set by hand
+        node_id: of ComfyUI's node that they are of
+    """
+
+    settings: Any
+    node_id: str | None = None
+
+    @property
+    def name(self) -> str:
+        return str(self.settings.name)
+
+    def check(self) -> None:
+        """Raises ValueError naming the setting that is wrong."""
+        self.settings.check()
 
 
 @dataclass(frozen=True)
@@ -33,6 +58,25 @@ class Suited:
 
     settings: Any
     said: str
+
+
+def settled(settings: Any, prior: Any, pixels: int, tell: Callable[[str, str | None], None]) -> Any:
+    """A loss or a sampler of cameras with what suits the prior filled in wherever it is `Auto`;
+    ``tell`` is given what, and of which node. pixels: of a side of the renders that the prior is
+    shown."""
+    if isinstance(settings, Combined | Scheduled):
+        parts = [settled(part, prior, pixels, tell) for part in settings.losses]
+        return replace(settings, losses=parts)
+    if isinstance(settings, Reward):
+        return replace(settings, loss=settled(settings.loss, prior, pixels, tell))
+    if not isinstance(settings, Auto):
+        return settings
+    if isinstance(settings.settings, OrbitSampler):
+        found = suited_cameras(settings.settings, prior)
+    else:
+        found = suited_loss(settings.settings, prior, pixels)
+    tell(found.said, settings.node_id)
+    return found.settings
 
 
 def key(prior: Any) -> str:

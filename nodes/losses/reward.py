@@ -8,8 +8,8 @@ from comfy_api.latest import io
 
 from ...kernels.losses.base import Loss
 from ...kernels.losses.reward import STRATEGIES, Reward
+from ...kernels.losses.suited import Auto
 from ..shared import types
-from ..shared.auto import Auto
 from ..shared.validation import check_declared, undeclared
 from .inputs import CATEGORY, checked, loss_output, number_input
 

@@ -3,34 +3,14 @@ there is one."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.utils import get_executing_context
 
+from ...kernels.losses.suited import Auto
+
 OWN, AUTO = "own", "auto"
-
-
-@dataclass(frozen=True)
-class Auto:
-    """A loss or Orbit Cameras' ranges on their way to Optimize, which fills in what suits its
-    prior.
-
-    Args:
-        settings: what the node's inputs say
-        node_id: of the node, which shows the values
-    """
-
-    settings: Any
-    node_id: str | None
-
-    @property
-    def name(self) -> str:
-        return str(self.settings.name)
-
-    def check(self) -> None:
-        self.settings.check()
 
 
 def values_input(what: str) -> io.Combo.Input:
