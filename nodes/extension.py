@@ -29,6 +29,7 @@ from .losses.rfds import RFDSLoss
 from .losses.sctd import SCTDLoss
 from .losses.sdi import SDILoss
 from .losses.sds import SDSLoss
+from .losses.trace import TraCeLoss
 from .losses.vdm import DegradationMap, VDMLoss
 from .losses.vsd import VSDLoss
 from .priors.control import ControlPrior
@@ -80,6 +81,7 @@ class Distill3D(ComfyExtension):
             VSDLoss,
             SDILoss,
             SCTDLoss,
+            TraCeLoss,
             RewardLoss,
             PictureScorer,
             RFDSLoss,

@@ -111,7 +111,8 @@ def suited_loss(settings: Any, prior: Any, pixels: int) -> Suited:
     base = {name: getattr(usual, name) for name in DECIDED if hasattr(usual, name)}
     kind = key(prior)
     if kind == EMBEDDED:
-        return _said(settings, base | told["embedded"], kind, "measured here")
+        mark = told.get("embedded_mark", "measured here")
+        return _said(settings, base | told["embedded"], kind, mark)
     base |= told.get("others", {})
     if kind in told.get("tried_with", VALUES["tried_with"]) or kind == MULTIVIEW:
         return _said(settings, base, prior.name, f"{told['mark']} ({told['by']})")

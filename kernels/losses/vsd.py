@@ -93,16 +93,27 @@ class VSD(TimestepLoss):
             )
         adapter = prior.adapter(self.lora_rank)
         if state is None:
-            return _Run(self, prior, adapter, AdamState.fresh(adapter.initial(generator)))
-        # only the shapes of these are wanted, so their generator is not the run's
-        blank = adapter.initial(torch.Generator())
-        return _Run(
-            self, prior, adapter, AdamState.restored(self.owner, "lora", state, blank, prior.device)
-        )
+            lora = AdamState.fresh(adapter.initial(generator))
+        else:
+            # only the shapes of these are wanted, so their generator is not the run's
+            blank = adapter.initial(torch.Generator())
+            lora = AdamState.restored(self.owner, "lora", state, blank, prior.device)
+        return self.begun(prior, adapter, lora)
+
+    def begun(self, prior: Prior, adapter: Adapter, lora: AdamState) -> LossRun:
+        """The run of this loss with a LoRA."""
+        return VSDRun(self, prior, adapter, lora)
 
 
 @dataclass
-class _Run(TimestepRun):
+class VSDRun(TimestepRun):
+    """A `VSD` at work.
+
+    Args:
+        adapter: the prior's network with a LoRA
+        lora: its weights and their moments, replaced as they learn
+    """
+
     adapter: Adapter
     lora: AdamState
 
@@ -120,18 +131,23 @@ class _Run(TimestepRun):
         return vsd(e_c, e_u, e_q, guidance), {"lora_loss": self._learn(latents, views, generator)}
 
     def _learn(self, latents: Tensor, views: Views, generator: torch.Generator) -> Tensor:
-        """The LoRA's loss on the renders, before the one AdamW step that lowers it."""
+        """The LoRA's loss on the renders."""
         count, steps = len(latents), len(self.prior.schedule)
         t = torch.randint(0, steps, (count,), generator=generator, device=generator.device)
         t = views.alike(send(t, latents.device))
         noise = draw_noise(tuple(latents.shape), generator, latents)
+        return self.learn(latents, noise, t, self.settings.said(views))
+
+    def learn(self, z0: Tensor, noise: Tensor, t: Tensor, text: Conditioning) -> Tensor:
+        """The LoRA's loss at alpha(t) z0 + sigma(t) noise, before the one AdamW step that lowers
+        it."""
         lr = self.settings.lora_lr
         with torch.inference_mode(False), torch.enable_grad():
             weights = {
                 key: value.detach().requires_grad_(lr > 0)
                 for key, value in self.lora.parameters.items()
             }
-            error = self.adapter.error(weights, latents, noise, t, self.settings.said(views))
+            error = self.adapter.error(weights, z0, noise, t, text)
             if lr > 0:
                 # of the sum, not the mean: half precision has no numbers as small, and Adam does
                 # not mind the scale

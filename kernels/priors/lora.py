@@ -47,7 +47,7 @@ class LoraAdapter:
             from peft import LoraConfig, inject_adapter_in_model
         except ImportError as error:
             raise ValueError(
-                f"VSD Loss trains a LoRA, for which the package peft is needed ({error}). "
+                f"VSD and TraCe Loss train a LoRA, for which the package peft is needed ({error}). "
                 'Install it: pip install "peft>=0.13"'
             ) from error
         self.schedule, self.prediction, self.rank = schedule, prediction, rank

@@ -49,60 +49,69 @@ class VSDLoss(TimestepLossNode):
                     "ProlificDreamer: jump.",
                     "ProlificDreamer: 0.2.",
                 ),
-                io.Int.Input(
-                    "lora_rank",
-                    default=VSD().lora_rank,
-                    min=1,
-                    max=1024,
-                    advanced=True,
-                    tooltip=(
-                        "Rank of the LoRA's layers; more learns the renders more closely."
-                        " ProlificDreamer's code in threestudio: 4."
-                    ),
-                ),
-                io.Float.Input(
-                    "lora_lr",
-                    default=VSD().lora_lr,
-                    min=0.0,
-                    max=1.0,
-                    step=0.0001,
-                    round=0.0000001,
-                    advanced=True,
-                    tooltip=(
-                        "AdamW's learning rate of the LoRA; 0 freezes it, which leaves CSD."
-                        " ProlificDreamer: 1e-4 over 25,000 steps. Embedded prior, some hundred"
-                        " steps: begin with 1e-3."
-                    ),
-                ),
-                choice_option(
-                    "lora_text",
-                    ("view", "prompt"),
-                    VSD().lora_text,
-                    "What the LoRA reads: the text of each view, or the prompt without view words"
-                    " (ProlificDreamer: prompt).",
-                ),
-                number_input(
-                    "lora_beta2",
-                    VSD().lora_beta2,
-                    "AdamW's second beta, 0..1: the share kept of the mean squared gradient."
-                    " ProlificDreamer: 0.99.",
-                    high=0.999999,
-                    step=0.001,
-                    optional=True,
-                ),
-                io.Float.Input(
-                    "lora_eps",
-                    default=VSD().lora_eps,
-                    min=0.0,
-                    max=1.0,
-                    step=1e-15,
-                    round=False,
-                    optional=True,
-                    advanced=True,
-                    tooltip="AdamW's epsilon, of a summed loss. ProlificDreamer: 1e-15, of a mean.",
+                *lora_inputs(
+                    VSD(),
+                    rate="0 freezes it, which leaves CSD. ProlificDreamer: 1e-4 over 25,000 steps."
+                    " Embedded prior, some hundred steps: begin with 1e-3.",
+                    text="ProlificDreamer: prompt",
                 ),
                 *timestep_options(VSD()),
                 auto_input(),
             ],
             outputs=[loss_output()],
         )
+
+
+def lora_inputs(defaults: VSD, rate: str, text: str) -> list[io.Input]:
+    """The LoRA of a loss: its size, how it learns and what it reads; ``rate``, ``text``: what its
+    tooltips say of the papers."""
+    return [
+        io.Int.Input(
+            "lora_rank",
+            default=defaults.lora_rank,
+            min=1,
+            max=1024,
+            advanced=True,
+            tooltip=(
+                "Rank of the LoRA's layers; more learns the renders more closely."
+                " ProlificDreamer's code in threestudio: 4."
+            ),
+        ),
+        io.Float.Input(
+            "lora_lr",
+            default=defaults.lora_lr,
+            min=0.0,
+            max=1.0,
+            step=0.0001,
+            round=0.0000001,
+            advanced=True,
+            tooltip=f"AdamW's learning rate of the LoRA; {rate}",
+        ),
+        choice_option(
+            "lora_text",
+            ("view", "prompt"),
+            defaults.lora_text,
+            "What the LoRA reads: the text of each view, or the prompt without view words"
+            f" ({text}).",
+        ),
+        number_input(
+            "lora_beta2",
+            defaults.lora_beta2,
+            "AdamW's second beta, 0..1: the share kept of the mean squared gradient."
+            " ProlificDreamer: 0.99.",
+            high=0.999999,
+            step=0.001,
+            optional=True,
+        ),
+        io.Float.Input(
+            "lora_eps",
+            default=defaults.lora_eps,
+            min=0.0,
+            max=1.0,
+            step=1e-15,
+            round=False,
+            optional=True,
+            advanced=True,
+            tooltip="AdamW's epsilon, of a summed loss. ProlificDreamer: 1e-15, of a mean.",
+        ),
+    ]

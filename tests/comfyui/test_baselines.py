@@ -12,7 +12,7 @@ from harness.server import PromptRefused
 from safetensors.numpy import load_file
 from tiny_prior import write_tiny_prior
 
-LOSSES = ("CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss")
+LOSSES = ("CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "TraCeLoss", "SDILoss", "SCTDLoss")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_every_loss_runs_and_moves_the_gaussians(comfyui, branches):
         assert np.isfinite(clouds[-1]).all()
     different = {cloud.tobytes() for cloud in clouds}
     # without a negative prompt NFSD is CSD above its t_low, so these two may agree
-    assert len(different) >= 5
+    assert len(different) >= 6
 
 
 def test_better_draws_count_more_by_the_scorer_that_is_linked(comfyui, branches):

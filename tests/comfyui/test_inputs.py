@@ -21,6 +21,7 @@ from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
 from distill3d.kernels.losses.sds import SDS
+from distill3d.kernels.losses.trace import TraCe
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.run.learning_rates import LearningRates
@@ -39,6 +40,7 @@ LATER = {  # node: its inputs that a prompt may leave out, none at its default
     "SDILoss": COMMON
     | {"reduction": "elements", "first_level": 1, "remap": False, "reverse_steps": 3},
     "VSDLoss": COMMON | {"lora_text": "prompt", "lora_beta2": 0.99, "lora_eps": 1e-15},
+    "TraCeLoss": COMMON | {"lora_text": "view", "lora_beta2": 0.99, "lora_eps": 1e-15},
     "CDSLoss": {"reduction": "sum"},
     "VDMLoss": {"reduction": "sum"},
     "PictureLoss": {"reduction": "sum"},
@@ -80,7 +82,7 @@ LATER = {  # node: its inputs that a prompt may leave out, none at its default
         "reset_opacity": 0.02,
     },
 }
-LOSSES = (SDS, NFSD, RFDS, CSD, ISM, SCTD, SDI, VSD, CDS, VDM, Picture)
+LOSSES = (SDS, NFSD, RFDS, CSD, ISM, SCTD, SDI, VSD, TraCe, CDS, VDM, Picture)
 KINDS = {f"{kind.name}Loss": kind for kind in LOSSES} | {"OrbitCameras": OrbitSampler}
 RENAMED = {"densify_every": "every", "densify_start": "start", "densify_stop": "stop"}
 RENAMED |= {"densify_grow": "grow_share"}

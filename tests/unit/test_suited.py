@@ -22,12 +22,13 @@ from distill3d.kernels.losses.suited import (
     suited_loss,
     suited_size,
 )
+from distill3d.kernels.losses.trace import TraCe
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 SD = NoiseSchedule.scaled_linear()
-LOSSES = (SDS, CDS, VDM, Picture, CSD, NFSD, ISM, SDI, SCTD, VSD, RFDS)
+LOSSES = (SDS, CDS, VDM, Picture, CSD, NFSD, ISM, SDI, SCTD, VSD, TraCe, RFDS)
 MARKS = {"from the authors", "from a paper", "measured here", "untried"}
 
 

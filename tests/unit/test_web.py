@@ -28,6 +28,7 @@ WITHOUT_PICTURE = {
         "Recover",
         "RewardLoss",
         "PictureScorer",
+        "TraCeLoss",
     )
 }
 WITHOUT_NUMBERS = {"Distill3D_PreviewGaussians", "Distill3D_ScoreViews", "Distill3D_Recover"}
@@ -170,7 +171,7 @@ def test_page_of_the_prompts_lists_the_words_of_the_embedded_prior(place):
 
 def test_losses_link_to_their_papers():
     losses = [id for id in nodes() if id.endswith("Loss")]
-    assert len(losses) == 12
+    assert len(losses) == 13
     assert all("https://arxiv.org/abs/" in help_page(id) for id in losses)
 
 
