@@ -18,7 +18,6 @@ import json
 import sys
 import time
 import traceback
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +167,7 @@ def scaled_fp8(state: dict[str, Any], layers: list[str]) -> dict[str, Any]:
 def made_model(row: Row, device: str, small: bool) -> Any:
     """MODEL of a row by ComfyUI's loader."""
     import comfy.model_detection
+    import comfy.model_management
     import comfy.sd
     import comfy.supported_models
 
@@ -196,15 +196,12 @@ def made_model(row: Row, device: str, small: bool) -> Any:
         return known
 
     comfy.model_detection.model_config_from_unet_config = found
-    here = torch.device(device)
+    here = comfy.model_management.get_torch_device()
     options = {"load_device": here, "offload_device": here}
     if row.weights == "bf16":
         options["dtype"] = dtype
     try:
-        with torch.device(device) if device != "cpu" else nullcontext():
-            return comfy.sd.load_diffusion_model_state_dict(
-                state, options | {"dtype": None if row.weights != "bf16" else dtype}
-            )
+        return comfy.sd.load_diffusion_model_state_dict(state, options)
     finally:
         comfy.model_detection.model_config_from_unet_config = tell
 
@@ -233,28 +230,28 @@ def made_vae(kind: str, device: str, small: bool) -> Any:
     return comfy.sd.VAE(sd={name: value.cpu() for name, value in state.items()})
 
 
-def billions(model: Any) -> tuple[float, float]:
-    """Billions of weights of a MODEL, and GB that they take."""
-    values = list(model.model.diffusion_model.parameters())
-    count = sum(v.numel() for v in values)
-    return round(count / 1e9, 2), round(sum(v.nbytes for v in values) / 1e9, 2)
+def held() -> int:
+    """Bytes of tensors on the GPU."""
+    gc.collect()
+    return torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
 
 
 def measured(name: str, options: argparse.Namespace, device: str) -> list[dict[str, Any]]:
     """The rows of a model, one for each loss."""
     from distill3d.nodes.priors.comfy_prior import managed
 
-    row, begun = ROWS[name], time.perf_counter()
+    row, begun, before = ROWS[name], time.perf_counter(), held()
     with torch.inference_mode():  # as every node of ComfyUI
         model = made_model(row, device, options.small)
+        taken = round((held() - before) / 1e9, 2)
         vae = None if row.vae is None else made_vae(row.vae, device, options.small)
     prior = managed(model, Texts(row, row.kind), vae, name)
-    count, taken = billions(model)
+    weights = sum(value.numel() for value in model.model.diffusion_model.parameters())
     told = {
         "model": name,
         "class": row.kind,
         "weights": row.weights,
-        "billions": count,
+        "billions": round(weights / 1e9, 2),
         "weights_gb": taken,
     }
     told |= {"latent": [prior.prior.latent_channels, prior.prior.downscale]}
