@@ -181,6 +181,8 @@ def made_model(row: Row, device: str, small: bool) -> Any:
     with torch.device("meta"):
         net = config.get_model({}, "", device="meta").diffusion_model
     state = drawn(net.state_dict(), device, dtype)
+    if offloads():
+        state = {name: value.cpu() for name, value in state.items()}
     if row.weights == "fp8_scaled":
         names = [name for name, layer in net.named_modules() if isinstance(layer, torch.nn.Linear)]
         state = scaled_fp8(state, names)
@@ -197,7 +199,8 @@ def made_model(row: Row, device: str, small: bool) -> Any:
 
     comfy.model_detection.model_config_from_unet_config = found
     here = comfy.model_management.get_torch_device()
-    options = {"load_device": here, "offload_device": here}
+    rests = torch.device("cpu") if offloads() else here
+    options: dict[str, Any] = {"load_device": here, "offload_device": rests}
     if row.weights == "bf16":
         options["dtype"] = dtype
     try:
@@ -230,6 +233,13 @@ def made_vae(kind: str, device: str, small: bool) -> Any:
     return comfy.sd.VAE(sd={name: value.cpu() for name, value in state.items()})
 
 
+def offloads() -> bool:
+    """Whether ComfyUI was told to leave weights in main memory until a layer is called."""
+    from comfy.cli_args import args
+
+    return bool(args.novram or args.lowvram)
+
+
 def held() -> int:
     """Bytes of tensors on the GPU."""
     gc.collect()
@@ -249,6 +259,7 @@ def measured(name: str, options: argparse.Namespace, device: str) -> list[dict[s
     weights = sum(value.numel() for value in model.model.diffusion_model.parameters())
     told = {
         "model": name,
+        "flags": options.flags,
         "class": row.kind,
         "weights": row.weights,
         "billions": round(weights / 1e9, 2),
@@ -284,11 +295,14 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=4)
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--flags", default="", help='of ComfyUI, such as "--novram"')
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--json", type=Path, help="rows there are kept, and new ones added")
     options = parser.parse_args()
     sys.path.insert(0, str(options.comfyui))
-    sys.argv = sys.argv[:1] + ([] if options.device == "cuda" else ["--cpu"])
+    sys.argv = [sys.argv[0], *options.flags.split()]
+    if options.device == "cpu":
+        sys.argv.append("--cpu")
     import comfy.options
 
     comfy.options.enable_args_parsing()
@@ -301,7 +315,7 @@ def main() -> None:
     }
     if options.json and options.json.exists():
         result = json.loads(options.json.read_text())
-    done = {row["model"] for row in result["rows"]}
+    done = {row["model"] for row in result["rows"] if row["flags"] == options.flags}
     for name in options.models.split(","):
         if name in done:
             continue

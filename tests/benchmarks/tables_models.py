@@ -50,14 +50,13 @@ def image_models_gpu() -> str:
     """What tests/benchmarks/image_models.py found."""
     if not (RESULTS / "image_models_gpu.json").is_file():
         return NOT_YET
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
     for row in result("image_models_gpu")["rows"]:
-        found.setdefault(row["model"], {})[row["loss"]] = row
+        found.setdefault((row["model"], row["flags"]), {})[row["loss"]] = row
     lines = []
-    for model, name in MODELS.items():
-        if model not in found:
-            continue
-        steps = [found[model].get(loss, {}) for loss in ("SDS", "CDS")]
+    for (model, flags), rows in sorted(found.items(), key=lambda each: [*MODELS].index(each[0][0])):
+        name = MODELS[model] + (f", `{flags}`" if flags else "")
+        steps = [rows.get(loss, {}) for loss in ("SDS", "CDS")]
         lines.append(
             [
                 name,

@@ -171,7 +171,7 @@ def test_a_model_that_reads_no_pictures_refuses_them(probing, info):
     assert run.status == "error" and "reads none beside its text. Link an edit model" in run.error
 
 
-@pytest.mark.parametrize("weights", ["fp8", "fp8_scaled", "int8"])
+@pytest.mark.parametrize("weights", ["fp8", "fp8_scaled", "int8", "nvfp4"])
 def test_quantised_models_judge_as_comfyui_samples_them(probing, info, weights):
     family = "Chroma Radiance"
     plain, quantised = (

@@ -17,6 +17,7 @@ import comfy.ldm.hunyuan_video.vae
 import comfy.ldm.models.autoencoder
 import comfy.ldm.wan.vae
 import comfy.model_detection
+import comfy.quant_ops
 import comfy.sd
 import comfy.supported_models
 import torch
@@ -103,7 +104,7 @@ def denoiser(name, weights="float32"):
 
 
 def quantised(state, net, weights):
-    """The state of a file whose matrices are "fp8", "fp8_scaled" or "int8", as those that
+    """The state of a file whose matrices are "fp8", "fp8_scaled", "int8" or "nvfp4", as those that
     ComfyUI's templates load."""
     if weights == "float32":
         return state
@@ -117,6 +118,13 @@ def quantised(state, net, weights):
         elif weights == "fp8_scaled":
             state[f"{layer}.weight"] = (weight / scale).to(torch.float8_e4m3fn)
             state[f"{layer}.scale_weight"] = scale
+        elif weights == "nvfp4":
+            packed, scales = comfy.quant_ops.TensorCoreNVFP4Layout.quantize(weight)
+            state[f"{layer}.weight"] = packed
+            state[f"{layer}.weight_scale"] = scales.block_scale
+            state[f"{layer}.weight_scale_2"] = scales.scale
+            mark = json.dumps({"format": "nvfp4"}).encode()
+            state[f"{layer}.comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8)
         else:
             state[f"{layer}.weight"] = (weight / scale).round().to(torch.int8)
             state[f"{layer}.weight_scale"] = scale
