@@ -1,12 +1,15 @@
 """``nox -s object -- "a red mug"`` makes an object, ``nox -s tests`` runs the tests, ``nox -s unit``
 those without a server, ``nox -s nightly`` all there are, ``nox -s reliability`` injects faults into
-servers, ``nox -s audit`` looks for known vulnerabilities, ``nox -s setup`` only installs, ``nox -s
-texts`` writes what is generated, ``nox -s docs`` builds the manual.
+servers, ``nox -s audit`` looks for known vulnerabilities, ``nox -s newest`` tries the newest Python
+and PyTorch, ``nox -s setup`` only installs, ``nox -s texts`` writes what is generated, ``nox -s
+docs`` builds the manual.
 
-All share one environment inside the clone, .venv and .comfyui; the first to run sets it up.
+All but ``newest`` share one environment inside the clone, .venv and .comfyui; the first to run sets
+it up.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -99,6 +102,26 @@ def nightly(session: nox.Session) -> None:
     options = ["-m", "", *session.posargs]
     _install_audit(session)
     _run_suites(session, *_all(options), {"reliability": [_campaign("--trials", "10")]}, AUDIT)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """Tests without a server on the newest Python and PyTorch that can be had, in .venv-newest: nox
+    -s newest -- [paths of tests]. DISTILL3D_PYTHON names the interpreter.
+    """
+    found = os.environ.get("DISTILL3D_PYTHON") or next(
+        filter(None, map(shutil.which, ("python3.14", "python3.13"))), sys.executable
+    )
+    folder = ROOT / ".venv-newest"
+    programs = folder / ("Scripts" if os.name == "nt" else "bin")
+    session.run(found, "-m", "venv", str(folder), external=True)
+    extras = "cpu,mesh,pictures,vsd,spz,spz4,usd,train,test"
+    install = (str(programs / "python"), "-m", "pip", "install", "-q", "--upgrade")
+    session.run(*install, "-e", f"{ROOT}[{extras}]", "torch", external=True)
+    session.run(str(programs / "python"), "-VV", external=True)
+    session.run(str(programs / "pip"), "show", "torch", "diffusers", "transformers", external=True)
+    tests = session.posargs or UNIT
+    session.run(str(programs / "pytest"), "-n", "2", *tests, external=True)
 
 
 @nox.session
