@@ -17,7 +17,8 @@ from ..toybox.data import FOV_Y
 from ..toybox.render import Truth, render_truth
 
 BACKGROUND = 0.5
-LEAST_SATURATION, LEAST_CONTRAST = 0.02, 0.005  # a truth with less has none to compare with
+# a truth with less has none to compare with
+LEAST_SATURATION, LEAST_CONTRAST, LEAST_EDGES = 0.02, 0.005, 1e-4
 LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 
@@ -57,6 +58,26 @@ def contrast(color: Tensor, inside: Tensor) -> float:
     """
     luma = (color.clamp(0, 1) @ color.new_tensor(LUMA))[inside[..., 0]]
     return float(luma.std(correction=0)) if len(luma) else 0.0
+
+
+def edge_energy(color: Tensor, true_color: Tensor, true_alpha: Tensor) -> float:
+    """Crispness: mean length of the luma's gradient over the truth's, both inside its silhouette, 1
+    is right and a blurred result has less. NaN where the truth has hardly any edges.
+
+    color, true_color: [V,H,W,3] 0..1; true_alpha: [V,H,W,1]. Only where a pixel and its neighbours
+    to the right and below are covered, so that the outline does not count.
+    """
+    covered = true_alpha[..., 0] > 0.99
+    inside = covered[:, :-1, :-1] & covered[:, 1:, :-1] & covered[:, :-1, 1:]
+
+    def mean(images: Tensor) -> float:
+        luma = images.clamp(0, 1) @ images.new_tensor(LUMA)
+        down = luma[:, 1:, :-1] - luma[:, :-1, :-1]
+        across = luma[:, :-1, 1:] - luma[:, :-1, :-1]
+        return float(torch.hypot(down, across)[inside].mean())
+
+    wanted = mean(true_color)
+    return mean(color) / wanted if wanted > LEAST_EDGES else math.nan
 
 
 def ring_of_views(count: int = 24, size: int = 128) -> Cameras:
