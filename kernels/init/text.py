@@ -14,7 +14,7 @@ from ..priors.weights import check_finite, read_whole
 from ..toybox.captions import Caption, parse
 from ..toybox.point_model import PointModel, word_ids
 from .parameters import check_count
-from .points import from_points
+from .points import from_points, spacing
 
 PART = 20_000  # points that pass the model together; more take no less time each
 STEPS = 12  # of the model's flow
@@ -49,10 +49,10 @@ def from_text(
 ) -> Gaussians:
     """``count`` round Gaussians on the points that the model makes of a caption, in their colours.
 
-    Each is as wide as its distance to its neighbours (`from_points`). Y up, front +Z, in the cube
-    of side 1. The same draws give the same cloud; without a generator: seed 0. View words in the
-    prompt do not count. ``on_part`` (points done) is called now and then, and may raise to end the
-    work. Raises ValueError for a text that is no caption of one object of the toybox.
+    All are as wide as most lie apart. Y up, front +Z, in the cube of side 1. The same draws give
+    the same cloud; without a generator: seed 0. View words in the prompt do not count. ``on_part``
+    (points done) is called now and then, and may raise to end the work. Raises ValueError for a
+    text that is no caption of one object of the toybox.
     """
     check_count(count)
     words = word_ids([caption_of(prompt)])
@@ -63,7 +63,11 @@ def from_text(
         points.append(part[0][0])
         colors.append(part[1][0])
         on_part(min(start + PART, count))
-    return from_points(torch.cat(points), torch.cat(colors), opacity_logit=opacity_logit)
+    places = torch.cat(points)
+    # One width for all: a point that missed the surface stands alone, and its own distance to
+    # others would make a large blot of it. 0.7: as in `from_mesh`.
+    width = 0.7 * float(spacing(places).median())
+    return from_points(places, torch.cat(colors), scale=width, opacity_logit=opacity_logit)
 
 
 def caption_of(prompt: str) -> Caption:
