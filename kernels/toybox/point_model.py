@@ -15,7 +15,8 @@ from .roles import ACCENTS
 
 WIDTH, PAINT_WIDTH, BLOCKS, PAINT_BLOCKS = 192, 128, 5, 3
 WORD_WIDTH, CODE_WIDTH = 48, 128
-FREQUENCIES = 5  # of the places' features: wavelengths from 2 to 1/8 world units
+OCTAVES = 5  # of the features that the flow sees of places: wavelengths from 2 to 1/8 world units
+HARMONICS = 12  # of those that the painter sees: 2 world units over 1 to 12, for periodic patterns
 LONGEST = 6  # words of a caption: "an orange airplane with white stripes"
 NOISE = 0.35  # standard deviation of the points at time 0, world units
 PALETTE = 2 + len(ACCENTS)  # the object's colour, its pattern's, and what no caption colours
@@ -35,9 +36,8 @@ class PointModel(nn.Module):
         super().__init__()
         self.words = nn.Embedding(len(vocabulary()) + 1, WORD_WIDTH, padding_idx=0)
         self.reader = nn.GRU(WORD_WIDTH, CODE_WIDTH, batch_first=True)
-        places = 3 + 6 * FREQUENCIES
-        self.flow = _Blocks(places + 1 + 2 * FREQUENCIES, WIDTH, BLOCKS, 3)
-        self.painter = _Blocks(places, PAINT_WIDTH, PAINT_BLOCKS, PALETTE + 1)
+        self.flow = _Blocks(4 + 8 * OCTAVES, WIDTH, BLOCKS, 3)
+        self.painter = _Blocks(3 + 6 * HARMONICS, PAINT_WIDTH, PAINT_BLOCKS, PALETTE + 1)
         self.caption_colors = nn.Sequential(
             nn.Linear(CODE_WIDTH, CODE_WIDTH), nn.SiLU(), nn.Linear(CODE_WIDTH, 6)
         )
@@ -51,16 +51,17 @@ class PointModel(nn.Module):
 
     def velocity(self, points: Tensor, times: Tensor, code: Tensor) -> Tensor:
         """World units per unit of time [B,N,3], of points [B,N,3] at times [B,N], 0..1."""
-        angles = times[..., None] * _octaves(times)
-        known = torch.cat(
-            [_features(points / (2 * NOISE)), times[..., None], angles.sin(), angles.cos()], -1
+        octaves = 2.0 ** torch.arange(OCTAVES, device=points.device)
+        where, when = points / (2 * NOISE), times[..., None]
+        moved: Tensor = self.flow(
+            torch.cat([_waves(where, octaves), _waves(when, octaves)], -1), code
         )
-        moved: Tensor = self.flow(known, code)
         return moved
 
     def paint(self, points: Tensor, code: Tensor) -> Tensor:
         """Colours [B,N,3], sRGB 0..1, light included, of points [B,N,3] of the surface."""
-        mixed = self.painter(_features(points), code)
+        harmonics = torch.arange(1, HARMONICS + 1, device=points.device)
+        mixed = self.painter(_waves(points, harmonics), code)
         named = self.caption_colors(code).view(-1, 2, 3)
         accents = self.accents.expand(len(code), -1, -1)
         palette = torch.cat([named, accents], 1).sigmoid()
@@ -114,10 +115,7 @@ def word_ids(captions: Sequence[Caption]) -> Tensor:
     return torch.tensor([row + [0] * (LONGEST - len(row)) for row in rows])
 
 
-def _octaves(like: Tensor) -> Tensor:
-    return torch.pi * 2.0 ** torch.arange(FREQUENCIES, device=like.device, dtype=like.dtype)
-
-
-def _features(points: Tensor) -> Tensor:
-    angles = (points[..., None] * _octaves(points)).flatten(-2)
-    return torch.cat([points, angles.sin(), angles.cos()], -1)
+def _waves(values: Tensor, frequencies: Tensor) -> Tensor:
+    """``values`` [..., D] besides their sines and cosines, at half turns per unit."""
+    angles = torch.pi * (values[..., None] * frequencies).flatten(-2)
+    return torch.cat([values, angles.sin(), angles.cos()], -1)

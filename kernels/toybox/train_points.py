@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..meshes.mesh import Mesh
@@ -141,7 +141,16 @@ def points_loss(
     said = torch.where(inside[..., None], second[:, None], first[:, None])
     albedo = torch.where(toys.main[category, at][..., None], said, toys.fixed[category, at])
     wanted = toys.light[category, at][..., None] * albedo
-    return flow + (model.paint(ends, code) - wanted).square().mean()
+    painted = (model.paint(ends, code) - wanted).square().mean()
+    return flow + painted
+
+
+def begin_from(model: PointModel, folder: Path) -> None:
+    """Put the weights of ``folder`` into the model, but those that it has in another shape."""
+    own = model.state_dict()
+    known = load_file(folder / FILE)
+    fitting = {n: w.float() for n, w in known.items() if n in own and w.shape == own[n].shape}
+    model.load_state_dict(own | fitting)
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -151,6 +160,11 @@ def train(arguments: argparse.Namespace) -> None:
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.manual_seed(arguments.seed)  # initial weights
     model = PointModel().to(device)
+    if arguments.base:
+        begin_from(model, Path(arguments.base))
+    if arguments.painter_only:
+        for part in (model.words, model.reader, model.flow):
+            part.requires_grad_(False)
     run = Run("points", {"model": model}, arguments.steps, arguments.rate, work)
     began = time.monotonic()
     toys = surfaces(arguments.surface_points, arguments.seed, device)
@@ -186,6 +200,10 @@ def main(arguments: list[str] | None = None) -> None:
         "--work", required=True, help="checkpoint folder; a run resumes from what it finds there"
     )
     parser.add_argument("--out", default="models/text_to_points", help="folder to write")
+    parser.add_argument("--from", dest="base", help="folder of a model to go on from")
+    parser.add_argument(
+        "--painter-only", action="store_true", help="where the points lie stays as it is"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--seed", default=0, type=int)
     parser.add_argument("--steps", default=20000, type=int)

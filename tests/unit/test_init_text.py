@@ -26,7 +26,7 @@ from distill3d.kernels.toybox.point_model import NOISE, PointModel, word_ids
 from distill3d.kernels.toybox.roles import ACCENTS, MAIN, ROLES
 from distill3d.kernels.toybox.shapes import shape
 
-FLOOR_IOU, FLOOR_PSNR = 0.6, 17.0
+FLOOR_IOU, FLOOR_PSNR = 0.75, 22.0
 FILE = Path(__file__).parents[2] / "models" / "text_to_points" / "points.safetensors"
 
 
@@ -138,7 +138,7 @@ def test_the_start_is_rough_yet_far_better_than_a_ball(model):
     """Held-out captions: the shape can be told, and what Optimize makes of it (IoU 0.93) not."""
     scores = [compare(from_text(model, c.text), c, 6, 96) for c in held_out_captions(8, 11)]
     iou, psnr = fmean(s.iou for s in scores), fmean(s.psnr for s in scores)
-    assert FLOOR_IOU < iou < 0.9 and FLOOR_PSNR < psnr < 24, (iou, psnr)
+    assert FLOOR_IOU < iou < 0.88 and FLOOR_PSNR < psnr < 25.5, (iou, psnr)
 
 
 def test_the_model_is_small_and_fast(model):
