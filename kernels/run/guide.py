@@ -11,6 +11,7 @@ from torch import Tensor
 from ..cameras.pinhole import Cameras
 from .adam import adam
 from .aligned import PARTS, moved, traced
+from .palette import palette_distance, palette_of
 from .references import References, ssim
 from .subject import RenderedViews, Subject
 
@@ -33,6 +34,7 @@ class Guide:
         masks = None if own.masks is None else own.masks.detach().to(device, torch.float32)
         self.own, self.cameras = own, own.cameras.to(device, torch.float32)
         self.images, self.masks = own.images.detach().to(device, torch.float32), masks
+        self.palette = None if masks is None else palette_of(self.images, masks)
 
     def start(self, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Where the cameras are, with moments; as ``carried`` says if it is of as many pictures."""
@@ -67,6 +69,16 @@ class Guide:
         here = moved(cameras, offsets) if bounds.free else cameras
         seen = subject.render(params, here, backgrounds, bounds.free or self.own.spare > 0)
         return Look(self, index, cameras, offsets, here, backgrounds, seen, raw, share)
+
+    def elsewhere(
+        self, seen: RenderedViews, backgrounds: Tensor, share: float
+    ) -> dict[str, Tensor]:
+        """Weighted terms by name of the loss's own views, on ``backgrounds`` [V,3]."""
+        if self.palette is None or not self.own.palette:
+            return {}
+        weight = self.own.palette * (1 - self.own.fade * share)
+        away = palette_distance(seen.color, seen.alpha, backgrounds, self.palette)
+        return {"reference_palette": weight * away}
 
     def learned(
         self,

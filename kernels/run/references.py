@@ -34,7 +34,8 @@ class References:
         color: weight of the squared difference of the pictures, 0..1, on random backgrounds
         silhouette: of the squared difference of the masks
         structure: of 1 - SSIM of the pictures (Wang et al. 2004)
-        fade: share, 0..1, of the three weights that is lost by the end of the schedule
+        palette: of the squared distance of the loss's own views from the pictures' colours
+        fade: share, 0..1, of these weights that is lost by the end of the schedule
         spare: share, 0..1, of the prior's say that is withheld where a picture sees the surface
         bounds: how far the cameras may move
         views: pictures in a step, in turn where there are more
@@ -50,6 +51,7 @@ class References:
     spare: float = 0.9
     bounds: Bounds = field(default_factory=Bounds)
     views: int = 4
+    palette: float = 0.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +119,7 @@ class References:
                     )
 
     def _check_numbers(self) -> None:
-        for name in ("color", "silhouette", "structure"):
+        for name in ("color", "silhouette", "structure", "palette"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"lambda_{name} is {value}; give a finite number of 0 or more.")
@@ -132,6 +134,11 @@ class References:
         if isinstance(self.views, bool) or self.views < 1:
             raise ValueError(f"views is {self.views}; give a whole number of 1 or more.")
         self.bounds.check()
+        if self.palette > 0 and self.masks is None:
+            raise ValueError(
+                "lambda_palette is above 0, but the pictures have a busy background, whose colours"
+                " would count as the object's. Give a mask, or set lambda_palette to 0."
+            )
         if self.structure > 0:
             ssim()
 
@@ -144,7 +151,7 @@ class References:
         for part in parts:
             digest.update(part.detach().to("cpu", torch.float32).numpy().tobytes())
         weights = (self.color, self.silhouette, self.structure, self.fade, self.spare)
-        digest.update(repr((weights, self.bounds, self.views)).encode())
+        digest.update(repr((weights, self.palette, self.bounds, self.views)).encode())
         return f"{len(self)} pictures {digest.hexdigest()[:8]}"
 
     def square(self, size: int) -> References:

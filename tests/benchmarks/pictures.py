@@ -236,7 +236,9 @@ def main(words: list[str] | None = None) -> None:
         prior = weights_of(options)
     except (KeyError, ValueError) as error:
         parser.error(str(error))
-    weights = [getattr(base, n) for n in ("color", "silhouette", "structure", "fade", "spare")]
+    weights = [
+        getattr(base, n) for n in ("color", "silhouette", "structure", "fade", "spare", "palette")
+    ]
     told = f"{setup!r} {prior} {weights} {BOUNDS} {MEASURES}"
     stamp = hashlib.sha256(told.encode()).hexdigest()[:12]
     rows: list[dict[str, Any]] = []
