@@ -29,8 +29,8 @@ class References:
     Args:
         images: [R,H,W,3] sRGB 0..1
         cameras: [R], of W x H pixels
-        masks: [R,H,W,1] 0..1, 1 where the object is; None: not known, and the run's own outline is
-            taken in its place
+        masks: [R,H,W,1] 0..1, 1 where the object is; None: not known: the run's own outline is
+            taken in its place, and neither silhouette nor palette says anything
         color: weight of the squared difference of the pictures, 0..1, on random backgrounds
         silhouette: of the squared difference of the masks
         structure: of 1 - SSIM of the pictures (Wang et al. 2004)
@@ -44,14 +44,14 @@ class References:
     images: Tensor
     cameras: Cameras
     masks: Tensor | None = None
-    color: float = 20_000.0
-    silhouette: float = 20_000.0
+    color: float = 60_000.0
+    silhouette: float = 60_000.0
     structure: float = 0.0
     fade: float = 0.0
-    spare: float = 0.9
+    spare: float = 1.0
     bounds: Bounds = field(default_factory=Bounds)
     views: int = 4
-    palette: float = 0.0
+    palette: float = 40_000.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -134,11 +134,6 @@ class References:
         if isinstance(self.views, bool) or self.views < 1:
             raise ValueError(f"views is {self.views}; give a whole number of 1 or more.")
         self.bounds.check()
-        if self.palette > 0 and self.masks is None:
-            raise ValueError(
-                "lambda_palette is above 0, but the pictures have a busy background, whose colours"
-                " would count as the object's. Give a mask, or set lambda_palette to 0."
-            )
         if self.structure > 0:
             ssim()
 

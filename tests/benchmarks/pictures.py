@@ -43,7 +43,7 @@ from distill3d.kernels.run.references import References
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.models import load_judge
 
-MEASURES = 1  # raised when the toys or what a row holds change
+MEASURES = 2  # raised when the toys or what a row holds change
 SIZE = 128
 RESOLUTION = 256  # pixels of the given pictures
 SIDES = {"front": 0.0, "left": 90.0, "back": 180.0, "right": -90.0}
