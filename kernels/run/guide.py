@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
+from ..devices.streams import send
 from .adam import adam
 from .aligned import PARTS, moved, traced
 from .palette import palette_distance, palette_of
@@ -61,9 +62,9 @@ class Guide:
         """The subject's renders from the cameras of this step's pictures, at ``share`` 0..1 of the
         schedule.
         """
-        index = torch.tensor(self.chosen(step), device=self.images.device)
+        index = send(torch.tensor(self.chosen(step)), self.images.device)
         cameras, bounds = self.cameras[index], self.own.bounds
-        backgrounds = torch.rand(len(index), 3, generator=generator).to(self.images)
+        backgrounds = send(torch.rand(len(index), 3, generator=generator), self.images.device)
         raw = learned["offsets"].detach().requires_grad_(bounds.free)
         offsets = bounds.offsets(raw)[index]
         here = moved(cameras, offsets) if bounds.free else cameras
@@ -134,7 +135,7 @@ class Look:
         layers = torch.cat([seen.color, seen.alpha], -1)
         if guide.own.bounds.free:
             ahead = 1 - (share - PICTURES_FROM) / (PICTURES_WHOLE - PICTURES_FROM)
-            own = spared(layers, torch.tensor(min(max(ahead, 0.0), 1.0)).to(layers))
+            own = spared(layers, min(max(ahead, 0.0), 1.0))
             layers = traced(own, seen.alpha, seen.depth, cameras, offsets)
         self.color, self.alpha = layers[..., :3], layers[..., 3:]
 
@@ -200,7 +201,7 @@ class Look:
         return {**params, name: spared(paint, seen.view(shape))}
 
 
-def spared(value: Tensor, share: Tensor) -> Tensor:
+def spared(value: Tensor, share: Tensor | float) -> Tensor:
     """``value`` as it is, of whose gradient ``share`` 0..1 is withheld."""
     return value + share * (value.detach() - value)
 
