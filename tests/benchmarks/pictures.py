@@ -28,6 +28,7 @@ from pictures_toys import Toy, busy_background, drawn, pictures
 from quality import write
 from quality_plan import Setup, assignments, build, captions_of, changed, configured, weights_of
 from quality_statistics import paired
+from strips import save_sheet
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.evaluate.judgement import judge_cameras, judgement
@@ -163,20 +164,6 @@ def found(own: References, result: Gaussians) -> dict[str, float]:
         "azimuth": azimuth * degrees, "elevation": elevation * degrees,
         "distance": float(torch.tensor(distance).exp()),
     }  # fmt: skip
-
-
-def save_sheet(file: Path, lines: list[tuple[str, torch.Tensor]]) -> None:
-    from PIL import Image, ImageDraw
-
-    band, size = 14, SIZE
-    sheet = Image.new("RGB", (size * len(SHOWN), (size + band) * len(lines)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (text, views) in enumerate(lines):
-        draw.text((3, i * (size + band) + 1), text, "black")
-        strip = (torch.cat(list(views), 1).clamp(0, 1) * 255).round().byte().numpy()
-        sheet.paste(Image.fromarray(strip), (0, i * (size + band) + band))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
