@@ -35,7 +35,7 @@ def chosen(rows: list[Row], sweep: list[dict[str, Any]]) -> dict[str, str]:
         most = max(other["objects"] for other in entries if other["loss"] == entry["loss"])
         if entry["config"] in names and entry["objects"] == most and not entry["diverged"]:
             best[entry["loss"]] = entry
-    return {loss: entry["config"] for loss, entry in best.items()}
+    return {loss: best[loss]["config"] for loss in sorted(best)}
 
 
 def measured(choice: dict[str, str], sweep: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -17,7 +17,6 @@ import torch
 from torch import nn
 
 from distill3d.kernels.evaluate.judge import held_out_captions
-from distill3d.kernels.init.text import from_text, load_point_model
 from distill3d.kernels.losses.picture import Picture
 from distill3d.kernels.losses.vdm import VDM
 from distill3d.kernels.toybox.captions import held_out
@@ -217,37 +216,6 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
         assert rows and all(
             known[row["config"], row["loss"]] == row["fingerprint"] for row in rows
         ), name
-
-
-def test_a_run_begins_from_a_ball_or_from_what_the_text_says():
-    plan, scores = script("quality_plan"), script("quality_score")
-    ball = plan.build("sds", 90, "auto", {"init.count": 50}).init
-    points = plan.build("sds", 90, "auto", {"init": "text", "init.count": 50}).init
-    caption = plan.parse("a red mug")
-    clouds = [scores.started(init, caption, 3) for init in (ball, points)]
-    wanted = from_text(
-        load_point_model(plan.POINTS), "a red mug", 50, torch.Generator().manual_seed(3)
-    )
-    assert torch.equal(clouds[1].means, wanted.means)
-    assert [len(cloud) for cloud in clouds] == [50, 50] and clouds[0].opacities.max() < 0.02
-    with pytest.raises(ValueError, match="TextInit has no setting 'radius'"):
-        plan.build("sds", 90, "auto", {"init": "text", "init.radius": 1.0})
-    with pytest.raises(ValueError, match="init=cube: it is one of ball, text"):
-        plan.build("sds", 90, "auto", {"init": "cube"})
-
-
-def test_rows_of_another_model_of_points_are_not_taken_for_the_same(tmp_path, monkeypatch):
-    plan = script("quality_plan")
-
-    def fingerprint():
-        setup = plan.build("sds", 90, "auto", {"init": "text"})
-        return plan.Task("", "sds", None, 0, setup, "").fingerprint
-
-    before = fingerprint()
-    other = tmp_path / "points.safetensors"
-    other.write_bytes(b"other weights")
-    monkeypatch.setattr(plan, "POINTS", other)
-    assert fingerprint() != before
 
 
 def test_a_setup_of_vdm_is_vdm_and_then_pictures():
