@@ -6,6 +6,7 @@ import argparse
 import math
 import time
 from dataclasses import asdict, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -167,6 +168,7 @@ def _slim(truth: Truth) -> Truth:
     return replace(truth, depth=truth.depth[:0], normal=truth.normal[:0])
 
 
+@lru_cache(maxsize=4)  # many configs of one caption begin alike
 def started(init: Init | TextInit, caption: Caption, seed: int) -> Gaussians:
     """The cloud that a run begins with, on the CPU."""
     generator = torch.Generator().manual_seed(seed)
