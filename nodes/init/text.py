@@ -90,9 +90,9 @@ class InitText(io.ComfyNode):
     def execute(cls, prompts: ViewPrompts, count: int, seed: int, opacity: float) -> io.NodeOutput:
         bar, generator = comfy.utils.ProgressBar(count), torch.Generator().manual_seed(seed)
 
-        def on_part(done: int) -> None:
+        def on_part(done: int, drawn: int) -> None:
             comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update_absolute(done, count)
+            bar.update_absolute(done, drawn)
 
         with autograd():
             logit = torch.logit(torch.tensor(opacity, dtype=torch.float64)).item()

@@ -102,15 +102,34 @@ def test_the_same_seed_makes_the_same_cloud_and_another_one_the_same_shape(model
 def test_large_counts_are_made_in_parts_that_tell_of_themselves(model, monkeypatch):
     monkeypatch.setattr(text, "PART", 40)
     told = []
-    cloud = from_text(model, "a mug", 100, opacity_logit=-1.0, on_part=told.append)
-    assert len(cloud) == 100 and told == [40, 80, 100]
+    cloud = from_text(
+        model, "a mug", 100, opacity_logit=-1.0, on_part=lambda *done: told.append(done)
+    )
+    assert len(cloud) == 100 and told == [(40, 112), (80, 112), (112, 112)]
     assert (cloud.opacity_logits == -1).all() and cloud.means.abs().max() < 0.7
 
-    def end(done):
+    def end(done, drawn):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         from_text(model, "a mug", 100, on_part=end)
+
+
+def test_points_that_stand_alone_are_left_out(monkeypatch):
+    """A tenth lies far off, each alone; the others fill a small ball."""
+    model, near = PointModel(), 0.05
+
+    def sample(words, count, generator, steps):
+        points = near * torch.rand(1, count, 3, generator=generator)
+        points[:, ::10] += torch.arange(len(points[0, ::10]))[:, None] + 1.0
+        return points, torch.zeros(1, count, 3)
+
+    model.sample = sample
+    assert len(from_text(model, "a mug", 1)) == 1
+    for count in (90, 900):
+        cloud = from_text(model, "a mug", count)
+        assert len(cloud) == count and cloud.means.max() <= near
+    assert torch.equal(cloud.scales, cloud.scales[:1, :1].expand(900, 3))
 
 
 def test_view_words_spelling_and_articles_do_not_count(model):
@@ -143,10 +162,10 @@ def test_the_start_is_rough_yet_far_better_than_a_ball(model):
 
 def test_the_model_is_small_and_fast(model):
     assert FILE.stat().st_size <= 8 * 2**20
-    words, seconds = word_ids([parse("a red mug")]), []
+    seconds = []
     for seed in range(3):
         began = time.process_time()
-        model.sample(words, 4000, seeded(seed), text.STEPS)
+        from_text(model, "a red mug", 4000, seeded(seed))
         seconds.append(time.process_time() - began)
     assert min(seconds) < 1.0  # of all cores together: half a second of two
 
