@@ -89,11 +89,13 @@ class RunSettings(WatchSettings, ViewSettings):
     Args:
         accelerate: fast networks on CUDA; None: if the run is long enough
         micro_batch: through the prior's networks, to save memory; 0: all views
+        devices: that share the views of a step, see `shared_views.chosen`; "": the prior's alone
     """
 
-    # These two change no result beyond rounding, and so are no part of what tells two runs apart.
+    # These change no result beyond rounding, and so are no part of what tells two runs apart.
     accelerate: bool | None = field(default=None, repr=False)
     micro_batch: int = field(default=0, repr=False)
+    devices: str = field(default="", repr=False)
 
     @property
     def needs_depth(self) -> bool:
