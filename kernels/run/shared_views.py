@@ -27,10 +27,9 @@ from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.replicas import ReplicablePrior, Replicas
 from .judged import Judging, judged
 from .memory import check_memory
-from .settings import RunSettings
+from .settings import AUTO, ONE, RunSettings, named_devices
 from .subject import RenderedViews, Subject
 
-OWN, AUTO = "", "auto"
 SPARE = 2 << 30  # bytes that are to be free on a device besides the networks
 
 
@@ -62,44 +61,34 @@ def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) 
 def chosen(asked: str, own: torch.device, steps: int = REPAYING_STEPS) -> list[torch.device]:
     """The devices of a run on a prior that is on ``own``, which comes first.
 
-    ``asked``: "" for that alone; "auto" for all GPUs of its model where the run repays copies of
+    ``asked``: "one" for that alone; "auto" for all GPUs of its model where the run repays copies of
     the networks; or names with commas between, of which those that are not there are told and left
-    out. Raises ValueError for what names no device, for devices of another kind, and without
-    ``own``.
+    out, for a workflow comes to other machines. Raises ValueError for what names no device, for
+    devices of another kind, and without ``own``.
     """
     own = _numbered(own)
-    if asked.strip() == OWN:
+    if asked.strip() == ONE:
         return [own]
     if asked.strip() == AUTO:
         return [own, *_alike(own)] if steps >= REPAYING_STEPS else [own]
-    named = [_parsed(name.strip(), asked) for name in asked.split(",")]
-    if own not in named:
+    named = [_numbered(device) for device in named_devices(asked)]
+    missing = [str(device) for device in named if not _there(device)]
+    if missing:
+        note(f"devices: {', '.join(missing)} not found here; the run goes on without.")
+    others = [device for device in named if _there(device)]
+    if not others:
+        return [own]
+    if own not in others:
         raise ValueError(
             f"devices is {asked!r}, but the prior is on {own}, which has to be among them. Add it,"
             " or set devices to auto."
         )
-    named.remove(own)
-    for device in named:
-        if device.type != own.type or (device.type == "cuda" and named.count(device) > 1):
-            raise ValueError(
-                f"devices is {asked!r}; name devices like {own}, each once, with commas between."
-            )
-        if device == own and own.type == "cuda":
-            raise ValueError(f"devices is {asked!r}; name each device once.")
-    there = [device for device in named if _there(device)]
-    if missing := [str(device) for device in named if device not in there]:
-        note(f"devices: {', '.join(missing)} is not there; the run goes on without.")
-    return [own, *there]
-
-
-def _parsed(name: str, asked: str) -> torch.device:
-    try:
-        return _numbered(torch.device(name))
-    except RuntimeError:
-        raise ValueError(
-            f"devices is {asked!r}, and {name!r} is no device. Write auto, or for instance"
-            " cuda:0,cuda:1."
-        ) from None
+    others.remove(own)
+    if any(device.type != own.type for device in others):
+        raise ValueError(f"devices is {asked!r}; name devices of one kind, like {own}.")
+    if own.type == "cuda" and len({own, *others}) <= len(others):
+        raise ValueError(f"devices is {asked!r}; name each device once.")
+    return [own, *others]
 
 
 def _numbered(device: torch.device) -> torch.device:

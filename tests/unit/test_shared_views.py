@@ -87,7 +87,7 @@ def told(run):
 def test_gradients_are_those_of_one_device_and_the_same_bits_again(prior, loss):
     if isinstance(loss, VSD):
         pytest.importorskip("peft")
-    one, two, again = (run(prior, devices, loss) for devices in ("", "cpu,cpu", "cpu,cpu"))
+    one, two, again = (run(prior, devices, loss) for devices in ("one", "cpu,cpu", "cpu,cpu"))
     assert any(float(value.norm()) > 0 for value in one.training.first.values())
     assert_near(two.training.first, one.training.first)
     assert_same(two, again)
@@ -98,17 +98,17 @@ def test_gradients_are_those_of_one_device_and_the_same_bits_again(prior, loss):
 
 @pytest.mark.parametrize("devices", ["cpu,cpu", "cpu,cpu,cpu", ",".join(["cpu"] * 8)])
 def test_all_that_looks_at_the_views_together_sees_those_of_all_devices(prior, devices):
-    one, several = (run(prior, chosen, seed=3, **ALL) for chosen in ("", devices))
+    one, several = (run(prior, chosen, seed=3, **ALL) for chosen in ("one", devices))
     assert_near(several.training.first, one.training.first)
-    assert_near(*(run(prior, each, perp_neg=True).training.first for each in (devices, "")))
+    assert_near(*(run(prior, each, perp_neg=True).training.first for each in (devices, "one")))
 
 
 def test_densification_hears_of_the_views_of_all_devices(prior):
     rounds = Densify(every=2, start=0.0, stop=1.0)
-    one, two = (run(prior, each, steps=1, densify=rounds) for each in ("", "cpu,cpu"))
+    one, two = (run(prior, each, steps=1, densify=rounds) for each in ("one", "cpu,cpu"))
     assert float(one.training.statistics["gradient"].sum()) > 0
     assert_near(two.training.statistics, one.training.statistics)
-    grown = [run(prior, each, steps=3, densify=rounds) for each in ("", "cpu,cpu")]
+    grown = [run(prior, each, steps=3, densify=rounds) for each in ("one", "cpu,cpu")]
     assert len(grown[0]) == len(grown[1]) > 60
 
 
@@ -129,7 +129,7 @@ def test_each_device_judges_its_own_views(prior, monkeypatch):
 def test_views_that_are_judged_together_stay_together(mvdream):
     folder, _ = mvdream
     prior = load_diffusers(folder)
-    assert_near(*(run(prior, each, views=8).training.first for each in ("cpu,cpu,cpu", "")))
+    assert_near(*(run(prior, each, views=8).training.first for each in ("cpu,cpu,cpu", "one")))
 
 
 def test_a_mesh_is_refined_on_all_devices_too(prior):
@@ -139,7 +139,7 @@ def test_a_mesh_is_refined_on_all_devices_too(prior):
             mesh, SDS(), prior, words, OrbitSampler(), 1,
             RefineSettings(views=3, sample_posterior=True, devices=devices),
         )
-        for devices in ("", "cpu,cpu", "cpu,cpu")
+        for devices in ("one", "cpu,cpu", "cpu,cpu")
     )  # fmt: skip
     assert_near(two.training.first, one.training.first)
     for name, value in two.training.first.items():
@@ -157,7 +157,7 @@ def test_a_device_that_is_lost_costs_nothing_but_its_help(prior, loss, monkeypat
         return plain(self, *given)
 
     frozen = {f"lr_{name}": 0.0 for name in ("means", "scales", "quats", "opacities", "colors")}
-    expected = run(prior, "", loss, steps=4, **frozen)
+    expected = run(prior, "one", loss, steps=4, **frozen)
     monkeypatch.setattr(DiffusersPrior, "_output", output)
     found, heard = told(lambda: run(prior, "cpu,cpu", loss, steps=4, **frozen))
     assert len(heard) == 1 and "device is lost" in heard[0] and "cpu alone" in heard[0]
@@ -185,7 +185,7 @@ def test_a_device_without_room_takes_no_part(prior, monkeypatch):
     monkeypatch.setattr(DiffusersPrior, "replica", replica)
     found, heard = told(lambda: run(prior, "cpu,cpu"))
     assert len(heard) == 1 and "takes no part: CUDA out of memory" in heard[0]
-    assert_same(found, run(prior, ""))
+    assert_same(found, run(prior, "one"))
 
 
 def test_a_prior_that_cannot_be_copied_says_so_and_works_alone():
@@ -196,18 +196,38 @@ def test_a_prior_that_cannot_be_copied_says_so_and_works_alone():
 
 
 def test_what_names_no_devices_is_refused_and_what_is_missing_left_out():
-    assert chosen("", CPU) == chosen("auto", CPU) == chosen("cpu", CPU) == [CPU]
+    assert chosen("one", CPU) == chosen("auto", CPU) == chosen("cpu", CPU) == [CPU]
     assert chosen(" cpu , cpu", CPU) == [CPU, CPU]
     for text, problem in (
-        ("gpu0", "'gpu0' is no device"),
-        ("cpu,", "'' is no device"),
-        ("cuda:0,cuda:1", "the prior is on cpu"),
-        ("cpu,cuda:0", "each once"),
+        ("gpu0", "devices is 'gpu0'"),
+        ("cpu,", "devices is 'cpu,'"),
+        ("meta", "the prior is on cpu"),
+        ("cpu,meta", "of one kind"),
     ):
         with pytest.raises(ValueError, match=problem):
             chosen(text, CPU)
-    found, heard = told(lambda: chosen("cuda:0,cuda:97", torch.device("cuda", 0)))
-    assert found == [torch.device("cuda", 0)] and "cuda:97 is not there" in heard[0]
+    found, heard = told(lambda: chosen("cuda:96,cuda:97", CPU))
+    assert found == [CPU] and "cuda:96, cuda:97 not found" in heard[0]
+
+
+def test_a_gpu_is_named_once_and_one_that_is_gone_is_left_out(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    first, second = torch.device("cuda", 0), torch.device("cuda", 1)
+    assert chosen("cuda:1,cuda:0", first) == [first, second]
+    for text in ("cuda:0,cuda:1,cuda:1", "cuda:0,cuda:0"):
+        with pytest.raises(ValueError, match="each device once"):
+            chosen(text, first)
+    found, heard = told(lambda: chosen("cuda:0,cuda:2", first))
+    assert found == [first] and "cuda:2 not found" in heard[0]
+
+
+def test_auto_takes_the_gpus_of_the_priors_model_for_long_runs(monkeypatch):
+    names = ["H200", "H200", "small one", "H200"]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: names[device.index])
+    own = torch.device("cuda", 1)
+    assert [device.index for device in chosen("auto", own)] == [1, 0, 3]
+    assert chosen("auto", own, steps=99) == [own]
 
 
 def test_a_team_works_side_by_side_unless_one_asks_to_be_alone():
