@@ -232,8 +232,8 @@ class RunOptions(io.ComfyNode):
         clip_norm_end: float | None = RunSettings.clip_norm_end,
         devices: str | None = RunSettings.devices,
     ) -> bool | str:
-        values = {"clip_norm_start": clip_norm_start, "clip_norm_end": clip_norm_end}
-        values["devices"] = devices
+        values: dict[str, Any] = {"clip_norm_start": clip_norm_start, "devices": devices}
+        values["clip_norm_end"] = clip_norm_end
         return validate(cls, values, RunSettings)
 
     @classmethod
