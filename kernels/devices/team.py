@@ -8,11 +8,13 @@ thread does to all of the process (recording a CUDA graph, trying convolutions) 
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from contextvars import copy_context
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -31,13 +33,7 @@ class Team:
     """
 
     def __init__(self, devices: Sequence[torch.device]) -> None:
-        self.devices = list(devices)
-        self._threads = {
-            device: ThreadPoolExecutor(1, thread_name_prefix=f"distill3d-{device}")
-            for device in dict.fromkeys(self.devices)
-            if device != self.devices[0]
-        }
-        self._calls = 0
+        self.devices, self._calls = list(devices), 0
 
     def each(self, work: Callable[[int], T], count: int) -> list[T]:
         """work(0), work(1), ... for the first ``count`` devices, in the caller's grad mode and on
@@ -62,9 +58,9 @@ class Team:
                     return work(place)
 
             for place in range(1, count):
-                pool = self._threads.get(self.devices[place])
-                if pool is not None:
-                    waiting[place] = pool.submit(copy_context().run, there, place)
+                if self.devices[place] != self.devices[0]:
+                    thread = _thread(self.devices[place], os.getpid())
+                    waiting[place] = thread.submit(copy_context().run, there, place)
                     if self._calls <= FIRST:
                         waiting[place].exception()
             results, errors = dict[int, T](), list[BaseException]()
@@ -77,11 +73,12 @@ class Team:
             raise errors[0]
         return [results[place] for place in range(count)]
 
-    def close(self) -> None:
-        """No more work."""
-        for pool in self._threads.values():
-            pool.shutdown()
-        self._threads.clear()
+
+@cache
+def _thread(device: torch.device, process: int) -> ThreadPoolExecutor:
+    """The one of a device, for good: cuDNN remembers for each thread which algorithms it chose, and
+    with them go the bits. Keyed by the process too: a fork inherits it without its thread."""
+    return ThreadPoolExecutor(1, thread_name_prefix=f"distill3d-{device}")
 
 
 class _Gate:

@@ -104,7 +104,6 @@ class Replicas:
     def keep_first(self) -> None:
         """Go on with the first device alone."""
         del self.priors[1:], self.devices[1:]
-        self.team.close()
 
 
 def copied(module: nn.Module, device: torch.device) -> nn.Module:

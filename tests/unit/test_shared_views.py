@@ -249,6 +249,8 @@ def test_a_team_works_side_by_side_unless_one_asks_to_be_alone():
         found = team.each(work, 3)
     assert seen == [1, 1, 1]
     assert [place for place, _, _ in found] == [0, 1, 2] and not any(grad for _, grad, _ in found)
+    again = team.each(lambda place: (place, threading.get_ident()), 3)
+    assert [thread for _, thread in again] == [thread for _, _, thread in found]
     assert found[0][2] == threading.get_ident() and len({thread for _, _, thread in found}) == 3
     assert sorted(heard) == ["at 0", "at 1", "at 2"]
 
@@ -260,4 +262,3 @@ def test_a_team_works_side_by_side_unless_one_asks_to_be_alone():
     with pytest.raises(ValueError, match="device 1"):
         team.each(fail, 3)
     assert team.each(lambda place: place, 2) == [0, 1]
-    team.close()
