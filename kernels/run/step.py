@@ -225,12 +225,12 @@ class Run(Generic[Result, Rendered]):
         loss, before = copy.copy(self.loss), self.state
         try:
             return self._step()
-        except DivergedError:
-            raise
         except RuntimeError as error:
-            if not fallen_back(self.prior, self.subject.owner, error):
+            diverged = isinstance(error, DivergedError)
+            if diverged or not fallen_back(self.prior, self.subject.owner, error):
                 raise
-        self.loss, self.streams = loss, random_streams(before.seed, before.generators)
+        self.loss, self.state = loss, before
+        self.streams = random_streams(before.seed, before.generators)
         return self._step()
 
     def _step(self) -> dict[str, Tensor]:
