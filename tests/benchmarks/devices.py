@@ -3,21 +3,25 @@
     python tests/benchmarks/devices.py --gpus 1,2 --cases sds:16,cds:8 --json devices.json
         [--prior sd21-shapes|mvdream-shapes|toybox] [--gaussians 50000] [--repeats 20] [--warm 8]
         [--render-backend auto] [--micro-batch N] [--no-gradients] [--trace trace.json]
-    python tests/benchmarks/devices.py --gpus 1,2,4,8 --cases sds:8,sds:16,sds:32 --no-gradients --json scaling.json
+    python tests/benchmarks/devices.py --gpus 1,2,4,8 --cases sds:8,sds:16,sds:32 --no-gradients
+        --json scaling.json
 
 Prints one JSON object last, and writes it after every row; rows that the file has are not measured
-again. ``step_ms``: median by CUDA events on the first GPU, which ends a step when all have. ``ratio``:
-one GPU's step over it; ``efficiency``: that over the number of GPUs. Memory: the peak of each GPU.
-``gradients``: of four steps at fixed parameters (first moments of Adam), relative to their norm: how
-far those of the most GPUs are from one GPU's, beside how far one GPU's own are between two splits of
-the batch (micro_batch half the views), and whether each gives the same bits twice; by a rasterizer
-that does (--gradient-backend), for gsplat's adds in any order. --trace: one step of the most GPUs, for
-a viewer of traces. On the CPU (--device cpu) a list of the CPU stands for GPUs, to try the script.
+again. ``step_ms``: median by CUDA events on the first GPU, which ends a step when all have.
+``ratio``: one GPU's step over it; ``efficiency``: that over the number of GPUs. Memory: the peak of
+each GPU. ``gradients``: of four steps at fixed parameters (first moments of Adam), relative to
+their norm: how far those of the most GPUs are from one GPU's, beside how far one GPU's own are
+between two splits of the batch (micro_batch half the views), and whether each gives the same bits
+twice; by a rasterizer that does (--gradient-backend), for gsplat adds in any order. --trace: two
+steps of the most GPUs, for a viewer of traces. A row that takes more than --limit seconds ends the
+call, with what each thread was at. On the CPU (--device cpu) a list of the CPU stands for GPUs, to
+try the script.
 """
 
 from __future__ import annotations
 
 import argparse
+import faulthandler
 import json
 import statistics
 import subprocess
@@ -256,6 +260,9 @@ def main() -> None:
     parser.add_argument("--warm", type=arguments.whole(0), default=8)
     parser.add_argument("--no-gradients", action="store_true")
     parser.add_argument("--trace", type=arguments.file, help=".json or .json.gz")
+    parser.add_argument(
+        "--limit", type=arguments.whole(1), default=200, help="seconds of a row, which then hangs"
+    )
     parser.add_argument("--json", type=arguments.file)
     options = parser.parse_args()
     options.profile = False
@@ -286,12 +293,14 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     }
 
     def tried(what: str, act: Any) -> Any:
+        faulthandler.dump_traceback_later(options.limit, exit=True)
         try:
             return act()
         except Exception:
             result["errors"].append({"what": what, "error": traceback.format_exc()[-4000:]})
             return None
         finally:
+            faulthandler.cancel_dump_traceback_later()
             save(options.json, result)
 
     for loss, views in options.cases:
