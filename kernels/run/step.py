@@ -256,8 +256,9 @@ class Run(Generic[Result, Rendered]):
         )
         extra = subject.penalties(params, rendering, cameras, backgrounds)
         free = []
-        if look is not None:
+        if look is not None and self.guide is not None:
             extra = extra | look.terms()
+            extra = extra | self.guide.elsewhere(rendering, backgrounds, self._share)
             free = [look.raw] if look.raw.requires_grad else []
         total = value + sum(extra.values())
         sources = [*params.values(), *subject.traced_tensors(rendering), *free]
