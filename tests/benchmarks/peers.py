@@ -83,6 +83,8 @@ class PeerLoop:
     def step(self, cameras: Cameras) -> None:
         seen = pictures(self.params, cameras, self.backend)
         self.guidance(seen, self.text, self.null, 0).backward()
+        for value in self.params.values():  # random weights in float16 may overflow
+            torch.nan_to_num_(value.grad, 0, 0, 0)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -222,7 +224,11 @@ def main(words: list[str] | None = None) -> None:
     }
     if not clones:
         parser.error("name at least one clone.")
-    print(json.dumps(run(options, clones)))
+    try:
+        result = run(options, clones)
+    except ValueError as error:
+        parser.error(str(error))
+    print(json.dumps(result))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ pack's own losses with the same settings, captions and seeds; prints one JSON ob
     python tests/benchmarks/peers_quality.py --consistent3d DIR --threestudio DIR \\
         --luciddreamer DIR --device cuda --prompts 16 --jobs 16 --json quality_peers.json
 
-The clones are the user's; a loss whose clone is not named is left out. What follows the clones are
-quality.py's arguments (``--sweep`` is by default sweeps/peers.json), and so is what is written: a
-call with the same file goes on where the last one stopped. Loop, renders, encoder, texts and the
-denoiser (as noise: this prior predicts v) are the pack's on both sides; what is theirs is all
-between latents and their gradient, timesteps and noise included. Random numbers differ, so that
-objects agree as those of two seeds do; CDS's fixed noise is the same.
+The clones are the user's. What follows them are quality.py's arguments (``--sweep`` is by default
+sweeps/peers.json), and so is what is written: a call with the same file goes on where the last one
+stopped. Loop, renders, encoder, texts and the denoiser (as noise: this prior predicts v) are the
+pack's on both sides; what is theirs is all between latents and their gradient, timesteps and noise
+included. Random numbers differ, so that objects agree as those of two seeds do; CDS's fixed noise
+is the same.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from distill3d.kernels.priors.base import Prior
 from distill3d.kernels.priors.conditioning import Conditioning
 
 SWEEP = Path(__file__).parent / "sweeps" / "peers.json"
-OFFICIAL = "_official"  # after the name of a loss
 
 
 @dataclass(frozen=True)
@@ -111,33 +110,30 @@ class Noise:
         return types.SimpleNamespace(sample=noise)
 
 
-def registered(clones: Mapping[str, Path | None]) -> list[str]:
-    """Names the losses that `quality_plan.build` then knows: of every clone the authors', and the
-    pack's beside it with the same published settings."""
-    names = []
+def register(clones: Mapping[str, Path]) -> None:
+    """Tell `quality_plan` of each published loss twice, as ``NAME_ours`` and as ``NAME_official``,
+    with the same settings."""
     for kind, peer in PEERS.items():
-        if (folder := clones[peer]) is None:
-            continue
         both = {
             f"{kind}_ours": PUBLISHED[kind],
-            kind + OFFICIAL: Official(kind, PUBLISHED[kind], folder.resolve()),
+            f"{kind}_official": Official(kind, PUBLISHED[kind], clones[peer].resolve()),
         }
         for losses in (quality_plan.LOSSES, quality_plan.SHORT_LOSSES):
             losses.update(both)
-        names += both
-    return names
 
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").splitlines()[0], allow_abbrev=False
     )
-    for peer in dict.fromkeys(PEERS.values()):
-        parser.add_argument(f"--{peer}", type=Path, metavar="DIR", help="a clone of the authors'")
+    for peer in PEERS.values():
+        parser.add_argument(
+            f"--{peer}", type=Path, metavar="DIR", required=True, help="a clone of the authors'"
+        )
     clones, rest = parser.parse_known_args(words)
-    if not registered(vars(clones)):
-        parser.error("name at least one clone.")
-    quality.main([*(() if "--sweep" in rest else ("--sweep", str(SWEEP))), *rest])
+    register(vars(clones))
+    swept = any(word.partition("=")[0] == "--sweep" for word in rest)
+    quality.main([*(() if swept else ("--sweep", str(SWEEP))), *rest])
 
 
 if __name__ == "__main__":
