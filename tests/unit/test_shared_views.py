@@ -31,6 +31,7 @@ from distill3d.kernels.losses.vsd import VSD
 from distill3d.kernels.priors.diffusers.latent_prior import DiffusersPrior
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.priors.replicas import Replicas
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.refine import refine_mesh
 from distill3d.kernels.run.settings import OptimizeSettings, RefineSettings
@@ -124,6 +125,26 @@ def test_each_device_judges_its_own_views(prior, monkeypatch):
     assert [count for _, count in rows] == [4, 6]
     assert rows[0][0] == id(prior.unet) != rows[1][0]
     assert prior.replicas is None
+
+
+@pytest.mark.parametrize("loss", [CDS(), VDM()], ids=lambda loss: loss.name)
+def test_threads_side_by_side_give_the_bits_of_one_after_the_other(prior, loss, monkeypatch):
+    expected = run(prior, "cpu,cpu,cpu", loss, steps=6, **ALL)
+    busy, plain = [], Replicas.__init__
+
+    def apart(self, priors):
+        plain(self, priors)
+        self.team = Team([torch.device("cpu", place) for place in range(3)])
+
+    def output(self, *given):
+        busy.append(threading.get_ident())
+        return network(self, *given)
+
+    network = DiffusersPrior._output
+    monkeypatch.setattr(DiffusersPrior, "_output", output)
+    monkeypatch.setattr(Replicas, "__init__", apart)
+    assert_same(run(prior, "cpu,cpu,cpu", loss, steps=6, **ALL), expected)
+    assert len(set(busy)) == 3
 
 
 def test_views_that_are_judged_together_stay_together(mvdream):
