@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
+from prior_forms import at_same_noise, formed
 from quality_plan import Task
 from quality_sheet import strip
 from torch import Tensor
@@ -56,6 +57,8 @@ class Bench:
             options.prior, self.device, dtype, getattr(torch, options.vae_dtype)
         )
         self.rows_seen = counted(self.prior.unet)
+        self.home = self.prior.schedule
+        self.prior = formed(getattr(options, "form", "own"), self.prior)
         if cuda and not options.eager:
             self.prior.accelerate()
         has_judge = (options.judge / "judge.safetensors").is_file()
@@ -73,6 +76,8 @@ class Bench:
     def run(self, task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
         """One object: its row, and JPEG strips of it and of its caption's truth."""
         setup, caption, error = task.setup, task.caption, None
+        if self.prior.schedule is not self.home:
+            setup = replace(setup, loss=at_same_noise(setup.loss, self.home, self.prior.schedule))
         cloud = random_ball(
             **asdict(setup.init), generator=torch.Generator().manual_seed(task.seed)
         ).to(self.device)

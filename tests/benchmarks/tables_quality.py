@@ -228,30 +228,6 @@ def preset_short() -> str:
 
 
 @table
-def image_models() -> str:
-    """What tests/comfyui/test_families.py found of each family."""
-    lines = []
-    for row in result("image_models")["rows"]:
-        channels, pixels, dimensions = row["latent"]
-        latent = "pixels" if pixels == 1 else f"{channels} x 1/{pixels}"
-        short, long, none = row["tokens"]
-        losses = ", ".join(name for name in ("SDS", "CDS", "VDM") if name in row["moved"])
-        lines.append(
-            [
-                row["model"],
-                row["class"],
-                row["predicts"] + (f", {row['levels']} levels" if row["levels"] else ""),
-                latent + (", one frame" if dimensions == 3 else ""),
-                str(short) if short == long == none else f"{short}, {long}, {none}",
-                f"{row['apart']:.0e}",
-                losses,
-            ]
-        )
-    titles = ("Model", "ComfyUI's class", "Predicts", "Latents", "Tokens", "Apart", "Moved by")
-    return grid(titles, lines)
-
-
-@table
 def prior() -> str:
     found = result("prior")
     names = {"category": "Object", "color": "Colour", "finish": "Pattern", "view": "View word"}
