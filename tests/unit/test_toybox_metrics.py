@@ -34,21 +34,6 @@ def test_iou_is_the_shared_part_of_all_that_is_covered():
     assert metrics.iou(torch.zeros(2), torch.zeros(2)) == 0
 
 
-def test_edge_energy_is_the_slope_of_the_luma_over_the_truths_inside_the_silhouette():
-    ramp = torch.linspace(0, 1, 11)[None, None, :, None].expand(1, 11, 11, 3)
-    covered = torch.ones(1, 11, 11, 1)
-    assert metrics.edge_energy(ramp, ramp, covered) == pytest.approx(1)
-    assert metrics.edge_energy(0.3 * ramp, ramp, covered) == pytest.approx(0.3, abs=1e-5)
-    assert metrics.edge_energy(ramp.transpose(1, 2), ramp, covered) == pytest.approx(1)
-    # the outline and what is outside do not count
-    half = covered.clone()
-    half[:, :, 6:] = 0
-    outside = ramp.clone()
-    outside[:, :, 6:] = 0
-    assert metrics.edge_energy(outside, ramp, half) == pytest.approx(1)
-    assert math.isnan(metrics.edge_energy(ramp, 0 * ramp, covered))
-
-
 def test_psnr_is_twenty_decibels_for_an_error_of_a_tenth():
     picture = torch.full((2, 3, 3, 3), 0.5)
     assert metrics.psnr(picture, picture + 0.1) == pytest.approx(20, abs=1e-3)
