@@ -4,7 +4,7 @@ finds itself.
 
 from setuptools import find_packages, setup
 
-ROOMS = ("farm", "kernels", "nodes")
+ROOMS = ("farm", "gallery", "kernels", "nodes")
 
 setup(
     package_dir={"distill3d": "."},

@@ -17,6 +17,7 @@ from .look.preview import PreviewGaussians
 from .look.render import RenderViews
 from .look.sample import SamplePicture
 from .look.score import ScoreViews
+from .look.scorer import PictureScorer
 from .look.toybox import ToyboxTruth
 from .losses.cds import CDSLoss
 from .losses.combine import CombineLosses, ScheduleLosses
@@ -24,6 +25,7 @@ from .losses.csd import CSDLoss
 from .losses.ism import ISMLoss
 from .losses.nfsd import NFSDLoss
 from .losses.picture import PictureLoss
+from .losses.reward import RewardLoss
 from .losses.rfds import RFDSLoss
 from .losses.sctd import SCTDLoss
 from .losses.sdi import SDILoss
@@ -80,6 +82,8 @@ class Distill3D(ComfyExtension):
             VSDLoss,
             SDILoss,
             SCTDLoss,
+            RewardLoss,
+            PictureScorer,
             RFDSLoss,
             CombineLosses,
             ScheduleLosses,

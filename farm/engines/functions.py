@@ -27,12 +27,15 @@ from ...kernels.init.ball import random_ball
 from ...kernels.losses.cds import CDS
 from ...kernels.losses.combine import Combined, Scheduled
 from ...kernels.losses.csd import CSD
+from ...kernels.losses.degradation import Degradation
 from ...kernels.losses.ism import ISM
 from ...kernels.losses.nfsd import NFSD
+from ...kernels.losses.picture import Picture
 from ...kernels.losses.rfds import RFDS
 from ...kernels.losses.sctd import SCTD
 from ...kernels.losses.sdi import SDI
 from ...kernels.losses.sds import SDS
+from ...kernels.losses.suited import Auto, settled, suited_size
 from ...kernels.losses.vdm import VDM
 from ...kernels.priors.diffusers.loading import load_diffusers
 from ...kernels.priors.prompts import view_prompts
@@ -108,7 +111,10 @@ def _prior(context: Context, model: str, precision: str = "auto", lora: str = "n
         folder = TOYBOX if model == EMBEDDED else (context.models or Path()) / model
         auto = torch.float16 if context.device.type == "cuda" else torch.float32
         dtype = PRECISIONS.get(precision, auto)
-        context.priors[wanted] = load_diffusers(folder, context.device, dtype)
+        loaded = load_diffusers(folder, context.device, dtype)
+        if context.device.type == "cuda":
+            loaded.accelerate()  # for good: to record graphs takes as long as many steps
+        context.priors[wanted] = loaded
     return (context.priors[wanted],)
 
 
@@ -120,11 +126,11 @@ def _texts(context: Context, prior: Any, prompt: str, negative: str = "", **give
     return (view_prompts(prior, prompt, negative, **given),)
 
 
-def _orbit(context: Context, widen_every: int = 0, **given: Any) -> Outputs:
+def _orbit(context: Context, widen_every: int = 0, values: str = "own", **given: Any) -> Outputs:
     widening = Widening(every=widen_every) if widen_every else None
     sampler = OrbitSampler(**given, widening=widening)
     sampler.check()
-    return (sampler,)
+    return (Auto(sampler, context.node) if values == "auto" else sampler,)
 
 
 def _scene_cameras(context: Context, **given: Any) -> Outputs:
@@ -141,10 +147,17 @@ def _ball(context: Context, count: int, radius: float, seed: int, scale: float,
     return (cloud,)
 
 
-def _loss(kind: Callable[..., Any], context: Context, **given: Any) -> Outputs:
-    loss = kind(**given)
+def _loss(kind: Callable[..., Any], context: Context, values: str = "own",
+          degradation_map: Inputs | None = None, **given: Any) -> Outputs:  # fmt: skip
+    loss = kind(**given, **(degradation_map or {}))
     loss.check()
-    return (loss,)
+    return (Auto(loss, context.node) if values == "auto" else loss,)
+
+
+def _degradation(context: Context, design: str, widths: str, lr: float, lr_end: float) -> Outputs:
+    sizes = tuple(int(width) for width in widths.split(","))
+    network = Degradation(design=design, widths=sizes)
+    return ({"degradation": network, "psi_lr": lr, "psi_lr_end": lr_end},)
 
 
 def _combined(context: Context, loss_a: Any, loss_b: Any, weight_a: float,
@@ -194,9 +207,15 @@ def _optimize(context: Context, prior: Any, prompts: Any, cameras: Any, gaussian
               **fields: Any) -> Outputs:  # fmt: skip
     chosen = options or {"every": 100, "settings": {}}
     grown = densification or growth()
+    size = image_size or suited_size(prior)[0]
+    judged = chosen["settings"].get("judged_size") or size
+    loss, cameras = (
+        settled(each, prior, judged, lambda said, _: context.made.notes.append(said))
+        for each in (loss, cameras)
+    )
     settings = OptimizeSettings(
         **fields, **(learning_rates or {}), **(penalties or {}), **grown,
-        **{**chosen["settings"], "preview_every": 0}, image_size=image_size or None,
+        **{**chosen["settings"], "preview_every": 0}, image_size=size,
     )  # fmt: skip
     start = replace(gaussians, training=None) if restart_schedule else gaussians
     begun = 0 if start.training is None else start.training.step
@@ -216,7 +235,7 @@ def _optimize(context: Context, prior: Any, prompts: Any, cameras: Any, gaussian
         "steps": result.training.step, "bad_steps": int(result.training.bad_steps),
         "gaussians": len(result),
     }  # fmt: skip
-    return result, partial(_turn, context, result, cameras, image_size or prior.image_size)
+    return result, partial(_turn, context, result, cameras, size)
 
 
 class Saver:
@@ -337,7 +356,8 @@ NODES: dict[str, Callable[..., Outputs]] = {
     "SaveGaussians": _save, "ExportMesh": _mesh, "SaveAnimatedWEBP": _webp, "SaveImage": _pictures,
     "CombineLosses": _combined, "ScheduleLosses": _scheduled,
     **{f"{kind.__name__}Loss": partial(_loss, kind)
-       for kind in (CDS, SDS, VDM, CSD, NFSD, ISM, SDI, SCTD, RFDS)},
+       for kind in (CDS, SDS, VDM, Picture, CSD, NFSD, ISM, SDI, SCTD, RFDS)},
+    "DegradationMap": _degradation,
 }  # fmt: skip
 WRITERS = {"Distill3D_SaveGaussians", "Distill3D_ExportMesh", "SaveAnimatedWEBP", "SaveImage"}
 PREVIEWS = {"PreviewImage", "Preview3D", "PreviewAny", "Distill3D_PreviewGaussians"}

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 from ...kernels.cameras.load3d import ListedSampler
 from ...kernels.cameras.orbit import SPHERE_LAWS, OrbitSampler, Widening
 from ..shared import types
+from ..shared.auto import OWN, deferred, values_input
 from ..shared.validation import validate
 from .inputs import degrees
 
@@ -222,6 +223,7 @@ class OrbitCameras(io.ComfyNode):
                         " LucidDreamer: 500."
                     ),
                 ),
+                values_input("ranges"),
             ],
             outputs=[types.Cameras.Output(display_name="cameras", tooltip="For Optimize.")],
         )
@@ -240,11 +242,13 @@ class OrbitCameras(io.ComfyNode):
         return validate(cls, values, OrbitSampler)
 
     @classmethod
-    def execute(cls, views: Any = None, widen_every: int = 0, **settings: Any) -> io.NodeOutput:
+    def execute(
+        cls, views: Any = None, widen_every: int = 0, values: str = OWN, **settings: Any
+    ) -> io.NodeOutput:
         listed = [views] if isinstance(views, dict) else views
         widening = Widening(every=widen_every) if widen_every else None
         sampler = (
             ListedSampler(tuple(listed)) if listed else OrbitSampler(**settings, widening=widening)
         )
         sampler.check()
-        return io.NodeOutput(sampler)
+        return io.NodeOutput(deferred(sampler, OWN if listed else values))

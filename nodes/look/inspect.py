@@ -17,6 +17,7 @@ from ...kernels.priors.view_conditioning import check_views
 from ...kernels.run.settings import background_range
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
+from ..priors.suited import settled, settled_size
 from ..shared import types
 from ..shared.background import cancellable
 from ..shared.images import labelled
@@ -149,8 +150,9 @@ class InspectGuidance(io.ComfyNode):
             "elevation": elevation,
         }
         check_declared(cls, numbers)
-        size = prior.prior.image_size
-        distance, fov_y = (cameras or OrbitSampler()).usual_look
+        size = settled_size(0, prior.prior)
+        loss = settled(loss, prior.prior, size)
+        distance, fov_y = settled(cameras or OrbitSampler(), prior.prior, size).usual_look
         views_per_group = check_views(prior.prior, views)
         around = turntable(views, elevation, distance, fov_y, size, views_per_group=views_per_group)
         device = comfy.model_management.get_torch_device()

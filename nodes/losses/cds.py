@@ -8,12 +8,15 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.losses.cds import CDS, CDS_WEIGHTINGS
+from ...kernels.losses.suited import VALUES
+from ..shared.auto import OWN
 from ..shared.presets import preset_input
 from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
     WEIGHT,
-    checked,
+    auto_input,
+    given,
     loss_output,
     number_input,
     reduction_option,
@@ -27,17 +30,7 @@ PRESETS = {
         "coarse": CDS.coarse(),
         "refine": CDS.refine(),
         "texture": CDS.texture(),
-        "embedded prior": CDS(
-            t_end=300,
-            t_min=300,
-            perturb=300,
-            guidance_start=3.0,
-            guidance_end=1.5,
-            weighting="1-abar",
-            weight=2.0,
-            noise_groups=360,
-            pull=3.0,
-        ),
+        "embedded prior": CDS(**VALUES["losses"]["CDS"]["embedded"]),
     }.items()
 }
 
@@ -191,6 +184,7 @@ class CDSLoss(io.ComfyNode):
                     "What the gradients of the views count: mean over the views (Consistent3D), sum"
                     " over them (LucidDreamer), or elements, a mean over the latents' values too.",
                 ),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )
@@ -219,5 +213,5 @@ class CDSLoss(io.ComfyNode):
         return next((problem for problem in problems if problem is not True), True)
 
     @classmethod
-    def execute(cls, preset: str, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(CDS(**inputs)))
+    def execute(cls, preset: str, values: str = OWN, **inputs: Any) -> io.NodeOutput:
+        return given(CDS(**inputs), values)

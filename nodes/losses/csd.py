@@ -8,6 +8,7 @@ from ...kernels.losses.csd import CSD
 from .inputs import (
     CATEGORY,
     TimestepLossNode,
+    auto_input,
     loss_output,
     number_input,
     plain_inputs,
@@ -59,6 +60,7 @@ class CSDLoss(TimestepLossNode):
                     optional=True,
                 ),
                 *timestep_options(CSD()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

@@ -11,6 +11,7 @@ from ...kernels.losses.base import REDUCTIONS, WEIGHTINGS, Loss
 from ...kernels.losses.schedule import ANNEALS
 from ...kernels.losses.timestep import TimestepLoss
 from ..shared import types
+from ..shared.auto import OWN, deferred, values_input
 from ..shared.validation import validate
 
 CATEGORY = "Distill3D/losses"
@@ -47,8 +48,8 @@ class TimestepLossNode(io.ComfyNode):
         return validate(cls, ends, cls.settings)
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(cls.settings(**inputs)))
+    def execute(cls, values: str = OWN, **inputs: Any) -> io.NodeOutput:
+        return given(cls.settings(**inputs), values)
 
 
 def loss_output() -> io.Output:
@@ -194,6 +195,16 @@ def timestep_options(defaults: TimestepLoss) -> list[io.Input]:
             high=1,
         ),
     ]
+
+
+def auto_input() -> io.Combo.Input:
+    """`values`, at the very end of a loss's inputs."""
+    return values_input("guidance, timesteps, weight and weighting")
+
+
+def given(loss: Loss, values: str) -> io.NodeOutput:
+    """What the node of a loss gives out."""
+    return io.NodeOutput(deferred(checked(loss), values))
 
 
 def checked(loss: Loss) -> Loss:

@@ -8,6 +8,7 @@ from ...kernels.losses.ism import ISM
 from .inputs import (
     CATEGORY,
     TimestepLossNode,
+    auto_input,
     loss_output,
     number_input,
     plain_inputs,
@@ -78,6 +79,7 @@ class ISMLoss(TimestepLossNode):
                     optional=True,
                 ),
                 *timestep_options(ISM()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

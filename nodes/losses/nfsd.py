@@ -8,6 +8,7 @@ from ...kernels.losses.nfsd import NFSD
 from .inputs import (
     CATEGORY,
     TimestepLossNode,
+    auto_input,
     loss_output,
     plain_inputs,
     steps_input,
@@ -47,6 +48,7 @@ class NFSDLoss(TimestepLossNode):
                     " negative prompt's. NFSD: 200.",
                 ),
                 *timestep_options(NFSD()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

@@ -7,13 +7,16 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.losses.picture import Picture
+from ...kernels.losses.suited import VALUES
+from ..shared.auto import OWN
 from ..shared.presets import preset_input
 from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
     CLIP,
     LEVEL,
-    checked,
+    auto_input,
+    given,
     loss_output,
     number_input,
     reduction_option,
@@ -25,7 +28,7 @@ PRESETS = {
     name: vars(settings)
     for name, settings in {
         "standard": DEFAULTS,
-        "embedded prior": Picture(guidance=1.5, t_min=400, t_max=900, shared_t=False, weight=2.0),
+        "embedded prior": Picture(**VALUES["losses"]["Picture"]["embedded"]),
     }.items()
 }
 
@@ -90,6 +93,7 @@ class PictureLoss(io.ComfyNode):
                 ),
                 number_input("clip", DEFAULTS.clip, CLIP, high=1e6),
                 reduction_option(DEFAULTS.reduction),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )
@@ -99,5 +103,5 @@ class PictureLoss(io.ComfyNode):
         return validate(cls, {"t_min": t_min, "t_max": t_max}, Picture)
 
     @classmethod
-    def execute(cls, preset: str, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(Picture(**inputs)))
+    def execute(cls, preset: str, values: str = OWN, **inputs: Any) -> io.NodeOutput:
+        return given(Picture(**inputs), values)

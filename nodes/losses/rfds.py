@@ -8,6 +8,7 @@ from ...kernels.losses.rfds import RFDS
 from .inputs import (
     CATEGORY,
     TimestepLossNode,
+    auto_input,
     loss_output,
     plain_inputs,
     timestep_inputs,
@@ -44,6 +45,7 @@ class RFDSLoss(TimestepLossNode):
                     ),
                 ),
                 *timestep_options(RFDS()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

@@ -7,10 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.losses.sctd import SCTD
+from ..shared.auto import OWN
 from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    auto_input,
+    given,
     loss_output,
     number_input,
     plain_inputs,
@@ -105,6 +107,7 @@ class SCTDLoss(io.ComfyNode):
                     optional=True,
                 ),
                 *timestep_options(SCTD()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )
@@ -127,5 +130,5 @@ class SCTDLoss(io.ComfyNode):
         return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, SCTD)
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(SCTD(**inputs)))
+    def execute(cls, values: str = OWN, **inputs: Any) -> io.NodeOutput:
+        return given(SCTD(**inputs), values)

@@ -7,10 +7,12 @@ from typing import Any
 from comfy_api.latest import io
 
 from ...kernels.losses.sdi import SDI
+from ..shared.auto import OWN
 from ..shared.validation import validate
 from .inputs import (
     CATEGORY,
-    checked,
+    auto_input,
+    given,
     loss_output,
     number_input,
     plain_inputs,
@@ -100,6 +102,7 @@ class SDILoss(io.ComfyNode):
                     low=1,
                     high=100,
                 ),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )
@@ -116,5 +119,5 @@ class SDILoss(io.ComfyNode):
         return validate(cls, {key: value for key, value in locals().items() if key != "cls"}, SDI)
 
     @classmethod
-    def execute(cls, **inputs: Any) -> io.NodeOutput:
-        return io.NodeOutput(checked(SDI(**inputs)))
+    def execute(cls, values: str = OWN, **inputs: Any) -> io.NodeOutput:
+        return given(SDI(**inputs), values)

@@ -14,6 +14,7 @@ from .inputs import (
     WEIGHT,
     WEIGHTS,
     TimestepLossNode,
+    auto_input,
     loss_output,
     number_input,
     steps_input,
@@ -96,6 +97,7 @@ class SDSLoss(TimestepLossNode):
                 ),
                 number_input("clip", 0.0, CLIP, high=1e6),
                 *timestep_options(SDS()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

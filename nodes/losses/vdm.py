@@ -9,8 +9,10 @@ from comfy_api.latest import io
 from ...kernels.losses.base import WEIGHTINGS
 from ...kernels.losses.degradation import DESIGNS, Degradation
 from ...kernels.losses.schedule import ANNEALS, SHAPES
+from ...kernels.losses.suited import VALUES
 from ...kernels.losses.vdm import VDM
 from ..shared import types
+from ..shared.auto import OWN
 from ..shared.presets import preset_input
 from ..shared.validation import validate
 from .inputs import (
@@ -19,7 +21,8 @@ from .inputs import (
     LEVEL,
     WEIGHT,
     WEIGHTS,
-    checked,
+    auto_input,
+    given,
     loss_output,
     number_input,
     reduction_option,
@@ -32,7 +35,7 @@ PRESETS = {
     name: {key: value for key, value in vars(settings).items() if key not in MAP}
     for name, settings in {
         "derivation": DEFAULTS,
-        "embedded prior": VDM(guidance=2.0, weight=2.0, t_min=400, shared_t=False),
+        "embedded prior": VDM(**VALUES["losses"]["VDM"]["embedded"]),
     }.items()
 }
 # channels per level of M_psi
@@ -204,6 +207,7 @@ class VDMLoss(io.ComfyNode):
                     ),
                 ),
                 reduction_option(DEFAULTS.reduction),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )
@@ -218,9 +222,13 @@ class VDMLoss(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, preset: str, degradation_map: dict[str, Any] | None = None, **inputs: Any
+        cls,
+        preset: str,
+        values: str = OWN,
+        degradation_map: dict[str, Any] | None = None,
+        **inputs: Any,
     ) -> io.NodeOutput:
-        return io.NodeOutput(checked(VDM(**inputs, **(degradation_map or {}))))
+        return given(VDM(**inputs, **(degradation_map or {})), values)
 
 
 class DegradationMap(io.ComfyNode):

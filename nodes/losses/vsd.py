@@ -8,6 +8,7 @@ from ...kernels.losses.vsd import VSD
 from .inputs import (
     CATEGORY,
     TimestepLossNode,
+    auto_input,
     choice_option,
     loss_output,
     number_input,
@@ -101,6 +102,7 @@ class VSDLoss(TimestepLossNode):
                     tooltip="AdamW's epsilon, of a summed loss. ProlificDreamer: 1e-15, of a mean.",
                 ),
                 *timestep_options(VSD()),
+                auto_input(),
             ],
             outputs=[loss_output()],
         )

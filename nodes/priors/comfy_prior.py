@@ -76,6 +76,7 @@ class ComfyPrior:
         self.form = ordinary_form(model.model.latent_format)
         check_kind(vae, self.vae.encode, self.form)
         self.family = family(model)
+        self.kind = type(model.model.model_config).__name__
         self.name = name or f"{self.family.name} (MODEL)"
         self.image_size: int = image_size(model, self.family.image_size)
         self.latent_channels: int = self.form.latent_channels

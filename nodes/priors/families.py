@@ -15,8 +15,6 @@ class Family:
 
     Args:
         image_size: pixels of a side that it was trained at
-        guidance: that ComfyUI's template for it samples pictures with; 1: it has a guidance of its
-            own or none; 0: none at hand
         few_steps: that it was distilled to; 0: it was not
         smallest: pixels of a side below which its network cannot be called; 0: none
         base: which of its files was not distilled; "": not known
@@ -25,7 +23,6 @@ class Family:
 
     name: str
     image_size: int = 1024
-    guidance: float = 0.0
     few_steps: int = 0
     smallest: int = 0
     base: str = ""
@@ -52,24 +49,24 @@ FAMILIES = {
     "PixArtSigma": Family("PixArt sigma", smallest=272),
     "HunyuanDiT": Family("HunyuanDiT"),
     "HunyuanDiT1": Family("HunyuanDiT"),
-    "Flux": Family("FLUX", 1024, 1.0),
-    "FluxSchnell": Family("FLUX.1 schnell", 1024, 1.0, few_steps=4, base="FLUX.1 dev"),
-    "Flux2": Family("FLUX.2", 1024, 1.0, base="FLUX.2 klein base"),
+    "Flux": Family("FLUX"),
+    "FluxSchnell": Family("FLUX.1 schnell", few_steps=4, base="FLUX.1 dev"),
+    "Flux2": Family("FLUX.2", base="FLUX.2 klein base"),
     "Chroma": Family("Chroma"),
     "ChromaRadiance": Family("Chroma Radiance"),
-    "Lumina2": Family("Lumina 2", 1024, 4.0),
-    "ZImage": Family("Z-Image", 1024, 4.0, base="Z-Image base"),
+    "Lumina2": Family("Lumina 2"),
+    "ZImage": Family("Z-Image", base="Z-Image base"),
     "ZImagePixelSpace": Family("Z-Image in pixel space"),
-    "Anima": Family("Anima", 1024, 4.0, base="Anima base"),
+    "Anima": Family("Anima", base="Anima base"),
     "HiDream": Family("HiDream"),
     "HiDreamO1": Family("HiDream-O1"),
     "Omnigen2": Family("OmniGen 2", note="It edits too; here it is told no picture."),
-    "QwenImage": Family("Qwen-Image", 1024, 4.0, base="Qwen-Image without a Lightning LoRA"),
+    "QwenImage": Family("Qwen-Image", base="Qwen-Image without a Lightning LoRA"),
     "Krea2": Family("Krea 2", base="Krea 2 RAW"),
     "HunyuanImage21": Family("HunyuanImage 2.1", 2048),
     "Kandinsky5Image": Family("Kandinsky 5 image"),
     "LongCatImage": Family("LongCat-Image"),
-    "ErnieImage": Family("Ernie-Image", 1024, 4.0, base="Ernie-Image, not Turbo"),
+    "ErnieImage": Family("Ernie-Image", base="Ernie-Image, not Turbo"),
     "Ideogram4": Family("Ideogram 4"),
     "MageFlow": Family("MageFlow"),
     "Lens": Family("Lens"),

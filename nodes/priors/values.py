@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from ...kernels.losses.suited import facts, same_noise, suited_size
 from ...kernels.priors.noise_schedule import NoiseSchedule
-from .families import Family, notes
+from .families import notes
 from .sampling import kind
 
 PAPERS = (20, 500, 980)  # timesteps of Stable Diffusion's schedule, between which papers distil
+AUTO_HINT = "values = auto, in the losses and Orbit Cameras, fills in what suits it."
 UNGUIDED = "No negative branch: guidance has no effect, and a step costs half."
 
 
@@ -33,32 +33,25 @@ def about(prior: Any, told: float | None) -> str:
             f"It has a guidance of its own and is told {told:g} (distilled_guidance); the losses'"
             " guidance comes on top."
         )
-    guided, few = prior.negative_branch, bool(prior.few_levels)
-    return " ".join([*said, *suggestions(prior.family, prior.schedule, guided, few)])
+    return " ".join([*said, *suggestions(prior)])
 
 
-def same_noise(schedule: NoiseSchedule) -> list[int]:
-    """The timesteps of a schedule that have the noise levels of Stable Diffusion's at `PAPERS`."""
-    theirs = NoiseSchedule.scaled_linear().ratio(torch.tensor(PAPERS)).flatten()
-    ours = schedule.ratio(torch.arange(len(schedule))).flatten().cpu()
-    return [int((ours.log() - level.log()).abs().argmin()) for level in theirs]
-
-
-def suggestions(family: Family, schedule: NoiseSchedule, guided: bool, few: bool) -> list[str]:
+def suggestions(prior: Any) -> list[str]:
     """Values for a run with the model, a sentence each, with their source."""
-    said = []
-    if not few:
-        low, middle, high = same_noise(schedule)
+    said, guided = [], prior.negative_branch
+    if not prior.few_levels:
+        home = NoiseSchedule.scaled_linear()
+        low, middle, high = (same_noise(t, home, prior.schedule) for t in PAPERS)
         said.append(
             f"The papers' timesteps {PAPERS[0]}, {PAPERS[1]} and {PAPERS[2]} (of Stable Diffusion)"
             f" have the noise of {low}, {middle} and {high} here (computed)."
         )
-    if guided and family.guidance > 1:
+    if guided and (pictures := facts(prior).get("pictures", 0.0)) > 1:
         said.append(
-            f"Its pictures are made with guidance {family.guidance:g} (ComfyUI's template); what"
-            " suits it as a prior is untried: the losses' defaults were found with other models."
+            f"Its pictures are made with guidance {pictures:g} (ComfyUI's template); what suits it"
+            " as a prior is untried: the losses' defaults were found with other models."
         )
-    if family.image_size >= 1024:
-        share = "a quarter" if family.image_size == 1024 else "a 16th"
-        said.append(f"image_size 512 costs {share} of {family.image_size} (untried).")
-    return said
+    pixels, source = suited_size(prior)
+    if pixels != prior.image_size:
+        said.append(f"image_size 0 is {pixels} ({source}).")
+    return [*said, AUTO_HINT]

@@ -21,6 +21,7 @@ from ..look.preview import shown
 from ..look.render import render_cloud
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
+from ..priors.suited import settled, settled_size
 from ..shared import types
 from ..shared.images import image
 from ..shared.progress import prepare_to_render
@@ -114,8 +115,9 @@ class Optimize(io.ComfyNode):
                     max=4096,
                     advanced=True,
                     tooltip=(
-                        "Width and height of the training renders, pixels; 0 is the prior's own"
-                        " size (embedded 128, Stable Diffusion 512, as LucidDreamer). Consistent3D:"
+                        "Width and height of the training renders, pixels; 0: what suits the prior"
+                        " (embedded 128; Stable Diffusion 512, as LucidDreamer; SDXL 1024; others"
+                        " of 1024 and more 512, untried). Consistent3D:"
                         " 64 in the coarse stage, stretched to 512 (judged_size of Run Options),"
                         " then 512. What the prior sees must fit it: a multiple of 64 for Stable"
                         " Diffusion."
@@ -230,21 +232,22 @@ class Optimize(io.ComfyNode):
         **fields: Any,
     ) -> io.NodeOutput:
         options, hold = options or Options(), refining or Hold()
+        size = settled_size(image_size, prior.prior)
         settings = OptimizeSettings(
             **fields,
             **(learning_rates or {}),
             **(penalties or {}),
             **(densification or growth(**STANDARD)),
             **options.settings,
-            image_size=image_size or None,
+            image_size=size,
             render_backend=options.backend,
         )
         start = replace(gaussians, training=None) if restart_schedule else gaussians
-        judge = gentle(loss, hold.strength)
+        judged_size = settings.judged_size or size
+        cameras = settled(cameras, prior.prior, judged_size)
+        judge = gentle(settled(loss, prior.prior, judged_size), hold.strength)
         workflow = workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
         watch = Watch(steps, options.autosave_every, start, prompts.prompt, workflow)
-        size = image_size or prior.prior.image_size
-        judged_size = settings.judged_size or size
         at_once = settings.micro_batch or settings.views
         with prior.loaded(scratch=scratch_bytes(at_once, judged_size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)

@@ -19,6 +19,7 @@ from ...kernels.run.refine import refine_mesh
 from ...kernels.run.settings import JUDGED, NORMAL_AXES, RefineSettings
 from ..priors.memory import ManagedPrior
 from ..priors.needs import check_prompts, scratch_bytes
+from ..priors.suited import settled, settled_size
 from ..shared import types
 from ..shared.images import image
 from ..shared.outputs import check_prefix, new_output
@@ -112,7 +113,7 @@ class RefineMesh(io.ComfyNode):
                     max=2048,
                     step=16,
                     advanced=True,
-                    tooltip="Pixels of the renders; 0: what the prior was trained for.",
+                    tooltip="Pixels of the renders; 0: what suits the prior (see Optimize).",
                 ),
                 io.Int.Input(
                     "schedule_steps",
@@ -202,16 +203,18 @@ class RefineMesh(io.ComfyNode):
         **fields: Any,
     ) -> io.NodeOutput:
         options = options or Options(settings={"preview_every": PREVIEW_EVERY})
+        size = settled_size(image_size, prior.prior)
         settings = RefineSettings(
-            **fields, **(mesh_penalties or {}), **options.settings, image_size=image_size or None
+            **fields, **(mesh_penalties or {}), **options.settings, image_size=size
         )
         start = types.mesh_from_native(mesh)
         if restart_schedule:
             start = replace(start, training=None)
         workflow = workflow_id(getattr(cls.hidden, "extra_pnginfo", None))
         watch = Watch(steps, options.autosave_every, start, prompts.prompt, workflow, MESH)
-        size = image_size or prior.prior.image_size
         judged_size = settings.judged_size or size
+        cameras = settled(cameras, prior.prior, judged_size)
+        loss = settled(loss, prior.prior, judged_size)
         together = settings.micro_batch or settings.views
         with prior.loaded(scratch=scratch_bytes(together, judged_size, prior.prior.dtype)) as model:
             check_prompts(prompts, model)

@@ -24,8 +24,8 @@ def prepare_to_render(backend: str, device: torch.device) -> None:
         compile_beside(wait)
 
 
-def tell(text: str) -> None:
-    """Show a line of text on the node that is running."""
+def tell(text: str, node_id: str | None = None) -> None:
+    """Show a line of text on the node that is running, or on another."""
     context, server = get_executing_context(), getattr(PromptServer, "instance", None)
     if context is not None and server is not None:
-        server.send_progress_text(text, context.node_id)
+        server.send_progress_text(text, node_id or context.node_id)

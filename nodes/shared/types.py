@@ -21,6 +21,7 @@ GaussianCloud = io.Custom("DISTILL3D_GAUSSIANS")  # kernels.gaussians.cloud.Gaus
 # core's: a dictionary, or a list of them
 CoreCameras = io.Custom("LOAD3D_CAMERA")
 Loss = io.Custom("DISTILL3D_LOSS")  # a frozen settings dataclass of kernels.losses
+Scorer = io.Custom("DISTILL3D_SCORER")  # a callable: pictures [B,3,H,W] in 0..1 to scores [B]
 DegradationMap = io.Custom("DISTILL3D_DEGRADATION_MAP")  # dict: some fields of kernels' VDM
 LearningRates = io.Custom("DISTILL3D_LEARNING_RATES")  # dict: some fields of OptimizeSettings
 Penalties = io.Custom("DISTILL3D_PENALTIES")  # dict: some fields of OptimizeSettings

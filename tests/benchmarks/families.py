@@ -30,6 +30,7 @@ from step_priors import parts, prior
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.init.ball import random_ball
+from distill3d.kernels.losses.base import Loss
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.prompts import view_prompts
 from distill3d.kernels.run.optimize import optimize
@@ -134,7 +135,9 @@ def fill(module: torch.nn.Module) -> None:
                 weight.fill_(float(name.endswith("weight")))
 
 
-def step(model: Any, views: int, size: int, at_once: int, steps: int) -> dict[str, Any]:
+def step(
+    model: Any, views: int, size: int, at_once: int, steps: int, loss: Loss | None = None
+) -> dict[str, Any]:
     """Median milliseconds of a step after two to warm up, and the most memory that was taken."""
     prompts, ends = view_prompts(model, PROMPT), list[float]()
     cloud = random_ball(COUNT, scale=0.03 * (4000 / COUNT) ** (1 / 3), opacity_logit=-2.0).to(
@@ -155,7 +158,9 @@ def step(model: Any, views: int, size: int, at_once: int, steps: int) -> dict[st
             torch.cuda.synchronize()
         ends.append(time.perf_counter())
 
-    optimize(cloud, SDS(), model, prompts, OrbitSampler(), steps + 2, settings, on_step=note)
+    optimize(
+        cloud, loss or SDS(), model, prompts, OrbitSampler(), steps + 2, settings, on_step=note
+    )
     times = [1e3 * (b - a) for a, b in pairwise(ends[1:])]
     return {
         "views": views,

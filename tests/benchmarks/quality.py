@@ -38,6 +38,7 @@ from typing import Any
 
 import arguments
 import torch
+from prior_forms import FORMS
 from quality_plan import Task, plan
 from quality_score import Bench
 from quality_sheet import save_curves, save_sheet
@@ -45,7 +46,7 @@ from quality_statistics import SHOWN, Row, summary, table
 from results_files import read
 
 DTYPES = ("float32", "float16", "bfloat16")
-MEASURED = ("views", "dtype", "vae_dtype")  # change the scores, but are no part of a task
+MEASURED = ("views", "dtype", "vae_dtype", "form")  # change the scores, but are no part of a task
 
 
 def work(
@@ -122,12 +123,13 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
 
 def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
     """One caption's tasks together, for the worker that takes them traces its truth once; of few
-    captions in parts, so that every worker has some."""
+    captions in parts, so that every worker has some. A call that runs out of time has done all of
+    the first captions."""
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
         groups.setdefault((task.seed, task.caption.text), []).append(task)
     parts = max(1, math.ceil(2 * jobs / len(groups))) if len(groups) < 2 * jobs else 1
-    return [group[i::parts] for i in range(parts) for group in groups.values() if group[i::parts]]
+    return [group[i::parts] for group in groups.values() for i in range(parts) if group[i::parts]]
 
 
 def rows_of(file: Path | None, measured: dict[str, str]) -> list[Row]:
@@ -202,6 +204,9 @@ def main(words: list[str] | None = None) -> None:
     )
     parser.add_argument("--vae-dtype", default="float32", choices=DTYPES)
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
+    parser.add_argument(
+        "--form", default="own", choices=FORMS, help="of the prior; flows need --eager on CUDA"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--sheet", type=Path, help="picture of the results beside the truth (.png or .jpg)"

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from prior_forms import at_same_noise, formed
 from quality_plan import POINTS, Init, Task, TextInit
 from quality_sheet import strip
 from torch import Tensor
@@ -17,13 +18,7 @@ from torch.nn.functional import cosine_similarity
 
 from distill3d.kernels.cameras.pinhole import Cameras, orbit
 from distill3d.kernels.evaluate.judgement import judge_cameras, judgement
-from distill3d.kernels.evaluate.metrics import (
-    BACKGROUND,
-    Score,
-    edge_energy,
-    ring_of_views,
-    score,
-)
+from distill3d.kernels.evaluate.metrics import BACKGROUND, Score, ring_of_views, score
 from distill3d.kernels.gaussians.cloud import Gaussians
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.init.text import from_text, load_point_model
@@ -64,6 +59,8 @@ class Bench:
             options.prior, self.device, dtype, getattr(torch, options.vae_dtype)
         )
         self.rows_seen = counted(self.prior.unet)
+        self.home = self.prior.schedule
+        self.prior = formed(getattr(options, "form", "own"), self.prior)
         if cuda and not options.eager:
             self.prior.accelerate()
         has_judge = (options.judge / "judge.safetensors").is_file()
@@ -81,6 +78,8 @@ class Bench:
     def run(self, task: Task) -> tuple[dict[str, Any], dict[str, bytes]]:
         """One object: its row, and JPEG strips of it and of its caption's truth."""
         setup, caption, error = task.setup, task.caption, None
+        if self.prior.schedule is not self.home:
+            setup = replace(setup, loss=at_same_noise(setup.loss, self.home, self.prior.schedule))
         cloud = started(setup.init, caption, task.seed).to(self.device)
         prompts = view_prompts(self.prior, caption.text, **asdict(setup.prompts))
         settings, truth = replace(setup.settings, seed=task.seed), self.truth(caption)
@@ -112,10 +111,9 @@ class Bench:
         if error:
             row["diverged"] = error
         result = replace(result, training=None)
-        begun, _ = self.scored(cloud, caption)
+        begun = self.scored(cloud, caption)
         row |= {"iou_start": begun.iou, "psnr_start": begun.psnr}
-        final, row["edges"] = self.scored(result, caption)
-        row |= asdict(final)
+        row |= asdict(self.scored(result, caption))
         row |= self.judged(self.pictures(result, self.cameras["judge"]), caption)
         row["truth"] = truth["judged"]
         shown = self.pictures(result, self.cameras["sheet"])
@@ -141,13 +139,11 @@ class Bench:
             self.truths[caption.text] = known
         return self.truths[caption.text]
 
-    def scored(self, cloud: Gaussians, caption: Caption) -> tuple[Score, float]:
-        """The cloud's scores over all views of the ring, and its `edge_energy`."""
-        truth, colored = self.truth(caption)["ring"], caption.color is not None
+    def scored(self, cloud: Gaussians, caption: Caption) -> Score:
+        """The cloud's scores over all views of the ring."""
         with torch.no_grad():
             seen = render(cloud, self.cameras["ring"], BACKGROUND, depth=False)
-            edges = edge_energy(seen.color, truth.color, truth.alpha) if colored else math.nan
-            return score(seen, truth, colored), edges
+            return score(seen, self.truth(caption)["ring"], caption.color is not None)
 
     def pictures(self, cloud: Gaussians, cameras: Cameras) -> Tensor:
         with torch.no_grad():

@@ -80,6 +80,32 @@ def test_every_loss_runs_and_moves_the_gaussians(comfyui, branches):
     assert len(different) >= 5
 
 
+def test_better_draws_count_more_by_the_scorer_that_is_linked(comfyui, branches):
+    prompt = branches(SDSLoss=("SDSLoss", None, {}), other=("CDSLoss", None, {}))
+    prompt["scorer"] = {
+        "class_type": "Distill3D_PictureScorer",
+        "inputs": {"model": "judge of the toybox (embedded)", "prompt": "a red mug"},
+    }
+    settings = {"draws": 2, "strategy": "best", "sharpness": 1.0, "steps": 1, "until": 1.0}
+    links = {"loss": ["SDSLoss loss", 0], "scorer": ["scorer", 0]}
+    prompt["reward"] = {"class_type": "Distill3D_RewardLoss", "inputs": links | settings}
+    refused = {"loss": ["other loss", 0], "scorer": ["scorer", 0]} | settings
+    wrong = {"class_type": "Distill3D_RewardLoss", "inputs": refused}
+    prompt["weighed"] = dict(prompt["SDSLoss"])
+    prompt["weighed"]["inputs"] = prompt["SDSLoss"]["inputs"] | {"loss": ["reward", 0]}
+    prompt["weighed saved"] = dict(prompt["SDSLoss saved"])
+    prompt["weighed saved"]["inputs"] = prompt["SDSLoss saved"]["inputs"] | {
+        "gaussians": ["weighed", 0],
+        "filename_prefix": "baselines/weighed",
+    }
+    run = comfyui.run({id: each for id, each in prompt.items() if not id.startswith("other")})
+    own, weighed = (saved(comfyui, run, name).read_bytes() for name in ("SDSLoss", "weighed"))
+    assert own != weighed
+    prompt["weighed"]["inputs"] |= {"loss": ["wrong", 0]}
+    failed = comfyui.run(prompt | {"wrong": wrong})
+    assert failed.status == "error" and "loss is CDS, which does not draw" in failed.error
+
+
 def test_vsd_trains_goes_on_where_it_stopped_and_leaves_the_prior_as_it_was(comfyui, branches):
     half = {"steps": 2, "schedule_steps": 4}
     runs = {

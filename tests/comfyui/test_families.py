@@ -269,6 +269,27 @@ def test_without_a_negative_branch_guidance_has_no_effect_at_any_level(probing, 
     assert said["levels"] > 900 and said["text"] == 0 and max(said["apart"]) < 1e-5
 
 
+def test_auto_fills_in_what_suits_the_model_and_tells_it(probing, info):
+    prompt, _ = made(info, "Z-Image")
+    prompt |= {
+        "prompts": node(info, "ViewPrompts", prior=["prior", 0], prompt="a red mug"),
+        "cameras": node(info, "OrbitCameras", values="auto"),
+        "start": node(info, "InitGaussians", count=200, scale=0.04, opacity=0.12),
+        "sds": node(info, "SDSLoss", values="auto", guidance=3.0),
+        "cds": node(info, "CDSLoss", values="auto"),
+        "both": node(info, "CombineLosses", loss_a=["sds", 0], loss_b=["cds", 0]),
+        "run": optimize(info, "start", loss=["both", 0], image_size=64, steps=1, views=1),
+    }
+    prompt["save"] = node(info, "SaveGaussians", gaussians=["run", 0], filename_prefix="auto")
+    run = succeeded(probing.run(prompt))
+    assert np.isfinite(columns(saved(probing, run, "save"))).all()
+    log = probing.log.read_text(encoding="utf-8")
+    # its pictures are made at guidance 4, Stable Diffusion's at 7.5
+    assert "auto for Z-Image (MODEL): guidance 47.2, t_min 43" in log
+    assert "guidance_start 47.2" in log and "(untried: Consistent3D's at the same noise" in log
+    assert "overhead_share 0, distance_min 1.5" in log
+
+
 def test_lcm_is_a_distilled_model_of_fifty_levels(probing, info):
     prompt, links = made(info, "SD 1.5")
     prompt["lcm"] = node(info, "ModelSamplingDiscrete", model=["source", 0], sampling="lcm")

@@ -108,7 +108,7 @@ def said(probing, info):
 def given(info, kind, later=()):
     """The node's inputs by name, as they are in a prompt with these."""
     values = node(info, kind, **dict(later))["inputs"]
-    return {name: value for name, value in values.items() if name != "preset"}
+    return {name: value for name, value in values.items() if name not in ("preset", "values")}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -158,6 +158,8 @@ def test_what_came_later_is_advanced_and_stands_last(info):
             for name, _, options in declared_inputs(info[f"Distill3D_{kind}"])
             if "default" in options
         ]
+        if kind in KINDS:
+            assert declared.pop()[0] == "values"
         last = declared[-len(later) :]
         assert {name for name, _ in last} == set(later), kind
         assert all(options.get("advanced") for _, options in last), kind

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -31,21 +32,6 @@ def test_iou_is_the_shared_part_of_all_that_is_covered():
     solid = torch.tensor([0.0, 1.0, 1.0, 0.0])
     assert metrics.iou(edge, solid) == metrics.iou(solid, edge) == 1
     assert metrics.iou(torch.zeros(2), torch.zeros(2)) == 0
-
-
-def test_edge_energy_is_the_slope_of_the_luma_over_the_truths_inside_the_silhouette():
-    ramp = torch.linspace(0, 1, 11)[None, None, :, None].expand(1, 11, 11, 3)
-    covered = torch.ones(1, 11, 11, 1)
-    assert metrics.edge_energy(ramp, ramp, covered) == pytest.approx(1)
-    assert metrics.edge_energy(0.3 * ramp, ramp, covered) == pytest.approx(0.3, abs=1e-5)
-    assert metrics.edge_energy(ramp.transpose(1, 2), ramp, covered) == pytest.approx(1)
-    # the outline and what is outside do not count
-    half = covered.clone()
-    half[:, :, 6:] = 0
-    outside = ramp.clone()
-    outside[:, :, 6:] = 0
-    assert metrics.edge_energy(outside, ramp, half) == pytest.approx(1)
-    assert math.isnan(metrics.edge_energy(ramp, 0 * ramp, covered))
 
 
 def test_psnr_is_twenty_decibels_for_an_error_of_a_tenth():
@@ -100,6 +86,29 @@ def test_ratios_compare_the_result_with_the_truth():
     uncolored = metrics.score(seen, truth, colored=False)
     assert uncolored.iou == 1 and all(
         math.isnan(v) for v in (uncolored.psnr, uncolored.saturation, uncolored.contrast)
+    )
+
+
+def test_edge_energy_is_the_slope_inside_and_not_the_silhouettes():
+    ramp = torch.zeros(1, 12, 12, 3)
+    ramp[:] = (0.3 * torch.arange(12) / 10)[:, None] + 0.4 * torch.arange(12)[:, None, None] / 10
+    inside = torch.zeros(1, 12, 12, 1, dtype=torch.bool)
+    inside[:, 3:9, 3:9] = True
+    outlined = torch.where(inside, ramp, 1.0)  # a jump to white
+    assert metrics.edge_energy(ramp, inside) == pytest.approx(0.05, rel=1e-4)  # 0.03 and 0.04
+    assert metrics.edge_energy(outlined, inside) == pytest.approx(0.05, rel=1e-4)
+    assert metrics.edge_energy(ramp, torch.zeros_like(inside)) == 0
+
+
+def test_a_softened_picture_has_weaker_edges_than_the_truth_and_a_noisy_one_stronger():
+    seen, truth = pictured([0.9, 0.1, 0.1])
+    soft = torch.where(seen.alpha > 0, 0.3 + 0.5 * seen.color, seen.color)
+    noise = 0.05 * torch.randn(seen.color.shape, generator=torch.Generator().manual_seed(0))
+    assert metrics.score(seen, truth).edges == 1
+    assert metrics.score(replace(seen, color=soft), truth).edges == pytest.approx(0.5, rel=1e-5)
+    assert metrics.score(replace(seen, color=seen.color + noise), truth).edges > 1.1
+    assert math.isnan(
+        metrics.score(seen, replace(truth, color=torch.full((1, 8, 8, 3), 0.5))).edges
     )
 
 

@@ -19,9 +19,19 @@ LIBRARY = WEB / "gsplat.mjs"
 # nodes of settings, whose effect no one picture shows
 WITHOUT_PICTURE = {
     f"Distill3D_{name}"
-    for name in ("Penalties", "Densification", "Refining", "RunOptions", "MeshPenalties", "Recover")
+    for name in (
+        "Penalties",
+        "Densification",
+        "Refining",
+        "RunOptions",
+        "MeshPenalties",
+        "Recover",
+        "RewardLoss",
+        "PictureScorer",
+    )
 }
 WITHOUT_NUMBERS = {"Distill3D_PreviewGaussians", "Distill3D_ScoreViews", "Distill3D_Recover"}
+WITHOUT_NUMBERS |= {"Distill3D_PictureScorer"}
 
 
 def scripts():
@@ -160,7 +170,7 @@ def test_page_of_the_prompts_lists_the_words_of_the_embedded_prior(place):
 
 def test_losses_link_to_their_papers():
     losses = [id for id in nodes() if id.endswith("Loss")]
-    assert len(losses) == 11
+    assert len(losses) == 12
     assert all("https://arxiv.org/abs/" in help_page(id) for id in losses)
 
 

@@ -14,6 +14,7 @@ TYPES = {
     "DISTILL3D_CAMERAS": "cameras",
     "DISTILL3D_GAUSSIANS": "Gaussians",
     "DISTILL3D_LOSS": "loss",
+    "DISTILL3D_SCORER": "picture scorer",
     "DISTILL3D_DEGRADATION_MAP": "degradation map",
     "DISTILL3D_LEARNING_RATES": "learning rates",
     "DISTILL3D_PENALTIES": "penalties",

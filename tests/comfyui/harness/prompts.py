@@ -24,7 +24,7 @@ NODES = {
         "CDSLoss", "VDMLoss", "PictureLoss", "ScheduleLosses", "DegradationMap", "LearningRates", "Penalties",
         "Densification", "Refining", "RunOptions", "MeshPenalties", "InitText",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "RFDSLoss",
-        "CombineLosses", "Optimize",
+        "CombineLosses", "RewardLoss", "PictureScorer", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",
         "LoadGaussians", "ToyboxTruth", "SceneCameras", "InitScene", "InitMesh", "InitSplat", "PreviewGaussians",
         "QualityPreset", "ControlPrior", "Recover", "SamplePicture", "ReferenceViews", "CutSheet",
