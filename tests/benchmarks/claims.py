@@ -40,6 +40,7 @@ EXPERIMENTS = {
     "dca": "--prompts 24 --seeds 1 --steps 400",
     "psi": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "views": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
+    "text": "--prompts 32 --seeds 2 --steps 267",
     "quickstart": "--prompts 32 --seeds 1 --steps 200",
     "published": "--prompts 12 --seeds 1 --steps 400",
     "growth": "--prompts 12 --seeds 1 --steps 400",

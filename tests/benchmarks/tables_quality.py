@@ -8,7 +8,19 @@ import statistics
 
 import claims
 from quality_statistics import groups, paired, summary
-from table_format import HERE, SCORES, change, grid, percent, result, rows, scores, table, whole
+from table_format import (
+    HERE,
+    SCORES,
+    change,
+    grid,
+    percent,
+    result,
+    rows,
+    scores,
+    spread,
+    table,
+    whole,
+)
 
 LOSSES = {
     ("default", "sds"): "SDS (guidance 2.5, t from 50)",
@@ -76,6 +88,35 @@ def losses_all() -> str:
             entries.append(("the same, other captions", others[key]))
         lines += [[n, e["steps"], e["objects"], *scores(e)] for n, e in entries]
     return grid(("Loss", "Steps", "Objects", *SCORES), lines)
+
+
+STARTS = {"ball": "a random ball", "text": "Init from Text"}
+
+
+@table
+def text_start() -> str:
+    """What begins from a ball and from a text, and what that start scores alone."""
+    found = rows("text")
+    alone = [row for row in found if row["config"] == "text" and row["loss"] == "sds"]
+    (start,) = summary(
+        [row | {"iou": row["iou_start"], "psnr": row["psnr_start"]} for row in alone]
+    )
+    lines = []
+    for entry in sorted(summary(found), key=lambda e: (e["loss"], e["config"])):
+        kind = STARTS[entry["config"].split(",")[0]]
+        steps = whole(entry["steps_to_iou90"]) if entry.get("steps_to_iou90") else ""
+        lines.append([
+            kind, entry["loss"].upper(), entry["steps"], entry["objects"],
+            spread(entry["iou"], entry["iou_error"], 3), spread(entry["psnr"], entry["psnr_error"], 1),
+            f"{steps} ({percent(entry['reached_iou90'])})", percent(entry["r_precision_all"]), f"{entry['edges']:.2f}",
+        ])  # fmt: skip
+    own = [
+        spread(start["iou"], start["iou_error"], 3),
+        spread(start["psnr"], start["psnr_error"], 1),
+    ]
+    lines.append(["Init from Text", "none", 0, start["objects"], *own, "", "", ""])
+    titles = ("From", "Loss", "Steps", "Objects", "IoU", "PSNR, dB", "Steps to IoU 0.90")
+    return grid((*titles, "Strict R-precision", "Edges"), lines, texts=2)
 
 
 @table
