@@ -11,6 +11,7 @@ from quality_statistics import groups, paired, summary
 from table_format import (
     HERE,
     SCORES,
+    UNMEASURED,
     change,
     grid,
     percent,
@@ -97,6 +98,8 @@ STARTS = {"ball": "a random ball", "text": "Init from Text"}
 def text_start() -> str:
     """What begins from a ball and from a text, and what that start scores alone."""
     found = rows("text")
+    if not found:
+        return UNMEASURED
     alone = [row for row in found if row["config"] == "text" and row["loss"] == "sds"]
     (start,) = summary(
         [row | {"iou": row["iou_start"], "psnr": row["psnr_start"]} for row in alone]
