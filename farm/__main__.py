@@ -38,6 +38,7 @@ def main(words: list[str] | None = None) -> int:
         dry_run=given.dry_run,
         retry=given.retry,
         dashboard=given.dashboard,
+        hung=60.0 * given.hung,
     )
     try:
         return farm(settings)
@@ -121,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="of each worker on the CPU; with 1 (the default) an object has the"
         " same bits on any number of workers",
+    )
+    parser.add_argument(
+        "--hung",
+        type=_positive,
+        default=30,
+        metavar="MINUTES",
+        help="without an autosave or a line in its log after which a ComfyUI is ended and its"
+        " object goes on in a new one; default: 30",
     )
     parser.add_argument(
         "--scratch", metavar="FOLDER", help="for files on their way; default: the system's own"

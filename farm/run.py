@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .checks import checked
+from .engines.comfyui import HUNG
 from .engines.server import find_comfyui
 from .errors import FarmError
 from .graph import Graph, Job, read_graph
@@ -53,6 +54,7 @@ class Settings:
     dry_run: bool = False
     retry: bool = False
     dashboard: bool = False
+    hung: float = HUNG
 
 
 def farm(settings: Settings, say: Callable[[str], None] = print) -> int:
@@ -164,21 +166,32 @@ def _make(
 
 
 class _Packer:
-    """Adds workers to the GPUs while that makes more objects an hour."""
+    """Adds workers to the GPUs while that makes more objects an hour.
+
+    A number is judged from when all its workers have started and made an object each on average:
+    until then they load networks and try kernels.
+    """
 
     def __init__(self, slots: Slots, pool: Pool, abouts: dict[int, Entry], bar: Progress) -> None:
         self.slots, self.pool, self.abouts, self.bar = slots, pool, abouts, bar
         self.packing: Packing | None = None
-        self._since, self._objects = time.monotonic(), 0
+        self._since: float | None = None  # of the measurement; None: not yet
+        self._objects: int | None = None  # made before; None: not all have started
 
     def look(self) -> None:
         memory = min((about.get("gpu_memory", 0) for about in self.abouts.values()), default=0)
         self.packing = self.packing or self.slots.packing(memory)
-        packing = self.packing
-        if packing is None or packing.settled:
+        packing, workers = self.packing, len(self.pool)
+        if packing is None or packing.settled or len(self.abouts) < workers:
             return
+        if self._objects is None:
+            self._objects = self.bar.made
         objects = self.bar.made - self._objects
-        if objects < ROUND * len(self.pool):
+        if self._since is None:
+            if objects >= workers:
+                self._since, self._objects = time.monotonic(), self.bar.made
+            return
+        if objects < ROUND * workers:
             return
         rate = objects / (time.monotonic() - self._since) * 3600
         before = packing.count
@@ -189,7 +202,7 @@ class _Packer:
         for _ in range(max(0, before - after) * self.slots.gpus):
             if (idle := self.pool.retire()) is not None:
                 self.slots.ray.kill(idle.actor)
-        self._since, self._objects = time.monotonic(), self.bar.made
+        self._since = self._objects = None
 
 
 def _dry_run(
@@ -224,7 +237,7 @@ def _options(settings: Settings, graph: Graph) -> Options:
     out = open_store(settings.out).address
     return Options(
         out, "", settings.engine, comfyui, str(settings.models or ""), settings.flags,
-        settings.threads, 0.0, settings.scratch,
+        settings.threads, 0.0, settings.scratch, settings.hung,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .engines.base import Engine, Made, RefusedError
+from .engines.comfyui import HUNG
 from .graph import Job, Prompt
 from .manifest import DONE, REFUSED, Entry, record_name, write_record
 from .packing import start_mps
@@ -46,6 +47,7 @@ class Options:
         threads: of a worker on the CPU
         gpu: share of a GPU; 0: the CPU
         scratch: folder for what is on its way; None: the machine's own
+        hung: seconds without a sign of life after which a ComfyUI is ended
     """
 
     out: str
@@ -57,6 +59,7 @@ class Options:
     threads: int = 1
     gpu: float = 0.0
     scratch: str | None = None
+    hung: float = HUNG
 
 
 class Worker:
@@ -209,7 +212,9 @@ def make_engine(options: Options, folder: Path) -> Engine:
     from .engines.comfyui import ComfyEngine
 
     cpu = not options.gpu
-    return ComfyEngine(Path(options.comfyui), folder, cpu, options.threads, options.flags)
+    return ComfyEngine(
+        Path(options.comfyui), folder, cpu, options.threads, options.flags, options.hung
+    )
 
 
 def leave_root() -> None:

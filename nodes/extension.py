@@ -11,6 +11,7 @@ from .export.mesh import ExportMesh
 from .init.gaussians import InitGaussians, InitScene
 from .init.shap_e import InitShapE
 from .init.shapes import InitMesh, InitSplat
+from .init.text import InitText
 from .look.inspect import InspectGuidance
 from .look.preview import PreviewGaussians
 from .look.render import RenderViews
@@ -69,6 +70,7 @@ class Distill3D(ComfyExtension):
             InitMesh,
             *([InitSplat] if HAS_SPLAT else []),
             InitShapE,
+            InitText,
             InitScene,
             CDSLoss,
             VDMLoss,

@@ -18,6 +18,7 @@ POLL, SLOWEST = 0.05, 0.5  # seconds between looks at a job, at first and later
 AUTOSAVE = "distill3d/autosave"
 RUN = "distill3d_run"
 LOST = 4  # calls that may fail in a row while the process lives
+HUNG = 1800.0  # seconds that a job may be without an autosave or a line in the log
 
 
 class NodeError(RuntimeError):
@@ -28,10 +29,16 @@ class ComfyEngine:
     """See `Server`."""
 
     def __init__(
-        self, tree: Path, folder: Path, cpu: bool, threads: int, flags: Sequence[str] = ()
+        self,
+        tree: Path,
+        folder: Path,
+        cpu: bool,
+        threads: int,
+        flags: Sequence[str] = (),
+        hung: float = HUNG,
     ) -> None:
         self.server = Server(tree, folder, cpu, threads, flags)
-        self._memory = 0
+        self._memory, self._hung = 0, hung
 
     def start(self) -> Mapping[str, Any]:
         if not self.server.alive:
@@ -86,6 +93,7 @@ class ComfyEngine:
     def _followed(self, id: str, key: str, keep: Keep, old: set[Path]) -> dict[str, Any]:
         """The history's entry of the prompt once it has ended; autosaves go to ``keep``."""
         pause, lost, told = POLL, 0, old
+        sign, seen = (0, 0), time.monotonic()  # of life: how long the log is, how many autosaves
         while True:
             self.server.check_alive("died")
             try:
@@ -100,6 +108,15 @@ class ComfyEngine:
             if entry is not None:
                 break
             told |= self._kept(key, keep, told)
+            if (now := (self.server.log.stat().st_size, len(told))) != sign:
+                sign, seen = now, time.monotonic()
+            elif time.monotonic() - seen > self._hung:
+                tail = self.server.tail()
+                self.server.stop()
+                raise ServerDiedError(
+                    f"ComfyUI hung: no autosave and no line in its log for {self._hung:g} s."
+                    f" It is started again; --hung sets the limit.\n{tail}"
+                )
             time.sleep(pause)
             pause = min(SLOWEST, pause * 1.2)
         self.server.post("/history", {"delete": [id]})

@@ -111,7 +111,10 @@ def _prior(context: Context, model: str, precision: str = "auto", lora: str = "n
         folder = TOYBOX if model == EMBEDDED else (context.models or Path()) / model
         auto = torch.float16 if context.device.type == "cuda" else torch.float32
         dtype = PRECISIONS.get(precision, auto)
-        context.priors[wanted] = load_diffusers(folder, context.device, dtype)
+        loaded = load_diffusers(folder, context.device, dtype)
+        if context.device.type == "cuda":
+            loaded.accelerate()  # for good: to record graphs takes as long as many steps
+        context.priors[wanted] = loaded
     return (context.priors[wanted],)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..devices.streams import send
+
 
 @dataclass(frozen=True)
 class Cameras:
@@ -60,6 +62,10 @@ class Cameras:
         return self._map(
             lambda value: value.to(device, dtype if value.is_floating_point() else None)
         )
+
+    def send(self, device: torch.device) -> Cameras:
+        """The same cameras, from the CPU on a device that is busy, without waiting for it."""
+        return self._map(lambda value: send(value, device))
 
     def resize(self, size: int | tuple[int, int]) -> Cameras:
         """The same views at another resolution: ``size`` pixels, one number or (width, height)."""

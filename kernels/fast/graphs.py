@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..devices.autograd import Function
 from ..devices.streams import graphs_alive, is_out_of_memory, recording_stream, uses_async_allocator
+from ..devices.team import alone
 from . import graph_trial
 
 log = logging.getLogger(__name__)
@@ -63,13 +64,14 @@ class Graphed:
             and graph_trial.allowed()
         ):
             try:
-                self.graphs[key] = self._recorded([value.clone() for value in given])
+                with alone():
+                    self.graphs[key] = self._recorded([value.clone() for value in given])
             except Exception as error:
                 self.most = 0
                 warn_of_no_graph(self.name, error)
         self.seen.add(key)
         if key not in self.graphs:
-            with tuned(self.attention_first):
+            with alone(), tuned(self.attention_first):
                 return self.function(*given)
         graph, inputs, output = self.graphs[key]
         for place, value in zip(inputs, given, strict=True):
@@ -116,7 +118,8 @@ class GraphedGradient:
             and graph_trial.allowed()
         ):
             try:
-                self.graphs[key] = _Pair(self.function, images)
+                with alone():
+                    self.graphs[key] = _Pair(self.function, images)
                 graphs_alive.add(self)
             except Exception as error:
                 self.most = 0
@@ -124,7 +127,7 @@ class GraphedGradient:
         if differentiable and key in self.graphs:
             output: Tensor = _Replay.apply(images, self.graphs[key])
             return output
-        with tuned():
+        with alone(), tuned():
             return self.function(images)
 
     def drop(self) -> None:

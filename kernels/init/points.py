@@ -43,7 +43,7 @@ def from_points(
             )
     if not bool(points.isfinite().all()):
         raise ValueError("points hold values that are NaN or infinite; remove those points first.")
-    sigma = _spacing(points) if scale is None else torch.full_like(points[:, 0], scale)
+    sigma = spacing(points) if scale is None else torch.full_like(points[:, 0], scale)
     log_scales = sigma.log()[:, None].repeat(1, 3)
     if normals is None:
         quats = torch.tensor([1.0, 0, 0, 0]).to(points).repeat(len(points), 1)
@@ -53,8 +53,8 @@ def from_points(
     return make_cloud(points.clone(), log_scales, quats, opacity_logit, colors, sh_degree)
 
 
-def _spacing(points: Tensor) -> Tensor:
-    """[N] mean distance to the three nearest other points, within SCALE_LIMITS."""
+def spacing(points: Tensor) -> Tensor:
+    """Mean distance [N] of points [N,3] to their three nearest others, within SCALE_LIMITS."""
     neighbours = min(4, len(points))
     if neighbours < 2:
         return points.new_full((len(points),), SCALE_LIMITS[1])

@@ -57,7 +57,8 @@ def predict(
         if not wanted:
             continue
         null = next(
-            (k for k, other in enumerate(conditionings) if _same(other, against.null)), len(parts)
+            (k for k, other in enumerate(conditionings) if same_memory(other, against.null)),
+            len(parts),
         )
         if null == len(parts):
             parts.append((_taken(against.null, wanted), wanted))
@@ -154,7 +155,7 @@ def _taken(text: Conditioning, rows: Sequence[int]) -> Conditioning:
     return Conditioning.cat([text.index(slice(row, row + 1)) for row in rows])
 
 
-def _same(a: Conditioning, b: Conditioning) -> bool:
+def same_memory(a: Conditioning, b: Conditioning) -> bool:
     """Whether both are views of the same memory; comparing values would mean to wait for the
     device.
     """

@@ -54,8 +54,8 @@ class Bounds:
         """Radians of azimuth and elevation, logarithms of distance and focal length [R,4] of free
         numbers ``raw`` [R,4]."""
         angle = math.radians(self.angle)
-        most = raw.new_tensor([angle, angle, math.log1p(self.distance), math.log1p(self.fov)])
-        return most * raw.tanh()
+        most = (angle, angle, math.log1p(self.distance), math.log1p(self.fov))
+        return torch.stack([m * r for m, r in zip(most, raw.tanh().unbind(1), strict=True)], 1)
 
 
 def motion(cameras: Cameras, offsets: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,8 @@ def motion(cameras: Cameras, offsets: Tensor) -> tuple[Tensor, Tensor]:
     centre[:, 2] = 1.0
     moved = (centre * (away * distance.exp())[:, None])[..., None]
     shift = moved - turn @ (centre * away[:, None])[..., None]
-    last = offsets.new_tensor([0.0, 0, 0, 1]).expand(len(offsets), 1, 4)
+    last = offsets.new_zeros(len(offsets), 1, 4)
+    last[..., 3] = 1.0
     return torch.cat([torch.cat([turn, shift], 2), last], 1), focal.exp()
 
 
@@ -149,4 +150,8 @@ def _rotation(axis: Tensor, angle: Tensor) -> Tensor:
     zero = torch.zeros_like(x)
     cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero], 1).reshape(-1, 3, 3)
     sine, cosine = angle.sin()[:, None, None], angle.cos()[:, None, None]
-    return torch.eye(3).to(axis) + sine * cross + (1 - cosine) * (cross @ cross)
+    return (
+        torch.eye(3, dtype=axis.dtype, device=axis.device)
+        + sine * cross
+        + (1 - cosine) * (cross @ cross)
+    )

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..cameras.pinhole import Cameras
+from ..devices.streams import send
 from .adam import adam
 from .aligned import PARTS, moved, traced
+from .palette import palette_distance, palette_of
 from .references import References, ssim
 from .subject import RenderedViews, Subject
 
@@ -33,6 +35,7 @@ class Guide:
         masks = None if own.masks is None else own.masks.detach().to(device, torch.float32)
         self.own, self.cameras = own, own.cameras.to(device, torch.float32)
         self.images, self.masks = own.images.detach().to(device, torch.float32), masks
+        self.palette = None if masks is None else palette_of(self.images, masks)
 
     def start(self, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Where the cameras are, with moments; as ``carried`` says if it is of as many pictures."""
@@ -59,14 +62,24 @@ class Guide:
         """The subject's renders from the cameras of this step's pictures, at ``share`` 0..1 of the
         schedule.
         """
-        index = torch.tensor(self.chosen(step), device=self.images.device)
+        index = send(torch.tensor(self.chosen(step)), self.images.device)
         cameras, bounds = self.cameras[index], self.own.bounds
-        backgrounds = torch.rand(len(index), 3, generator=generator).to(self.images)
+        backgrounds = send(torch.rand(len(index), 3, generator=generator), self.images.device)
         raw = learned["offsets"].detach().requires_grad_(bounds.free)
         offsets = bounds.offsets(raw)[index]
         here = moved(cameras, offsets) if bounds.free else cameras
         seen = subject.render(params, here, backgrounds, bounds.free or self.own.spare > 0)
         return Look(self, index, cameras, offsets, here, backgrounds, seen, raw, share)
+
+    def elsewhere(
+        self, seen: RenderedViews, backgrounds: Tensor, share: float
+    ) -> dict[str, Tensor]:
+        """Weighted terms by name of the loss's own views, on ``backgrounds`` [V,3]."""
+        if self.palette is None or not self.own.palette:
+            return {}
+        weight = self.own.palette * (1 - self.own.fade * share)
+        away = palette_distance(seen.color, seen.alpha, backgrounds, self.palette)
+        return {"reference_palette": weight * away}
 
     def learned(
         self,
@@ -122,7 +135,7 @@ class Look:
         layers = torch.cat([seen.color, seen.alpha], -1)
         if guide.own.bounds.free:
             ahead = 1 - (share - PICTURES_FROM) / (PICTURES_WHOLE - PICTURES_FROM)
-            own = spared(layers, torch.tensor(min(max(ahead, 0.0), 1.0)).to(layers))
+            own = spared(layers, min(max(ahead, 0.0), 1.0))
             layers = traced(own, seen.alpha, seen.depth, cameras, offsets)
         self.color, self.alpha = layers[..., :3], layers[..., 3:]
 
@@ -188,7 +201,7 @@ class Look:
         return {**params, name: spared(paint, seen.view(shape))}
 
 
-def spared(value: Tensor, share: Tensor) -> Tensor:
+def spared(value: Tensor, share: Tensor | float) -> Tensor:
     """``value`` as it is, of whose gradient ``share`` 0..1 is withheld."""
     return value + share * (value.detach() - value)
 

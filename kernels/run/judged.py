@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,26 +16,39 @@ from .settings import RunSettings
 from .subject import RenderedViews
 
 
-def judged(
-    prior: Prior,
-    settings: RunSettings,
-    rendering: RenderedViews,
-    cameras: Cameras,
-    generator: torch.Generator,
-) -> Tensor:
-    """[V,3,H,W] of one step, [V,4,H,W] with alpha where the prior takes it;
-    ``generator``, on the CPU, decides whether it is mirrored or depth.
+@dataclass(frozen=True)
+class Judging:
+    """How one step's renders are shown.
+
+    Args:
+        mirrored: left and right exchanged
+        depth: the `disparity` picture in place of the colours
+        size: pixels that they are stretched to; None: as they are
     """
+
+    mirrored: bool = False
+    depth: bool = False
+    size: int | None = None
+
+
+def draw_judging(settings: RunSettings, generator: torch.Generator) -> Judging:
+    """One step's, by a ``generator`` on the CPU."""
+    if not (settings.flip_share or settings.depth_share):
+        return Judging(size=settings.judged_size)
+    flip, depth = torch.rand(2, generator=generator).tolist()
+    return Judging(flip < settings.flip_share, depth < settings.depth_share, settings.judged_size)
+
+
+def judged(prior: Prior, judging: Judging, rendering: RenderedViews, cameras: Cameras) -> Tensor:
+    """[V,3,H,W] of one step, [V,4,H,W] with alpha where the prior takes it."""
     shown, alpha = rendering.color, rendering.alpha
-    if settings.flip_share or settings.depth_share:
-        flip, depth = torch.rand(2, generator=generator).tolist()
-        if depth < settings.depth_share:
-            near = disparity(rendering.depth, rendering.alpha, focal_lengths(cameras))
-            shown = near.expand(-1, -1, -1, 3)
-        if flip < settings.flip_share:
-            shown, alpha = shown.flip(2), alpha.flip(2)
+    if judging.depth:
+        near = disparity(rendering.depth, rendering.alpha, focal_lengths(cameras))
+        shown = near.expand(-1, -1, -1, 3)
+    if judging.mirrored:
+        shown, alpha = shown.flip(2), alpha.flip(2)
     images = encoder_input(prior, shown, alpha)
-    if settings.judged_size is None:
+    if judging.size is None:
         return images
-    size = (settings.judged_size, settings.judged_size)
+    size = (judging.size, judging.size)
     return F.interpolate(images, size, mode="bilinear", align_corners=False)

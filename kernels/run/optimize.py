@@ -31,8 +31,9 @@ from .learning_rates import sh_shares
 from .penalties import disparity, penalties
 from .references import References
 from .settings import OptimizeSettings
+from .shared_views import prepared_prior
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, prepared_prior
+from .step import Progress, Run
 
 
 def optimize(
@@ -126,6 +127,7 @@ class CloudSubject:
 
     owner = "Optimize"
     noun = "cloud"
+    renders_anywhere = True
 
     def tensors(self) -> dict[str, Tensor]:
         return self.cloud.tensors()

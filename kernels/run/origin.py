@@ -21,6 +21,7 @@ UNTOLD = frozenset(
         "max_bad_steps",
         "accelerate",
         "micro_batch",
+        "devices",
         "render_backend",
     )
 )

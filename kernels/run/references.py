@@ -29,12 +29,13 @@ class References:
     Args:
         images: [R,H,W,3] sRGB 0..1
         cameras: [R], of W x H pixels
-        masks: [R,H,W,1] 0..1, 1 where the object is; None: not known, and the run's own outline is
-            taken in its place
+        masks: [R,H,W,1] 0..1, 1 where the object is; None: not known: the run's own outline is
+            taken in its place, and neither silhouette nor palette says anything
         color: weight of the squared difference of the pictures, 0..1, on random backgrounds
         silhouette: of the squared difference of the masks
         structure: of 1 - SSIM of the pictures (Wang et al. 2004)
-        fade: share, 0..1, of the three weights that is lost by the end of the schedule
+        palette: of the squared distance of the loss's own views from the pictures' colours
+        fade: share, 0..1, of these weights that is lost by the end of the schedule
         spare: share, 0..1, of the prior's say that is withheld where a picture sees the surface
         bounds: how far the cameras may move
         views: pictures in a step, in turn where there are more
@@ -43,13 +44,14 @@ class References:
     images: Tensor
     cameras: Cameras
     masks: Tensor | None = None
-    color: float = 20_000.0
-    silhouette: float = 20_000.0
+    color: float = 60_000.0
+    silhouette: float = 60_000.0
     structure: float = 0.0
     fade: float = 0.0
-    spare: float = 0.9
+    spare: float = 1.0
     bounds: Bounds = field(default_factory=Bounds)
     views: int = 4
+    palette: float = 40_000.0
 
     def __len__(self) -> int:
         return len(self.images)
@@ -117,7 +119,7 @@ class References:
                     )
 
     def _check_numbers(self) -> None:
-        for name in ("color", "silhouette", "structure"):
+        for name in ("color", "silhouette", "structure", "palette"):
             value = getattr(self, name)
             if not 0 <= value < math.inf:
                 raise ValueError(f"lambda_{name} is {value}; give a finite number of 0 or more.")
@@ -144,7 +146,7 @@ class References:
         for part in parts:
             digest.update(part.detach().to("cpu", torch.float32).numpy().tobytes())
         weights = (self.color, self.silhouette, self.structure, self.fade, self.spare)
-        digest.update(repr((weights, self.bounds, self.views)).encode())
+        digest.update(repr((weights, self.palette, self.bounds, self.views)).encode())
         return f"{len(self)} pictures {digest.hexdigest()[:8]}"
 
     def square(self, size: int) -> References:

@@ -31,8 +31,9 @@ from .mesh_penalties import (
 )
 from .references import References
 from .settings import NORMAL_AXES, RefineSettings
+from .shared_views import prepared_prior
 from .state import TrainingState, fresh_state
-from .step import Progress, Run, prepared_prior
+from .step import Progress, Run
 
 # world units or 0..1: a mesh so near to what its training state makes was not edited since
 SAME = 1e-5
@@ -197,6 +198,7 @@ class MeshSubject:
 
     owner = "Refine Mesh"
     noun = "mesh"
+    renders_anywhere = False
 
     def tensors(self) -> dict[str, Tensor]:
         return self.params

@@ -22,6 +22,7 @@ PENALTY_FORMS = ("edges", "consistent3d")
 NORMAL_AXES = {"right up front": (0, 1, 2), "front right up": (2, 0, 1)}
 SEED_MAX = 2**64 - 1
 UNTRAINED_GRAYS = (0.3, 0.7)
+ONE, AUTO = "one", "auto"  # of devices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +90,13 @@ class RunSettings(WatchSettings, ViewSettings):
     Args:
         accelerate: fast networks on CUDA; None: if the run is long enough
         micro_batch: through the prior's networks, to save memory; 0: all views
+        devices: that share the views of a step, see `shared_views.chosen`
     """
 
-    # These two change no result beyond rounding, and so are no part of what tells two runs apart.
+    # These change no result beyond rounding, and so are no part of what tells two runs apart.
     accelerate: bool | None = field(default=None, repr=False)
     micro_batch: int = field(default=0, repr=False)
+    devices: str = field(default=ONE, repr=False)
 
     @property
     def needs_depth(self) -> bool:
@@ -138,6 +141,7 @@ class RunSettings(WatchSettings, ViewSettings):
             )
         if self.seed > SEED_MAX:
             raise ValueError(f"seed is {self.seed}; give a whole number within 0..{SEED_MAX}.")
+        named_devices(self.devices)
         if self.background not in BACKGROUNDS:
             raise ValueError(
                 f"background is {self.background!r}; choose one of {', '.join(BACKGROUNDS)}."
@@ -257,6 +261,20 @@ class RefineSettings(RunSettings):
                 "Refine Mesh: normals say nothing about colours. Set lr_colors to 0 with judged"
                 " 'normal'."
             )
+
+
+def named_devices(text: str) -> list[torch.device]:
+    """The devices in `RunSettings.devices`; none in ONE and AUTO. Raises ValueError for what names
+    none."""
+    if text.strip() in (ONE, AUTO):
+        return []
+    try:
+        return [torch.device(name.strip()) for name in text.split(",")]
+    except RuntimeError:
+        raise ValueError(
+            f"devices is {text!r}; write one (the prior's own), auto (all GPUs of its model), or"
+            " names with commas between, such as cuda:0,cuda:1."
+        ) from None
 
 
 def _check_count(name: str, value: object, low: int) -> None:

@@ -4,11 +4,11 @@ loss, move.
 
 from __future__ import annotations
 
+import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
-from typing import Any, Generic
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ..devices.streams import send
 from ..files.notes import note
 from ..gaussians.cloud import Gaussians
 from ..losses.base import Loss, Views, identity
-from ..priors.base import REPAYING_STEPS, Prior, running
+from ..priors.base import Prior
 from ..priors.prompts import ViewPrompts
 from ..priors.view_conditioning import (
     condition_on_views,
@@ -28,12 +28,12 @@ from ..priors.view_conditioning import (
 )
 from .adam import adam, all_finite, clipped_norms
 from .guide import Guide, Look
-from .judged import judged
+from .judged import draw_judging
 from .kept import DivergedError, diverged_message, forget_locals, last_good_note
-from .memory import check_memory
 from .origin import differences, origin
 from .references import References
 from .settings import RunSettings, background_range, draw_backgrounds
+from .shared_views import fallen_back, parts_of, rendered_and_encoded, shared, whole_gradients
 from .state import TrainingState, random_streams
 from .subject import Rendered, RenderedViews, Result, Subject
 
@@ -70,18 +70,6 @@ class Progress(Generic[Result]):
     result: Callable[[], Result]
     preview: Callable[[], Tensor]
     viewer_cloud: Callable[[], Gaussians]
-
-
-@contextmanager
-def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) -> Iterator[None]:
-    """Inside, gradients flow whatever the caller's mode, and the prior is at its best for so many
-    steps. Raises ValueError where a step cannot fit into memory.
-    """
-    accelerate = steps >= REPAYING_STEPS if settings.accelerate is None else settings.accelerate
-    with torch.inference_mode(False), torch.enable_grad():
-        check_memory(prior, settings, owner)
-        with running(prior, accelerate, settings.micro_batch):
-            yield
 
 
 class Run(Generic[Result, Rendered]):
@@ -231,36 +219,58 @@ class Run(Generic[Result, Rendered]):
         return _result(self._snapshot())
 
     def step(self) -> dict[str, Tensor]:
+        """One more; once again on one device where it fails on several."""
+        if not shared(self.prior):
+            return self._step()
+        loss, before = copy.copy(self.loss), self.state
+        try:
+            return self._step()
+        except RuntimeError as error:
+            diverged = isinstance(error, DivergedError)
+            if diverged or not fallen_back(self.prior, self.subject.owner, error):
+                raise
+        self.loss, self.state = loss, before
+        self.streams = random_streams(before.seed, before.generators)
+        return self._step()
+
+    def _step(self) -> dict[str, Tensor]:
         settings, subject, step = self.settings, self.subject, self.steps_taken + 1
         check = step == self.steps or step % settings.check_every == 0
         before = self._snapshot() if check else None
         sampled = self.sampler.at(self.state.step).sample(
             settings.views, self.size, self.streams["cameras"], views_per_group=self.views_per_group
         )
-        cameras = _move(sampled, self.device)
+        cameras = sampled.send(self.device)
         params = {
             name: value.detach().requires_grad_() for name, value in subject.tensors().items()
         }
         backgrounds = self._backgrounds()
         look = self._look(params)
         movable = params if look is None else look.spare(subject, params)
-        rendering = subject.render(movable, cameras, backgrounds, self.depth)
         # Not clamped to 0..1: the prior pulls colours that overshoot back, a clamp would leave them
         # stuck.
-        posterior = self.streams["posterior"] if settings.sample_posterior else None
-        latents = self.prior.encode(
-            judged(self.prior, settings, rendering, cameras, self.streams["augment"]), posterior
+        rendering, latents = rendered_and_encoded(
+            self.prior,
+            subject,
+            movable,
+            cameras,
+            backgrounds,
+            self.depth,
+            draw_judging(settings, self.streams["augment"]),
+            self.streams["posterior"] if settings.sample_posterior else None,
         )
         value, logs = self.loss(
             latents, self._views(sampled, cameras, rendering), self.streams["noise"]
         )
         extra = subject.penalties(params, rendering, cameras, backgrounds)
         free = []
-        if look is not None:
+        if look is not None and self.guide is not None:
             extra = extra | look.terms()
+            extra = extra | self.guide.elsewhere(rendering, backgrounds, self._share)
             free = [look.raw] if look.raw.requires_grad else []
         total = value + sum(extra.values())
-        sources = [*params.values(), *subject.traced_tensors(rendering), *free]
+        traced = [each for part in parts_of(rendering) for each in subject.traced_tensors(part)]
+        sources = [*params.values(), *traced, *free]
         found = torch.autograd.grad(total, sources, allow_unused=True, materialize_grads=True)
         gradients, to_cameras = found[: len(found) - len(free)], found[len(found) - len(free) :]
         by_name = dict(zip(params, gradients, strict=False))
@@ -280,7 +290,7 @@ class Run(Generic[Result, Rendered]):
         self.subject, state = with_params.adapt(
             state,
             self.schedule_steps,
-            [*gradients[len(params) :]],
+            whole_gradients(gradients[len(params) :], len(parts_of(rendering)), self.device),
             rendering,
             accept,
             self.streams["densify"],
@@ -387,11 +397,3 @@ class Run(Generic[Result, Rendered]):
 def _result(moment: tuple[Subject[Result, Rendered], TrainingState]) -> Result:
     subject, state = moment
     return subject.result(state)
-
-
-def _move(cameras: Cameras, device: torch.device) -> Cameras:
-    tensors = {f.name: getattr(cameras, f.name) for f in fields(cameras)}
-    with_params: dict[str, Any] = {
-        name: send(v, device) for name, v in tensors.items() if isinstance(v, Tensor)
-    }
-    return replace(cameras, **with_params)

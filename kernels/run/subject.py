@@ -42,6 +42,9 @@ class Subject(Protocol[Result, Rendered]):
     @property
     def noun(self) -> str: ...  # and what it moves
 
+    @property
+    def renders_anywhere(self) -> bool: ...  # whether `render` works on whatever device it is given
+
     def tensors(self) -> dict[str, Tensor]:
         """What the steps move, by name."""
         ...

@@ -206,6 +206,17 @@ class RunOptions(io.ComfyNode):
                     low=0.001,
                     step=0.05,
                 ),
+                io.String.Input(
+                    "devices",
+                    default=DEFAULTS.devices,
+                    optional=True,
+                    advanced=True,
+                    tooltip=(
+                        "GPUs that share the views of each step. one: the prior's own. auto: all of"
+                        " its model, in runs of 100 steps or more. Or names: cuda:0,cuda:1. Give"
+                        " views that they can halve. Only for priors from a diffusers folder."
+                    ),
+                ),
             ],
             outputs=[
                 types.RunOptions.Output(
@@ -219,8 +230,10 @@ class RunOptions(io.ComfyNode):
         cls,
         clip_norm_start: float | None = RunSettings.clip_norm_start,
         clip_norm_end: float | None = RunSettings.clip_norm_end,
+        devices: str | None = RunSettings.devices,
     ) -> bool | str:
-        values = {"clip_norm_start": clip_norm_start, "clip_norm_end": clip_norm_end}
+        values: dict[str, Any] = {"clip_norm_start": clip_norm_start, "devices": devices}
+        values["clip_norm_end"] = clip_norm_end
         return validate(cls, values, RunSettings)
 
     @classmethod

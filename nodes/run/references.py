@@ -78,7 +78,7 @@ class ReferenceViews(io.ComfyNode):
                     tooltip=(
                         "plain: the object is what the mask, the alpha or, without either, the"
                         " plain background leaves. busy: neither is there; colours are taken where"
-                        " the object has come to be, and its outline from words alone."
+                        " the object has come to be; outline and other sides are for words alone."
                     ),
                 ),
                 io.Mask.Input(
@@ -111,7 +111,7 @@ class ReferenceViews(io.ComfyNode):
                 _number("fade", 0.0, 0.0, 1.0, 0.1,
                     "Share of the weights, 0..1, that is lost by the end of the schedule. For"
                     " pictures that disagree. Ours.", advanced=True),
-                _number("spare", 0.9, 0.0, 1.0, 0.1,
+                _number("spare", References.spare, 0.0, 1.0, 0.1,
                     "Share of the prior's say, 0..1, that is withheld where a picture sees the"
                     " surface, so that words do not repaint it. Ours.", advanced=True),
                 _number("refine_angle", 0.0, 0.0, 45.0, 1.0,
@@ -130,6 +130,10 @@ class ReferenceViews(io.ComfyNode):
                     advanced=True,
                     tooltip="Pictures in a step; of more they take turns. Time grows with it.",
                 ),
+                _number("lambda_palette", References.palette, 0.0, 1e6, 100.0,
+                    "Weight of the mean squared difference of all other views from the nearest"
+                    " colour, in any shade, that the pictures show. 0: other sides may have any"
+                    " colour. Ours.", advanced=True),
             ],
             outputs=[
                 types.References.Output(
@@ -176,6 +180,7 @@ class ReferenceViews(io.ComfyNode):
         lambda_structure: float = References.structure,
         fade: float = References.fade,
         spare: float = References.spare,
+        lambda_palette: float = References.palette,
     ) -> io.NodeOutput:
         check_declared(cls, {"sheet": sheet, "distance": distance, "fov_y": fov_y})
         with torch.inference_mode(False):
@@ -195,6 +200,7 @@ class ReferenceViews(io.ComfyNode):
                 spare,
                 Bounds(refine_angle, refine_distance, refine_fov),
                 at_once,
+                lambda_palette,
             ).check()
             shown = references.images
             if outlines is not None:

@@ -28,6 +28,7 @@ from pictures_toys import Toy, busy_background, drawn, pictures
 from quality import write
 from quality_plan import Setup, assignments, build, captions_of, changed, configured, weights_of
 from quality_statistics import paired
+from strips import save_sheet
 
 from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.evaluate.judgement import judge_cameras, judgement
@@ -43,7 +44,7 @@ from distill3d.kernels.run.references import References
 from distill3d.kernels.toybox.data import FOV_Y
 from distill3d.kernels.toybox.models import load_judge
 
-MEASURES = 1  # raised when the toys or what a row holds change
+MEASURES = 2  # raised when the toys or what a row holds change
 SIZE = 128
 RESOLUTION = 256  # pixels of the given pictures
 SIDES = {"front": 0.0, "left": 90.0, "back": 180.0, "right": -90.0}
@@ -165,20 +166,6 @@ def found(own: References, result: Gaussians) -> dict[str, float]:
     }  # fmt: skip
 
 
-def save_sheet(file: Path, lines: list[tuple[str, torch.Tensor]]) -> None:
-    from PIL import Image, ImageDraw
-
-    band, size = 14, SIZE
-    sheet = Image.new("RGB", (size * len(SHOWN), (size + band) * len(lines)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (text, views) in enumerate(lines):
-        draw.text((3, i * (size + band) + 1), text, "black")
-        strip = (torch.cat(list(views), 1).clamp(0, 1) * 255).round().byte().numpy()
-        sheet.paste(Image.fromarray(strip), (0, i * (size + band) + band))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
-
-
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means of each config, and of its paired differences from the caption alone."""
     by_config: dict[str, list[dict[str, Any]]] = {}
@@ -236,7 +223,9 @@ def main(words: list[str] | None = None) -> None:
         prior = weights_of(options)
     except (KeyError, ValueError) as error:
         parser.error(str(error))
-    weights = [getattr(base, n) for n in ("color", "silhouette", "structure", "fade", "spare")]
+    weights = [
+        getattr(base, n) for n in ("color", "silhouette", "structure", "fade", "spare", "palette")
+    ]
     told = f"{setup!r} {prior} {weights} {BOUNDS} {MEASURES}"
     stamp = hashlib.sha256(told.encode()).hexdigest()[:12]
     rows: list[dict[str, Any]] = []

@@ -34,7 +34,7 @@ class Toy:
     """A caption's toy with what the caption does not say.
 
     Args:
-        stretch: factors along x, y and z, 0..1
+        stretch: factors along x, y and z, 0..1; `drawn` leaves z, the depth seen from the front
         phase: world units by which the pattern is moved
         band: colour of what lies above `height`; None: as the caption says
         height: share of the toy's height
@@ -53,7 +53,7 @@ def drawn(caption: Caption, seed: int) -> Toy:
     u = torch.rand(9, generator=generator).tolist()
     others = [name for name in COLORS if name not in (caption.color, caption.second)]
     band = others[int(u[6] * len(others))] if u[7] < BANDED else None
-    stretch = (1 - STRETCH * u[0], 1 - STRETCH * u[1], 1 - STRETCH * u[2])
+    stretch = (1 - STRETCH * u[0], 1 - STRETCH * u[1], 1.0)  # no front picture tells the depth
     return Toy(caption, stretch, (0.2 * u[3], 0.2 * u[4], 0.2 * u[5]), band, 0.55 + 0.2 * u[8])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ LOSSES: dict[str, Any] = {
     "sctd": SCTD(guidance=4.0, t_min=200),
     "rfds": RFDS(guidance=2.5, t_min=50),
 }  # fmt: skip
+POINTS = Path(__file__).parents[2] / "models/text_to_points/points.safetensors"
 MEASURES = 2  # raised when what a row holds changes: older ones are then done again
 TUNING_SEED, TUNING_PROMPTS = 7, 24
 # What settings were ever chosen on: the captions of TUNING_SEED, and others of earlier sweeps. None
@@ -78,6 +80,23 @@ class Init:
     sh_degree: int = 0
 
 
+def fingerprint(files: Iterable[Path]) -> str:
+    digests = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+    return hashlib.sha256(digests).hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class TextInit:
+    """Arguments of `from_text`, and a fingerprint of its model's weights."""
+
+    count: int = 20_000
+    opacity_logit: float = 0.0
+    weights: str = field(default_factory=lambda: fingerprint([POINTS]))
+
+
+INITS: dict[str, Callable[[], Init | TextInit]] = {"ball": Init, "text": TextInit}
+
+
 @dataclass(frozen=True)
 class Prompts:
     """Arguments of `view_prompts`."""
@@ -98,7 +117,7 @@ class Setup:
     loss: Any
     steps: int
     settings: OptimizeSettings = field(default_factory=OptimizeSettings)
-    init: Init = field(default_factory=Init)
+    init: Init | TextInit = field(default_factory=Init)
     cameras: OrbitSampler = field(default_factory=OrbitSampler)
     prompts: Prompts = field(default_factory=Prompts)
 
@@ -162,8 +181,13 @@ def build(loss: str, steps: int, backend: str, changes: dict[str, Any]) -> Setup
         raise ValueError(f"loss {loss!r} is not one of {', '.join(LOSSES)}.")
     losses, settings = (SHORT_LOSSES, SHORT_SETTINGS) if steps <= SHORT else (LOSSES, SETTINGS)
     setup = Setup(losses[loss], steps, replace(settings, render_backend=backend))
+    if (kind := changes.get("init", "ball")) not in INITS:
+        raise ValueError(f"--set init={kind}: it is one of {', '.join(INITS)}.")
+    setup = replace(setup, init=INITS[kind]())
     for key, value in changes.items():
         part, _, rest = key.partition(".")
+        if key == "init":
+            continue
         if part in LOSSES and rest:
             if part != loss:
                 changed(LOSSES[part], rest, value, key)
@@ -271,6 +295,4 @@ def weights_of(options: argparse.Namespace) -> str:
     weights = sorted(options.prior.glob("*/*.safetensors"))
     if not weights:
         raise ValueError(f"--prior {options.prior} holds no pipeline with safetensors weights.")
-    return hashlib.sha256(
-        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in weights)
-    ).hexdigest()[:12]
+    return fingerprint(weights)

@@ -13,13 +13,16 @@ Row = dict[str, Any]
 
 # For each, a mean over the rows that have it. Ratios: 1 is right. Shares: 0..1.
 SCORES = (
-    "iou", "psnr", "false_alpha", "saturation", "contrast", "judge_category", "judge_color", "judge_view", "janus",
-    "r_precision", "r_precision_all", "consistency", "consistency_fresh", "seconds", "seconds_per_step", "evaluations",
-    "evaluations_trained", "steps_to_iou80", "seconds_to_iou80", "gaussians",
+    "iou", "psnr", "false_alpha", "saturation", "contrast", "edges", "judge_category",
+    "judge_color", "judge_view", "janus", "r_precision", "r_precision_all", "consistency",
+    "consistency_fresh", "seconds", "seconds_per_step", "evaluations", "evaluations_trained",
+    "steps_to_iou80", "seconds_to_iou80", "steps_to_iou90", "seconds_to_iou90", "iou_start",
+    "psnr_start", "gaussians",
 )  # fmt: skip
 SHOWN = (
-    "iou", "psnr", "false_alpha", "saturation", "contrast", "judge_category", "r_precision", "r_precision_all", "janus",
-    "consistency", "seconds", "evaluations", "steps_to_iou80",
+    "iou", "psnr", "false_alpha", "saturation", "contrast", "edges", "judge_category",
+    "r_precision", "r_precision_all", "janus", "consistency", "seconds", "evaluations",
+    "steps_to_iou80",
 )  # fmt: skip
 BASELINE, COMPARED = "sds", ("iou", "psnr")
 
@@ -103,9 +106,10 @@ def summary(rows: list[Row]) -> list[Row]:
                 r["truth"][name] for r in members if r.get("truth", {}).get(name) is not None
             ]:
                 entry[f"{name}_truth"] = _rounded(statistics.fmean(truths))
-        entry["reached_iou80"] = _rounded(
-            statistics.fmean(r.get("steps_to_iou80") is not None for r in members)
-        )
+        for level in (80, 90):
+            entry[f"reached_iou{level}"] = _rounded(
+                statistics.fmean(r.get(f"steps_to_iou{level}") is not None for r in members)
+            )
         entry["diverged"] = sum("diverged" in r for r in members)
         base = (
             (config, BASELINE)

@@ -25,6 +25,7 @@ import torch
 from pictures_toys import Toy, pictures, toy_mesh
 from quality import write
 from quality_plan import assignments, captions_of, changed
+from strips import save_sheet
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.cameras.pinhole import orbit
@@ -143,20 +144,6 @@ def main(words: list[str] | None = None) -> None:
             save_sheet(options.sheet, lines)
     toy_mesh.cache_clear()
     print(json.dumps(result))
-
-
-def save_sheet(file: Path, lines: list[tuple[str, torch.Tensor]]) -> None:
-    from PIL import Image, ImageDraw
-
-    band = 14
-    sheet = Image.new("RGB", (SIZE * len(SHOWN), (SIZE + band) * len(lines)), "white")
-    draw = ImageDraw.Draw(sheet)
-    for i, (text, views) in enumerate(lines):
-        draw.text((3, i * (SIZE + band) + 1), text, "black")
-        strip = (torch.cat(list(views), 1).clamp(0, 1) * 255).round().byte().numpy()
-        sheet.paste(Image.fromarray(strip), (0, i * (SIZE + band) + band))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(file)
 
 
 if __name__ == "__main__":

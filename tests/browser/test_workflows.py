@@ -26,7 +26,12 @@ SMALL = {
     params=[
         "classic canvas",
         "nodes 2.0",
-        pytest.param("nodes 2.0, recipes", marks=pytest.mark.nightly(reason="laid out as one is")),
+        *(
+            pytest.param(
+                f"{where}, recipes", marks=pytest.mark.nightly(reason="all are made alike")
+            )
+            for where in ("classic canvas", "nodes 2.0")
+        ),
     ],
 )
 def opened(request, play, comfyui):
@@ -34,14 +39,14 @@ def opened(request, play, comfyui):
     on the canvas.
     """
     where = request.param
-    nodes2 = where != "classic canvas"
-    names = {"classic canvas": prompts.NAMES, "nodes 2.0": TRIED}.get(where, prompts.RECIPES)
+    nodes2 = where.startswith("nodes")
+    names = prompts.RECIPES if where.endswith("recipes") else TRIED
     told = play(
         "layouts.mjs",
         where.replace(" ", "-").replace(",", ""),
         comfyui,
         workflows=[str(prompts.file_of(name)) for name in names],
-        run=[] if nodes2 else [str(prompts.file_of(name)) for name in CLICKED],
+        run=[] if where != "classic canvas" else [str(prompts.file_of(name)) for name in CLICKED],
         nodes2=nodes2,
         values=SMALL,
     )
@@ -90,14 +95,14 @@ def test_workflows_open_with_every_node_known_and_in_its_place(opened):
 def test_each_opens_where_note_first_group_and_loop_can_be_read(opened, request):
     if "nodes 2.0" in request.node.name:
         pytest.skip("tried on the classic canvas")
-    assert len(opened.facts["opened"]) == len(prompts.NAMES)
+    assert len(opened.facts["opened"]) == len(opened.facts["layouts"])
     for name, seen in opened.facts["opened"].items():
         readable(name, seen)
 
 
 def test_first_click_of_run_starts_them(opened, request):
-    if "nodes 2.0" in request.node.name:
-        pytest.skip("tried on the classic canvas")
+    if "[classic canvas]" not in request.node.name:
+        pytest.skip("tried on the classic canvas, with the others")
     started = opened.facts["started"]
     *embedded, recipe = CLICKED
     assert {name: started[name] for name in embedded} == dict.fromkeys(embedded, "runs")

@@ -9,7 +9,7 @@ from replay import DTYPES, Numbers, close
 from distill3d.kernels.cameras.pinhole import focal_lengths, turntable
 from distill3d.kernels.meshes.rasterize import edges_of
 from distill3d.kernels.run.adam import clipped_norms
-from distill3d.kernels.run.judged import judged
+from distill3d.kernels.run.judged import draw_judging, judged
 from distill3d.kernels.run.learning_rates import LearningRates
 from distill3d.kernels.run.mesh_penalties import offset_sum, vertex_normal_consistency
 from distill3d.kernels.run.penalties import Regularizers, disparity, penalties, total_variation
@@ -105,7 +105,10 @@ class Seen:
 def shown(prior=None, **settings):
     generator = torch.Generator().manual_seed(0)
     cameras = turntable(2, size=16)
-    runs = [judged(prior, RunSettings(**settings), Seen, cameras, generator) for _ in range(200)]
+    runs = [
+        judged(prior, draw_judging(RunSettings(**settings), generator), Seen, cameras)
+        for _ in range(200)
+    ]
     return torch.stack(runs)
 
 
@@ -125,8 +128,9 @@ def test_a_prior_that_takes_alpha_is_given_it_mirrored_like_the_colours():
         alpha = Seen.color[..., :1]
 
     prior, generator = SimpleNamespace(takes_alpha=True), torch.Generator().manual_seed(0)
+    settings = RunSettings(flip_share=0.5)
     runs = [
-        judged(prior, RunSettings(flip_share=0.5), Fading, turntable(2, size=16), generator)
+        judged(prior, draw_judging(settings, generator), Fading, turntable(2, size=16))
         for _ in range(20)
     ]
     assert all(torch.equal(run[:, 3], run[:, 0]) for run in runs)

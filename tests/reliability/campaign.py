@@ -1,12 +1,13 @@
 """Injects faults into real ComfyUI servers and reports what was lost.
 
     python tests/reliability/campaign.py [--faults NAME,...] [--trials N] [--seed N]
-        [--report FILE] [--base DIR]
+        [--report FILE] [--base DIR] [--join FILE ...]
 
 --faults: by default all, see `--list`; a family's name (kills, files, ...) stands for all of its
 own.
 --trials: of each, instead of the number that the committed report has. The report grows trial by
-trial, and a command that was cut off goes on where it was when it is given again. Ends with 1 if
+trial, and a command that was cut off goes on where it was when it is given again. --join: nothing
+is tried; the trials of these reports, of other seeds, are added to the report. Ends with 1 if
 anything was lost, overwritten, wrong, dead or raw. Linux only.
 """
 
@@ -84,7 +85,13 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path("output/reliability.json"))
     parser.add_argument("--base", type=Path, help="of the servers; else a folder that goes again")
     parser.add_argument("--list", action="store_true", help="only the names")
+    parser.add_argument("--join", type=Path, nargs="+", help="reports to add to the report")
     options = parser.parse_args()
+    if options.join:
+        report = Report(options.report)
+        for file in options.join:
+            report.join(json.loads(file.read_text(encoding="utf-8")))
+        return said(report, list(report.content["faults"]))
     with tempfile.TemporaryDirectory() as passing:
         base = (options.base or Path(passing)).resolve()
         known = faults(base / "sound")

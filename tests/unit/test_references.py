@@ -19,6 +19,7 @@ from distill3d.kernels.run.checkpoint import load_training, save_training
 from distill3d.kernels.run.guide import Guide, spared
 from distill3d.kernels.run.optimize import optimize
 from distill3d.kernels.run.outlines import plain_outlines
+from distill3d.kernels.run.palette import palette_distance, palette_of
 from distill3d.kernels.run.references import References
 
 LOSS = SDS(guidance=1.0)
@@ -110,6 +111,37 @@ def test_without_masks_the_renders_own_outline_stands_in_and_holds_no_silhouette
     assert set(look.terms()) == {"reference_color"}
     empty = look.seen.alpha < 1e-3
     assert float(((look.color - look._target()).abs() * empty).max()) < 1e-3
+
+
+def test_other_sides_are_held_to_the_pictures_colours_in_any_shade():
+    palette = palette_of(
+        torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.1, 0.8]]).repeat(1, 8, 8, 1), torch.ones(1, 8, 16, 1)
+    )
+    assert sorted(palette.round(decimals=4).tolist()) == [
+        pytest.approx([0.1, 0.1, 0.8]), pytest.approx([0.8, 0.1, 0.1])
+    ]  # fmt: skip
+    backgrounds = torch.tensor([[0.0, 1.0, 0.0]])
+    alpha = torch.tensor([1.0, 1.0, 1.0, 0.0]).view(1, 2, 2, 1)
+    color = torch.tensor([[0.64, 0.08, 0.08], [0.1, 0.1, 0.9], [0.1, 0.8, 0.1], [0.0, 1.0, 0.0]])
+    color = color.view(1, 2, 2, 3).requires_grad_()
+    away = palette_distance(color, alpha, backgrounds, palette)
+    (pull,) = torch.autograd.grad(away, color)
+    # a darker red and a brighter blue are shades of what is shown, green is not, empty is nothing
+    assert float(pull[0, 0, 0].abs().max()) < 1e-6 and float(pull[0, 0, 1].abs().max()) < 0.01
+    assert float(pull[0, 1, 0, 1]) > 0.1 and float(pull[0, 1, 1].abs().max()) == 0
+
+
+def test_a_palette_repaints_what_the_prior_would_leave_grey():
+    ball = red_ball()
+    plain = pictures_of(ball, color=300.0, silhouette=300.0, spare=0.0, palette=0.0)
+    start = replace(ball, sh=ball.sh * 0)
+    back = orbit(torch.tensor([180.0]), 0.0, 2.0, 40.0, SIZE)
+
+    def redness(references):
+        seen = render(run(start, references, 40), back, 0.0)
+        return float((seen.color[..., 0] - seen.color[..., 1]).sum() / seen.alpha.sum())
+
+    assert redness(replace(plain, palette=20_000.0)) > redness(plain) + 0.2
 
 
 def test_what_a_picture_sees_is_the_near_side_that_faces_it():
@@ -293,6 +325,7 @@ GOOD = pictures_of(red_ball(), (0.0, 90.0))
         ({"color": -1.0}, "lambda_color is -1.0"),
         ({"color": 0.0, "silhouette": 0.0}, "all 0"),
         ({"fade": 1.5}, "fade is 1.5"),
+        ({"palette": -1.0}, "lambda_palette is -1.0"),
         ({"views": 0}, "views is 0"),
         ({"bounds": Bounds(angle=60.0)}, "refine_angle is 60.0"),
     ],

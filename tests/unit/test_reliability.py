@@ -45,6 +45,22 @@ def test_a_report_goes_on_where_it_was_cut_off(tmp_path):
     assert again.content["faults"]["kill"]["problems"][0]["seed"] == "0 kill 1"
 
 
+def test_reports_of_campaigns_side_by_side_are_added_up(tmp_path):
+    reports = [Report(tmp_path / f"{seed}.json", {"seed": seed}) for seed in (0, 1)]
+    for seed, report in enumerate(reports):
+        trial = Trial(f"{seed} kill 0", answer=0.5, figures={"seconds": 1.0 + seed})
+        trial.found(LOST, f"gone {seed}")
+        report.add("kill", trial)
+    reports[1].add("cancel", Trial("1 cancel 0"))
+    reports[0].join(reports[1].content)
+    joined = Report(tmp_path / "0.json").content
+    assert joined["about"] == [{"seed": 0}, {"seed": 1}]
+    kill, cancel = joined["faults"]["kill"], joined["faults"]["cancel"]
+    assert (kill["trials"], kill[LOST], kill["answers"]) == (2, 2, {"0.50": 2})
+    assert [p["what"] for p in kill["problems"]] == ["gone 0", "gone 1"]
+    assert kill["figures"] == {"seconds": 2.0} and cancel["trials"] == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "message", "is_raw"),
     [

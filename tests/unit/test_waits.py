@@ -14,13 +14,16 @@ from test_text_cache import LOSSES
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
+from distill3d.kernels.cameras.pinhole import orbit
 from distill3d.kernels.init.ball import random_ball
 from distill3d.kernels.losses.combine import Combined, Scheduled
 from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.priors.control import ControlledPrior, ControlSettings
 from distill3d.kernels.priors.diffusers.loading import load_diffusers
 from distill3d.kernels.priors.prompts import view_prompts
+from distill3d.kernels.run.aligned import Bounds
 from distill3d.kernels.run.optimize import optimize
+from distill3d.kernels.run.references import References
 from distill3d.kernels.run.settings import OptimizeSettings
 
 # what gives Python a value of a tensor: item, bool and float; torch.equal; an index of unknown size
@@ -103,6 +106,23 @@ def test_a_prior_that_is_shown_the_shape_does_not_wait_either(prior):
         torch.manual_seed(3)
         net = ControlNetModel.from_unet(prior.unet, conditioning_embedding_out_channels=(8, 16))
     assert not waits_of(SDS(), ControlledPrior(prior, net, ControlSettings()))
+
+
+def test_no_step_with_pictures_waits_either(prior):
+    """Nor does what a step holds beside the loss: pictures, their palette, cameras that move."""
+    ball = random_ball(60, scale=0.08, opacity_logit=2.0)
+    pictures = References(
+        torch.rand(2, 16, 16, 3), orbit(torch.tensor([0.0, 90.0]), 0.0, 2.0, 40.0, 16),
+        torch.eye(16)[..., None].repeat(2, 1, 1, 1), bounds=Bounds(10.0, 0.1, 0.1),
+    )  # fmt: skip
+    told = []
+    with Waits() as waits:
+        optimize(
+            ball, SDS(), prior, view_prompts(prior, "a mug"), OrbitSampler(), 4,
+            OptimizeSettings(views=2, preview_every=0),
+            on_step=lambda _: told.append(sum(waits.seen.values())), references=pictures,
+        )  # fmt: skip
+    assert told[1] == told[2]  # the last one reads the count of bad steps
 
 
 def test_a_question_would_be_counted(prior):

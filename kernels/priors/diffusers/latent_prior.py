@@ -4,6 +4,7 @@ folder on disk.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from ..folder import WEIGHTS
 from ..lora import LoraAdapter
 from ..noise_schedule import NoiseSchedule, noise_from_output
 from ..prompts import AROUND, OVERHEAD
+from ..replicas import Replicas, copied
 from ..syntax import tell
 from ..text_cache import TextCache
 from ..weights import read_whole
@@ -46,6 +48,7 @@ class DiffusersPrior:
     usual_around: tuple[str, ...] = AROUND
     usual_overhead: tuple[str, ...] = OVERHEAD
     views_per_group = 1  # rows of the U-Net that must not be parted
+    replicas: Replicas | None = None  # while a run shares its views over devices
     _fast: Accelerated | None = None
     _offload: SequentialOffload | None = None
 
@@ -197,6 +200,24 @@ class DiffusersPrior:
         The posterior's mean, or with a generator a sample of it (its noise is drawn on the
         generator's device).
         """
+        noise = self.posterior_noise(images.shape, generator)
+        if self.replicas is not None:
+            return self.replicas.encode(images, noise)
+        return self.encode_with(images, noise)
+
+    def posterior_noise(
+        self, shape: Sequence[int], generator: torch.Generator | None
+    ) -> Tensor | None:
+        """What `encode` draws for images of ``shape`` [B,3,H,W], on the prior's device."""
+        if generator is None:
+            return None
+        sides = (side // self.downscale for side in shape[2:])
+        latents = (shape[0], self.latent_channels, *sides)
+        noise = torch.randn(latents, generator=generator, device=generator.device)
+        return send(noise, self.device)
+
+    def encode_with(self, images: Tensor, noise: Tensor | None) -> Tensor:
+        """`encode` with the posterior's noise [B,C,h,w] given; None: its mean."""
         dtype: torch.dtype = next(self.vae.parameters()).dtype
         scale: list[Tensor] = []
         scaled = dtype == torch.float16
@@ -212,11 +233,7 @@ class DiffusersPrior:
         latents, log_variance = (
             ScaleGradient.apply(moments, scale) if scaled else moments.float()
         ).chunk(2, 1)
-        if generator is not None:
-            noise = send(
-                torch.randn(latents.shape, generator=generator, device=generator.device),
-                latents.device,
-            )
+        if noise is not None:
             latents = latents + (0.5 * log_variance.clamp(-30, 20)).exp() * noise
         return (latents - self.shift) * self.scaling
 
@@ -245,9 +262,10 @@ class DiffusersPrior:
         """Noise estimates [B,C,h,w] float32, one per conditioning, from one U-Net call over all of
         them; Perp-Neg's branches too. Raises ValueError when a conditioning does not hold one row
         per latent."""
-        return perp_neg.predict(
-            self._noise, z_t, t, [c.to(self.device) for c in conditionings], self.views_per_group
-        )
+        texts = [c.to(self.device) for c in conditionings]
+        if self.replicas is not None:
+            return self.replicas.predict(z_t, t, texts, self.views_per_group)
+        return perp_neg.predict(self._noise, z_t, t, texts, self.views_per_group)
 
     def _noise(self, z_t: Tensor, t: Tensor, text: Conditioning) -> Tensor:
         self._bring("unet")
@@ -310,6 +328,24 @@ class DiffusersPrior:
         on a CUDA device.
         """
         self._fast = Accelerated(self.unet, self.vae, self.name)
+
+    def replica(self, device: torch.device) -> DiffusersPrior:
+        """The same prior with copies of its networks on ``device``; the text encoder stays.
+
+        Raises ValueError while its networks take turns on a device.
+        """
+        if self._offload:
+            raise ValueError(
+                f"prior {self.name!r} has one network on the device at a time (low_vram), so that"
+                " other devices cannot have copies. Switch low_vram off, or run on one device."
+            )
+        other = copy.copy(self)
+        other._fast = other.replicas = None
+        for name, module in vars(self).items():
+            if isinstance(module, nn.Module) and module is not self.text_encoder:
+                setattr(other, name, copied(module, device))
+        other.schedule = self.schedule.to(device)
+        return other
 
     def adapter(self, rank: int) -> LoraAdapter:
         """A LoRA of that rank on the U-Net's attention. Raises ValueError when peft is not

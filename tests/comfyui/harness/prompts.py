@@ -22,7 +22,7 @@ NODES = {
     for name in (
         "LoadDiffusionPrior", "DiffusionPriorFromModel", "ViewPrompts", "OrbitCameras", "InitGaussians", "InitShapE",
         "CDSLoss", "VDMLoss", "PictureLoss", "ScheduleLosses", "DegradationMap", "LearningRates", "Penalties",
-        "Densification", "Refining", "RunOptions", "MeshPenalties",
+        "Densification", "Refining", "RunOptions", "MeshPenalties", "InitText",
         "SDSLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "VSDLoss", "SDILoss", "SCTDLoss", "RFDSLoss",
         "CombineLosses", "TraCeLoss", "RewardLoss", "PictureScorer", "Optimize",
         "RenderViews", "ScoreViews", "InspectGuidance", "ExportMesh", "RefineMesh", "SaveGaussians",

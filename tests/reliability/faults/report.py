@@ -45,12 +45,12 @@ class Trial:
 class Report:
     """A JSON file that grows trial by trial; another command goes on where one was cut off."""
 
-    def __init__(self, path: Path, about: dict[str, Any]) -> None:
+    def __init__(self, path: Path, about: dict[str, Any] | None = None) -> None:
         self.path = path
         self.content: dict[str, Any] = {"about": [], "faults": {}}
         if path.is_file():
             self.content = json.loads(path.read_text(encoding="utf-8"))
-        if about not in self.content["about"]:
+        if about is not None and about not in self.content["about"]:
             self.content["about"].append(about)
 
     def done(self, fault: str) -> int:
@@ -73,6 +73,21 @@ class Report:
         for name, value in trial.figures.items():
             figures = entry.setdefault("figures", {})
             figures[name] = max(value, figures.get(name, value))
+        self.save()
+
+    def join(self, other: dict[str, Any]) -> None:
+        """Adds what a campaign of another seed, which ran beside this one, has found."""
+        self.content["about"] += [one for one in other["about"] if one not in self.content["about"]]
+        for fault, theirs in other["faults"].items():
+            ours = self.content["faults"].setdefault(fault, {"answers": {}, "problems": []})
+            for count in ("trials", *KINDS):
+                ours[count] = ours.get(count, 0) + theirs[count]
+            ours["answers"] = dict(Counter(ours["answers"]) + Counter(theirs["answers"]))
+            ours["problems"] = (ours["problems"] + theirs["problems"])[:SHOWN]
+            if figures := theirs.get("figures"):
+                known = ours.get("figures", {})
+                ours["figures"] = {n: max(v, known.get(n, v)) for n, v in figures.items()}
+        self.content["endurance"] = other.get("endurance") or self.content.get("endurance", [])
         self.save()
 
     def save(self) -> None:
