@@ -35,6 +35,7 @@ class TinyPrior:
         DiffusersPrior._extra_inputs,
     )
     _bring, _offload = DiffusersPrior._bring, DiffusersPrior._offload
+    replicas = DiffusersPrior.replicas
 
     def __init__(self, prediction="epsilon", dtype=torch.float32):
         from diffusers import UNet2DConditionModel
