@@ -67,6 +67,7 @@ LATER = {  # node: its inputs that a prompt may leave out, none at its default
         "clip_norm_start": 2.0,
         "clip_norm_end": 8.0,
         "clip_norm_share": 0.25,
+        "devices": "cpu",
     },
     "Densification": {
         "strategy": "gradients",

@@ -7,10 +7,12 @@ import torch
 
 from distill3d.kernels.cameras.orbit import OrbitSampler
 from distill3d.kernels.losses.cds import CDS
+from distill3d.kernels.losses.combine import Combined
 from distill3d.kernels.losses.csd import CSD
 from distill3d.kernels.losses.ism import ISM
 from distill3d.kernels.losses.nfsd import NFSD
 from distill3d.kernels.losses.picture import Picture
+from distill3d.kernels.losses.reward import Reward
 from distill3d.kernels.losses.rfds import RFDS
 from distill3d.kernels.losses.sctd import SCTD
 from distill3d.kernels.losses.sdi import SDI
@@ -18,6 +20,8 @@ from distill3d.kernels.losses.sds import SDS
 from distill3d.kernels.losses.suited import (
     TIMESTEPS,
     VALUES,
+    Auto,
+    settled,
     suited_cameras,
     suited_loss,
     suited_size,
@@ -125,3 +129,19 @@ def test_cameras_of_open_models_are_consistent3ds():
     many = suited_cameras(OrbitSampler(), prior("", views_per_group=4)).settings
     assert many.overhead_share == 0 and many.elevation_max == 30
     many.check(4)
+
+
+def test_values_are_filled_in_wherever_they_are_asked_for_and_told_to_that_node():
+    told = []
+    parts = [Auto(SDS(guidance=3.0), "6"), CDS(guidance_start=2.0), Auto(VDM(), "7")]
+    reward = Reward(Auto(SDS(), "8"), len)
+    found = settled(
+        Combined([*parts, reward], [1.0] * 4), prior("SD20"), 512, lambda *each: told.append(each)
+    )
+    assert found.losses[0] == SDS() and found.losses[1] == CDS(guidance_start=2.0)
+    assert found.losses[2].t_min == 21 and found.losses[3].loss == SDS()
+    assert [node for _, node in told] == ["6", "7", "8"]
+    assert told[0][0].startswith("auto for SD20: guidance 101")
+    cameras = settled(Auto(OrbitSampler(), "9"), prior("SD20"), 512, lambda *each: None)
+    assert cameras.distance_min == 1.5
+    assert settled(OrbitSampler(), prior("SD20"), 512, None) == OrbitSampler()
