@@ -112,10 +112,10 @@ def suited_loss(settings: Any, prior: Any, pixels: int) -> Suited:
     kind = key(prior)
     if kind == EMBEDDED:
         mark = told.get("embedded_mark", "measured here")
-        return _said(settings, base | told["embedded"], kind, mark)
+        return _said(settings, base | told["embedded"], mark)
     base |= told.get("others", {})
     if kind in told.get("tried_with", VALUES["tried_with"]) or kind == MULTIVIEW:
-        return _said(settings, base, prior.name, f"{told['mark']} ({told['by']})")
+        return _said(settings, base, f"{told['mark']} ({told['by']})")
     flow = bool(told.get("flow"))
     home = NoiseSchedule.flow(FLOW_SHIFT) if flow else NoiseSchedule.scaled_linear()
     changed = base | _pushed(base, prior) | {"weight": base["weight"] * _share(prior, pixels, flow)}
@@ -127,8 +127,7 @@ def suited_loss(settings: Any, prior: Any, pixels: int) -> Suited:
         made.check()
     except ValueError:  # too little room between the levels, as in SCTD's segments
         changed |= {name: base[name] for name in TIMESTEPS if name in base}
-    source = f"{UNTRIED}: {told['by']}'s at the same noise, and in proportion"
-    return _said(settings, changed, prior.name, source)
+    return _said(settings, changed, f"{UNTRIED} (after {told['by']})")
 
 
 def suited_cameras(sampler: OrbitSampler, prior: Any) -> Suited:
@@ -139,8 +138,8 @@ def suited_cameras(sampler: OrbitSampler, prior: Any) -> Suited:
     values = {f.name: getattr(usual, f.name) for f in fields(usual) if f.name != "widening"}
     changed = values | told["values"]
     tried = kind in told.get("tried_with", [kind])
-    source = f"{told['mark']} ({told['by']})" if tried else f"{UNTRIED}: {told['by']}'s"
-    return _said(sampler, changed, prior.name, source)
+    source = f"{told['mark']} ({told['by']})" if tried else f"{UNTRIED} (after {told['by']})"
+    return _said(sampler, changed, source)
 
 
 def same_noise(t: int, home: NoiseSchedule, schedule: NoiseSchedule) -> int:
@@ -166,7 +165,7 @@ def _share(prior: Any, pixels: int, flow: bool) -> float:
     return float(f"{ELEMENTS[flow] / ours:.3g}")
 
 
-def _said(settings: Any, values: dict[str, Any], name: str, source: str) -> Suited:
+def _said(settings: Any, values: dict[str, Any], source: str) -> Suited:
     """The settings with ``values``, of which those are told that are not the usual ones, and
     guidance and timesteps in any case."""
     usual = type(settings)()
@@ -176,4 +175,4 @@ def _said(settings: Any, values: dict[str, Any], name: str, source: str) -> Suit
         if field in (*GUIDANCES, *TIMESTEPS, "weight") or value != getattr(usual, field)
     ]
     text = ", ".join(shown) or "the node's own values"
-    return Suited(replace(settings, **values), f"auto for {name}: {text} ({source})")
+    return Suited(replace(settings, **values), f"auto, {source}: {text}")

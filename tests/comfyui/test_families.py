@@ -285,9 +285,9 @@ def test_auto_fills_in_what_suits_the_model_and_tells_it(probing, info):
     assert np.isfinite(columns(saved(probing, run, "save"))).all()
     log = probing.log.read_text(encoding="utf-8")
     # its pictures are made at guidance 4, Stable Diffusion's at 7.5
-    assert "auto for Z-Image (MODEL): guidance 47.2, t_min 43" in log
-    assert "guidance_start 47.2" in log and "(untried: Consistent3D's at the same noise" in log
-    assert "overhead_share 0, distance_min 1.5" in log
+    assert "auto, untried (after DreamFusion): guidance 47.2, t_min 43" in log
+    assert "auto, untried (after Consistent3D): guidance_start 47.2" in log
+    assert "auto, untried (after Consistent3D): overhead_share 0, distance_min 1.5" in log
 
 
 def test_lcm_is_a_distilled_model_of_fifty_levels(probing, info):

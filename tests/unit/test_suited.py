@@ -141,7 +141,7 @@ def test_values_are_filled_in_wherever_they_are_asked_for_and_told_to_that_node(
     assert found.losses[0] == SDS() and found.losses[1] == CDS(guidance_start=2.0)
     assert found.losses[2].t_min == 21 and found.losses[3].loss == SDS()
     assert [node for _, node in told] == ["6", "7", "8"]
-    assert told[0][0].startswith("auto for SD20: guidance 101")
+    assert told[0][0].startswith("auto, from a paper (DreamFusion): guidance 101")
     cameras = settled(Auto(OrbitSampler(), "9"), prior("SD20"), 512, lambda *each: None)
     assert cameras.distance_min == 1.5
     assert settled(OrbitSampler(), prior("SD20"), 512, None) == OrbitSampler()
