@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..cameras.pinhole import Cameras, orbit
 from ..gaussians.cloud import Gaussians
@@ -17,7 +18,8 @@ from ..toybox.data import FOV_Y
 from ..toybox.render import Truth, render_truth
 
 BACKGROUND = 0.5
-LEAST_SATURATION, LEAST_CONTRAST = 0.02, 0.005  # a truth with less has none to compare with
+# a truth with less has none to compare with
+LEAST_SATURATION, LEAST_CONTRAST, LEAST_EDGES = 0.02, 0.005, 0.0005
 LUMA = (0.2126, 0.7152, 0.0722)  # Rec. 709
 
 
@@ -59,6 +61,21 @@ def contrast(color: Tensor, inside: Tensor) -> float:
     return float(luma.std(correction=0)) if len(luma) else 0.0
 
 
+def edge_energy(color: Tensor, inside: Tensor) -> float:
+    """How crisp a picture is: the mean length of its luma's gradient, per pixel.
+
+    Of images [V,H,W,3] in 0..1 by central differences, over the pixels ``inside`` [V,H,W,1] bool
+    whose eight neighbours are inside too, so that the silhouette's own edge does not count.
+    """
+    luma = color.clamp(0, 1) @ color.new_tensor(LUMA)
+    outside = (~inside[..., 0]).float()[:, None]
+    core = F.max_pool2d(outside, 3, 1)[:, 0] == 0
+    across = (luma[:, 1:-1, 2:] - luma[:, 1:-1, :-2]) / 2
+    down = (luma[:, 2:, 1:-1] - luma[:, :-2, 1:-1]) / 2
+    values = torch.hypot(across, down)[core]
+    return float(values.mean()) if len(values) else 0.0
+
+
 def ring_of_views(count: int = 24, size: int = 128) -> Cameras:
     """``count`` cameras around the object, elevations 0, 20 and 40 degrees in turn, as far as in
     training.
@@ -71,9 +88,10 @@ def ring_of_views(count: int = 24, size: int = 128) -> Cameras:
 class Score:
     """iou 0..1; psnr dB; ``false_alpha`` the share of all pixels covered outside the true
     silhouette, 0..1; saturation and contrast of the result over the truth's, both inside either
-    silhouette (1 is right).
+    silhouette (1 is right); ``edges`` the `edge_energy` of the result over the truth's, both inside
+    both silhouettes: below 1 is too soft, above too rough.
 
-    PSNR and both ratios are NaN for a caption without a colour; a ratio also where the truth has
+    PSNR and the ratios are NaN for a caption without a colour; a ratio also where the truth has
     hardly any, as the saturation of a white toy.
     """
 
@@ -82,14 +100,16 @@ class Score:
     false_alpha: float
     saturation: float
     contrast: float
+    edges: float
 
 
 def score(rendering: Rendering, truth: Truth, colored: bool = True) -> Score:
     """Score renders against the truth from the same cameras, both on `BACKGROUND`."""
     outside = (rendering.alpha > 0.5) & (truth.alpha <= 0.01)
-    inside = (rendering.alpha > 0.5) | (truth.alpha > 0.5)
+    either = (rendering.alpha > 0.5) | (truth.alpha > 0.5)
+    both = (rendering.alpha > 0.5) & (truth.alpha > 0.5)
 
-    def ratio(measure: Callable[[Tensor, Tensor], float], least: float) -> float:
+    def ratio(measure: Callable[[Tensor, Tensor], float], inside: Tensor, least: float) -> float:
         wanted = measure(truth.color, inside)
         return measure(rendering.color, inside) / wanted if colored and wanted > least else math.nan
 
@@ -97,8 +117,9 @@ def score(rendering: Rendering, truth: Truth, colored: bool = True) -> Score:
         iou(rendering.alpha, truth.alpha),
         psnr(rendering.color, truth.color) if colored else math.nan,
         float(outside.float().mean()),
-        ratio(saturation, LEAST_SATURATION),
-        ratio(contrast, LEAST_CONTRAST),
+        ratio(saturation, either, LEAST_SATURATION),
+        ratio(contrast, either, LEAST_CONTRAST),
+        ratio(edge_energy, both, LEAST_EDGES),
     )
 
 

@@ -44,6 +44,7 @@ MEANINGS = {
     "false_alpha": "share of all pixels covered outside the true silhouette",
     "saturation": "saturation over the truth's, 1 is right",
     "contrast": "contrast over the truth's, 1 is right",
+    "edges": "edges inside the object over the truth's, 1 is right: less is soft, more is rough",
     "judge_category": "judge: shows the right object, share of views",
     "judge_color": "judge: the right colours",
     "judge_view": "judge: the side it is",

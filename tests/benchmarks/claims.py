@@ -41,9 +41,12 @@ EXPERIMENTS = {
     "psi": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "views": "--prompts 24 --caption-seed 7 --seeds 1 --steps 400",
     "quickstart": "--prompts 32 --seeds 1 --steps 200",
+    "published": "--prompts 12 --seeds 1 --steps 400",
+    "growth": "--prompts 12 --seeds 1 --steps 400",
     # one process, so that nothing else is on the device
     "speed": f"--captions '{TIMED}' --seeds 1 --steps 60",
 }
+AWAITED = ("published", "growth")  # experiments that no rows are committed of yet
 ALONE = (
     "derivation alone",
     "vdm",
@@ -54,22 +57,28 @@ PLAIN = (
 )  # the paper's direction; "default" adds pull, which is mostly SDS's with the run's noises
 SDS, CDS, VDM = (("default", loss) for loss in ("sds", "cds", "vdm"))
 LONG_SDS, LONG_CDS, LONG_VDM = (("800 steps", loss) for loss in ("sds", "cds", "vdm"))
-SDS_100 = ("guidance 100", "sds")  # as published, 800 steps
+SDS_100 = ("guidance 100", "sds")  # 800 steps
 ETA_1 = ("eta 1 throughout", "vdm")
 PER_VIEW = ("guidance of sides and back 1.5", "negative prompt front view")
 MIDDLE_SDS, MIDDLE_CDS, MIDDLE_VDM, MIDDLE_VSD = (
     ("400 steps", loss) for loss in ("sds", "cds", "vdm", "vsd")
 )
+PUBLISHED = {
+    loss: ("as published", loss)
+    for loss in ("sds", "cds", "vdm", "ism", "sctd", "vsd", "csd", "sdi")
+}
+CRISP = ("iou", "psnr", "r_precision_all", "edges_distance")
 NAMES = {
     "iou": "IoU", "psnr": "PSNR, dB", "consistency": "agreement of neighbouring gradients, cosine",
     "contrast_distance": "contrast, distance of the ratio from 1", "saturation": "saturation ratio",
-    "saturation_distance": "saturation, distance of the ratio from 1", "seconds_per_step": "seconds per step",
-    "evaluations_per_step": "rows through the denoiser per step", "r_precision_all": "R-precision among all captions",
-    "janus": "Janus rate",
+    "saturation_distance": "saturation, distance of the ratio from 1",
+    "edges_distance": "edges, distance of the ratio from 1", "seconds_per_step": "seconds per step",
+    "evaluations_per_step": "rows through the denoiser per step",
+    "r_precision_all": "R-precision among all captions", "janus": "Janus rate",
 }  # fmt: skip
 COLUMNS = (
     ("iou", "IoU", 3), ("psnr", "PSNR, dB", 1), ("false_alpha", "false alpha", 3), ("saturation", "saturation", 2),
-    ("contrast", "contrast", 2), ("r_precision_all", "R-precision", 2), ("janus", "Janus", 2),
+    ("contrast", "contrast", 2), ("edges", "edges", 2), ("r_precision_all", "R-precision", 2), ("janus", "Janus", 2),
     ("consistency", "consistency", 2), ("evaluations", "rows", 0), ("seconds_per_step", "s per step", 3),
     ("steps_to_iou80", "steps to IoU 0.8", 0),
 )  # fmt: skip
@@ -138,6 +147,31 @@ CLAIMS = (
     Claim(
         "Consistent3D", "its fixed noise is why: CDS against CDS with fresh noise", "losses", "consistency", PLAIN,
         PLAIN, against="consistency_fresh",
+    ),
+    *(
+        Claim("Consistent3D", "CDS against SDS, both as published", "published", measure, PUBLISHED["cds"],
+              PUBLISHED["sds"], measure != "edges_distance")
+        for measure in CRISP
+    ),
+    *(
+        Claim("DreamMapping", "VDM with LucidDreamer's values against SDS as published", "published", measure,
+              PUBLISHED["vdm"], PUBLISHED["sds"], not measure.endswith("distance"))
+        for measure in (*CRISP, "saturation_distance")
+    ),
+    *(
+        Claim("DreamMapping", "the same against ISM as published (LucidDreamer)", "published", measure,
+              PUBLISHED["vdm"], PUBLISHED["ism"], measure != "edges_distance")
+        for measure in CRISP
+    ),
+    *(
+        Claim("(others)", f"{name}, both as published", "published", measure, PUBLISHED[first], PUBLISHED[second],
+              measure != "edges_distance")
+        for name, first, second in (
+            ("LucidDreamer: ISM against SDS", "ism", "sds"), ("ProlificDreamer: VSD against SDS", "vsd", "sds"),
+            ("SDI: against SDS", "sdi", "sds"), ("CSD: against SDS", "csd", "sds"),
+            ("SegmentDreamer: SCTD against ISM", "sctd", "ism"),
+        )
+        for measure in CRISP
     ),
     Claim("DreamMapping", "VDM adds detail over SDS", "losses", "psnr", ALONE, MIDDLE_SDS),
     Claim("DreamMapping", "VDM adds detail over SDS", "losses", "contrast_distance", ALONE, MIDDLE_SDS, larger=False),
@@ -211,7 +245,7 @@ def derived(row: Row) -> Row:
     """The row with the measures that follow from its own."""
     more: Row = {
         f"{name}_distance": None if row.get(name) is None else abs(row[name] - 1)
-        for name in ("saturation", "contrast")
+        for name in ("saturation", "contrast", "edges")
     }
     if row.get("evaluations") is not None:
         more["evaluations_per_step"] = row["evaluations"] / row["steps"]

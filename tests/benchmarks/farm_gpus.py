@@ -103,7 +103,7 @@ def by_processes(
     store = open_store(str(out))
     shared = Options(
         store.address, _place(store), options.engine, str(options.comfyui or ""), threads=1,
-        gpu=1.0 if options.no_mps or per_gpu == 1 else 1 / per_gpu, scratch=str(options.work),
+        gpu=0.0 if options.cpu else 1.0 if options.no_mps or per_gpu == 1 else 1 / per_gpu, scratch=str(options.work),
     )  # fmt: skip
     context = multiprocessing.get_context("spawn")
     todo, answers = context.Queue(), context.Queue()

@@ -122,12 +122,13 @@ def outcomes(options: argparse.Namespace, tasks: list[Task], deadline: float) ->
 
 def grouped(tasks: list[Task], jobs: int) -> list[list[Task]]:
     """One caption's tasks together, for the worker that takes them traces its truth once; of few
-    captions in parts, so that every worker has some."""
+    captions in parts, so that every worker has some. A call that runs out of time has done all of
+    the first captions."""
     groups: dict[Any, list[Task]] = {}
     for task in tasks:
         groups.setdefault((task.seed, task.caption.text), []).append(task)
     parts = max(1, math.ceil(2 * jobs / len(groups))) if len(groups) < 2 * jobs else 1
-    return [group[i::parts] for i in range(parts) for group in groups.values() if group[i::parts]]
+    return [group[i::parts] for group in groups.values() for i in range(parts) if group[i::parts]]
 
 
 def rows_of(file: Path | None, measured: dict[str, str]) -> list[Row]:

@@ -13,13 +13,15 @@ Row = dict[str, Any]
 
 # For each, a mean over the rows that have it. Ratios: 1 is right. Shares: 0..1.
 SCORES = (
-    "iou", "psnr", "false_alpha", "saturation", "contrast", "judge_category", "judge_color", "judge_view", "janus",
-    "r_precision", "r_precision_all", "consistency", "consistency_fresh", "seconds", "seconds_per_step", "evaluations",
-    "evaluations_trained", "steps_to_iou80", "seconds_to_iou80", "gaussians",
+    "iou", "psnr", "false_alpha", "saturation", "contrast", "edges", "judge_category",
+    "judge_color", "judge_view", "janus", "r_precision", "r_precision_all", "consistency",
+    "consistency_fresh", "seconds", "seconds_per_step", "evaluations", "evaluations_trained",
+    "steps_to_iou80", "seconds_to_iou80", "gaussians",
 )  # fmt: skip
 SHOWN = (
-    "iou", "psnr", "false_alpha", "saturation", "contrast", "judge_category", "r_precision", "r_precision_all", "janus",
-    "consistency", "seconds", "evaluations", "steps_to_iou80",
+    "iou", "psnr", "false_alpha", "saturation", "contrast", "edges", "judge_category",
+    "r_precision", "r_precision_all", "janus", "consistency", "seconds", "evaluations",
+    "steps_to_iou80",
 )  # fmt: skip
 BASELINE, COMPARED = "sds", ("iou", "psnr")
 

@@ -16,6 +16,21 @@ from distill3d.kernels.rasterizers.rasterize import render
 from distill3d.kernels.run.learning_rates import LearningRates
 
 
+def trainable(cloud: Gaussians) -> tuple[dict[str, Tensor], torch.optim.Adam]:
+    """The cloud's tensors as leaves, and torch's Adam on them."""
+    params = {k: v.detach().clone().requires_grad_() for k, v in cloud.tensors().items()}
+    rates = LearningRates().at(0.0)
+    groups = [{"params": [p], "lr": rates[k]} for k, p in params.items()]
+    return params, torch.optim.Adam(groups, eps=1e-15)
+
+
+def pictures(params: dict[str, Tensor], cameras: Cameras, backend: str) -> Tensor:
+    """Renders [V,3,H,W] in 0..1 on a random background."""
+    background = torch.rand(3).to(params["means"].device)
+    rendering = render(Gaussians(**params), cameras, background, backend, depth=False)
+    return rendering.color.permute(0, 3, 1, 2)
+
+
 @dataclass
 class NaiveLoop:
     """diffusers' networks as they load, a batched render, torch's Adam. One step per call."""
@@ -34,13 +49,7 @@ class NaiveLoop:
     psi: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.params = {
-            k: v.detach().clone().requires_grad_() for k, v in self.cloud.tensors().items()
-        }
-        rates = LearningRates().at(0.0)
-        self.optimizer = torch.optim.Adam(
-            [{"params": [p], "lr": rates[k]} for k, p in self.params.items()], eps=1e-15
-        )
+        self.params, self.optimizer = trainable(self.cloud)
         if self.loss == "vdm":
             channels, device = self.unet.config.in_channels, self.text.device
             initial = Degradation().initial(channels, torch.Generator().manual_seed(0), device)
@@ -68,14 +77,7 @@ class NaiveLoop:
         return output.chunk(2)  # type: ignore[return-value]
 
     def step(self, cameras: Cameras) -> None:
-        rendering = render(
-            Gaussians(**self.params),
-            cameras,
-            torch.rand(3).to(self.text.device),
-            self.backend,
-            depth=False,
-        )
-        latents = self.encode(rendering.color.permute(0, 3, 1, 2))
+        latents = self.encode(pictures(self.params, cameras, self.backend))
         direction = getattr(self, self.loss)(latents.detach())
         (latents * direction / len(latents)).sum().backward()
         self.optimizer.step()

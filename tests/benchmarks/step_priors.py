@@ -1,5 +1,5 @@
 """The priors that step.py times: the embedded one; Stable Diffusion 2.1-base's and MVDream's
-shapes, random weights.
+shapes, random weights, and a tiny one of the same classes to try a benchmark with.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from distill3d.kernels.priors.diffusers.multiview import MultiViewPrior
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"
-KINDS = ("sd21-shapes", "mvdream-shapes", "toybox")
-SIZES = {"sd21-shapes": 512, "mvdream-shapes": 256, "toybox": 128}  # pixels
+KINDS = ("sd21-shapes", "mvdream-shapes", "toybox", "tiny-shapes")
+SIZES = {"sd21-shapes": 512, "mvdream-shapes": 256, "toybox": 128, "tiny-shapes": 512}  # pixels
 CAMERA = 16  # numbers that tell MVDream of a camera
 
 
@@ -35,7 +35,8 @@ def parts(kind: str, device: str, dtype: torch.dtype, vae_dtype: torch.dtype) ->
     else:
         torch.manual_seed(0)
         with torch.device(device):
-            unet, vae, text = stable_diffusion_21(CAMERA if kind == "mvdream-shapes" else None)
+            camera = CAMERA if kind == "mvdream-shapes" else None
+            unet, vae, text = tiny() if kind == "tiny-shapes" else stable_diffusion_21(camera)
     modules = {"unet": (unet, dtype), "vae": (vae, vae_dtype), "text_encoder": (text, dtype)}
     for module, kind_of_number in modules.values():
         # not the libraries' own to(), which warns of nothing
@@ -75,6 +76,36 @@ def stable_diffusion_21(camera: int | None = None) -> tuple[Any, Any, Any]:
             num_hidden_layers=23,
             num_attention_heads=16,
             hidden_act="gelu",
+        )
+    )
+    return unet, vae, text
+
+
+def tiny() -> tuple[Any, Any, Any]:
+    """The same classes with hardly any weights."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        norm_num_groups=4,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(4, 4, 8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        norm_num_groups=4,
+        sample_size=512,
+    )
+    text = CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2
         )
     )
     return unet, vae, text

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import claims
 from quality_statistics import Row
 from results_files import read
 
@@ -14,6 +15,8 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
 
+AWAITED = (*claims.AWAITED, "peers")
+UNMEASURED = "*Not measured yet.*\n"
 TABLES: dict[str, Callable[[], str]] = {}
 
 
@@ -27,7 +30,11 @@ def result(name: str) -> dict[str, Any]:
 
 
 def rows(name: str) -> list[Row]:
-    return read(RESULTS / f"quality_{name}.json")["rows"]
+    """Of an experiment; none of one that no rows are committed of yet."""
+    file = RESULTS / f"quality_{name}.json"
+    if name in AWAITED and not file.is_file():
+        return []
+    return read(file)["rows"]
 
 
 def grid(titles: Sequence[str], lines: Iterable[Sequence[object]], texts: int = 1) -> str:

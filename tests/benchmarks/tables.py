@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import tables_cost  # noqa: F401  # registers its tables
 import tables_devices  # noqa: F401
 import tables_farm  # noqa: F401
+import tables_peers  # noqa: F401
 import tables_quality  # noqa: F401
 import tables_reliability  # noqa: F401
 from table_format import HERE, TABLES

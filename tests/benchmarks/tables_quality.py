@@ -23,7 +23,7 @@ LOSSES = {
     ("eta 1 throughout", "vdm"): "VDM, eta 1 throughout (no DCA)",
     ("guidance 7.5", "sds"): "SDS (guidance 7.5, t from 20)",
     ("guidance 30", "sds"): "SDS (guidance 30, t from 20)",
-    ("guidance 100", "sds"): "SDS (guidance 100, t from 20: as published)",
+    ("guidance 100", "sds"): "SDS (guidance 100, t from 20)",
     ("without pull", "cds"): "CDS without `pull`, 360 noises (guidance 10 to 1)",
 }
 
@@ -114,7 +114,11 @@ def claims_of(paper: str) -> str:
         if claim.paper != paper:
             continue
         found = claim.difference(results[claim.experiment]["rows"])
-        assert found, claim
+        if found is None:
+            assert claim.experiment in claims.AWAITED, claim
+            measure = claims.NAMES[claim.measure] + ("" if claim.larger else " (less is better)")
+            lines.append([claim.text, measure, "", "", "", "", "not measured"])
+            continue
         first, second = claim.means(results[claim.experiment]["rows"])
         difference, error, count = found
         text = _claimed(difference, error)
@@ -134,6 +138,11 @@ def claims_consistent3d() -> str:
 @table
 def claims_dreammapping() -> str:
     return claims_of("DreamMapping")
+
+
+@table
+def claims_others() -> str:
+    return claims_of("(others)")
 
 
 @table

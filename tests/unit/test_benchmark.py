@@ -212,10 +212,10 @@ def test_committed_rows_were_made_with_the_present_settings_and_weights():
                 known[config["name"], loss] = plan.Task(
                     "", loss, None, 0, setup, weights
                 ).fingerprint
-        rows = committed(f"quality_{name}.json")
-        assert rows and all(
-            known[row["config"], row["loss"]] == row["fingerprint"] for row in rows
-        ), name
+        file = f"quality_{name}.json"
+        rows = committed(file) if (BENCHMARKS / "results" / file).is_file() else []
+        assert bool(rows) == (name not in claims.AWAITED), name
+        assert all(known[row["config"], row["loss"]] == row["fingerprint"] for row in rows), name
 
 
 def test_a_setup_of_vdm_is_vdm_and_then_pictures():

@@ -26,6 +26,7 @@ print(entries[0], firsts[1], sum(kernels.bin_share.stats.cache_hits.values()))
 """
 
 
+@pytest.mark.nightly(reason="compiles for half a minute")
 @pytest.mark.skipif(not available("numba"), reason="needs numba")
 @pytest.mark.skipif(sys.platform == "win32", reason="symbolic links need a privilege there")
 def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_under_its_own(
@@ -47,14 +48,9 @@ def test_code_compiled_under_one_name_does_not_break_another_and_is_found_again_
     assert seen == [["0", "1", "0"], ["0", "1", "0"], ["0", "1", "1"]]
 
 
+@pytest.mark.nightly(reason="compiles for half a minute each")
 @pytest.mark.skipif(not available("numba"), reason="needs numba")
-@pytest.mark.parametrize(
-    "file",
-    [
-        "numba/lanes.py",
-        pytest.param("projection.py", marks=pytest.mark.nightly(reason="as for numba/lanes.py")),
-    ],
-)
+@pytest.mark.parametrize("file", ["numba/lanes.py", "projection.py"])
 def test_code_is_compiled_anew_when_a_file_beside_or_above_its_own_changes(tmp_path, file):
     folder = shutil.copytree(
         Path(kernels.__file__).parent, tmp_path / "copied", ignore=lambda *_: ["__pycache__"]

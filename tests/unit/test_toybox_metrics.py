@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -85,6 +86,29 @@ def test_ratios_compare_the_result_with_the_truth():
     uncolored = metrics.score(seen, truth, colored=False)
     assert uncolored.iou == 1 and all(
         math.isnan(v) for v in (uncolored.psnr, uncolored.saturation, uncolored.contrast)
+    )
+
+
+def test_edge_energy_is_the_slope_inside_and_not_the_silhouettes():
+    ramp = torch.zeros(1, 12, 12, 3)
+    ramp[:] = (0.3 * torch.arange(12) / 10)[:, None] + 0.4 * torch.arange(12)[:, None, None] / 10
+    inside = torch.zeros(1, 12, 12, 1, dtype=torch.bool)
+    inside[:, 3:9, 3:9] = True
+    outlined = torch.where(inside, ramp, 1.0)  # a jump to white
+    assert metrics.edge_energy(ramp, inside) == pytest.approx(0.05, rel=1e-4)  # 0.03 and 0.04
+    assert metrics.edge_energy(outlined, inside) == pytest.approx(0.05, rel=1e-4)
+    assert metrics.edge_energy(ramp, torch.zeros_like(inside)) == 0
+
+
+def test_a_softened_picture_has_weaker_edges_than_the_truth_and_a_noisy_one_stronger():
+    seen, truth = pictured([0.9, 0.1, 0.1])
+    soft = torch.where(seen.alpha > 0, 0.3 + 0.5 * seen.color, seen.color)
+    noise = 0.05 * torch.randn(seen.color.shape, generator=torch.Generator().manual_seed(0))
+    assert metrics.score(seen, truth).edges == 1
+    assert metrics.score(replace(seen, color=soft), truth).edges == pytest.approx(0.5, rel=1e-5)
+    assert metrics.score(replace(seen, color=seen.color + noise), truth).edges > 1.1
+    assert math.isnan(
+        metrics.score(seen, replace(truth, color=torch.full((1, 8, 8, 3), 0.5))).edges
     )
 
 
