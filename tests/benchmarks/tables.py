@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 import tables_cost  # noqa: F401  # registers its tables
+import tables_devices  # noqa: F401
 import tables_farm  # noqa: F401
 import tables_models  # noqa: F401
 import tables_peers  # noqa: F401
