@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from table_format import grid, percent, result, table
+from table_format import RESULTS, UNMEASURED, grid, percent, result, table
 
 
 @table
@@ -56,6 +56,8 @@ def devices_gradients() -> str:
 @table
 def farm_gpus() -> str:
     """Objects an hour by engine and number of workers."""
+    if not (RESULTS / "farm_gpus.json").is_file():
+        return UNMEASURED
     lines = [_farm(row) for row in result("farm_gpus")["rows"] if row.get("objects_an_hour")]
     titles = (
         "Engine", "Workers from", "GPUs", "Workers a GPU", "MPS", "Objects an hour",
