@@ -155,13 +155,16 @@ def drawn(shapes: dict[str, Any], device: str, dtype: torch.dtype) -> dict[str, 
 
 
 def scaled_fp8(state: dict[str, Any], layers: list[str]) -> dict[str, Any]:
-    """The state of a file of scaled fp8 matrices."""
+    """The state of a file of scaled fp8 matrices; each layer's mark is on the CPU, where ComfyUI's
+    loader reads it, whatever the default device is."""
+    mark = json.dumps({"format": "float8_e4m3fn", "full_precision_matrix_mult": True}).encode()
     for layer in layers:
         weight = state[f"{layer}.weight"]
         scale = (weight.abs().amax() / 448.0).float()
         state[f"{layer}.weight"] = (weight / scale.to(weight.dtype)).to(torch.float8_e4m3fn)
-        state[f"{layer}.scale_weight"] = scale
-    return state | {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+        state[f"{layer}.weight_scale"] = scale
+        state[f"{layer}.comfy_quant"] = torch.tensor(list(mark), dtype=torch.uint8, device="cpu")
+    return state
 
 
 def made_model(row: Row, device: str, small: bool) -> Any:
