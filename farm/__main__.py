@@ -22,26 +22,8 @@ def main(words: list[str] | None = None) -> int:
     from .run import Settings, farm
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    settings = Settings(
-        jobs=given.jobs,
-        graph=given.graph,
-        out=given.out,
-        address=given.address,
-        engine=given.engine,
-        comfyui=given.comfyui,
-        models=given.models,
-        flags=tuple(shlex.split(given.comfyui_flags)),
-        workers=given.workers,
-        per_gpu=given.per_gpu,
-        threads=given.threads,
-        scratch=given.scratch,
-        dry_run=given.dry_run,
-        retry=given.retry,
-        dashboard=given.dashboard,
-        hung=60.0 * given.hung,
-    )
     try:
-        return farm(settings)
+        return farm(Settings(**vars(given)))
     except FarmError as error:
         print(error, file=sys.stderr)
         return USAGE
@@ -93,7 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         "--comfyui", type=Path, metavar="FOLDER", help="ComfyUI's folder, where main.py is"
     )
     parser.add_argument(
-        "--comfyui-flags", default="", metavar="FLAGS", help='more flags of ComfyUI\'s: "--lowvram"'
+        "--comfyui-flags",
+        type=_words,
+        default="",
+        dest="flags",
+        metavar="FLAGS",
+        help='more flags of ComfyUI\'s: "--lowvram"',
     )
     parser.add_argument(
         "--models",
@@ -125,8 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--hung",
-        type=_positive,
-        default=30,
+        type=_minutes,
+        default="30",
         metavar="MINUTES",
         help="without an autosave or a line in its log after which a ComfyUI is ended and its"
         " object goes on in a new one; default: 30",
@@ -158,6 +145,15 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value}: 1 or more")
     return value
+
+
+def _minutes(text: str) -> float:
+    """In seconds."""
+    return 60.0 * _positive(text)
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(shlex.split(text))
 
 
 if __name__ == "__main__":
