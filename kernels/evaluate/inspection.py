@@ -126,7 +126,8 @@ def inspect(
     with torch.no_grad():
         rendering = _rendered(cloud, cameras, background, needs_depth(prior))
         picture = rendering.color.permute(0, 3, 1, 2)
-        latents = prior.encode(encoder_input(prior, rendering.color, rendering.alpha))
+        grounds = rendering.color.new_full((len(cameras), 3), background)
+        latents = prior.encode(encoder_input(prior, rendering.color, rendering.alpha, grounds))
     shape = (latents.shape[1], latents.shape[2], latents.shape[3])
     generator, training = torch.Generator().manual_seed(seed), cloud.training
     own = training is not None and (training.loss_name, tuple(training.latent_shape)) == (

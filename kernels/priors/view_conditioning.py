@@ -13,6 +13,10 @@ from ..cameras.pinhole import Cameras
 from .base import Prior
 from .conditioning import Conditioning
 
+# alpha below which a pixel's own colour is not brought out whole, lest its gradient grow without end;
+# ours
+FAINT = 0.05
+
 
 @runtime_checkable
 class ViewConditionedPrior(Protocol):
@@ -47,14 +51,17 @@ class GroupPrior(Protocol):
     def views_per_group(self) -> int: ...
 
 
-def encoder_input(prior: Prior, color: Tensor, alpha: Tensor) -> Tensor:
+def encoder_input(prior: Prior, color: Tensor, alpha: Tensor, backgrounds: Tensor) -> Tensor:
     """What the prior's encoder is given of renders: [V,3,H,W], or [V,4,H,W] with their alpha where
     it takes that (``takes_alpha``), so that the silhouette is judged too.
 
-    color [V,H,W,3] on its background, alpha [V,H,W,1] 0..1.
+    color [V,H,W,3] on ``backgrounds`` [V,3], alpha [V,H,W,1] 0..1. Beside their alpha the colours
+    are the object's own, as in a picture file (straight alpha), so that the picture laid on any
+    ground is the render on that ground; where nothing is they are the background's.
     """
     if getattr(prior, "takes_alpha", False):
-        color = torch.cat([color, alpha], -1)
+        ground = backgrounds[:, None, None]
+        color = torch.cat([ground + (color - ground) / alpha.clamp_min(FAINT), alpha], -1)
     return color.permute(0, 3, 1, 2)
 
 

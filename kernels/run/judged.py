@@ -39,15 +39,24 @@ def draw_judging(settings: RunSettings, generator: torch.Generator) -> Judging:
     return Judging(flip < settings.flip_share, depth < settings.depth_share, settings.judged_size)
 
 
-def judged(prior: Prior, judging: Judging, rendering: RenderedViews, cameras: Cameras) -> Tensor:
-    """[V,3,H,W] of one step, [V,4,H,W] with alpha where the prior takes it."""
+def judged(
+    prior: Prior,
+    judging: Judging,
+    rendering: RenderedViews,
+    cameras: Cameras,
+    backgrounds: Tensor,
+) -> Tensor:
+    """[V,3,H,W] of one step, [V,4,H,W] with alpha where the prior takes it.
+
+    backgrounds [V,3]: of the renders.
+    """
     shown, alpha = rendering.color, rendering.alpha
     if judging.depth:
         near = disparity(rendering.depth, rendering.alpha, focal_lengths(cameras))
-        shown = near.expand(-1, -1, -1, 3)
+        shown, backgrounds = near.expand(-1, -1, -1, 3), torch.zeros_like(backgrounds)
     if judging.mirrored:
         shown, alpha = shown.flip(2), alpha.flip(2)
-    images = encoder_input(prior, shown, alpha)
+    images = encoder_input(prior, shown, alpha, backgrounds)
     if judging.size is None:
         return images
     size = (judging.size, judging.size)

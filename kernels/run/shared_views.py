@@ -210,7 +210,7 @@ def rendered_and_encoded(
     parts = [] if replicas is None else replicas.shares(len(cameras))
     if replicas is None or len(parts) == 1 or not subject.renders_anywhere:
         rendering = subject.render(params, cameras, backgrounds, depth)
-        images = judged(prior, judging, rendering, cameras)
+        images = judged(prior, judging, rendering, cameras, backgrounds)
         return rendering, prior.encode(images, posterior)
     devices = replicas.devices[: len(parts)]
     copies = {name: _Copies.apply(value, devices) for name, value in params.items()}
@@ -221,8 +221,9 @@ def rendered_and_encoded(
         rows, device = parts[place], devices[place]
         own, there = replicas.priors[place], cameras[rows].to(device)
         theirs = {name: value[place] for name, value in copies.items()}
-        rendering = subject.render(theirs, there, backgrounds[rows].to(device), depth)
-        images = judged(own, judging, rendering, there)
+        grounds = backgrounds[rows].to(device)
+        rendering = subject.render(theirs, there, grounds, depth)
+        images = judged(own, judging, rendering, there, grounds)
         drawn = None if noise is None else noise[rows].to(device)
         return rendering, own.encode_with(images, drawn)
 

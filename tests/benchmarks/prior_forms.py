@@ -71,15 +71,19 @@ class FlowPrior(DiffusersPrior):
 
 
 class AlphaPrior(DiffusersPrior):
-    """A `DiffusersPrior` whose VAE takes four channels: what is transparent is shown on the grey
-    that the prior knows. Opaque pictures become the same latents, and the alpha gets a gradient."""
+    """A `DiffusersPrior` whose VAE takes four channels: what is transparent is shown on greys that
+    the prior knows, another one for each picture of a batch. Opaque pictures become the same
+    latents, and the alpha gets a gradient."""
 
     takes_alpha = True
 
     def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if images.shape[1] == 4:
             color, alpha = images[:, :3], images[:, 3:]
-            images = color * alpha + (self.background or 0.5) * (1 - alpha)
+            low, high = self.background_range or (0.5, 0.5)
+            places = (torch.arange(len(images)) + 0.5) / len(images)
+            greys = (low + (high - low) * places).to(images)[:, None, None, None]
+            images = color * alpha + greys * (1 - alpha)
         return super().encode(images, generator)
 
 

@@ -94,6 +94,9 @@ def test_depths_total_variation_is_a_penalty_of_its_own():
     assert float(terms["tv_depth"]) == pytest.approx(2 * float(total_variation(near, "squared")))
 
 
+GROUNDS = torch.zeros(2, 3)
+
+
 class Seen:
     """Two renders of a ramp."""
 
@@ -106,7 +109,7 @@ def shown(prior=None, **settings):
     generator = torch.Generator().manual_seed(0)
     cameras = turntable(2, size=16)
     runs = [
-        judged(prior, draw_judging(RunSettings(**settings), generator), Seen, cameras)
+        judged(prior, draw_judging(RunSettings(**settings), generator), Seen, cameras, GROUNDS)
         for _ in range(200)
     ]
     return torch.stack(runs)
@@ -126,14 +129,16 @@ def test_half_of_the_steps_are_mirrored_and_a_fifth_show_depth():
 def test_a_prior_that_takes_alpha_is_given_it_mirrored_like_the_colours():
     class Fading(Seen):
         alpha = Seen.color[..., :1]
+        color = Seen.color * alpha
 
     prior, generator = SimpleNamespace(takes_alpha=True), torch.Generator().manual_seed(0)
     settings = RunSettings(flip_share=0.5)
     runs = [
-        judged(prior, draw_judging(settings, generator), Fading, turntable(2, size=16))
+        judged(prior, draw_judging(settings, generator), Fading, turntable(2, size=16), GROUNDS)
         for _ in range(20)
     ]
-    assert all(torch.equal(run[:, 3], run[:, 0]) for run in runs)
+    for run in runs:
+        torch.testing.assert_close(run[:, 0] * run[:, 3], run[:, 3].square(), atol=1e-6, rtol=0)
     assert len({run[0, 3, 0, 0].item() for run in runs}) == 2
 
 

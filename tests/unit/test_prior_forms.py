@@ -102,8 +102,10 @@ def test_opaque_pictures_become_the_same_latents_with_alpha_and_without(forms, t
     assert torch.equal(rgba.encode(opaque), plain) and torch.equal(rgba.encode(images), plain)
     clear = torch.cat([images, torch.zeros(2, 1, 128, 128)], 1).requires_grad_()
     latents = rgba.encode(clear)
-    grey = torch.full_like(images, toybox.background)
-    torch.testing.assert_close(latents, toybox.encode(grey))
+    low, high = toybox.background_range
+    greys = torch.tensor([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
+    grounds = greys[:, None, None, None].expand(2, 3, 128, 128)
+    torch.testing.assert_close(latents, toybox.encode(grounds))
     (gradient,) = torch.autograd.grad(latents.square().sum(), clear)
     assert gradient[:, 3].abs().max() > 0 and gradient[:, :3].abs().max() == 0
 
