@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeAlias
 
 from ..devices import streams
+from .state import TrainingState
+from .subject import Rendered, Result, Subject
+
+# what a run has come to, where it takes place
+Moment: TypeAlias = tuple[Subject[Result, Rendered], TrainingState]
 
 CURE = "Lower the guidance or the learning rates, or run the prior in float32."
 HOST = "can't allocate memory"  # torch's words where main memory runs out
@@ -20,21 +26,67 @@ class DivergedError(RuntimeError):
         self.bad_steps = bad_steps  # in a row
 
 
-def diverged_message(owner: str, noun: str, step: int, reached: int, bad_run: int) -> str:
-    """What is said of a run without a good end; ``step``: that of what is kept."""
-    return (
-        f"{owner}: the last {bad_run} steps up to step {reached} gave a loss or gradient that is"
-        f" NaN or infinite and were skipped. The {noun} of step {step} is kept. {CURE}"
-    )
+def result_of(moment: Moment[Result, Rendered]) -> Result:
+    """What a run returns that has come so far."""
+    subject, state = moment
+    return subject.result(state)
 
 
-def last_good_note(owner: str, noun: str, step: int, reached: int, bad_run: int) -> str:
-    """What is said of a run that ended in bad steps and returns the result of ``step``."""
-    return (
-        f"{owner}: the last {bad_run} steps up to step {reached} gave a loss or gradient that is"
-        f" NaN or infinite. The {noun} is that of step {step}, the last one known to be good."
-        f" {CURE}"
-    )
+@dataclass
+class LastGood(Generic[Result, Rendered]):
+    """The last moment of a run that is known to be good, which is kept where the run ends in bad
+    steps.
+
+    Args:
+        start: of the run, not known to be good
+        moment: ``start``, until a step after another moment was good
+    """
+
+    start: Moment[Result, Rendered]
+    moment: Moment[Result, Rendered]
+
+    @property
+    def known(self) -> bool:
+        """Whether there is one."""
+        return self.moment is not self.start
+
+    def check(self, before: Moment[Result, Rendered], state: TrainingState, most: int) -> None:
+        """Read the count of bad steps (the one wait for the device) in the ``state`` that a step
+        made of ``before``. Raises `diverged` after more than ``most`` in a row.
+        """
+        bad_run = int(state.bad_run)
+        if bad_run == 0:
+            self.moment = before  # not what is now: that has yet to give a finite loss
+        elif bad_run > most:
+            raise self.diverged(state)
+
+    def result(self, state: TrainingState) -> Result:
+        """What is returned in place of ``state``; it counts the bad steps up to there."""
+        subject, good = self.moment
+        return result_of((subject, replace(good, bad_steps=state.bad_steps)))
+
+    def diverged(self, state: TrainingState) -> DivergedError:
+        """What to raise for a run without a good end in ``state``."""
+        subject, good = self.moment
+        message = (
+            f"{self._bad_end(state)} and were skipped. The {subject.noun} of step {good.step} is"
+            f" kept. {CURE}"
+        )
+        return DivergedError(message, result_of(self.moment), int(state.bad_run))
+
+    def told(self, state: TrainingState) -> str:
+        """What is said of a run that ended in bad steps, in ``state``, and returns `result`."""
+        subject, good = self.moment
+        return (
+            f"{self._bad_end(state)}. The {subject.noun} is that of step {good.step}, the last one"
+            f" known to be good. {CURE}"
+        )
+
+    def _bad_end(self, state: TrainingState) -> str:
+        return (
+            f"{self.moment[0].owner}: the last {int(state.bad_run)} steps up to step {state.step}"
+            " gave a loss or gradient that is NaN or infinite"
+        )
 
 
 def skipped_note(owner: str, bad: int, steps: int) -> str:

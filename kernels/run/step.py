@@ -29,7 +29,7 @@ from ..priors.view_conditioning import (
 from .adam import adam, all_finite, clipped_norms
 from .guide import Guide, Look
 from .judged import draw_judging
-from .kept import DivergedError, diverged_message, forget_locals, last_good_note
+from .kept import DivergedError, LastGood, Moment, forget_locals, result_of
 from .origin import differences, origin
 from .references import References
 from .settings import RunSettings, background_range, draw_backgrounds
@@ -126,7 +126,8 @@ class Run(Generic[Result, Rendered]):
                 f" from there: {'; '.join(told)}."
             )
         self.steps_taken, self.started = 0, time.perf_counter()
-        self.start = self.last_good = self._snapshot()
+        start = self._snapshot()
+        self.last_good = LastGood(start, start)
 
     def run_steps(
         self,
@@ -165,22 +166,21 @@ class Run(Generic[Result, Rendered]):
         good."""
         bad_run, now = int(self.state.bad_run), self._snapshot()
         if bad_run == 0:
-            return _result(now)
+            return result_of(now)
         if bad_run >= self.steps_taken:
-            raise self._diverged(bad_run)
+            raise self.last_good.diverged(self.state)
         try:
             self.step()  # its result is of no interest, only whether it is good
             good = int(self.state.bad_run) == 0
         except (RuntimeError, ValueError):
             good = False
         if good:
-            return _result(now)
+            return result_of(now)
         self.subject, self.state = now
-        if self.last_good is self.start:
-            raise self._diverged(bad_run)
-        subject, state = self.last_good
-        note(last_good_note(subject.owner, subject.noun, state.step, self.state.step, bad_run))
-        return self._result_of_last_good()
+        if not self.last_good.known:
+            raise self.last_good.diverged(self.state)
+        note(self.last_good.told(self.state))
+        return self.last_good.result(self.state)
 
     def _kept(self) -> Result:
         """What is kept of a run that something ended: `result`, or the last good one."""
@@ -188,23 +188,12 @@ class Run(Generic[Result, Rendered]):
             good = int(self.state.bad_run) == 0
         except RuntimeError:  # a device that answers no more: nothing of it can be had either way
             good = True
-        return self.result() if good else self._result_of_last_good()
-
-    def _result_of_last_good(self) -> Result:
-        subject, state = self.last_good
-        return _result((subject, replace(state, bad_steps=self.state.bad_steps)))
-
-    def _diverged(self, bad_run: int) -> DivergedError:
-        subject, state = self.last_good
-        message = diverged_message(
-            subject.owner, subject.noun, state.step, self.state.step, bad_run
-        )
-        return DivergedError(message, _result(self.last_good), bad_run)
+        return self.result() if good else self.last_good.result(self.state)
 
     def _stream_states(self) -> dict[str, Tensor]:
         return {name: stream.get_state() for name, stream in self.streams.items()}
 
-    def _snapshot(self) -> tuple[Subject[Result, Rendered], TrainingState]:
+    def _snapshot(self) -> Moment[Result, Rendered]:
         """Subject and whole training state where the run takes place; costs nothing, as no step
         edits in place.
         """
@@ -216,7 +205,7 @@ class Run(Generic[Result, Rendered]):
         )
 
     def result(self) -> Result:
-        return _result(self._snapshot())
+        return result_of(self._snapshot())
 
     def step(self) -> dict[str, Tensor]:
         """One more; once again on one device where it fails on several."""
@@ -298,7 +287,7 @@ class Run(Generic[Result, Rendered]):
         self.state = replace(state, generators=self._stream_states())
         self.steps_taken += 1
         if before is not None:
-            self._check_bad_steps(before)
+            self.last_good.check(before, self.state, settings.max_bad_steps)
         logs = {"loss": total, **logs, **extra, "bad_steps": self.state.bad_steps}
         return {name: log.detach() for name, log in logs.items()}
 
@@ -361,16 +350,6 @@ class Run(Generic[Result, Rendered]):
             bad_run=(state.bad_run + bad) * bad,
         )
 
-    def _check_bad_steps(self, before: tuple[Subject[Result, Rendered], TrainingState]) -> None:
-        """Read the count of bad steps (the one wait for the device): keep what is good, stop what
-        is beyond hope.
-        """
-        bad_run = int(self.state.bad_run)
-        if bad_run == 0:
-            self.last_good = before  # not what is now: that has yet to give a finite loss
-        elif bad_run > self.settings.max_bad_steps:
-            raise self._diverged(bad_run)
-
     def progress(self, logs: dict[str, Tensor]) -> Progress[Result]:
         logs, every = dict(logs), self.settings.preview_every
         return Progress(
@@ -392,8 +371,3 @@ class Run(Generic[Result, Rendered]):
         camera = self.sampler.from_angles(*PREVIEW_ANGLES, self.size).to(self.device)
         with torch.no_grad():
             return self.subject.render_preview(camera, background).cpu()
-
-
-def _result(moment: tuple[Subject[Result, Rendered], TrainingState]) -> Result:
-    subject, state = moment
-    return subject.result(state)
