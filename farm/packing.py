@@ -79,7 +79,7 @@ def start_mps(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     }
     for folder in variables.values():
         Path(folder).mkdir(parents=True, exist_ok=True)
-    # All GPUs, whichever this process may see. One that runs already refuses the second, and serves.
+    # All GPUs, whichever this process may see. One that runs already refuses the second and serves.
     whole = {name: text for name, text in environment.items() if name != "CUDA_VISIBLE_DEVICES"}
     subprocess.run([control, "-d"], check=False, env=whole | variables, capture_output=True)
     return variables if (place / "pipe" / "control").exists() else {}

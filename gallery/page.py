@@ -18,8 +18,8 @@ TEMPLATE = Path(__file__).with_name("page.html")
 TURN, TILE, BAND = 256, 160, 18  # pixels: of a turntable on the page; of a side, a caption
 KINDS = {".webp": "image/webp", ".jpg": "image/jpeg"}
 FOOT = (
-    "Made with Distill3D. Turntables and sides are renders of the Gaussians from all around; nothing"
-    " was chosen or retouched. Objects lie beside this page as .ply and .glb."
+    "Made with Distill3D. Turntables and sides are renders of the Gaussians from all around;"
+    " nothing was chosen or retouched. Objects lie beside this page as .ply and .glb."
 )
 # name in a record, title in the table, beside the number in a caption, digits
 NUMBERS = (

@@ -1,9 +1,10 @@
 """Work for several devices at once, in one process: a thread for each, for a device is kept busy by
 whoever launches its kernels, and one thread would get to the last of eight devices late.
 
-Threads share the weights' files, the interpreter's caches and the allocator's peer access; processes
-would each load the prior, and gradients would have to go through a library of their own. What a
-thread does to all of the process (recording a CUDA graph, trying convolutions) it does `alone`.
+Threads share the weights' files, the interpreter's caches and the allocator's peer access;
+processes would each load the prior, and gradients would have to go through a library of their own.
+What a thread does to all of the process (recording a CUDA graph, trying convolutions) it does
+`alone`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Reward-weighted sampling (RewardSDS, Chachy et al. 2025): noise draws that lead to better pictures
-count more."""
+"""Reward-weighted sampling (RewardSDS, Chachy et al. 2025): noise draws that lead to better
+pictures count more."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from ..cameras.pinhole import Cameras
 from .base import Prior
 from .conditioning import Conditioning
 
-# alpha below which a pixel's own colour is not brought out whole, lest its gradient grow without end;
+# alpha below which a pixel's own colour is not brought out whole, lest its gradient have no end;
 # ours
 FAINT = 0.05
 

@@ -1,6 +1,6 @@
-"""The views of a step shared over the devices of one machine: each renders, encodes and denoises its
-own; gradients are summed in the devices' order, so that they are those of one device to rounding,
-and the same bits every time.
+"""The views of a step shared over the devices of one machine: each renders, encodes and denoises
+its own; gradients are summed in the devices' order, so that they are those of one device to
+rounding, and the same bits every time.
 
 In one process: what devices exchange is small (the cloud, latents, estimates, gradients), goes from
 one to the other directly, and autograd follows it; see `devices.team`.

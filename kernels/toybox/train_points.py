@@ -187,7 +187,8 @@ def train(arguments: argparse.Namespace) -> None:
     save_file(weights, out / FILE)
     record = {
         "steps": run.step, "of": arguments.steps, "rate": run.rate, "batch": arguments.batch,
-        "points": arguments.points, "seed": arguments.seed, "steps_per_second": round((run.step - first) / seconds, 2),
+        "points": arguments.points, "seed": arguments.seed,
+        "steps_per_second": round((run.step - first) / seconds, 2),
         "losses_per_50_steps": [round(x, 5) for x in run.losses],
     }  # fmt: skip
     (out / "training.json").write_text(json.dumps(record) + "\n")

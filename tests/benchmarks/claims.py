@@ -78,9 +78,10 @@ NAMES = {
     "r_precision_all": "R-precision among all captions", "janus": "Janus rate",
 }  # fmt: skip
 COLUMNS = (
-    ("iou", "IoU", 3), ("psnr", "PSNR, dB", 1), ("false_alpha", "false alpha", 3), ("saturation", "saturation", 2),
-    ("contrast", "contrast", 2), ("edges", "edges", 2), ("r_precision_all", "R-precision", 2), ("janus", "Janus", 2),
-    ("consistency", "consistency", 2), ("evaluations", "rows", 0), ("seconds_per_step", "s per step", 3),
+    ("iou", "IoU", 3), ("psnr", "PSNR, dB", 1), ("false_alpha", "false alpha", 3),
+    ("saturation", "saturation", 2), ("contrast", "contrast", 2), ("edges", "edges", 2),
+    ("r_precision_all", "R-precision", 2), ("janus", "Janus", 2), ("consistency", "consistency", 2),
+    ("evaluations", "rows", 0), ("seconds_per_step", "s per step", 3),
     ("steps_to_iou80", "steps to IoU 0.8", 0),
 )  # fmt: skip
 
@@ -150,27 +151,31 @@ CLAIMS = (
         PLAIN, against="consistency_fresh",
     ),
     *(
-        Claim("Consistent3D", "CDS against SDS, both as published", "published", measure, PUBLISHED["cds"],
+        Claim("Consistent3D", "CDS against SDS, both as published", "published", measure,
+              PUBLISHED["cds"],
               PUBLISHED["sds"], measure != "edges_distance")
         for measure in CRISP
     ),
     *(
-        Claim("DreamMapping", "VDM with LucidDreamer's values against SDS as published", "published", measure,
+        Claim("DreamMapping", "VDM with LucidDreamer's values against SDS as published",
+              "published", measure,
               PUBLISHED["vdm"], PUBLISHED["sds"], not measure.endswith("distance"))
         for measure in (*CRISP, "saturation_distance")
     ),
     *(
-        Claim("DreamMapping", "the same against ISM as published (LucidDreamer)", "published", measure,
+        Claim("DreamMapping", "the same against ISM as published (LucidDreamer)", "published",
+              measure,
               PUBLISHED["vdm"], PUBLISHED["ism"], measure != "edges_distance")
         for measure in CRISP
     ),
     *(
-        Claim("(others)", f"{name}, both as published", "published", measure, PUBLISHED[first], PUBLISHED[second],
+        Claim("(others)", f"{name}, both as published", "published", measure, PUBLISHED[first],
+              PUBLISHED[second],
               measure != "edges_distance")
         for name, first, second in (
-            ("LucidDreamer: ISM against SDS", "ism", "sds"), ("ProlificDreamer: VSD against SDS", "vsd", "sds"),
-            ("SDI: against SDS", "sdi", "sds"), ("CSD: against SDS", "csd", "sds"),
-            ("SegmentDreamer: SCTD against ISM", "sctd", "ism"),
+            ("LucidDreamer: ISM against SDS", "ism", "sds"),
+            ("ProlificDreamer: VSD against SDS", "vsd", "sds"), ("SDI: against SDS", "sdi", "sds"),
+            ("CSD: against SDS", "csd", "sds"), ("SegmentDreamer: SCTD against ISM", "sctd", "ism"),
         )
         for measure in CRISP
     ),

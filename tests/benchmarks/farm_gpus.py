@@ -5,12 +5,13 @@
         [--runner processes|ray] [--no-mps] [--quality high]
 
 ``--runner ray`` is the farm itself, as ``python -m distill3d.farm`` (--per-gpu 0: it looks for the
-number); ``processes`` has its workers (farm/worker.py) in processes of their own with a queue in place
-of Ray, where Ray is not installed: the same engines, files and records. --objects: for each worker;
---seconds: no object is begun after so many of a row. Prints one JSON object last, and adds each row to
-the file. ``objects_an_hour``: those that ended while all workers were at work and had made one before,
-over that time; ``whole``: all over all the time, starting included. ``gpu_seconds``: a GPU's time over
-its objects in that window. What the GPUs did meanwhile is nvidia-smi's, once a second.
+number); ``processes`` has its workers (farm/worker.py) in processes of their own with a queue in
+place of Ray, where Ray is not installed: the same engines, files and records. --objects: for each
+worker; --seconds: no object is begun after so many of a row. Prints one JSON object last, and adds
+each row to the file. ``objects_an_hour``: those that ended while all workers were at work and had
+made one before, over that time; ``whole``: all over all the time, starting included.
+``gpu_seconds``: a GPU's time over its objects in that window. What the GPUs did meanwhile is
+nvidia-smi's, once a second.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def by_processes(
     store = open_store(str(out))
     shared = Options(
         store.address, _place(store), options.engine, str(options.comfyui or ""), threads=1,
-        gpu=0.0 if options.cpu else 1.0 if options.no_mps or per_gpu == 1 else 1 / per_gpu, scratch=str(options.work),
+        gpu=0.0 if options.cpu else 1.0 if options.no_mps or per_gpu == 1 else 1 / per_gpu,
+        scratch=str(options.work),
     )  # fmt: skip
     context = multiprocessing.get_context("spawn")
     todo, answers = context.Queue(), context.Queue()
@@ -157,8 +159,9 @@ def by_processes(
 
 def by_ray(jobs: Path, out: Path, options: argparse.Namespace, per_gpu: int) -> dict[str, Any]:
     command = [
-        sys.executable, "-m", "distill3d.farm", str(jobs), "--graph", str(options.work / "graph.json"),
-        "--out", str(out), "--engine", options.engine, "--scratch", str(options.work),
+        sys.executable, "-m", "distill3d.farm", str(jobs), "--graph",
+        str(options.work / "graph.json"), "--out", str(out), "--engine", options.engine,
+        "--scratch", str(options.work),
     ]  # fmt: skip
     command += ["--comfyui", str(options.comfyui)] if options.comfyui else []
     command += ["--workers", str(per_gpu)] if options.cpu else ["--per-gpu", str(per_gpu)]

@@ -31,35 +31,39 @@ LOSSES = {"SDS": SDS(), "CDS": CDS()}
 TOKENS = 40
 # as comfy.model_detection reads them off the files, and the classes' own defaults
 LUMINA = {
-    "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 30, "qk_norm": True,
-    "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48], "axes_lens": [1536, 512, 512], "rope_theta": 256.0,
-    "ffn_dim_multiplier": 8 / 3, "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
+    "patch_size": 2, "in_channels": 16, "dim": 3840, "cap_feat_dim": 2560, "n_layers": 30,
+    "qk_norm": True, "n_heads": 30, "n_kv_heads": 30, "axes_dims": [32, 48, 48],
+    "axes_lens": [1536, 512, 512], "rope_theta": 256.0, "ffn_dim_multiplier": 8 / 3,
+    "z_image_modulation": True, "time_scale": 1000.0, "pad_tokens_multiple": 32,
 }  # fmt: skip
 KLEIN = {
-    "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": 7680, "hidden_size": 3072,
-    "mlp_ratio": 3.0, "num_heads": 24, "depth": 5, "depth_single_blocks": 20, "axes_dim": [32, 32, 32, 32],
-    "theta": 2000, "patch_size": 1, "qkv_bias": False, "guidance_embed": False, "txt_ids_dims": [3],
-    "global_modulation": True, "mlp_silu_act": True, "ops_bias": False, "default_ref_method": "index",
-    "ref_index_scale": 10.0, "yak_mlp": False, "txt_norm": False,
+    "in_channels": 128, "out_channels": 128, "vec_in_dim": None, "context_in_dim": 7680,
+    "hidden_size": 3072, "mlp_ratio": 3.0, "num_heads": 24, "depth": 5, "depth_single_blocks": 20,
+    "axes_dim": [32, 32, 32, 32], "theta": 2000, "patch_size": 1, "qkv_bias": False,
+    "guidance_embed": False, "txt_ids_dims": [3], "global_modulation": True, "mlp_silu_act": True,
+    "ops_bias": False, "default_ref_method": "index", "ref_index_scale": 10.0, "yak_mlp": False,
+    "txt_norm": False,
 }  # fmt: skip
 ANIMA = {
-    "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16, "out_channels": 16, "patch_spatial": 2,
-    "patch_temporal": 1, "concat_padding_mask": True, "model_channels": 2048, "num_blocks": 28, "num_heads": 16,
-    "crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d", "pos_emb_learnable": True, "use_adaln_lora": True,
-    "pos_emb_interpolation": "crop", "min_fps": 1, "max_fps": 30, "adaln_lora_dim": 256,
-    "extra_per_block_abs_pos_emb": False, "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0,
+    "max_img_h": 240, "max_img_w": 240, "max_frames": 128, "in_channels": 16, "out_channels": 16,
+    "patch_spatial": 2, "patch_temporal": 1, "concat_padding_mask": True, "model_channels": 2048,
+    "num_blocks": 28, "num_heads": 16, "crossattn_emb_channels": 1024, "pos_emb_cls": "rope3d",
+    "pos_emb_learnable": True, "use_adaln_lora": True, "pos_emb_interpolation": "crop",
+    "min_fps": 1, "max_fps": 30, "adaln_lora_dim": 256, "extra_per_block_abs_pos_emb": False,
+    "rope_h_extrapolation_ratio": 4.0, "rope_w_extrapolation_ratio": 4.0,
     "rope_t_extrapolation_ratio": 1.0, "rope_enable_fps_modulation": False,
 }  # fmt: skip
 CHROMA = {
-    "in_channels": 64, "out_channels": 64, "context_in_dim": 4096, "hidden_size": 3072, "mlp_ratio": 4.0,
-    "num_heads": 24, "depth": 19, "depth_single_blocks": 38, "axes_dim": [16, 56, 56], "theta": 10000,
-    "patch_size": 2, "qkv_bias": True, "in_dim": 64, "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5,
-    "txt_ids_dims": [], "vec_in_dim": None,
+    "in_channels": 64, "out_channels": 64, "context_in_dim": 4096, "hidden_size": 3072,
+    "mlp_ratio": 4.0, "num_heads": 24, "depth": 19, "depth_single_blocks": 38,
+    "axes_dim": [16, 56, 56], "theta": 10000, "patch_size": 2, "qkv_bias": True, "in_dim": 64,
+    "out_dim": 3072, "hidden_dim": 5120, "n_layers": 5, "txt_ids_dims": [], "vec_in_dim": None,
 }  # fmt: skip
 RADIANCE = CHROMA | {
-    "in_channels": 3, "out_channels": 3, "patch_size": 16, "nerf_hidden_size": 64, "nerf_mlp_ratio": 4,
-    "nerf_depth": 4, "nerf_max_freqs": 8, "nerf_tile_size": 512, "nerf_final_head_type": "conv",
-    "nerf_embedder_dtype": torch.float32, "use_x0": False, "use_sequential_txt_ids": False,
+    "in_channels": 3, "out_channels": 3, "patch_size": 16, "nerf_hidden_size": 64,
+    "nerf_mlp_ratio": 4, "nerf_depth": 4, "nerf_max_freqs": 8, "nerf_tile_size": 512,
+    "nerf_final_head_type": "conv", "nerf_embedder_dtype": torch.float32, "use_x0": False,
+    "use_sequential_txt_ids": False,
 }  # fmt: skip
 NARROW = {
     "dim": 256,
@@ -93,13 +97,16 @@ class Row:
 
 ROWS = {
     "z_image": Row("ZImage", LUMINA, 2560, "kl16"),
-    "klein": Row("Flux2", KLEIN, 7680, "flux2", tokens=512, narrow={"hidden_size": 256, "num_heads": 2}),
+    "klein": Row(
+        "Flux2", KLEIN, 7680, "flux2", tokens=512, narrow={"hidden_size": 256, "num_heads": 2},
+    ),
     "qwen_image_fp8": Row(
         "QwenImage", {"in_channels": 64, "num_layers": 60}, 3584, "wan", "fp8_scaled",
         narrow={"num_attention_heads": 1},
     ),
     "krea2": Row(
-        "Krea2", {"features": 6144, "channels": 16, "patch": 2, "layers": 28, "heads": 48, "kvheads": 12,
+        "Krea2", {"features": 6144, "channels": 16, "patch": 2, "layers": 28, "heads": 48,
+                  "kvheads": 12,
                   "txtlayers": 12, "txtdim": 2560}, 12 * 2560, "wan",
     ),
     "anima": Row("Anima", ANIMA, 1024, "wan", narrow={"model_channels": 256, "num_heads": 2}),
@@ -221,15 +228,16 @@ def made_vae(kind: str, device: str, small: bool) -> Any:
     with torch.device("meta"):
         if kind == "wan":
             net = WanVAE(
-                dim=16 if small else 96, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2, attn_scales=[],
-                temperal_downsample=[False, True, True], image_channels=3, conv_out_channels=3, dropout=0.0,
+                dim=16 if small else 96, z_dim=16, dim_mult=[1, 2, 4, 4], num_res_blocks=2,
+                attn_scales=[], temperal_downsample=[False, True, True], image_channels=3,
+                conv_out_channels=3, dropout=0.0,
             )  # fmt: skip
         else:
             channels = 32 if kind == "flux2" else 16
             shape = {
-                "double_z": True, "z_channels": channels, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
-                "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2, "attn_resolutions": [], "dropout": 0.0,
-                "batch_norm_latent": kind == "flux2",
+                "double_z": True, "z_channels": channels, "resolution": 256, "in_channels": 3,
+                "out_ch": 3, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2,
+                "attn_resolutions": [], "dropout": 0.0, "batch_norm_latent": kind == "flux2",
             }  # fmt: skip
             net = AutoencoderKL(ddconfig=shape, embed_dim=channels)
     state = drawn(net.state_dict(), device, torch.float32)

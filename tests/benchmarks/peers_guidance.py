@@ -264,7 +264,7 @@ PUBLISHED: dict[str, Any] = {
     "sds": SDS(t_max_end=980, t_anneal="constant"),
     "cds": CDS(),
     "ism": ISM(
-        weighting="sigma/alpha", t_min=21, t_anneal_share=0.3, weight=0.1, reduction="sum", shared_t=True,
-        first_step=1, start_level=1, gap_start=100, noise_offset=0.1,
+        weighting="sigma/alpha", t_min=21, t_anneal_share=0.3, weight=0.1, reduction="sum",
+        shared_t=True, first_step=1, start_level=1, gap_start=100, noise_offset=0.1,
     ),
 }  # fmt: skip

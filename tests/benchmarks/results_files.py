@@ -21,10 +21,10 @@ from quality_statistics import Row, groups
 
 GROUP = ("config", "loss")
 KEPT = (
-    "caption", "seed", "steps", "fingerprint", "evaluations", "evaluations_trained", "iou", "psnr", "false_alpha",
-    "saturation", "contrast", "edges", "consistency", "consistency_fresh", "seconds_per_step", "steps_to_iou80",
-    "seconds_to_iou80", "steps_to_iou90", "iou_start", "psnr_start", "janus", "r_precision",
-    "r_precision_all", "gaussians", "diverged",
+    "caption", "seed", "steps", "fingerprint", "evaluations", "evaluations_trained", "iou", "psnr",
+    "false_alpha", "saturation", "contrast", "edges", "consistency", "consistency_fresh",
+    "seconds_per_step", "steps_to_iou80", "seconds_to_iou80", "steps_to_iou90", "iou_start",
+    "psnr_start", "janus", "r_precision", "r_precision_all", "gaussians", "diverged",
 )  # fmt: skip
 FACTS = (
     "torch",

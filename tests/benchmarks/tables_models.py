@@ -1,4 +1,4 @@
-"""Tables of image models: what each family answers, what a step takes, the embedded prior's forms."""
+"""Tables of image models: what a family answers, what a step takes, the embedded prior's forms."""
 
 from __future__ import annotations
 
@@ -80,7 +80,8 @@ def prior_forms() -> str:
         return NOT_YET
     found = result("prior_forms")["forms"]
     lines = [
-        [text, loss.upper(), *(change(*each[name], digits) for name, digits in (("iou", 3), ("psnr", 2)))]
+        [text, loss.upper(), *(change(*each[name], digits)
+         for name, digits in (("iou", 3), ("psnr", 2)))]
         for form, text in FORMS.items()
         for loss, each in found.get(form, {}).items()
     ]  # fmt: skip

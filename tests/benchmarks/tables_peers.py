@@ -1,4 +1,4 @@
-"""Tables of the comparisons with published settings and with the authors' own code, and of growth."""
+"""Tables: published settings, the authors' own code beside ours, and growth."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from table_format import (
 )
 
 NAMES = {
-    "sds": "SDS", "cds": "CDS", "vdm": "VDM", "ism": "ISM", "sctd": "SCTD", "vsd": "VSD", "csd": "CSD",
-    "nfsd": "NFSD", "sdi": "SDI",
+    "sds": "SDS", "cds": "CDS", "vdm": "VDM", "ism": "ISM", "sctd": "SCTD", "vsd": "VSD",
+    "csd": "CSD", "nfsd": "NFSD", "sdi": "SDI",
 }  # fmt: skip
 SETTINGS = {
     "as published": "as published",
@@ -35,8 +35,8 @@ def published() -> str:
     order = [*NAMES]
     found.sort(key=lambda e: (order.index(e["loss"]), [*SETTINGS].index(e["config"])))
     titles = (
-        "Loss", "Settings", "Steps", "Objects", "IoU", "PSNR, dB", "False alpha", "Strict R-precision",
-        "Edges", "Saturation", "Denoiser rows",
+        "Loss", "Settings", "Steps", "Objects", "IoU", "PSNR, dB", "False alpha",
+        "Strict R-precision", "Edges", "Saturation", "Denoiser rows",
     )  # fmt: skip
     lines = []
     for entry in found:
@@ -47,9 +47,9 @@ def published() -> str:
         lines.append(
             [
                 name, SETTINGS[entry["config"]], entry["steps"], entry["objects"],
-                spread(entry["iou"], entry["iou_error"], 3), spread(entry["psnr"], entry["psnr_error"], 1),
-                percent(entry["false_alpha"], 1), percent(entry["r_precision_all"]), *ratios,
-                whole(entry["evaluations"]),
+                spread(entry["iou"], entry["iou_error"], 3),
+                spread(entry["psnr"], entry["psnr_error"], 1), percent(entry["false_alpha"], 1),
+                percent(entry["r_precision_all"]), *ratios, whole(entry["evaluations"]),
             ]
         )  # fmt: skip
     return grid(titles, lines, texts=2)
@@ -123,8 +123,8 @@ def peers_quality() -> str:
             cells.append(", ".join(form(value) for value in values))
         lines.append([NAMES[kind], config, len(ours), *cells])
     titles = (
-        "Loss", "Settings", "Objects", "IoU theirs", "ours", "difference", "PSNR theirs, dB", "ours",
-        "difference", "Strict R-precision: theirs, ours", "Edges: theirs, ours",
+        "Loss", "Settings", "Objects", "IoU theirs", "ours", "difference", "PSNR theirs, dB",
+        "ours", "difference", "Strict R-precision: theirs, ours", "Edges: theirs, ours",
     )  # fmt: skip
     return grid(titles, lines, texts=2)
 

@@ -110,8 +110,10 @@ def text_start() -> str:
         steps = whole(entry["steps_to_iou90"]) if entry.get("steps_to_iou90") else ""
         lines.append([
             kind, entry["loss"].upper(), entry["steps"], entry["objects"],
-            spread(entry["iou"], entry["iou_error"], 3), spread(entry["psnr"], entry["psnr_error"], 1),
-            f"{steps} ({percent(entry['reached_iou90'])})", percent(entry["r_precision_all"]), f"{entry['edges']:.2f}",
+            spread(entry["iou"], entry["iou_error"], 3),
+            spread(entry["psnr"], entry["psnr_error"], 1),
+            f"{steps} ({percent(entry['reached_iou90'])})", percent(entry["r_precision_all"]),
+            f"{entry['edges']:.2f}",
         ])  # fmt: skip
     own = [
         spread(start["iou"], start["iou_error"], 3),

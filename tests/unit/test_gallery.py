@@ -1,5 +1,5 @@
-"""The gallery: what it is made of, that it goes on where it stopped, and one page that needs nothing
-else."""
+"""The gallery: what it is made of, that it goes on where it stopped, and one page that needs
+nothing else."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ GRAPH = {
     "prior": ("LoadDiffusionPrior", {"model": "x", "precision": "fp32"}),
     "prompts": ("ViewPrompts", {"prior": ["prior", 0], "prompt": "x"}),
     "cameras": ("OrbitCameras", {"values": "auto"}),
-    "ball": ("InitGaussians", {"count": 50, "radius": 0.5, "seed": 0, "scale": 0.05, "opacity": 0.1}),
+    "ball": ("InitGaussians", {"count": 50, "radius": 0.5, "seed": 0, "scale": 0.05,
+                               "opacity": 0.1}),
     "loss": ("VDMLoss", {"values": "auto", "guidance": 3.0, "degradation_map": ["map", 0]}),
     "map": ("DegradationMap", {"design": "linear", "widths": "16, 32", "lr": 1e-3, "lr_end": 1e-4}),
-    "run": ("Optimize", {"prior": ["prior", 0], "prompts": ["prompts", 0], "cameras": ["cameras", 0],
-                         "gaussians": ["ball", 0], "loss": ["loss", 0], "steps": 9, "views": 1,
-                         "image_size": 0, "seed": 0}),
+    "run": ("Optimize", {"prior": ["prior", 0], "prompts": ["prompts", 0],
+                         "cameras": ["cameras", 0], "gaussians": ["ball", 0], "loss": ["loss", 0],
+                         "steps": 9, "views": 1, "image_size": 0, "seed": 0}),
     "views": ("RenderViews", {"gaussians": ["run", 0], "views": 2, "size": 32, "elevation": 15.0,
                               "background": "white", "distance": 3.5, "fov_y": 31.5}),
     "save": ("SaveGaussians", {"gaussians": ["run", 0], "filename_prefix": "x/y"}),

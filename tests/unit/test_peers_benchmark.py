@@ -43,7 +43,8 @@ class StableDiffusionGuidance:
         latents = self.encode_images(rgb.permute(0, 3, 1, 2))
         t = torch.full((len(latents),), int(1000 * self.cfg.min_step_percent))
         rows = torch.cat([latents, latents]).detach(), torch.cat([t, t])
-        text, null = self.unet(*rows, encoder_hidden_states=texts.get_text_embeddings()).sample.chunk(2)
+        read = texts.get_text_embeddings()
+        text, null = self.unet(*rows, encoder_hidden_states=read).sample.chunk(2)
         gradient = self.cfg.guidance_scale * (text - null)
         return {"loss_sds": (latents * gradient).sum() / len(latents)}
 """
@@ -126,7 +127,8 @@ def test_every_pair_of_the_sweep_has_one_set_of_settings(clone, monkeypatch):
     peers.register(clones)
     options = SimpleNamespace(
         set=[], sweep=peers.SWEEP, losses="", steps=267, backend="auto", captions="a red mug",
-        prompts=1, caption_seed=0, first_seed=0, seeds=1, prior=BENCHMARKS.parents[1] / "models/toybox",
+        prompts=1, caption_seed=0, first_seed=0, seeds=1,
+        prior=BENCHMARKS.parents[1] / "models/toybox",
     )  # fmt: skip
     found = {(task.config, task.loss): task.setup for task in plan.plan(options)}
     pairs = [key for key in found if key[1].endswith("_ours")]

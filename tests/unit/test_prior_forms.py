@@ -71,7 +71,8 @@ def test_times_between_two_timesteps_are_asked_between_them(forms, toybox):
 def test_a_closed_form_flow_in_either_direction_of_time_gives_the_score_itself(backwards):
     schedule, t = NoiseSchedule.flow(3.0), torch.tensor([50, 400, 900])
     texts = {
-        text: Mixture(normal(seed, 2, 3, 4, 4), 0.2 + normal(seed + 9, 2, 1, 1, 1).abs(), torch.tensor([1.0, 2]))
+        text: Mixture(normal(seed, 2, 3, 4, 4), 0.2 + normal(seed + 9, 2, 1, 1, 1).abs(),
+        torch.tensor([1.0, 2]))
         for seed, text in enumerate(("a", ""))
     }  # fmt: skip
     prior = GaussianMixturePrior(texts, schedule)

@@ -1,5 +1,5 @@
-"""The views of a step shared over devices, here the CPU several times: the numbers of one device, the
-same bits every time, and one device where the others fail.
+"""The views of a step shared over devices, here the CPU several times: the numbers of one device,
+the same bits every time, and one device where the others fail.
 """
 
 import threading

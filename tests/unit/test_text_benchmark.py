@@ -56,7 +56,8 @@ def test_the_best_of_a_tuning_sweep_is_measured_with_the_settings_that_its_loss_
     rows = [
         row(iou, loss, caption, config=config, psnr=psnr)
         for config, loss, iou, psnr in (
-            ("a", "sds", 0.90, 25.0), ("b", "sds", 0.89, 25.6), ("a", "vdm", 0.90, 25.0), ("b", "vdm", 0.89, 25.4),
+            ("a", "sds", 0.90, 25.0), ("b", "sds", 0.89, 25.6), ("a", "vdm", 0.90, 25.0),
+            ("b", "vdm", 0.89, 25.4),
         )
         for caption in "xy"
     ]  # fmt: skip
