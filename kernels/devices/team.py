@@ -46,7 +46,7 @@ class Team:
             stream, gradients = _stream(self.devices[0]), torch.is_grad_enabled()
             waiting: dict[int, Future[T]] = {}
 
-            def there(place: int) -> T:
+            def there(index: int) -> T:
                 with (
                     torch.inference_mode(False),
                     torch.set_grad_enabled(gradients),
@@ -54,25 +54,25 @@ class Team:
                 ):
                     if stream is not None:
                         at.enter_context(torch.cuda.stream(stream))
-                    at.enter_context(_current(self.devices[place]))
+                    at.enter_context(_current(self.devices[index]))
                     at.enter_context(_gate.beside())
-                    return work(place)
+                    return work(index)
 
-            for place in range(1, count):
-                if self.devices[place] != self.devices[0]:
-                    thread = _thread(self.devices[place], os.getpid())
-                    waiting[place] = thread.submit(copy_context().run, there, place)
+            for index in range(1, count):
+                if self.devices[index] != self.devices[0]:
+                    thread = _thread(self.devices[index], os.getpid())
+                    waiting[index] = thread.submit(copy_context().run, there, index)
                     if self._calls <= FIRST:
-                        waiting[place].exception()
+                        waiting[index].exception()
             results, errors = dict[int, T](), list[BaseException]()
-            for place in range(count):
+            for index in range(count):
                 try:
-                    results[place] = waiting[place].result() if place in waiting else there(place)
+                    results[index] = waiting[index].result() if index in waiting else there(index)
                 except BaseException as error:
                     errors.append(error)
         if errors:
             raise errors[0]
-        return [results[place] for place in range(count)]
+        return [results[index] for index in range(count)]
 
 
 @cache

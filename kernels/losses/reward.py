@@ -82,7 +82,7 @@ class Reward:
     2503.09601).
 
     Each draw costs the loss's own evaluations and two a step of its picture, which is decoded too.
-    A loss that learns (VSD) learns once a draw.
+    A loss that learns (VSD, TraCe) learns once a draw.
 
     Args:
         loss: whose draws are weighed
@@ -128,7 +128,7 @@ class Reward:
         if not isinstance(loss, TimestepLoss):
             raise ValueError(
                 f"Reward Loss: loss is {loss.name}, which does not draw one timestep and one noise"
-                " a step. Link SDS, CSD, NFSD, ISM, SDI, SCTD, VSD or RFDS Loss."
+                " a step. Link SDS, CSD, NFSD, ISM, SDI, SCTD, VSD, TraCe or RFDS Loss."
             )
 
     def below(self, top: int) -> Self:

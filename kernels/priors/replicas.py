@@ -62,17 +62,17 @@ class Replicas:
         """
         groups = count // multiple
         members = max(1, min(len(self.priors), groups))
-        ends = [multiple * (groups * place // members) for place in range(1, members)]
+        ends = [multiple * (groups * index // members) for index in range(1, members)]
         return [slice(*pair) for pair in zip([0, *ends], [*ends, count], strict=True)]
 
     def encode(self, images: Tensor, noise: Tensor | None) -> Tensor:
         """See `ReplicablePrior.encode_with`; differentiable, on the first device."""
         parts = self.shares(len(images))
 
-        def work(place: int) -> Tensor:
-            rows, device = parts[place], self.devices[place]
+        def work(index: int) -> Tensor:
+            rows, device = parts[index], self.devices[index]
             own = None if noise is None else noise[rows].to(device)
-            latents: Tensor = self.priors[place].encode_with(images[rows].to(device), own)
+            latents: Tensor = self.priors[index].encode_with(images[rows].to(device), own)
             return latents
 
         return self.gathered(self.team.each(work, len(parts)))
@@ -84,10 +84,10 @@ class Replicas:
         whole = all(len(text) == len(z_t) for text in conditionings)  # else the first one says so
         parts = self.shares(len(z_t), views_per_group) if whole else [slice(None)]
 
-        def work(place: int) -> list[Tensor]:
-            rows, device = parts[place], self.devices[place]
+        def work(index: int) -> list[Tensor]:
+            rows, device = parts[index], self.devices[index]
             texts = _texts(conditionings, rows, device)
-            estimates: list[Tensor] = self.priors[place].predict(
+            estimates: list[Tensor] = self.priors[index].predict(
                 z_t[rows].to(device), t[rows].to(device), texts
             )
             return estimates

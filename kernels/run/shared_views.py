@@ -217,15 +217,14 @@ def rendered_and_encoded(
     side = judging.size or cameras.height
     noise = replicas.priors[0].posterior_noise((len(cameras), 3, side, side), posterior)
 
-    def work(place: int) -> tuple[RenderedViews, Tensor]:
-        rows, device = parts[place], devices[place]
-        own, there = replicas.priors[place], cameras[rows].to(device)
-        theirs = {name: value[place] for name, value in copies.items()}
-        grounds = backgrounds[rows].to(device)
-        rendering = subject.render(theirs, there, grounds, depth)
-        images = judged(own, judging, rendering, there, grounds)
+    def work(index: int) -> tuple[RenderedViews, Tensor]:
+        rows, device, replica = parts[index], devices[index], replicas.priors[index]
+        views, grounds = cameras[rows].to(device), backgrounds[rows].to(device)
+        tensors = {name: value[index] for name, value in copies.items()}
+        rendering = subject.render(tensors, views, grounds, depth)
+        images = judged(replica, judging, rendering, views, grounds)
         drawn = None if noise is None else noise[rows].to(device)
-        return rendering, own.encode_with(images, drawn)
+        return rendering, replica.encode_with(images, drawn)
 
     made = replicas.team.each(work, len(parts))
     latents = replicas.gathered([latents for _, latents in made])
@@ -266,8 +265,8 @@ def whole_gradients(gradients: Sequence[Tensor], parts: int, device: torch.devic
         return list(gradients)
     each = len(gradients) // parts
     return [
-        torch.cat([gradient.to(device) for gradient in gradients[place::each]])
-        for place in range(each)
+        torch.cat([gradient.to(device) for gradient in gradients[index::each]])
+        for index in range(each)
     ]
 
 
@@ -278,8 +277,8 @@ class _Copies(Function):
     def forward(context: Any, value: Tensor, devices: Sequence[torch.device]) -> tuple[Tensor, ...]:
         context.device = value.device
         return tuple(
-            value.view_as(value) if place == 0 else value.to(device, copy=True)
-            for place, device in enumerate(devices)
+            value.view_as(value) if index == 0 else value.to(device, copy=True)
+            for index, device in enumerate(devices)
         )
 
     @staticmethod

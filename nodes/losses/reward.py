@@ -32,7 +32,8 @@ class RewardLoss(io.ComfyNode):
                 types.Loss.Input(
                     "loss",
                     tooltip=(
-                        "SDS, CSD, NFSD, ISM, SDI, SCTD, VSD or RFDS Loss, whose draws are weighed."
+                        "SDS, CSD, NFSD, ISM, SDI, SCTD, VSD, TraCe or RFDS Loss, whose draws are"
+                        " weighed."
                     ),
                 ),
                 types.Scorer.Input(
@@ -41,7 +42,7 @@ class RewardLoss(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "draws",
-                    default=6,
+                    default=Reward.draws,
                     min=2,
                     max=64,
                     tooltip="Noises per step and view. RewardSDS: 6. Time grows with it.",
@@ -49,7 +50,7 @@ class RewardLoss(io.ComfyNode):
                 io.Combo.Input(
                     "strategy",
                     options=list(STRATEGIES),
-                    default=STRATEGIES[0],
+                    default=Reward.strategy,
                     tooltip=(
                         "softmax: a draw counts exp(sharpness x score). best: the best alone. best"
                         " less worst: 0.9 of the two best, less 0.1 of the two worst. All three are"
@@ -58,7 +59,7 @@ class RewardLoss(io.ComfyNode):
                 ),
                 number_input(
                     "sharpness",
-                    1.0,
+                    Reward.sharpness,
                     "How much a point of the score counts in softmax; 0 makes a plain mean of the"
                     " draws. RewardSDS: 1.",
                     high=1e6,
@@ -66,7 +67,7 @@ class RewardLoss(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "steps",
-                    default=8,
+                    default=Reward.steps,
                     min=1,
                     max=100,
                     advanced=True,
@@ -77,7 +78,7 @@ class RewardLoss(io.ComfyNode):
                 ),
                 number_input(
                     "until",
-                    0.5,
+                    Reward.until,
                     "Share of the run, 0..1, after which the loss goes on alone, at its own cost."
                     " RewardSDS: 0.5.",
                     high=1.0,

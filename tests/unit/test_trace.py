@@ -7,6 +7,7 @@ import torch
 from kit import normal, seeded
 from test_vsd import SHAPE, TinyPrior, views
 
+from distill3d.kernels.losses.reward import Reward
 from distill3d.kernels.losses.trace import TraCe, bridge_spreads, bridged
 from distill3d.kernels.priors.mixture import GaussianMixturePrior, Mixture
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
@@ -119,3 +120,14 @@ def test_a_real_lora_learns_and_the_prior_stays():
 def test_a_wrong_setting_is_named():
     with pytest.raises(ValueError, match="TraCe Loss: bridge_start is 1000"):
         TraCe(bridge_start=1000).check()
+
+
+def test_its_draws_can_be_weighed_and_it_learns_once_a_draw():
+    learner = Learner()
+    prior, latents = Prior(learner), normal(1, 2, *SHAPE).requires_grad_()
+    weighed = Reward(TraCe(), lambda images: images.mean((1, 2, 3)), draws=3, steps=1)
+    run = weighed.start(prior, SHAPE, seeded())
+    value, logs = run(latents, views(prior), seeded(1))
+    (gradient,) = torch.autograd.grad(value, latents)
+    assert float(gradient.abs().max()) > 0 and {"lora_loss", "reward"} <= set(logs)
+    assert len(learner.taught) == 3
