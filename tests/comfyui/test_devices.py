@@ -9,13 +9,14 @@ from harness.server import PromptRefused
 
 
 def with_devices(prompt, info, devices):
-    """Two steps of three views on these devices, and nothing but the splat file of them."""
+    """Two steps of three small views on these devices, and nothing but the splat file of them."""
     (id,) = prompts.of_type(prompt, "Distill3D_Optimize")
     (save,) = prompts.of_type(prompt, "Distill3D_SaveGaussians")
     dropped = {"Distill3D_ExportMesh", "Distill3D_RenderViews", "SaveAnimatedWEBP", "Preview3D"}
     kept = {key: value for key, value in prompt.items() if value["class_type"] not in dropped}
     options = node(info, "RunOptions", devices=devices)
-    given = {**prompt[id]["inputs"], "options": ["options", 0], "steps": 2, "views": 3}
+    few = {"steps": 2, "views": 3, "image_size": 64}
+    given = {**prompt[id]["inputs"], "options": ["options", 0], **few}
     kept |= {id: {**prompt[id], "inputs": given}, "options": options}
     return kept, save
 
