@@ -80,7 +80,7 @@ def test_points_of_held_out_captions_lie_on_the_true_surface_and_cover_it(model,
 def test_parts_have_their_own_colours_under_every_colour_of_the_caption(model):
     """The wheels of a car are dark, its body as the caption says; light takes up to half."""
     for color in ("red", "white", "cyan"):
-        cloud = from_text(model, f"a {color} car", 8000)
+        cloud = from_text(model, f"a {color} car", 4000)
         role = shape("car").roles(cloud.means)
         wanted = torch.tensor([COLORS[color] if r == MAIN else ACCENTS[r] for r in ROLES])
         clear = shape("car").distance(cloud.means).abs() < 0.02
