@@ -69,7 +69,7 @@ class Trial:
             self.answer = True
         elif backend != ASYNCHRONOUS:
             self.forbid("the allocator is not torch's")
-        elif self.tries < MOST_TRIES:
+        else:
             self.errors, self.began, self.tries = (
                 tempfile.TemporaryFile(),  # noqa: SIM115  # the process writes into it
                 time.monotonic(),
@@ -106,11 +106,14 @@ class Trial:
 
     def _failed(self, code: int) -> None:
         said = self._said()
-        if "out of memory" in said:
-            self.process = None
-            log.warning(NO_ROOM)
-        else:
+        if "out of memory" not in said:
             self.forbid(f"a trial of them ended with {code}: {said}", ADVICE)
+        elif self.tries < MOST_TRIES:
+            self.process = None
+            if self.tries == 1:
+                log.warning(NO_ROOM)
+        else:
+            self.forbid(f"{MOST_TRIES} times there was no memory on the device to try them")
 
     def forbid(self, reason: str, advice: str = "") -> None:
         """No graph is recorded in this process from now on."""

@@ -92,6 +92,7 @@ class Graphed:
 
     def drop(self) -> None:
         """Forget the graphs; what they used can be given back to the device then."""
+        tell_of(self.name, len(self.graphs))
         self.graphs.clear()
         self.pool = None
         graphs_alive.discard(self)
@@ -132,10 +133,13 @@ class GraphedGradient:
 
     def drop(self) -> None:
         """Forget the graphs; what they used can be given back to the device then."""
-        for pair in self.graphs.values():
-            pair.finish()
-        self.graphs.clear()
-        graphs_alive.discard(self)
+        tell_of(self.name, len(self.graphs))
+        try:
+            for pair in self.graphs.values():
+                pair.finish()
+        finally:
+            self.graphs.clear()
+            graphs_alive.discard(self)
 
 
 class _Pair:
@@ -274,6 +278,12 @@ def _allocated(error: BaseException) -> list[Any]:
     frames = (recorder, *(frame for frame, _ in traceback.walk_tb(error.__traceback__)))
     values = (value for frame in frames for value in frame.f_locals.values())
     return [value for value in values if not isinstance(value, BaseException)]
+
+
+def tell_of(network: str, graphs: int) -> None:
+    """Say in the log, at the end of a run, that the network has run in so many graphs."""
+    if graphs:
+        log.info("The %s has run in CUDA graphs: %d recorded.", network, graphs)
 
 
 def warn_of_no_graph(network: str, error: Exception) -> None:

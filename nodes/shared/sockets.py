@@ -7,6 +7,9 @@ from __future__ import annotations
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from ...kernels.devices.memory import trim_heap
+from ...kernels.devices.streams import is_out_of_memory
+
 if TYPE_CHECKING:
     from comfy_api.latest import io
 
@@ -23,7 +26,9 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     @wraps(run)
     def execute(cls: Any, *values: Any, **inputs: Any) -> Any:
         try:
-            return run(cls, *values, **inputs)
+            output = run(cls, *values, **inputs)
+            trim_heap()
+            return output
         except MemoryError as error:
             if str(error):
                 raise
@@ -31,6 +36,15 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
                 f"{cls.define_schema().display_name}: the machine's memory is used up. Close other"
                 " programs, or ask for less: smaller pictures, fewer views or Gaussians, a smaller"
                 " model."
+            ) from error
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            # by type and words ComfyUI knows it, and unloads all models
+            raise type(error)(
+                f"{cls.define_schema().display_name}: the device's memory is used up ({error})."
+                " Ask for less: smaller pictures, fewer views or Gaussians, micro_batch in Run"
+                " Options, low_vram in Load Diffusion Prior; or close what else uses the device."
             ) from error
         except (AttributeError, TypeError) as error:
             schema = cls.define_schema()

@@ -26,10 +26,12 @@ def gpu_server() -> str:
             flags = server["flags"] if server["flags"] == "default" else f"`{server['flags']}`"
             device = server["device"].removeprefix("cuda:0 ").split(" : ")[0]
             outcome = "passed" if row["ok"] else "**failed**"
-            lines.append(
-                [flags, row["case"], outcome, f"{row['seconds']:.0f}", device, server["pack"]]
-            )
-    return grid(("Flags", "Case", "Outcome", "Seconds", "Device", "Commit"), lines)
+            figures = row["figures"]
+            warm = figures.get("warm_s", figures.get("median_s", ""))
+            taken = f"{row['seconds']:.0f}"
+            lines.append([flags, row["case"], outcome, taken, warm, device, server["pack"]])
+    titles = ("Flags", "Case", "Outcome", "Seconds", "Warm, s", "Device", "Commit")
+    return grid(titles, lines)
 
 
 @table

@@ -96,11 +96,30 @@ class Bed:
         device = self.server.get("/system_stats")["devices"][0]
         return (device["vram_total"] - device["vram_free"]) / MIB
 
+    def own(self) -> float | None:
+        """MiB of the device that the server's process has, whatever others use, by nvidia-smi; None
+        where that does not know the process.
+        """
+        query = [
+            "nvidia-smi",
+            "--query-compute-apps=pid,used_memory",
+            "--format=csv,noheader,nounits",
+        ]
+        try:
+            lines = subprocess.run(query, capture_output=True, text=True).stdout.splitlines()
+        except OSError:
+            return None
+        mine = [line.split(",")[1] for line in lines if line.startswith(f"{self.pid()},")]
+        return sum(map(float, mine)) if mine and mine[0].strip().isdigit() else None
+
+    def pid(self) -> int:
+        return int(self.server._process.pid)
+
     def resident(self) -> float:
         """MiB of main memory that the server's process has."""
         import psutil
 
-        return psutil.Process(self.server._process.pid).memory_info().rss / MIB
+        return psutil.Process(self.pid()).memory_info().rss / MIB
 
     def freed(self) -> dict[str, float]:
         """What is still held once the server has been told to free everything."""
@@ -116,8 +135,15 @@ class Bed:
             "rss": round(self.resident(), 1)
         }
 
+    def grown(self, before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+        """What of `freed` is more than before, of what tells of this server alone."""
+        names = {"reserved", "own", *(() if self.shared else ("used",))}
+        return {name: after[name] - before[name] for name in names & before.keys() & after.keys()}
+
     def _held(self) -> dict[str, float]:
-        return {"reserved": self.reserved(), "used": self.used()}
+        own = self.own()
+        held = {"reserved": self.reserved(), "used": self.used()}
+        return held if own is None else held | {"own": own}
 
     def log(self) -> str:
         return self.server.log.read_text(encoding="utf-8", errors="replace")

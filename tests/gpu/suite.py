@@ -61,6 +61,7 @@ def run(
     while wanted:
         with Bed(*place) as bed:
             about = versions(bed.server) | {"flags": " ".join(place[2]) or "default"}
+            about |= {"shared": "yes"} if bed.shared else {}
             print(json.dumps(about), flush=True)
             while wanted:
                 name = wanted.pop(0)

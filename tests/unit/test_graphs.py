@@ -92,6 +92,22 @@ def test_a_trial_that_wants_memory_is_tried_again_in_a_later_run(trial, monkeypa
     assert settled(trial)
 
 
+def test_a_trial_that_never_finds_memory_is_given_up_and_the_log_says_so_once_each(
+    trial, monkeypatch, caplog
+):
+    monkeypatch.setattr(
+        graph_trial, "PROGRAM", "raise SystemExit('torch.OutOfMemoryError: CUDA out of memory.')"
+    )
+    for _ in range(graph_trial.MOST_TRIES + 2):
+        assert not settled(trial)
+    told = [record.message for record in caplog.records]
+    assert [line for line in told if "3 times there was no memory" in line] == told[1:]
+    assert "Not enough memory" in told[0] and len(told) == 2
+    assert trial.state() == (
+        "without CUDA graphs (3 times there was no memory on the device to try them)"
+    )
+
+
 def test_the_real_trial_fails_where_there_is_another_allocator(trial, monkeypatch):
     """Its program finds the pack and runs: here it has no GPU, or torch's own allocator, and says
     so.

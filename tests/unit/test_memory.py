@@ -127,3 +127,31 @@ def test_saving_takes_no_second_copy_of_what_is_saved(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "a.safetensors").stat().st_size > 400_000_000
+
+
+HOLES = """
+import ctypes, resource
+from distill3d.kernels.devices.memory import trim_heap
+from pathlib import Path
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() >> 20
+
+libc = ctypes.CDLL("libc.so.6")
+libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+blocks = [libc.malloc(100_000) for _ in range(1000)]  # of the heap, not mapped one by one
+for block in blocks:
+    ctypes.memset(block, 1, 100_000)
+for block in blocks[:-1]:
+    libc.free(block)
+before = resident()
+trim_heap()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's heap")
+def test_holes_in_the_heap_go_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 80  # MiB, of the 95 that lie before a block that stays

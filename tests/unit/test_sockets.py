@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from distill3d.nodes.shared.sockets import guarded
 
@@ -57,3 +58,14 @@ def test_memory_that_is_used_up_is_told_with_the_cure_and_other_words_are_kept()
         node().execute(gaussians=Greedy())
     with pytest.raises(MemoryError, match=r"^22 GB are wanted$"):
         node().execute(gaussians=Greedy("22 GB are wanted"))
+
+
+@pytest.mark.parametrize("kind", [torch.OutOfMemoryError, RuntimeError])
+def test_device_memory_that_is_used_up_is_told_with_the_cure_in_a_type_that_comfyui_knows(kind):
+    class Greedy:
+        @property
+        def means(self):
+            raise kind("CUDA error: out of memory")
+
+    with pytest.raises(kind, match=r"Count: the device's memory is used up .*out of memory.*fewer"):
+        node().execute(gaussians=Greedy())

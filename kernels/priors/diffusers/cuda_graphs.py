@@ -116,9 +116,9 @@ class Accelerated:
     def drop(self) -> None:
         """Forget all graphs and give back what they used; the networks stay."""
         try:
-            self.encoder.drop()
             if "denoiser" in self.__dict__:
                 self.denoiser.drop()
+            self.encoder.drop()
             release_memory(self.device)
         # of the device, whose first error should be the one that is told
         except RuntimeError as error:
