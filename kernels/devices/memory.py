@@ -37,8 +37,9 @@ def available_bytes(device: torch.device) -> int | None:
 
 
 def trim_heap() -> None:
-    """Give back to the system what the C library keeps of memory that is free (glibc). It does so by
-    itself at the heap's end alone; between blocks that stay, holes of a hundred MiB come together.
+    """Give back to the system what the C library keeps of memory that is free (glibc). It does so
+    by itself at the heap's end alone; between blocks that stay, holes of a hundred MiB come
+    together.
     """
     if (library := _glibc()) is not None:
         library.malloc_trim(0)
