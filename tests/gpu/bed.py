@@ -44,9 +44,6 @@ class Bed:
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
         # where the server's environment has its caches
         (HOME / "cache").mkdir(parents=True, exist_ok=True)
-        # Blocks of 1 MiB and more go straight back to the system (glibc): else holes in the heap
-        # count as held, a hundred and more MiB of them after a dozen runs.
-        os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", str(MIB))
         self.server = Server(tree, base, base / "server.log", cpu=False, arguments=flags)
         self.base, self.info = base, dict[str, Any]()
 
