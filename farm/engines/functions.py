@@ -24,6 +24,7 @@ from ...kernels.files.formats import FORMATS
 from ...kernels.files.notes import notes
 from ...kernels.gaussians.cloud import Gaussians
 from ...kernels.init.ball import random_ball
+from ...kernels.init.text import from_text, load_point_model
 from ...kernels.losses.cds import CDS
 from ...kernels.losses.combine import Combined, Scheduled
 from ...kernels.losses.csd import CSD
@@ -54,7 +55,8 @@ from .base import Keep, Made
 
 Inputs = dict[str, Any]
 Outputs = tuple[Any, ...]
-TOYBOX = Path(__file__).resolve().parents[2] / "models" / "toybox"
+MODELS = Path(__file__).resolve().parents[2] / "models"
+TOYBOX, POINTS = MODELS / "toybox", MODELS / "text_to_points" / "points.safetensors"
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 BACKGROUNDS = {"white": 1.0, "gray": 0.5, "black": 0.0}
 METHODS = {"default": 4, "fastest": 0, "slowest": 6}  # of WebP's compression
@@ -145,6 +147,12 @@ def _ball(context: Context, count: int, radius: float, seed: int, scale: float,
     generator = torch.Generator().manual_seed(seed)
     cloud = random_ball(count, radius=radius, scale=scale, opacity_logit=logit, generator=generator)
     return (cloud,)
+
+
+def _shape(context: Context, prompts: Any, count: int, seed: int, opacity: float) -> Outputs:
+    logit = torch.logit(torch.tensor(opacity, dtype=torch.float64)).item()
+    generator = torch.Generator().manual_seed(seed)
+    return (from_text(load_point_model(POINTS), prompts.prompt, count, generator, logit),)
 
 
 def _loss(kind: Callable[..., Any], context: Context, values: str = "own",
@@ -350,7 +358,7 @@ def _mesh(context: Context, gaussians: Gaussians, filename_prefix: str, faces: i
 
 NODES: dict[str, Callable[..., Outputs]] = {
     "LoadDiffusionPrior": _prior, "ViewPrompts": _texts, "OrbitCameras": _orbit,
-    "SceneCameras": _scene_cameras, "InitGaussians": _ball, "QualityPreset": _quality,
+    "SceneCameras": _scene_cameras, "InitGaussians": _ball, "InitText": _shape, "QualityPreset": _quality,
     "LearningRates": _rates, "Penalties": _penalties, "Densification": _growth,
     "RunOptions": _options, "Optimize": _optimize, "RenderViews": _views,
     "SaveGaussians": _save, "ExportMesh": _mesh, "SaveAnimatedWEBP": _webp, "SaveImage": _pictures,

@@ -17,6 +17,9 @@ PRESETS = {
         "embedded prior, at most 300 steps": Rates(
             lr_means=8e-3, lr_scales=2e-2, lr_opacities=0.1, lr_colors=6e-2
         ),
+        "embedded prior, from a text": Rates(
+            lr_means=2e-3, lr_scales=5e-3, lr_opacities=0.025, lr_colors=0.015
+        ),
         "LucidDreamer": Rates(
             lr_means=5.6e-4,
             final_means=0.01,
@@ -81,8 +84,8 @@ class LearningRates(io.ComfyNode):
                 preset_input(
                     PRESETS,
                     "embedded prior: for the prior that ships with the pack, from about 240 steps"
-                    " on; twice that for runs of at most 300. LucidDreamer: for Stable Diffusion"
-                    " and thousands of steps.",
+                    " on; twice that for runs of at most 300, half of it from Init from Text."
+                    " LucidDreamer: for Stable Diffusion and thousands of steps.",
                 ),
                 _rate("means", "places", "world units per step", "5.6e-4, falling to 5.6e-6"),
                 _final("means", "0.01"),

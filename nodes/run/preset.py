@@ -30,8 +30,8 @@ class QualityPreset(io.ComfyNode):
             category="Distill3D",
             description=(
                 "One choice between quick and good, as numbers for the other nodes: link each"
-                " output to the input of the same name. For the embedded prior with CDS Loss. The"
-                " subgraph Text to 3D has it built in."
+                " output to the input of the same name. For the embedded prior with CDS Loss and"
+                " Init from Text. The subgraph Text to 3D has it built in."
             ),
             search_aliases=["draft", "standard", "fine", "high", "settings", "fast", "text to 3d"],
             inputs=[
@@ -41,20 +41,17 @@ class QualityPreset(io.ComfyNode):
                     default=AUTO,
                     tooltip=(
                         "auto: fine on a GPU with Triton or gsplat, else standard. draft: about"
-                        " half the time of standard, to see whether the prompt works (110 steps of"
-                        " 2 views). standard: 200 steps of 2 views. fine: 200 steps of 4 views with"
-                        " five times as many, smaller Gaussians and a texture of 1024; about twice"
-                        " the time on a CPU. high: the same for 400 steps, and a finer mesh."
+                        " half the time of standard, to see whether the prompt works (45 steps of"
+                        " 2 views). standard: 90 steps of 2 views. fine: 90 steps of 4 views with"
+                        " five times as many, smaller Gaussians and a texture of 1024; two to four"
+                        " times the time on a CPU. high: the same, and a finer mesh."
                     ),
                 )
             ],
             outputs=[
                 io.Int.Output(display_name="steps", tooltip="To steps of Optimize N Steps."),
                 io.Int.Output(display_name="views", tooltip="To views of Optimize N Steps."),
-                io.Int.Output(display_name="count", tooltip="To count of Init Gaussians."),
-                io.Float.Output(
-                    display_name="scale", tooltip="To scale of Init Gaussians, world units."
-                ),
+                io.Int.Output(display_name="count", tooltip="To count of Init from Text."),
                 io.Float.Output(
                     display_name="lambda_opacity", tooltip="To lambda_opacity of Penalties."
                 ),

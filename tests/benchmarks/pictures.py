@@ -53,8 +53,8 @@ SHOWN = (3, 9, 15, 21)  # of the ring, on the sheet
 BOUNDS = Bounds(angle=15.0, distance=0.4)
 PRESETS: dict[str, tuple[str, int, dict[str, Any]]] = {
     "standard": ("vdm", 267, {}),
-    "quick": ("cds", 200, configured("quickstart", "standard")),
-    "draft": ("cds", 110, configured("quickstart", "draft")),
+    "quick": ("cds", 200, configured("quickstart", "standard from a ball")),
+    "draft": ("cds", 110, configured("quickstart", "draft from a ball")),
 }
 
 

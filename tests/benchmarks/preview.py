@@ -103,7 +103,7 @@ def measured(server: Server, info: dict, count: int, steps: int, block: int) -> 
     held = {"max_gaussians": max(count, 20_000), "preview_every": 0, "autosave_every": 0}
     prompt = prompts.set_values(prompt, "Distill3D_Optimize", steps=steps)
     prompt = prompts.with_settings(prompt, info, **held)
-    prompt = prompts.set_values(prompt, "Distill3D_InitGaussians", count=count)
+    prompt = prompts.set_values(prompt, "Distill3D_InitText", count=count)
     (node,) = prompts.of_type(prompt, "Distill3D_Optimize")
     needed = {node} | {
         link[0] for link in prompt[node]["inputs"].values() if isinstance(link, list)

@@ -120,10 +120,10 @@ def workflow() -> dict:
     """
     graph = prompts.without_preset(prompts.read("quickstart"))
     changes = {
-        # by place: steps, views and image_size; count, scale, opacity; resolution, views and
+        # by place: steps, views and image_size; count; resolution, views and
         # texture_size; views, size
         "Distill3D_Optimize": {0: 2000, 1: 1, 4: 64},
-        "Distill3D_InitGaussians": {0: 1500, 4: 0.05, 5: 0.5},
+        "Distill3D_InitText": {0: 1500},
         "Distill3D_ExportMesh": {1: 32, 3: 12, 8: 64},
         "Distill3D_RenderViews": {0: 3, 1: 64},
     }

@@ -14,7 +14,7 @@ const shoot = async (what, place) => (pictures[what] = await p.picture(`${name}-
 const build = (previews, seed) => {
   const { graph, canvas } = window.app;
   const one = (type) => graph._nodes.find((node) => node.type === `Distill3D_${type}`);
-  const needed = ["LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize"];
+  const needed = ["LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitText", "CDSLoss", "Optimize"];
   const kept = needed.map(one);
   for (const node of [...graph._nodes]) if (!kept.includes(node)) graph.remove(node);
   const make = (type, pos) => {

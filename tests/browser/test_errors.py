@@ -33,7 +33,7 @@ def played(play, server, workflow):
         "Distill3D_LoadDiffusionPrior",
         "Distill3D_ViewPrompts",
         "Distill3D_OrbitCameras",
-        "Distill3D_InitGaussians",
+        "Distill3D_InitText",
     }
     kept |= {"Distill3D_CDSLoss", "Distill3D_Optimize", "PreviewImage"}
     workflow = with_only(workflow, kept)

@@ -24,7 +24,7 @@ def played(request, play, workflow):
         "LoadDiffusionPrior",
         "ViewPrompts",
         "OrbitCameras",
-        "InitGaussians",
+        "InitText",
         "CDSLoss",
         "Optimize",
     }

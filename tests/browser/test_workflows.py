@@ -18,6 +18,7 @@ TOLERANCE = 4.0  # graph units, of rounding
 SMALL = {
     "Distill3D_Optimize": {"views": 1, "image_size": 64},
     "Distill3D_InitGaussians": {"count": 500},
+    "Distill3D_InitText": {"count": 500},
 }
 
 

@@ -27,10 +27,10 @@ def branches(comfyui, object_info, quickstart_prompt):
         quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-baselines"
     )
     optimize = base[prompts.of_type(base, "Distill3D_Optimize")[0]]["inputs"]
-    kept = ("LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitGaussians")
+    kept = ("LoadDiffusionPrior", "ViewPrompts", "OrbitCameras", "InitText")
     kinds = [*(f"Distill3D_{kind}" for kind in kept), *prompts.SETTINGS.values()]
     shared = {id: base[id] for kind in kinds for id in prompts.of_type(base, kind)}
-    (start,) = prompts.of_type(base, "Distill3D_InitGaussians")
+    (start,) = prompts.of_type(base, "Distill3D_InitText")
 
     def node(kind, **inputs):
         declared = object_info[f"Distill3D_{kind}"]["input"]["required"]

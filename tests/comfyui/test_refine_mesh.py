@@ -24,8 +24,7 @@ def graph(comfyui, object_info, quickstart_prompt):
     base = prompts.set_values(
         quickstart_prompt, "Distill3D_LoadDiffusionPrior", model="tiny-refine"
     )
-    solid = {"count": 300, "opacity": 0.9, "scale": 0.1}
-    base = prompts.set_values(base, "Distill3D_InitGaussians", **solid)
+    base = prompts.set_values(base, "Distill3D_InitText", count=300, opacity=0.9)
     still = {"lr_opacities": 0.0, "lr_means": 0.0, "densify": False}
     base = prompts.set_values(base, "Distill3D_Optimize", steps=1, views=2)
     base = prompts.with_settings(base, object_info, **still)

@@ -76,7 +76,7 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
         ]
 
     settings = ("LearningRates", "Penalties", "Densification")
-    for kind in ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", *settings):
+    for kind in ("ViewPrompts", "OrbitCameras", "InitText", "CDSLoss", *settings):
         assert values(halves, kind) == values(whole, kind)
     assert values(halves, "Optimize") == 2 * values(whole, "Optimize")
     (steps,) = (whole[id]["inputs"]["steps"] for id in prompts.of_type(whole, "Distill3D_Optimize"))
@@ -88,8 +88,8 @@ def test_resume_is_the_quickstart_in_two_halves(object_info):
 
 @pytest.mark.parametrize(("workflow", "kind"), [("quickstart", "cds"), ("dreammapping", "vdm")])
 def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kind):
-    """The benchmark's, field by field: config "standard" of sweeps/quickstart.json; VDM's of short
-    runs.
+    """The benchmark's, field by field: config "standard" of sweeps/quickstart.json; of
+    sweeps/text.json that of 90 steps.
     """
     sys.path.insert(0, str(BENCHMARKS))
     plan = importlib.import_module("quality_plan")
@@ -98,8 +98,7 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         (config,) = (config for config in configs if config["name"] == "standard")
         measured = plan.build("cds", config["steps"], "auto", config["set"])
     else:
-        few = {"init.count": 4000, "init.scale": 0.03, "settings.lambda_opacity": 3000.0}
-        measured = plan.build("vdm", 150, "auto", few)
+        measured = plan.build("vdm", 90, "auto", plan.configured("text", "text, 90 steps"))
     read = prompts.read(workflow)
     prompt = prompts.api_form(
         prompts.without_preset(read) if workflow == "quickstart" else read, object_info
@@ -115,7 +114,7 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         assert {name: given[name] for name in shared} == {name: wanted[name] for name in shared}
 
     (id,) = prompts.of_type(prompt, "Distill3D_Optimize")
-    loss, start = inputs(f"{kind.upper()}Loss"), inputs("InitGaussians")
+    loss, start = inputs(f"{kind.upper()}Loss"), inputs("InitText")
     loop = prompts.settings_of(prompt, id)
     same(loss, asdict(measured.loss), 15)
     if kind == "vdm":
@@ -134,7 +133,7 @@ def test_workflow_has_the_settings_that_were_measured(object_info, workflow, kin
         same(given, asdict(measured.loss), 2)
         assert drawn["design"] == measured.loss.degradation.design
     same(loop, asdict(measured.settings), 17, apart=("densify", "image_size", "max_gaussians"))
-    same(start, asdict(measured.init), 3)
+    same(start, asdict(measured.init), 1)
     same(inputs("OrbitCameras"), asdict(measured.cameras), 8)
     same(inputs("ViewPrompts"), asdict(measured.prompts), 7)
     assert loop["steps"] == measured.steps and loop["densify"] is False

@@ -10,7 +10,7 @@ from bed import Bed, prompts
 
 OPTIMIZE = "Distill3D_Optimize"
 STEPS = 200
-KEPT = ("ViewPrompts", "OrbitCameras", "InitGaussians", "CDSLoss", "Optimize")
+KEPT = ("ViewPrompts", "OrbitCameras", "InitText", "CDSLoss", "Optimize")
 
 
 def optimizing(

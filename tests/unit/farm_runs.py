@@ -21,7 +21,7 @@ def small_graph(model: str = "tiny", steps: int = STEPS) -> dict:
     nodes["11"] = read_graph("quickstart").nodes["11"]
     values = {
         "2": {"model": model},
-        "5": {"count": 400, "scale": 0.05, "opacity": 0.3},
+        "5": {"count": 400, "opacity": 0.3},
         "7": {"steps": steps, "views": 2, "options": ["20", 0]},
     }
     for id, changes in values.items():

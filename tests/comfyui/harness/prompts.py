@@ -286,6 +286,7 @@ def reduced(prompt: dict, steps: int) -> dict:
         "Distill3D_InspectGuidance": {"views": 2},
         # Opaque from the start, or so few steps would leave no surface to mesh.
         "Distill3D_InitGaussians": {"count": 4000, "scale": 0.04, "opacity": 0.5},
+        "Distill3D_InitText": {"count": 4000},
         "Distill3D_InitScene": {"ground_count": 300, "sky_count": 100, "object_count": 200},
     }
     prompt = with_steps(prompt, steps)
