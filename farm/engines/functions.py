@@ -358,7 +358,8 @@ def _mesh(context: Context, gaussians: Gaussians, filename_prefix: str, faces: i
 
 NODES: dict[str, Callable[..., Outputs]] = {
     "LoadDiffusionPrior": _prior, "ViewPrompts": _texts, "OrbitCameras": _orbit,
-    "SceneCameras": _scene_cameras, "InitGaussians": _ball, "InitText": _shape, "QualityPreset": _quality,
+    "SceneCameras": _scene_cameras, "InitGaussians": _ball, "InitText": _shape,
+    "QualityPreset": _quality,
     "LearningRates": _rates, "Penalties": _penalties, "Densification": _growth,
     "RunOptions": _options, "Optimize": _optimize, "RenderViews": _views,
     "SaveGaussians": _save, "ExportMesh": _mesh, "SaveAnimatedWEBP": _webp, "SaveImage": _pictures,
