@@ -24,8 +24,10 @@ from typing import Any
 
 from quality_statistics import Row, groups, paired, summary
 from results_files import read
+from scipy.stats import t
 
 HERE = Path("tests/benchmarks")
+SURE = 0.975  # on either side: 95 %, Student's limits, 2.0 standard errors of many captions
 LEAST_CAPTIONS = 5  # a standard error from fewer says little
 TIMED = (
     "a brown windmill;a white car with pink checks;a red bed;a gray tree with white checks;an"
@@ -262,7 +264,9 @@ def verdict(difference: float, error: float | None, captions: int, larger: bool)
     """holds | does not hold | undecided, of a claim that the difference is above 0 (or, not
     ``larger``, below).
     """
-    if error is None or captions < LEAST_CAPTIONS or abs(difference) <= 2 * error:
+    if error is None or captions < LEAST_CAPTIONS:
+        return "undecided"
+    if abs(difference) <= t.ppf(SURE, captions - 1) * error:
         return "undecided"
     return "holds" if (difference > 0) == larger else "does not hold"
 

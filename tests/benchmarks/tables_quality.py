@@ -7,7 +7,7 @@ import math
 import statistics
 
 import claims
-from quality_statistics import groups, paired, summary
+from quality_statistics import Row, groups, paired, summary
 from table_format import (
     HERE,
     SCORES,
@@ -91,6 +91,7 @@ def losses_all() -> str:
     return grid(("Loss", "Steps", "Objects", *SCORES), lines)
 
 
+SOFT = 0.8  # of the truth's edges
 STARTS = {"ball": "a random ball", "text": "Init from Text"}
 
 
@@ -107,21 +108,29 @@ def text_start() -> str:
     lines = []
     for entry in sorted(summary(found), key=lambda e: (e["loss"], e["config"])):
         kind = STARTS[entry["config"].split(",")[0]]
-        steps = whole(entry["steps_to_iou90"]) if entry.get("steps_to_iou90") else ""
+        own = [r for r in found if (r["loss"], r["config"]) == (entry["loss"], entry["config"])]
+        edges = [row["edges"] for row in own if row["edges"] is not None]
         lines.append([
             kind, entry["loss"].upper(), entry["steps"], entry["objects"],
             spread(entry["iou"], entry["iou_error"], 3),
             spread(entry["psnr"], entry["psnr_error"], 1),
-            f"{steps} ({percent(entry['reached_iou90'])})", percent(entry["r_precision_all"]),
-            f"{entry['edges']:.2f}",
+            _to_90(own), percent(entry["r_precision_all"]), f"{statistics.median(edges):.2f}",
+            percent(sum(edge < SOFT for edge in edges) / len(edges)),
         ])  # fmt: skip
-    own = [
+    scores = [
         spread(start["iou"], start["iou_error"], 3),
         spread(start["psnr"], start["psnr_error"], 1),
     ]
-    lines.append(["Init from Text", "none", 0, start["objects"], *own, "", "", ""])
+    lines.append(["Init from Text", "none", 0, start["objects"], *scores, "", "", "", ""])
     titles = ("From", "Loss", "Steps", "Objects", "IoU", "PSNR, dB", "Steps to IoU 0.90")
-    return grid((*titles, "Strict R-precision", "Edges"), lines, texts=2)
+    return grid((*titles, "Strict R-precision", "Edges", "Soft"), lines, texts=2)
+
+
+def _to_90(found: list[Row]) -> str:
+    """Mean steps of those that start below it and get there, and how many do of how many."""
+    below = [row for row in found if row["iou_start"] < 0.9]
+    there = [steps for row in below if (steps := row.get("steps_to_iou90")) is not None]
+    return f"{sum(there) / len(there):.0f} ({len(there)} of {len(below)})"
 
 
 @table

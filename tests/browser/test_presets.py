@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+OWN = {"values": "own"}  # which is no preset's to fill
 LOSS, PENALTIES = "Distill3D_CDSLoss", "Distill3D_Penalties"
 
 
@@ -32,13 +33,15 @@ def played(request, play, workflow):
 
 def test_a_workflow_opens_with_the_values_that_it_was_saved_with(played):
     facts = played.facts
-    assert facts["opened"] == facts["presets"]["embedded prior"] | {"preset": "embedded prior"}
+    assert facts["opened"] == facts["presets"]["embedded prior"] | OWN | {
+        "preset": "embedded prior"
+    }
     assert facts["penalties"]["preset"] == "custom" and facts["penalties"]["lambda_gamut"] == 20
 
 
 def test_choosing_one_fills_every_input_of_the_node(played):
     facts = played.facts
-    assert facts["texture"] == facts["presets"]["texture"] | {"preset": "texture"}
+    assert facts["texture"] == facts["presets"]["texture"] | OWN | {"preset": "texture"}
     assert facts["queued"] == facts["texture"] == facts["again"] == facts["reloaded"]
 
 
@@ -49,7 +52,7 @@ def test_an_input_that_is_changed_by_hand_is_no_preset_any_more(played):
 
 def test_nodes_2_do_the_same_and_show_it(played):
     facts = played.facts
-    assert facts["refine"] == facts["presets"]["refine"] | {"preset": "refine"}
+    assert facts["refine"] == facts["presets"]["refine"] | OWN | {"preset": "refine"}
     assert "refine" in facts["said"]
 
 

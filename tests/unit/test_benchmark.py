@@ -106,6 +106,8 @@ def test_summary_compares_every_loss_with_sds_of_its_config_or_the_only_one():
     [
         (0.3, 0.1, 12, True, "holds"),
         (0.2, 0.1, 12, True, "undecided"),
+        (0.25, 0.1, 12, True, "holds"),
+        (0.25, 0.1, 5, True, "undecided"),  # whose limit is 2.8 errors
         (-0.3, 0.1, 12, True, "does not hold"),
         (-0.3, 0.1, 12, False, "holds"),
         (0.3, 0.1, 12, False, "does not hold"),
@@ -114,7 +116,7 @@ def test_summary_compares_every_loss_with_sds_of_its_config_or_the_only_one():
         (0.3, None, 1, True, "undecided"),
     ],
 )
-def test_a_claim_holds_beyond_two_standard_errors(difference, error, captions, larger, expected):
+def test_a_claim_holds_beyond_students_limit(difference, error, captions, larger, expected):
     assert script("claims").verdict(difference, error, captions, larger) == expected
 
 
