@@ -12,18 +12,7 @@ from torch import Tensor
 
 from ..priors.base import Prior
 from ..priors.conditioning import Conditioning
-from .base import (
-    Loss,
-    LossRun,
-    Views,
-    check_choice,
-    check_range,
-    cleaned,
-    gradient_logs,
-    inject,
-    reduction_factor,
-    weighting,
-)
+from .base import Loss, LossRun, Views, check_choice, check_range
 from .picture import pictured
 from .timestep import TimestepLoss, TimestepRun
 
@@ -187,15 +176,8 @@ class _Run:
         found = torch.stack(scores)  # [N,V]
         weights = draw_weights(found, reward.strategy, reward.sharpness)
         mean = (weights[:, :, None, None, None] * torch.stack(directions)).sum(0)
-        raw = weighting(self.prior.schedule, t, loss.weighting) * mean
-        factor = loss.weight * reduction_factor(loss.reduction, latents)
-        return inject(latents, factor * cleaned(raw, loss.clip)), {
-            "t": t.float().mean(),
-            **logs,
-            "reward": found.mean(),
-            "reward_best": found.amax(0).mean(),
-            **gradient_logs(factor * raw),
-        }
+        told = {"reward": found.mean(), "reward_best": found.amax(0).mean()}
+        return self.run.injected(latents, t, mean, logs | told)
 
     @torch.no_grad()
     def _scored(self, views: Views, guidance: Tensor | float) -> Tensor:

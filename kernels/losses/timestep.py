@@ -172,6 +172,13 @@ class TimestepRun:
         direction, logs = self.direction(
             latents.detach(), t, views, settings.guidance * views.guidance_factor, generator
         )
+        return self.injected(latents, t, direction, logs)
+
+    def injected(
+        self, latents: Tensor, t: Tensor, direction: Tensor, logs: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss whose gradient is the weighted, clipped ``direction`` [B,C,h,w], and all logs."""
+        settings = self.settings
         raw = weighting(self.prior.schedule, t, settings.weighting) * direction
         factor = settings.weight * reduction_factor(settings.reduction, latents)
         return inject(latents, factor * cleaned(raw, settings.clip)), {

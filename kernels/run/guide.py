@@ -35,7 +35,9 @@ class Guide:
         masks = None if own.masks is None else own.masks.detach().to(device, torch.float32)
         self.own, self.cameras = own, own.cameras.to(device, torch.float32)
         self.images, self.masks = own.images.detach().to(device, torch.float32), masks
-        self.palette = None if masks is None else palette_of(self.images, masks)
+        self.palette = None
+        if masks is not None and own.palette > 0:
+            self.palette = palette_of(self.images, masks)
 
     def start(self, carried: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Where the cameras are, with moments; as ``carried`` says if it is of as many pictures."""
@@ -75,7 +77,7 @@ class Guide:
         self, seen: RenderedViews, backgrounds: Tensor, share: float
     ) -> dict[str, Tensor]:
         """Weighted terms by name of the loss's own views, on ``backgrounds`` [V,3]."""
-        if self.palette is None or not self.own.palette:
+        if self.palette is None:
             return {}
         weight = self.own.palette * (1 - self.own.fade * share)
         away = palette_distance(seen.color, seen.alpha, backgrounds, self.palette)

@@ -11,7 +11,7 @@ from ...kernels.init.shap_e import load_shap_e, shap_e_mesh
 from ...kernels.init.surface import from_mesh
 from ..priors.load import folders, path
 from ..priors.memory import autograd, visiting, weights_dtype
-from ..shared import types
+from .shape import cloud_of_a_shape, opacity_of_a_shape
 
 NO_FOLDER = "(no Shap-E folder yet)"
 SCRATCH = 2 * 2**30  # bytes, mostly of the marching cubes on a grid of 130^3
@@ -110,26 +110,9 @@ class InitShapE(io.ComfyNode):
                     advanced=True,
                     tooltip="Steps of Shap-E's denoiser, two calls each. OpenAI's example: 64.",
                 ),
-                io.Float.Input(
-                    "opacity",
-                    default=0.5,
-                    min=0.001,
-                    max=0.99,
-                    step=0.01,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "Opacity of each Gaussian, 0..1; LucidDreamer: 0.1. At 0.5 the surface is"
-                        " nearly closed and still can be reshaped."
-                    ),
-                ),
+                opacity_of_a_shape(),
             ],
-            outputs=[
-                types.GaussianCloud.Output(
-                    display_name="gaussians",
-                    tooltip="For Optimize: in a cube of side 1, Y up, front at azimuth 0.",
-                )
-            ],
+            outputs=[cloud_of_a_shape()],
         )
 
     @classmethod

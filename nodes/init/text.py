@@ -13,6 +13,7 @@ from ...kernels.init.text import from_text, load_point_model
 from ...kernels.priors.prompts import ViewPrompts
 from ..priors.memory import autograd
 from ..shared import types
+from .shape import cloud_of_a_shape, opacity_of_a_shape
 
 MODEL = Path(__file__).resolve().parents[2] / "models" / "text_to_points" / "points.safetensors"
 
@@ -64,26 +65,9 @@ class InitText(io.ComfyNode):
                     control_after_generate=io.ControlAfterGenerate.fixed,
                     tooltip="Seed of the points. Other seeds give other points of the same shape.",
                 ),
-                io.Float.Input(
-                    "opacity",
-                    default=0.5,
-                    min=0.001,
-                    max=0.99,
-                    step=0.01,
-                    round=0.001,
-                    advanced=True,
-                    tooltip=(
-                        "Opacity of each Gaussian, 0..1; LucidDreamer: 0.1. At 0.5 the surface is"
-                        " nearly closed and still can be reshaped."
-                    ),
-                ),
+                opacity_of_a_shape(),
             ],
-            outputs=[
-                types.GaussianCloud.Output(
-                    display_name="gaussians",
-                    tooltip="For Optimize: in a cube of side 1, Y up, front at azimuth 0.",
-                )
-            ],
+            outputs=[cloud_of_a_shape()],
         )
 
     @classmethod
