@@ -66,8 +66,14 @@ export class Page {
     return seen;
   }
 
-  /** Lets a file fall on the canvas. */
+  /** Lets a file fall on the canvas, and shows all of it. */
   async drop(path) {
+    await this.open_file(path);
+    await this.fit();
+  }
+
+  /** Lets a file fall on the canvas. */
+  async open_file(path) {
     const before = await this.page.evaluate(() => window.app.graph.id);
     await this.page.evaluate(
       ([name, text]) => {
@@ -81,7 +87,6 @@ export class Page {
       [path.split("/").at(-1), readFileSync(path, "utf8")],
     );
     await this.replaced(before);
-    await this.fit();
   }
 
   /** Until another graph is there. */
