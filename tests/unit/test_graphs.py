@@ -278,3 +278,17 @@ def test_a_run_with_graphs_is_the_run_without_under_every_allocator_and_leaves_n
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "uncaptured free" not in done.stderr
+
+
+@cuda
+@pytest.mark.parametrize("kind", ["Graphed", "GraphedGradient"])
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_a_process_goes_on_after_a_recording_that_really_fails(allocator, kind):
+    variables = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": ALLOCATORS[allocator]}
+    program = Path(__file__).with_name("graphs_failing.py")
+    done = subprocess.run(
+        [sys.executable, program, kind], env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "uncaptured free" not in done.stderr
+    assert "a recording failed" in done.stdout and "it runs without" in done.stdout
