@@ -197,11 +197,11 @@ def versions(server: Server) -> dict[str, str]:
         "pytorch": stats["system"]["pytorch_version"],
         "python": stats["system"]["python_version"].split()[0],
         "device": stats["devices"][0]["name"],
-        "pack": os.environ.get("DISTILL3D_COMMIT", "") or _commit(),
+        "pack": os.environ.get("DISTILL3D_COMMIT", "") or commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )
