@@ -74,6 +74,14 @@ def release_memory(device: torch.device) -> None:
         _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
 
 
+def give_back(device: torch.device) -> None:
+    """`release_memory` at the end of a run, whose own error should be the one that is told."""
+    try:
+        release_memory(device)
+    except RuntimeError as error:
+        log.warning("What torch keeps of %s's memory cannot be given back (%s).", device, error)
+
+
 def _trim_graph_memory(index: int) -> None:
     """What graphs allocate while they run stays with the driver, in a pool that torch does not
     empty.

@@ -9,6 +9,7 @@ graphs first.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import traceback
@@ -267,9 +268,36 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
                 yield
         except BaseException as error:
             if uses_async_allocator():
-                _stranded.append(_allocated(error))
-            graph_trial.forbid(f"a recording failed: {error}")
+                _never_freed(_allocated(error))
+            graph_trial.forbid(f"a recording failed: {_first_line(error)}")
+            _settle_generator(device, stream)
             raise
+
+
+def _never_freed(values: list[Any]) -> None:
+    """They are held for good, past the interpreter's end, whose clearing of modules would free
+    them.
+    """
+    _stranded.append(values)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(values))
+
+
+def _settle_generator(device: torch.device, stream: torch.cuda.Stream) -> None:
+    """After a recording that failed torch (2.11) takes the device's generator for one that is being
+    recorded, and draws no more: a recording that ends well is the end of that, too.
+    """
+    try:
+        place = torch.zeros(1, device=device)
+        with torch.cuda.graph(
+            torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"
+        ):
+            place.add_(1)
+    except RuntimeError as error:
+        log.warning("torch may draw no more random numbers on %s (%s).", device, error)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _allocated(error: BaseException) -> list[Any]:
@@ -291,7 +319,7 @@ def warn_of_no_graph(network: str, error: Exception) -> None:
     if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:
-        log.warning(NO_GRAPH, network, error)
+        log.warning(NO_GRAPH, network, _first_line(error))
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from bed import Bed, Failed, prompts
 from ways import (
     KEPT,
     OPTIMIZE,
+    SHORTER,
     STEPS,
     by_node,
     folder,
@@ -83,7 +84,7 @@ def models(bed: Bed) -> dict[str, Any]:
     found: dict[str, Any] = {}
     wanted = {"folder": {"U-Net", "encoder"}, "model": {"encoder"}}
     for name, way in ways.items():
-        for kind, steps in (("plain", 90), ("long", STEPS)):
+        for kind, steps in (("plain", SHORTER), ("long", STEPS)):
             if kind == "long" and name not in ("folder", "model"):
                 continue
             prompt = optimizing(bed, way, steps)

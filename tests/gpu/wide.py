@@ -18,7 +18,7 @@ from harness.environment import ROOT
 from ways import OPTIMIZE, folder, optimizing, seeded
 
 REFINE = "Distill3D_RefineMesh"
-STAGE_STEPS = 130  # of a recipe's stage, so that it has graphs for some time
+STAGE_STEPS = 60  # of a recipe's stage, so that it has graphs for some time
 SOLID = {"scale": 0.05, "opacity": 0.5}  # a blob that leaves a mesh after so few steps
 
 ROOM = 24  # GiB that the sampler finds free besides what the server has

@@ -30,17 +30,25 @@ def main() -> None:
     (slope,) = torch.autograd.grad(expected.sum(), x)
     kind = {"Graphed": Graphed, "GraphedGradient": GraphedGradient}[sys.argv[1]]
     graphed = kind(network, "network")
+    before = Graphed(lambda x: 2 * x, "other")
+    for _ in range(2):
+        before(x.detach())
+    assert len(before.graphs) == 1
+    state = torch.cuda.get_rng_state(DEVICE)
     for _ in range(20):
         found = graphed(x)
         torch.testing.assert_close(found, expected)
         if found.requires_grad:
             torch.testing.assert_close(torch.autograd.grad(found.sum(), x)[0], slope)
         del found
+        assert torch.equal(torch.cuda.get_rng_state(DEVICE), state)
+        torch.testing.assert_close(before(x.detach()), 2 * x.detach())
         gc.collect()
         release_memory(DEVICE)
         # what was given back is taken again
         held = [torch.rand(2**22, device=DEVICE) for _ in range(16)]
-        assert float(sum(each.sum() for each in held)) > 0
+        assert 0.49 < float(sum(each.mean() for each in held)) / 16 < 0.51
+        torch.cuda.set_rng_state(state, DEVICE)
     assert not graphed.graphs and not graph_trial.allowed()
     torch.cuda.synchronize()
 

@@ -151,16 +151,18 @@ def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, 
         with pytest.raises(RuntimeError, match="not permitted"):
             record()
 
-    seen = []
+    seen, restored = [], []
     trial.answer = True
     monkeypatch.setattr(torch.cuda, "graph", broken)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
     monkeypatch.setattr(graphs, "_stranded", [])
+    monkeypatch.setattr(graphs, "_settle_generator", lambda *given: restored.append(given))
     run()
     gc.collect()
     assert [value() is not None for value in seen] == [False, True]
     assert not trial.allowed() and "a recording failed" in trial.state()
+    assert len(restored) == 1
 
 
 @pytest.mark.parametrize(
