@@ -260,7 +260,8 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
     One that fails is the last of the process: nobody knows in what state it leaves the allocator.
     """
     stream = recording_stream(device)
-    with torch.cuda.stream(stream):  # so that the one before comes back, however the recording ends
+    # so that the ones before come back, however the recording ends
+    with torch.cuda.stream(stream), _own_generator(device):
         try:
             with torch.cuda.graph(
                 graph, pool=pool, stream=stream, capture_error_mode="thread_local"
@@ -270,7 +271,6 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
             if uses_async_allocator():
                 _never_freed(_allocated(error))
             graph_trial.forbid(f"a recording failed: {_first_line(error)}")
-            _settle_generator(device, stream)
             raise
 
 
@@ -282,18 +282,22 @@ def _never_freed(values: list[Any]) -> None:
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(values))
 
 
-def _settle_generator(device: torch.device, stream: torch.cuda.Stream) -> None:
-    """After a recording that failed torch (2.11) takes the device's generator for one that is being
-    recorded, and draws no more: a recording that ends well is the end of that, too.
+@contextmanager
+def _own_generator(device: torch.device) -> Iterator[None]:
+    """Inside, the device's random numbers have a state of their own, which a recording may spoil:
+    after one that fails torch (2.11) takes that state for one that is still being recorded, draws no
+    more of it, and replays no graph that was recorded with it.
     """
+    generator = torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    if not hasattr(generator, "graphsafe_set_state"):  # before torch 2.4
+        yield
+        return
+    before = generator.graphsafe_get_state()
+    generator.graphsafe_set_state(generator.clone_state())
     try:
-        place = torch.zeros(1, device=device)
-        with torch.cuda.graph(
-            torch.cuda.CUDAGraph(), stream=stream, capture_error_mode="thread_local"
-        ):
-            place.add_(1)
-    except RuntimeError as error:
-        log.warning("torch may draw no more random numbers on %s (%s).", device, error)
+        yield
+    finally:
+        generator.graphsafe_set_state(before)
 
 
 def _first_line(error: BaseException) -> str:
