@@ -136,25 +136,38 @@ export class Page {
     });
   }
 
-  /** How the graph is seen: boxes are [left, top, right, bottom] in pixels. */
+  /** How the graph is seen: boxes are [left, top, right, bottom] in pixels; "covered" by the page's bars, "cut" notes. */
   async view() {
-    return this.page.evaluate(() => {
+    const { nodes } = await this.layout();
+    const seen = await this.page.evaluate(() => {
       const { canvas, graph } = window.app;
       const { scale, offset } = canvas.ds;
+      const [width, height] = [canvas.canvas.clientWidth, canvas.canvas.clientHeight];
       const box = ([x, y], [width, height]) => [x, y, x + width, y + height].map((value, i) => Math.round((value + offset[i % 2]) * scale));
-      const note = graph._nodes.filter((node) => node.type === "MarkdownNote").sort((a, b) => a.pos[1] - b.pos[1])[0];
-      const group = [...graph._groups].sort((a, b) => a.pos[0] - b.pos[0] || a.pos[1] - b.pos[1])[0];
+      const notes = graph._nodes.filter((node) => node.type === "MarkdownNote").sort((a, b) => a.pos[1] - b.pos[1]);
+      const groups = [...graph._groups].sort((a, b) => a.pos[0] - b.pos[0] || a.pos[1] - b.pos[1]);
       const loop = graph._nodes.filter((node) => /Distill3D_Optimize/.test(node.type)).sort((a, b) => a.pos[0] - b.pos[0])[0];
+      const free = (x, y) => !document.elementFromPoint(x, y) || document.elementFromPoint(x, y).closest("#graph-canvas, [data-node-id], .dom-widget, .comfy-markdown");
+      const under = ([left, top, right, bottom]) =>
+        [0.1, 0.5, 0.9].some((x) => [0.1, 0.5, 0.9].some((y) => !free(left + x * (right - left), top + y * (bottom - top))));
+      const titled = groups // as long as a group's title is, at its font of 24
+        .map((group) => [group.title, box(group.pos, [Math.min(group.size[0], 14 * group.title.length), 34])])
+        .filter(([, [left, top]]) => left < width && top < height / 2)
+        .map(([title, [left, top, right, bottom]]) => [title, [left, top, Math.min(right, width - 1), bottom]]);
+      const text = (node) => document.querySelector(`[data-node-id="${node.id}"] .comfy-markdown-content`) ?? node.widgets[0].element?.querySelector(".tiptap");
+      const note = box([notes[0].pos[0], notes[0].pos[1] - 30], [notes[0].size[0], notes[0].size[1] + 30]);
       return {
         scale,
-        app: canvas.canvas.clientWidth === 0, // the page's app mode has no canvas
-        sides: [canvas.canvas.clientWidth, canvas.canvas.clientHeight],
-        note: box(note.pos, note.size),
-        group: box(group.pos, group.size),
-        loop: box((loop ?? group).pos, (loop ?? group).size),
-        tallest: Math.max(...graph._nodes.filter((node) => node.type.startsWith("Distill3D_")).map((node) => node.size[1]), 0),
+        app: width === 0, // the page's app mode has no canvas
+        sides: [width, height],
+        note,
+        group: box(groups[0].pos, groups[0].size),
+        loop: box((loop ?? groups[0]).pos, (loop ?? groups[0]).size),
+        covered: [...titled, ["the note", note]].filter(([, at]) => under(at)).map(([title]) => title),
+        cut: notes.filter((node) => text(node)?.scrollHeight > text(node)?.clientHeight + 1).map((node) => node.title),
       };
     });
+    return { ...seen, tallest: Math.max(...nodes.map((node) => node.box[3])) };
   }
 
   /** Sets widgets: {node type: {widget: value}}. */

@@ -17,6 +17,7 @@ import plyfile
 import pytest
 from harness import prompts
 from harness.environment import child_environment
+from harness.opening import note_height, opening
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 NAMES = prompts.NAMES
@@ -61,6 +62,16 @@ def test_first_click_asks_for_nothing_that_a_fresh_install_lacks(object_info, na
                 value,
             )
         assert node["class_type"] != "Distill3D_VSDLoss"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_workflow_opens_as_large_as_the_way_from_its_note_to_its_run_allows(name):
+    graph = prompts.read(name)
+    assert graph["extra"]["ds"] == opening(graph) and graph["extra"]["ds"]["scale"] >= 0.66
+    for node in graph["nodes"]:
+        if node["type"] == "MarkdownNote":
+            width, height = node["size"]
+            assert height == note_height(node["widgets_values"][0], width)
 
 
 def test_resume_is_the_quickstart_in_two_halves(object_info):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from .prompts import PREFIX
 
-HIGHEST = 700  # graph units, of a node of the pack with its title
+HIGHEST = 700  # graph units, of a node with its title
 
 # What ComfyUI's own page says in an empty folder: files of the user's that are not there yet, its
 # own templates, which are not installed, and models of its default graph that it wants to ask for,
@@ -56,7 +56,7 @@ class Played:
 
 def readable(name: str, seen: dict[str, Any]) -> None:
     """Asserts that a template opens where its note and first group can be read and its loop's top
-    is in sight; ``seen``: `view` of page.mjs.
+    is in sight, with nothing of the page over them; ``seen``: `view` of page.mjs.
     """
     if name == f"{PREFIX}text_to_3d":
         assert seen["app"]
@@ -69,3 +69,5 @@ def readable(name: str, seen: dict[str, Any]) -> None:
     left, top, *_ = seen["loop"]
     assert 0 < left < width and 0 < top < height / 2, name
     assert seen["tallest"] <= HIGHEST, name
+    assert seen["covered"] == [], f"{name}: the page's bars cover it"
+    assert seen["cut"] == [], f"{name}: text of a note goes on below"

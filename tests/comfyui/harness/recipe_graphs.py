@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
+from .opening import NOTE_WIDTH, note_height, opening
 from .prompts import WIDGET_TYPES
 
 SPACE = uuid.UUID("5a0d4f0e-7f35-4e51-9d1e-0d4dfd0c6f5b")
@@ -41,7 +42,7 @@ CORE = {  # sockets and values as the page writes them
 }
 # graph units, of the nodes as the page shows them, with their advanced inputs hidden
 WIDTH, COLUMN, GAP, TOP, EDGE = 360, 420, 68, 84, 20
-NOTE_WIDTH, NOTE_HEIGHT = 380, 640
+NOTE_GAP = 50
 HEIGHTS = {
     "CDSLoss": 228, "CSDLoss": 162, "DegradationMap": 170, "Densification": 195, "ExportMesh": 292,
     "InitGaussians": 195, "InitScene": 222, "ISMLoss": 162, "LearningRates": 297,
@@ -201,8 +202,10 @@ def build(
     Raises ValueError for an input that a node does not have.
     """
     nodes, boxes = [], dict[str, list[int]]()
+    under = 0
     for place, (note, title) in enumerate(zip(notes, ("Note", "About the values"), strict=True)):
-        nodes.append(_note(place + 1, note, title, [0, place * (NOTE_HEIGHT + GAP)]))
+        nodes.append(_note(place + 1, note, title, [0, under]))
+        under += note_height(note) + NOTE_GAP
     ids = {title: len(nodes) + place + 1 for place, title in enumerate(graph.titles)}
     for index, column in enumerate(graph.columns):
         x, y = NOTE_WIDTH + 60 + COLUMN * index, 0
@@ -230,10 +233,11 @@ def build(
     links = _link(graph, nodes, ids)
     for order, node in enumerate(_sorted(nodes, links)):
         node["order"] = order
+    shown = opening({"nodes": nodes, "groups": groups})
     return {
         "id": str(uuid.uuid5(SPACE, name)), "revision": 0, "last_node_id": len(nodes),
         "last_link_id": len(links), "nodes": nodes, "links": links, "groups": groups, "config": {},
-        "extra": {"ds": {"scale": 0.66, "offset": [113.6, 193.9]}}, "version": 0.4,
+        "extra": {"ds": shown}, "version": 0.4,
     }  # fmt: skip
 
 
@@ -247,7 +251,7 @@ def _base(id: int, kind: str) -> dict:
 def _note(id: int, text: str, title: str, at: list[int]) -> dict:
     # On the usual brown Nodes 2.0 shows names of inputs blue, which nobody can read.
     own = {"title": title, "color": "#222", "bgcolor": "#000", "widgets_values": [text]}
-    return _base(id, "MarkdownNote") | own | {"pos": at, "size": [NOTE_WIDTH, NOTE_HEIGHT]}
+    return _base(id, "MarkdownNote") | own | {"pos": at, "size": [NOTE_WIDTH, note_height(text)]}
 
 
 def _node(id: int, kind: str, title: str, values: dict[str, Any], info: dict) -> dict:
