@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from harness import environment, prompts
-from harness.server import free_port, link
+from harness.links import link
+from harness.server import free_port
 
 
 def test_half_installed_package_is_forgotten_and_a_whole_one_kept(tmp_path, monkeypatch):

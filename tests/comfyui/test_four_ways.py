@@ -16,8 +16,8 @@ import torch
 import toybox_lora
 from harness import prompts
 from harness.environment import ROOT
+from harness.links import link
 from harness.nodes import node, saved, succeeded
-from harness.server import link
 from safetensors.torch import save_file
 from test_prior_from_model import asked_of, close
 

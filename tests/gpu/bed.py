@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "comfyui"))
 
 from harness import prompts
 from harness.environment import HOME, ROOT
-from harness.server import Run, Server, link
+from harness.links import link
+from harness.server import Run, Server
 
 TOYBOX = ROOT / "models" / "toybox"
 FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"

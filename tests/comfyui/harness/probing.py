@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from . import environment
-from .server import Server, link
+from .links import link
+from .server import Server
 
 
 def probing_server(folder: Path, version: str = environment.MAIN) -> Server:

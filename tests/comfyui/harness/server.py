@@ -22,6 +22,7 @@ import aiohttp
 from filelock import FileLock
 
 from .environment import HOME, ROOT, child_environment
+from .links import link
 
 # a proxy has no business on the loopback
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -331,23 +332,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
-
-
-def link(target: Path, place: Path) -> None:
-    """Makes ``place`` lead to the folder ``target``, replacing a link that leads elsewhere."""
-    if place.exists() and place.resolve() == target.resolve():
-        return
-    if place.is_symlink() or place.exists():
-        # rmdir takes a junction away and not its target
-        place.unlink() if place.is_symlink() else place.rmdir()
-    try:
-        place.symlink_to(target, target_is_directory=True)
-    except OSError:
-        if os.name != "nt":
-            raise
-        import _winapi  # symlinks need a privilege on Windows, junctions do not
-
-        _winapi.CreateJunction(str(target), str(place))
 
 
 def _preview(data: bytes, seconds: float) -> Preview | None:

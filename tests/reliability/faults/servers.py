@@ -21,7 +21,8 @@ from typing import Any
 
 import aiohttp
 from harness.environment import ROOT, child_environment, tree
-from harness.server import PromptRefused, Server, ServerError, free_port, link
+from harness.links import link
+from harness.server import PromptRefused, Server, ServerError, free_port
 
 HERE = Path(__file__).resolve().parents[1]
 # a node of the last prompt is answered by then, or the server is dead
