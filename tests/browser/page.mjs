@@ -167,7 +167,11 @@ export class Page {
         cut: notes.filter((node) => text(node)?.scrollHeight > text(node)?.clientHeight + 1).map((node) => node.title),
       };
     });
-    return { ...seen, tallest: Math.max(...nodes.map((node) => node.box[3])) };
+    const grown = await this.page.evaluate((nodes) => { // Nodes 2.0 makes a note as high as its text
+      const saved = (id) => window.app.graph.getNodeById(id);
+      return nodes.filter(({ id, box }) => saved(id).type === "MarkdownNote" && box[3] > saved(id).size[1] + 34).map(({ title }) => title);
+    }, nodes);
+    return { ...seen, cut: [...seen.cut, ...grown], tallest: Math.max(...nodes.map((node) => node.box[3])) };
   }
 
   /** Sets widgets: {node type: {widget: value}}. */
