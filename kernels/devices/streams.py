@@ -66,12 +66,27 @@ def release_memory(device: torch.device) -> None:
     if device.type != "cuda":
         return
     torch.cuda.synchronize(device)
-    if not graphs_alive:
-        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
+    forget_workspaces()
     getattr(torch._C, "_host_emptyCache", lambda: None)()
     torch.cuda.empty_cache()
     if uses_async_allocator():
         _trim_graph_memory(torch.cuda.current_device() if device.index is None else device.index)
+
+
+def forget_workspaces() -> None:
+    """Give what cuBLAS keeps for its next calls, 32 MiB a stream, to torch's cache, which others
+    empty when they need the memory.
+    """
+    if torch.cuda.is_initialized() and not graphs_alive:
+        getattr(torch._C, "_cuda_clearCublasWorkspaces", lambda: None)()
+
+
+def give_back(device: torch.device) -> None:
+    """`release_memory` at the end of a run, whose own error should be the one that is told."""
+    try:
+        release_memory(device)
+    except RuntimeError as error:
+        log.warning("What torch keeps of %s's memory cannot be given back (%s).", device, error)
 
 
 def _trim_graph_memory(index: int) -> None:

@@ -9,6 +9,7 @@ graphs first.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import sys
 import traceback
@@ -259,7 +260,8 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
     One that fails is the last of the process: nobody knows in what state it leaves the allocator.
     """
     stream = recording_stream(device)
-    with torch.cuda.stream(stream):  # so that the one before comes back, however the recording ends
+    # so that the ones before come back, however the recording ends
+    with torch.cuda.stream(stream), _own_generator(device):
         try:
             with torch.cuda.graph(
                 graph, pool=pool, stream=stream, capture_error_mode="thread_local"
@@ -267,9 +269,39 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
                 yield
         except BaseException as error:
             if uses_async_allocator():
-                _stranded.append(_allocated(error))
-            graph_trial.forbid(f"a recording failed: {error}")
+                _never_freed(_allocated(error))
+            graph_trial.forbid(f"a recording failed: {_first_line(error)}")
             raise
+
+
+def _never_freed(values: list[Any]) -> None:
+    """They are held for good, past the interpreter's end, whose clearing of modules would free
+    them.
+    """
+    _stranded.append(values)
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(values))
+
+
+@contextmanager
+def _own_generator(device: torch.device) -> Iterator[None]:
+    """Inside, the device's random numbers have a state of their own, which a recording may spoil:
+    after one that fails torch (2.11) takes that state for one that is still being recorded, draws no
+    more of it, and replays no graph that was recorded with it.
+    """
+    generator = torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    if not hasattr(generator, "graphsafe_set_state"):  # before torch 2.4
+        yield
+        return
+    before = generator.graphsafe_get_state()
+    generator.graphsafe_set_state(generator.clone_state())
+    try:
+        yield
+    finally:
+        generator.graphsafe_set_state(before)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _allocated(error: BaseException) -> list[Any]:
@@ -291,7 +323,7 @@ def warn_of_no_graph(network: str, error: Exception) -> None:
     if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:
-        log.warning(NO_GRAPH, network, error)
+        log.warning(NO_GRAPH, network, _first_line(error))
 
 
 @contextmanager

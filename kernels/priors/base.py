@@ -15,8 +15,8 @@ from torch import Tensor
 from .conditioning import Conditioning
 from .noise_schedule import NoiseSchedule
 
-# preparing fast networks takes some seconds, as much as they save in so many steps
-REPAYING_STEPS = 100
+# fast networks take a second to prepare, as much as they save in so many steps
+REPAYING_STEPS = 40
 
 
 class Prior(Protocol):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..devices.autograd import Function
-from ..devices.streams import is_out_of_memory, release_memory
+from ..devices.streams import give_back, is_out_of_memory, release_memory
 from ..files.notes import note
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.replicas import ReplicablePrior, Replicas
@@ -31,6 +31,7 @@ from .settings import AUTO, ONE, RunSettings, named_devices
 from .subject import RenderedViews, Subject
 
 SPARE = 2 << 30  # bytes that are to be free on a device besides the networks
+COPIES_REPAY = 100  # steps of a run after which copies of the networks have saved what they took
 
 
 @contextmanager
@@ -43,6 +44,7 @@ def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) 
     devices = chosen(settings.devices, torch.device(prior.device), steps)
     with torch.inference_mode(False), torch.enable_grad(), ExitStack() as until:
         check_memory(prior, settings, owner)
+        until.callback(give_back, torch.device(prior.device))
         replicas = _replicas(prior, devices, owner) if len(devices) > 1 else None
         if replicas is None or not isinstance(prior, ReplicablePrior):
             until.enter_context(running(prior, accelerate, settings.micro_batch))
@@ -58,7 +60,7 @@ def prepared_prior(prior: Prior, steps: int, settings: RunSettings, owner: str) 
             prior.replicas = None
 
 
-def chosen(asked: str, own: torch.device, steps: int = REPAYING_STEPS) -> list[torch.device]:
+def chosen(asked: str, own: torch.device, steps: int = COPIES_REPAY) -> list[torch.device]:
     """The devices of a run on a prior that is on ``own``, which comes first.
 
     ``asked``: "one" for that alone; "auto" for all GPUs of its model where the run repays copies of
@@ -70,7 +72,7 @@ def chosen(asked: str, own: torch.device, steps: int = REPAYING_STEPS) -> list[t
     if asked.strip() == ONE:
         return [own]
     if asked.strip() == AUTO:
-        return [own, *_alike(own)] if steps >= REPAYING_STEPS else [own]
+        return [own, *_alike(own)] if steps >= COPIES_REPAY else [own]
     named = [_numbered(device) for device in named_devices(asked)]
     missing = [str(device) for device in named if not _there(device)]
     if missing:

@@ -8,7 +8,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from ...kernels.devices.memory import trim_heap
-from ...kernels.devices.streams import is_out_of_memory
+from ...kernels.devices.streams import forget_workspaces, is_out_of_memory
 
 if TYPE_CHECKING:
     from comfy_api.latest import io
@@ -26,9 +26,11 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     @wraps(run)
     def execute(cls: Any, *values: Any, **inputs: Any) -> Any:
         try:
-            output = run(cls, *values, **inputs)
-            trim_heap()
-            return output
+            try:
+                return run(cls, *values, **inputs)
+            finally:
+                trim_heap()
+                forget_workspaces()
         except MemoryError as error:
             if str(error):
                 raise

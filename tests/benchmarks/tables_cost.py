@@ -53,7 +53,7 @@ def gpu_models() -> str:
                         found.get(f"{name}_{kind}", {}).get("ms", "") for kind in ("plain", "long")
                     ]
                     lines.append([row["server"]["flags"], title, *times])
-    return grid(("Flags", "Loaded as", "90 steps", "200 steps"), lines)
+    return grid(("Flags", "Loaded as", "38 steps", "200 steps"), lines)
 
 
 @table

@@ -8,14 +8,13 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from harness import environment
 from harness.nodes import columns, node, optimize, saved, succeeded
 from harness.probing import probing_server
 from harness.server import PromptRefused
 from test_four_ways import alive, freed
 from test_prior_from_model import asked_of, close, parts
-from tiny_prior import write_tiny_prior
+from tiny_prior import write_tiny_control, write_tiny_prior
 
 SMALL = {"count": 300, "scale": 0.08, "opacity": 0.9}  # solid enough to be seen
 
@@ -161,17 +160,9 @@ def test_a_run_with_the_other_families_goes_to_its_end(probing, info, family):
 @pytest.fixture(scope="module")
 def folders(probing):
     """Names of a diffusers folder with a tiny prior and of a ControlNet folder for it."""
-    from diffusers import ControlNetModel, UNet2DConditionModel
-
     prior = probing.base / "models" / "diffusers" / "tiny-controlled"
     write_tiny_prior(prior)
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_pretrained(prior / "unet", use_safetensors=True)
-    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
-    for zero in (*control.controlnet_down_blocks, control.controlnet_mid_block):
-        torch.nn.init.normal_(zero.weight, std=0.1)
-    torch.nn.init.normal_(control.controlnet_cond_embedding.conv_out.weight)
-    control.save_pretrained(probing.base / "models" / "controlnet" / "tiny" / "depth")
+    write_tiny_control(prior, probing.base / "models" / "controlnet" / "tiny" / "depth")
     return "tiny-controlled", "tiny/depth"
 
 

@@ -63,6 +63,19 @@ def write_tiny_prior(folder: Path, width: int = 32) -> None:
     )
 
 
+def write_tiny_control(prior: Path, folder: Path) -> None:
+    """Write a ControlNet with random weights for the prior of `write_tiny_prior` in ``prior``."""
+    from diffusers import ControlNetModel, UNet2DConditionModel
+
+    torch.manual_seed(0)
+    unet = UNet2DConditionModel.from_pretrained(prior / "unet", use_safetensors=True)
+    control = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(8, 16))
+    for zero in (*control.controlnet_down_blocks, control.controlnet_mid_block):
+        torch.nn.init.normal_(zero.weight, std=0.1)
+    torch.nn.init.normal_(control.controlnet_cond_embedding.conv_out.weight)
+    control.save_pretrained(folder)
+
+
 def write_tokenizer(folder: Path) -> dict[str, int]:
     """CLIP's byte-pair tokenizer without a single merge: every letter is a token."""
     letters = string.ascii_lowercase + string.digits + string.punctuation

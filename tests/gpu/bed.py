@@ -20,7 +20,6 @@ from harness.server import Run, Server, link
 
 TOYBOX = ROOT / "models" / "toybox"
 FILE, LORA = "toybox.safetensors", "red-into-blue.safetensors"
-LARGE = "sd2-random.safetensors"
 MIB = 2**20
 
 
@@ -39,7 +38,7 @@ class Bed:
         """shared: others use the device meanwhile, so that what is in use there tells nothing of
         this server.
         """
-        self.shared, self.fast = shared, "--cpu" not in flags
+        self.shared, self.fast, self.flags = shared, "--cpu" not in flags, flags
         (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
         link(ROOT / "tests" / "comfyui" / "probe", base / "custom_nodes" / "probe")
         # where the server's environment has its caches
@@ -158,14 +157,26 @@ class Bed:
 
     def large_file(self) -> str:
         """A checkpoint of Stable Diffusion 2's size with random weights, made at the first call."""
-        file = self.base / "models" / "checkpoints" / LARGE
-        if not file.is_file():
-            file.parent.mkdir(parents=True, exist_ok=True)
-            script = Path(__file__).with_name("large_file.py")
-            subprocess.run(
-                [sys.executable, str(script), str(self.server.tree), str(file)], check=True
-            )
-        return LARGE
+        return self._large("checkpoint", "checkpoints", "sd2-random.safetensors")
+
+    def large_folder(self) -> str:
+        """Stable Diffusion 2.1-base's folder with random weights, under the name that the recipes
+        ask for, made at the first call.
+        """
+        return self._large("folder", "diffusers", "stable-diffusion-2-1-base")
+
+    def large_control(self) -> str:
+        """A ControlNet for either, made at the first call."""
+        return self._large("control", "controlnet", "sd21-random")
+
+    def _large(self, kind: str, below: str, name: str) -> str:
+        place = self.base / "models" / below / name
+        if not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            script = Path(__file__).with_name("large.py")
+            tree = str(self.server.tree)
+            subprocess.run([sys.executable, str(script), kind, tree, str(place)], check=True)
+        return name
 
     def lora(self) -> str:
         file = self.base / "models" / "loras" / LORA
@@ -186,11 +197,11 @@ def versions(server: Server) -> dict[str, str]:
         "pytorch": stats["system"]["pytorch_version"],
         "python": stats["system"]["python_version"].split()[0],
         "device": stats["devices"][0]["name"],
-        "pack": os.environ.get("DISTILL3D_COMMIT", "") or _commit(),
+        "pack": os.environ.get("DISTILL3D_COMMIT", "") or commit(),
     }
 
 
-def _commit() -> str:
+def commit() -> str:
     done = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     )

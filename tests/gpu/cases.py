@@ -5,18 +5,17 @@ raises.
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from bed import Bed, Failed, prompts
 from ways import (
     KEPT,
     OPTIMIZE,
+    SHORTER,
     STEPS,
     by_node,
     folder,
@@ -25,6 +24,7 @@ from ways import (
     per_step,
     seeded,
 )
+from wide import control, first_command, recipe, sampler
 
 LOSSES = (
     "SDSLoss", "CDSLoss", "VDMLoss", "PictureLoss", "CSDLoss", "NFSDLoss", "ISMLoss", "SDILoss",
@@ -32,16 +32,8 @@ LOSSES = (
 )  # fmt: skip
 HELD = 50  # MiB that may stay with torch after everything has been freed
 ANSWERED = 3.0  # seconds in which a cancel ends the run
+LITTLE = {"--lowvram", "--novram", "--cpu"}  # flags that leave no memory to graphs
 WARM = 8.0  # seconds of a quickstart that is not the server's first, with graphs
-
-ROOM = 24  # GiB that the sampler finds free besides what the server has
-FILLER = """
-import sys, torch
-free, _ = torch.cuda.mem_get_info()
-held = torch.empty(max(free - int(sys.argv[1]) * 2**30, 1), dtype=torch.uint8, device="cuda")
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 Case = Callable[[Bed], dict[str, Any]]
 
@@ -90,13 +82,19 @@ def models(bed: Bed) -> dict[str, Any]:
     ways = {"folder": folder(bed), "checkpoint": folder(bed, model=bed.toybox_file())}
     ways |= {"model": model(bed), "model_lora": model(bed, lora=True)}
     found: dict[str, Any] = {}
+    wanted = {"folder": {"U-Net", "encoder"}, "model": {"encoder"}}
     for name, way in ways.items():
-        for kind, steps in (("plain", 90), ("long", STEPS)):
+        for kind, steps in (("plain", SHORTER), ("long", STEPS)):
             if kind == "long" and name not in ("folder", "model"):
                 continue
             prompt = optimizing(bed, way, steps)
+            before = len(bed.log())
             run, seconds = bed.timed(seeded(prompt))
-            found[f"{name}_{kind}"] = {"ms": per_step(run, prompt), "s": seconds}
+            figures = found[f"{name}_{kind}"] = {"ms": per_step(run, prompt), "s": seconds}
+            if kind == "long":
+                figures["graphs"] = sorted(recorded(bed.log()[before:]))
+                if not wanted[name] <= set(figures["graphs"]) and bed.fast:
+                    raise Failed(f"{name}: graphs of {figures['graphs']} alone")
     for kind in ("plain", "long"):
         found[f"model_{kind}_over_folder_plain"] = round(
             found[f"model_{kind}"]["ms"] / found["folder_plain"]["ms"], 2
@@ -268,85 +266,32 @@ def model_runs(bed: Bed) -> dict[str, Any]:
     return {name: bed.timed(seeded(optimizing(bed, way, 40)))[1] for name, way in ways.items()}
 
 
-def sampler(bed: Bed) -> dict[str, Any]:
-    """A large MODEL sampled by core's KSampler, four large pictures at once, right after a run of
-    ours on a device with little room, and ours after it.
-    """
-    bed.run(seeded(bed.workflow("quickstart")))
-    prompt = {
-        "source": {
-            "class_type": "CheckpointLoaderSimple",
-            "inputs": {"ckpt_name": bed.large_file()},
-        },
-        "latent": {
-            "class_type": "EmptyLatentImage",
-            "inputs": {"width": 1024, "height": 1024, "batch_size": 4},
-        },
+def recorded(log: str) -> set[str]:
+    """The networks of which the log says that they have run in graphs."""
+    return {
+        line.split(" has run in CUDA graphs")[0].split("The ")[-1]
+        for line in log.splitlines()
+        if "has run in CUDA graphs" in line
     }
-    for name in ("positive", "negative"):
-        prompt[name] = {
-            "class_type": "CLIPTextEncode",
-            "inputs": {"clip": ["source", 1], "text": name},
-        }
-    links = {"model": ["source", 0], "positive": ["positive", 0], "negative": ["negative", 0]}
-    values = {
-        "seed": 1,
-        "steps": 4,
-        "cfg": 5.0,
-        "sampler_name": "euler",
-        "scheduler": "normal",
-        "denoise": 1.0,
-    }
-    prompt["sample"] = {
-        "class_type": "KSampler",
-        "inputs": links | values | {"latent_image": ["latent", 0]},
-    }
-    prompt["decode"] = {
-        "class_type": "VAEDecode",
-        "inputs": {"samples": ["sample", 0], "vae": ["source", 2]},
-    }
-    prompt["save"] = {"class_type": "PreviewImage", "inputs": {"images": ["decode", 0]}}
-    with filled(0 if bed.shared or not bed.fast else ROOM):
-        _, seconds = bed.timed(seeded(prompt))
-    _, ours = bed.timed(seeded(bed.workflow("quickstart")))
-    return {"sampled_s": seconds, "next_s": ours}
-
-
-@contextmanager
-def filled(room: int) -> Iterator[None]:
-    """All of the device is taken by another process but so many GiB; nothing for 0."""
-    if not room:
-        yield
-        return
-    command = [sys.executable, "-c", FILLER, str(room)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdin and process.stdout
-        if process.stdout.readline().strip() != b"held":
-            raise Failed("the device could not be filled")
-        try:
-            yield
-        finally:
-            process.stdin.close()
 
 
 def graphs(bed: Bed) -> dict[str, Any]:
     """The log says that graphs were recorded, or why not; and none failed."""
     log = bed.log()
-    told = [line for line in log.splitlines() if "CUDA graphs" in line]
     wrong = [
         line
         for line in log.splitlines()
         if any(w in line for w in ("cannot be recorded", "Not enough memory", "graphs are off"))
         or ("fused kernels" in line and "going on with" in line)
     ]
-    recorded = {
-        line.split(" has run in CUDA graphs")[0].split("The ")[-1]
-        for line in told
-        if "recorded" in line
+    found = recorded(log)
+    wanted = set() if LITTLE & {*bed.flags} else {"U-Net", "encoder"}
+    if wrong or "uncaptured free" in log or not wanted <= found:
+        raise Failed(f"{found} recorded; {wrong or 'nothing else told'}")
+    told = {
+        line.split("CUDA graphs", 1)[1][:120] for line in log.splitlines() if "CUDA graphs" in line
     }
-    if wrong or "uncaptured free" in log or not {"U-Net", "encoder"} <= recorded:
-        raise Failed(f"{recorded} recorded; {wrong or told[-3:] or 'nothing told'}")
-    return {"told": sorted({line.split("CUDA graphs", 1)[1][:120] for line in told})}
+    return {"recorded": sorted(found), "told": sorted(told)}
 
 
 def shipped(name: str) -> Case:
@@ -366,6 +311,7 @@ FLAGS: dict[str, Case] = {  # for each of ComfyUI's flags
     "model_runs": model_runs,
     "cancel": cancel,
     "free": free,
+    "graphs": graphs,
 }
 WHOLE: dict[str, Case] = {
     **SHORT,
@@ -378,8 +324,10 @@ WHOLE: dict[str, Case] = {
     "memory": memory,
     "sampler": sampler,
     **{name: shipped(name) for name in prompts.EMBEDDED if name != "quickstart"},
+    "control": control,
+    **{name: partial(recipe, name=name) for name in prompts.RECIPES},
+    "first_command": first_command,
     "twenty": twenty,
-    "graphs again": graphs,
 }
 
 

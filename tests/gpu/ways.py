@@ -9,7 +9,7 @@ from typing import Any
 from bed import Bed, prompts
 
 OPTIMIZE = "Distill3D_Optimize"
-STEPS = 200
+STEPS, SHORTER = 200, 38  # with CUDA graphs, and without
 KEPT = ("ViewPrompts", "OrbitCameras", "InitText", "CDSLoss", "Optimize")
 
 

@@ -10,6 +10,7 @@ import time
 import weakref
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -157,6 +158,8 @@ def test_a_recording_that_fails_leaves_its_tensors_alone_and_is_the_last(trial, 
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(graphs, "recording_stream", lambda device: None)
     monkeypatch.setattr(graphs, "_stranded", [])
+    monkeypatch.setattr(torch.cuda, "default_generators", [SimpleNamespace()])
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     run()
     gc.collect()
     assert [value() is not None for value in seen] == [False, True]
@@ -278,3 +281,17 @@ def test_a_run_with_graphs_is_the_run_without_under_every_allocator_and_leaves_n
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "uncaptured free" not in done.stderr
+
+
+@cuda
+@pytest.mark.parametrize("kind", ["Graphed", "GraphedGradient"])
+@pytest.mark.parametrize("allocator", ALLOCATORS)
+def test_a_process_goes_on_after_a_recording_that_really_fails(allocator, kind):
+    variables = {**os.environ, "PYTORCH_CUDA_ALLOC_CONF": ALLOCATORS[allocator]}
+    program = Path(__file__).with_name("graphs_failing.py")
+    done = subprocess.run(
+        [sys.executable, program, kind], env=variables, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "uncaptured free" not in done.stderr
+    assert "a recording failed" in done.stdout and "it runs without" in done.stdout

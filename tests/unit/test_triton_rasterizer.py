@@ -160,7 +160,7 @@ def test_more_tiles_than_a_short_key_counts_change_nothing(monkeypatch):
 
 
 def test_the_check_at_first_use_finds_nothing_wrong_and_names_what_is(monkeypatch):
-    assert triton_ready.mismatched_kernels("cpu") == []
+    assert triton_ready.ready()  # which other tests of this process may have asked
     harmonics = triton_raster.view_colors
     monkeypatch.setattr(triton_raster, "view_colors", lambda *given: 1.01 * harmonics(*given))
     wrong = triton_ready.mismatched_kernels("cpu")

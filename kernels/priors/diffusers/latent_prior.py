@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...devices.rows import by_rows, by_rows_with_gradient
-from ...devices.streams import release_memory, send
+from ...devices.streams import give_back, send
 from .. import perp_neg
 from ..base import check_multiple, check_words
 from ..conditioning import Conditioning
@@ -141,7 +141,7 @@ class DiffusersPrior:
             self._offload.release()
             self._offload = None
             self.schedule = self.schedule.to("cpu")
-            release_memory(torch.device(device))
+            give_back(torch.device(device))
 
     def offload_groups(self) -> dict[str, list[nn.Module]]:
         """The networks that are needed together, by the part whose turn it then is."""
