@@ -199,13 +199,15 @@ def test_folder_and_checkpoint_are_the_same_network(probing, both_forms):
     assert said[0]["size"] == [64, 8, 4]
 
 
-BY_DEFAULT = {("consistent3d_sd", FOLDER), ("luciddreamer_sd", FILE)}
+BY_DEFAULT = {  # each graph and each loss once
+    ("consistent3d_sd", FOLDER), ("dreamfusion_sd", FOLDER), ("dreammapping_sd", FILE),
+    ("luciddreamer_sd", FILE), ("prolificdreamer_sd", FOLDER), ("scene_sd", FILE),
+    ("sdi_sd", FILE), ("segmentdreamer_sd", FOLDER),
+}  # fmt: skip
 CASES = [
     (name, model)
     if (name, model) in BY_DEFAULT
-    else pytest.param(
-        name, model, marks=pytest.mark.nightly(reason="as consistent3d_sd's and luciddreamer_sd's")
-    )
+    else pytest.param(name, model, marks=pytest.mark.nightly(reason="as the other form's"))
     for name in NAMES
     for model in (FOLDER, FILE)
     if (name, model) != ("prolificdreamer_sd", FILE)
