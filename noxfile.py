@@ -174,7 +174,7 @@ def _quick(paths: list[str], options: list[str]) -> Suites:
     return {
         "style": [["ruff", "check", "."], ["ruff", "format", "--check", "."]],
         "types": [["mypy", *_typed()]],
-        "unit": [["pytest", "-n", "2", "--dist", "worksteal", *paths, *options]],
+        "unit": [["pytest", *TWO, "loadgroup", *paths, *options]],
     }
 
 

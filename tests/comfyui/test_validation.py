@@ -87,6 +87,7 @@ def test_grey_is_gray(comfyui, quickstart_prompt):
     assert clouds[0] == clouds[1]
 
 
+@pytest.mark.nightly(reason="installs ComfyUI's command line; ruff has the registry's rules")
 def test_registry_check_finds_nothing(comfy_cli):
     done = subprocess.run(
         [comfy_cli / "comfy", "--skip-prompt", "node", "validate"],

@@ -284,6 +284,9 @@ def converted(comfy_cli, object_info, tmp_path_factory):
     return json.loads(done.stdout)
 
 
+@pytest.mark.nightly(
+    reason="installs ComfyUI's command line; files in API form are held to ours, and run"
+)
 @pytest.mark.parametrize("name", NAMES)
 def test_conversion_agrees_with_comfy_cli(converted, object_info, name):
     ours = prompts.api_form(prompts.read(name), object_info)
@@ -292,17 +295,8 @@ def test_conversion_agrees_with_comfy_cli(converted, object_info, name):
     }
 
 
-VALIDATED = [
-    name
-    if name == "quickstart"
-    else pytest.param(
-        name, marks=pytest.mark.nightly(reason="a program for each; as the quickstart")
-    )
-    for name in prompts.EMBEDDED
-]
-
-
-@pytest.mark.parametrize("name", VALIDATED)
+@pytest.mark.nightly(reason="installs ComfyUI's command line; a server takes them in other tests")
+@pytest.mark.parametrize("name", prompts.EMBEDDED)
 def test_workflow_is_valid_to_comfy_cli(comfy_cli, object_info, tmp_path, name):
     prompt = prompts.api_form(prompts.read(name), object_info)
     tmp_path.joinpath("info.json").write_text(json.dumps(object_info))

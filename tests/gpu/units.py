@@ -1,25 +1,29 @@
 """Runs the unit tests that want a GPU, with the rest of their files, and writes what came of them.
 
-    python tests/gpu/units.py [--processes N] [--report FILE]
+    python tests/gpu/units.py [--processes N] [--limit SECONDS] [--report FILE]
 
-In ComfyUI's environment with pytest and pytest-xdist. Ends with 1 if one failed.
+In ComfyUI's environment with pytest and pytest-xdist. Ends with 1 if one failed, or if they did not
+end within the limit.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import Counter
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 import torch
 from bed import commit
 
+# "[gw1] [ 50%] PASSED tests/unit/test_a.py::test_b "
+ENDED = re.compile(r"\[gw\d+\] \[ *\d+%\] (?P<end>[A-Z]+) \S*?(?P<test>test_\w+\.py::.*\S)")
 UNIT = Path(__file__).resolve().parents[1] / "unit"
 WANTED = "cuda"  # whatever asks for one, or behaves otherwise with one
 
@@ -27,6 +31,7 @@ WANTED = "cuda"  # whatever asks for one, or behaves otherwise with one
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--limit", type=float, default=900)
     parser.add_argument("--report", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -36,39 +41,44 @@ def main() -> int:
         for file in UNIT.glob("test_*.py")
         if WANTED in file.read_text(encoding="utf-8").lower()
     )
-    with tempfile.TemporaryDirectory() as folder:
-        told, start = Path(folder, "told.xml"), time.monotonic()
-        command = [sys.executable, "-m", "pytest", "-q", "-n", str(options.processes)]
-        subprocess.run([*command, f"--junitxml={told}", *map(str, files)], cwd=folder)
-        found = cases(told)
+    start = time.monotonic()
+    found, code = ended(options.processes, options.limit, files)
     about = {
         "device": torch.cuda.get_device_name(),
         "pytorch": torch.__version__,
         "pack": commit(),
         "seconds": round(time.monotonic() - start),
+        "exit code": code,
     }
-    counted = {
-        end: sum(case["end"] == end for case in found) for end in ("passed", "skipped", "failed")
-    }
-    wrong = [case for case in found if case["end"] != "passed"]
+    counted = dict(Counter(found.values()))
+    wrong = sorted(test for test, end in found.items() if end not in ("PASSED", "XFAIL"))
     print(json.dumps(about | counted))
     if options.report:
         rows = {**about, **counted, "files": [file.name for file in files], "not passed": wrong}
         options.report.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-    return int(counted["failed"] > 0 or not counted["passed"])
+    return int(code != 0)
 
 
-def cases(told: Path) -> list[dict[str, Any]]:
-    """Of pytest's report, by test: how it ended, and why where it did not pass."""
-    found = []
-    for case in ElementTree.parse(told).iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
-        skipped = case.find("skipped")
-        wrong = case.find("failure") if case.find("failure") is not None else case.find("error")
-        end = "failed" if wrong is not None else "skipped" if skipped is not None else "passed"
-        reason = next((e.get("message", "") for e in (wrong, skipped) if e is not None), "")
-        found.append({"test": name, "end": end, "reason": reason[:200]})
-    return found
+def ended(processes: int, limit: float, files: list[Path]) -> tuple[dict[str, str], int]:
+    """How each test ended, by its name, as pytest tells it meanwhile, and the exit code, below 0
+    where the limit ended it: what does not end hides nothing of the rest.
+    """
+    command = [sys.executable, "-m", "pytest", "-vv", "-n", str(processes), *map(str, files)]
+    found: dict[str, str] = {}
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout
+        late = threading.Timer(limit, process.kill)
+        late.start()
+        for line in process.stdout:
+            if told := ENDED.match(line):
+                found[told["test"]] = told["end"]
+            else:
+                print(line, end="", flush=True)
+        late.cancel()
+    return found, process.returncode
 
 
 if __name__ == "__main__":

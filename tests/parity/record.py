@@ -25,6 +25,9 @@ def main():
     sys.path.insert(0, str(Path(__file__).parent))
     for peer, folder in given.items():
         importlib.import_module(f"recording.{peer}").record(folder.resolve())
+        record_config = getattr(importlib.import_module("recording.configs"), f"of_{peer}", None)
+        if record_config:
+            record_config(folder.resolve())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The number files, and a prior that answers what the authors' network answered."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,16 @@ from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 NUMBERS = Path(__file__).parent / "numbers"
+PAPERS = Path(__file__).parents[2] / "nodes" / "papers.json"
 DTYPES = (torch.float64, torch.float32)
 # greatest difference, as a share of the greatest official value
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
+
+
+def published(recipe, node, loss, **changes):
+    """The loss with the values that nodes/papers.json gives ``node`` in a recipe."""
+    told = json.loads(PAPERS.read_text(encoding="utf-8"))["recipes"][recipe]["theirs"][node]
+    return replace(loss, **told, **changes)
 
 
 def schedule(dtype):

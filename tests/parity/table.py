@@ -16,35 +16,34 @@ PAGE = HERE.parents[1] / "docs/method/parity.md"
 
 # what, the settings with which it is theirs, the number files, the names under which tests note it
 ROWS = [
-    ("SDS", "the defaults, `t_anneal` constant", ["sds", "sds_clipped"]),
+    ("SDS", "of the recipe `dreamfusion_sd`", ["sds", "sds_clipped"]),
     ("SDS, as LucidDreamer", "guidance 7.5, `reduction` sum", ["sds_sum"]),
-    ("CDS, coarse", "`CDS.coarse`", ["cds_coarse", "cds_coarse_schedule"]),
-    ("CDS, refine", "`CDS.refine`", ["cds_refine", "cds_refine_schedule"]),
-    ("CDS, texture", "`CDS.texture`", ["cds_texture", "cds_texture_schedule"]),
+    ("CDS, coarse", "of `consistent3d_sd`", ["cds_coarse", "cds_coarse_schedule"]),
+    ("CDS, refine", "the same", ["cds_refine", "cds_refine_schedule"]),
+    ("CDS, texture", "the same", ["cds_texture", "cds_texture_schedule"]),
     (
-        "ISM",
-        "t_min 21, gap 80, gap_start 100, start_level 1, noise_offset 0.1, shared_t, first_step 1,"
-        " `reduction` sum, weight 0.1",
-        ["ism", "ism_late"],
+        "CDS, schedules of the long stages",
+        "of `consistent3d_sd_long`",
+        ["cds_coarse_long_schedule", "cds_refine_long_schedule", "cds_texture_long_schedule"],
     ),
+    ("ISM", "of `luciddreamer_sd`: gap 50 and all else", ["ism", "ism_late"]),
     ("ISM with Perp-Neg", "the same, `perp_neg_from` negative", ["ism_perp_neg"]),
-    ("ISM, timesteps and gap", "the same", ["ism_timesteps"]),
+    ("ISM, timesteps and gap", "of `luciddreamer_sd`", ["ism_timesteps"]),
     (
         "SCTD",
-        "t_low_start 501, t_low_end 21, margin_above 11, single_below 150, noise_per_view,"
-        " noise_offset 0.1, shared_t, first_step 1, `reduction` sum, weight 0.1",
+        "of `segmentdreamer_sd`: 5 segments and all else",
         ["sctd", "sctd_late", "sctd_low"],
     ),
     ("SCTD, timesteps and segments", "the same", ["sctd_timesteps"]),
     (
         "SDI",
-        "first_level 1, `remap` off, `reduction` elements; their network is asked at step -99 first,"
-        " a slip, ours at 0: only its answer is replayed",
+        "of `sdi_sd`; their network is asked at step -99 first, a slip, ours at 0: only its answer"
+        " is replayed",
         ["sdi"],
     ),
     ("SDI with Perp-Neg", "the same, guidance 7.5 and -7.5", ["sdi_perp_neg"]),
-    ("VSD, for one answer of the LoRA", "`lora_text` prompt", ["vsd"]),
-    ("VSD, highest step", "`t_anneal` jump, share 0.2 of 25,000", ["vsd_timesteps"]),
+    ("VSD, for one answer of the LoRA", "of `prolificdreamer_sd`", ["vsd"]),
+    ("VSD, highest step", "the same, of 25,000 steps", ["vsd_timesteps"]),
     ("CSD", "guidance 2, t_max 500, negative_end 0.5", ["csd"]),
     (
         "Perp-Neg's weights and text, LucidDreamer",

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from replay import DTYPES, Numbers, Replayed, close, fed, gradient, views
+from replay import DTYPES, Numbers, Replayed, close, fed, gradient, published, views
 
 from distill3d.kernels.losses import cds as cds_module
 from distill3d.kernels.losses import sdi as sdi_module
@@ -28,22 +28,16 @@ LUCIDDREAMER = {
     "first_step": 1,
     "t_anneal_share": 0.3,
 }
-ISM_AS_LUCIDDREAMER = ISM(
-    t_min=21, gap=80, gap_start=100, start_level=1, noise_offset=0.1, **LUCIDDREAMER
-)
-SCTD_AS_SEGMENTDREAMER = SCTD(
-    t_low_start=501,
-    t_low_end=21,
-    margin_above=11,
-    single_below=150,
-    noise_per_view=True,
-    noise_offset=0.1,
-    **LUCIDDREAMER,
-)
-SDI_AS_THREESTUDIO = SDI(first_level=1, remap=False, reduction="elements")
-VSD_AS_THREESTUDIO = VSD(
-    t_anneal="jump", t_anneal_share=0.2, lora_text="prompt", lora_beta2=0.99, lora_eps=1e-15
-)
+ISM_AS_LUCIDDREAMER = published("luciddreamer_sd", "ISM Loss", ISM())
+SCTD_AS_SEGMENTDREAMER = published("segmentdreamer_sd", "SCTD Loss", SCTD())
+SDI_AS_THREESTUDIO = published("sdi_sd", "SDI Loss", SDI())
+SDS_AS_THREESTUDIO = published("dreamfusion_sd", "SDS Loss", SDS())
+VSD_AS_THREESTUDIO = published("prolificdreamer_sd", "VSD Loss", VSD())
+CDS_STAGES = {"coarse": "coarse", "refine": "geometry", "texture": "texture"}
+CDS_AS_CONSISTENT3D = {
+    stage: published("consistent3d_sd", f"CDS Loss: {title}", CDS())
+    for stage, title in CDS_STAGES.items()
+}
 CSD_AS_THE_CODE = CSD(
     guidance=2.0, t_max_start=500, negative_end=0.5, t_anneal="constant", t_max_end=500
 )
@@ -67,7 +61,7 @@ def started(loss, prior):
 def test_sds_is_threestudios(monkeypatch, dtype, name):
     file = Numbers(name, dtype)
     prior = Replayed(file)
-    loss = given(monkeypatch, SDS(clip=file.settings["clip"]), file["t"])
+    loss = given(monkeypatch, replace(SDS_AS_THREESTUDIO, clip=file.settings["clip"]), file["t"])
     fed(monkeypatch, file["noise"], modules=[sds_module])
     value, found = gradient(
         started(loss, prior), file["latents"], views(file["text"], file["negative"])
@@ -81,7 +75,7 @@ def test_sds_is_threestudios(monkeypatch, dtype, name):
 @pytest.mark.parametrize("free", [False, True])
 def test_cds_is_consistent3ds_in_its_three_stages(monkeypatch, dtype, stage, free):
     file = Numbers(f"cds_{stage}", dtype)
-    loss = getattr(CDS, stage)()
+    loss = CDS_AS_CONSISTENT3D[stage]
     if free:
         loss = replace(loss, clip_start=0.0, clip_end=0.0)
     for k, step in enumerate(file.settings["at"]):
@@ -196,7 +190,7 @@ def test_vsd_is_threestudios_for_one_answer_of_the_lora(monkeypatch, dtype):
             e_c, e_u = prior.predict(z_t, t, [views.text, views.negative])
             return vsd_direction(e_c, e_u, lora.network(z_t, t, said), guidance)
 
-    loss = given(monkeypatch, Frozen(guidance=7.5), file["t"])
+    loss = given(monkeypatch, Frozen(guidance=VSD_AS_THREESTUDIO.guidance), file["t"])
     fed(monkeypatch, file["noise"], modules=[timestep])
     _, found = gradient(started(loss, prior), file["latents"], seen)
     close("vsd", found, file["gradient"])

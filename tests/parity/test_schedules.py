@@ -2,8 +2,10 @@
 
 import pytest
 import torch
-from replay import Numbers, close
+from replay import Numbers, close, published
 from test_losses import (
+    CDS_AS_CONSISTENT3D,
+    CDS_STAGES,
     ISM_AS_LUCIDDREAMER,
     SCTD_AS_SEGMENTDREAMER,
     SDI_AS_THREESTUDIO,
@@ -11,13 +13,19 @@ from test_losses import (
 )
 
 from distill3d.kernels.losses.base import Views
-from distill3d.kernels.losses.cds import CDS
 from distill3d.kernels.losses.schedule import annealed
 
+LONG = {
+    f"{stage}_long": published(
+        "consistent3d_sd_long", f"CDS Loss: {title}", CDS_AS_CONSISTENT3D[stage]
+    )
+    for stage, title in CDS_STAGES.items()
+}
 
-@pytest.mark.parametrize("stage", ["coarse", "refine", "texture"])
-def test_cds_schedule_is_consistent3ds(stage):
-    file, loss = Numbers(f"cds_{stage}_schedule"), getattr(CDS, stage)()
+
+@pytest.mark.parametrize(("stage", "loss"), (CDS_AS_CONSISTENT3D | LONG).items())
+def test_cds_schedule_is_consistent3ds(stage, loss):
+    file = Numbers(f"cds_{stage}_schedule")
     progress = [min(step / file.settings["steps"], 1) for step in file["step"].tolist()]
     assert [loss.t_next(p) for p in progress] == file["t_next"].tolist()
     scale = [loss.guidance_at(p) for p in progress]

@@ -29,7 +29,7 @@ LIMIT = 500.0  # seconds that a farm may take, with all that is done to it
 
 @pytest.mark.slow(reason="a farm of three processes, some of which start several times")
 def test_workers_and_driver_killed_at_random_leave_every_object_once(tmp_path):
-    stubs(tmp_path, seed=0, drivers=1, workers=3)
+    stubs(tmp_path, seed=0, drivers=1, workers=1)
 
 
 @pytest.mark.nightly(reason="more moments of the one above")

@@ -38,7 +38,9 @@ def made(engine, graph, key, saved=None, keep=lambda node, path: None, **values)
     return engine.make(graph.filled({"prompt": "a red mug", **values}), key, saved or {}, keep)
 
 
-@pytest.mark.parametrize("after", [1, 3])
+@pytest.mark.parametrize(
+    "after", [pytest.param(1, marks=pytest.mark.nightly(reason="an earlier moment")), 3]
+)
 def test_a_job_that_was_killed_goes_on_bit_for_bit(tmp_path, models, graph, after):
     engine = PythonEngine(tmp_path / "whole", 1, models)
     whole = digest_of(made(engine, graph, "a", seed=5).files[0])

@@ -12,6 +12,8 @@ from distill3d.kernels.files.formats import FORMATS, load_gaussians
 from distill3d.kernels.files.frame import to_file_frame
 from distill3d.kernels.gaussians.cloud import Gaussians
 
+# in one worker: gsply compiles for some ten seconds in each process that asks it
+pytestmark = pytest.mark.xdist_group("gsply")
 SH_DEGREES = [0, 1, 2, 3]
 
 # means, log scales, quaternions, opacities, constant and higher harmonics

@@ -187,7 +187,7 @@ def test_a_prior_is_told_how_to_run_until_the_run_ends_even_in_an_error():
 
 def test_long_runs_prepare_fast_networks_unless_told_not_to():
     prior = Tunable(ball_prior())
-    for accelerate, steps in [(None, 99), (None, 100), (False, 100)]:
+    for accelerate, steps in [(None, 39), (None, 40), (False, 40)]:
         run(haze(), steps, prior=prior, accelerate=accelerate, on_step=lambda _: True)
     assert prior.told[::2] == [(False, 0), (True, 0), (False, 0)]
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from distill3d.nodes.shared import sockets
 from distill3d.nodes.shared.sockets import guarded
 
 
@@ -69,3 +70,13 @@ def test_device_memory_that_is_used_up_is_told_with_the_cure_in_a_type_that_comf
 
     with pytest.raises(kind, match=r"Count: the device's memory is used up .*out of memory.*fewer"):
         node().execute(gaussians=Greedy())
+
+
+def test_what_libraries_keep_of_a_device_is_given_back_however_a_node_ends(monkeypatch):
+    given = []
+    monkeypatch.setattr(sockets, "forget_workspaces", lambda: given.append(1))
+    cloud = SimpleNamespace(means=[1, 2])
+    node().execute(gaussians=cloud)
+    with pytest.raises(ZeroDivisionError):
+        node().execute(gaussians=cloud, size=0)
+    assert len(given) == 2

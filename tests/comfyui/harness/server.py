@@ -293,9 +293,14 @@ class Server:
         self.post("/interrupt", {"prompt_id": prompt_id} if prompt_id else {})
 
     def free(self) -> None:
-        """Unloads models and empties the node cache."""
-        self.post("/free", {"unload_models": True, "free_memory": True})
-        time.sleep(1)  # its worker does so when it wakes, and a prompt that comes first goes first
+        """Unloads models and empties the node cache.
+
+        Asked twice: its worker does so when it wakes, which a first request misses that comes while
+        it collects garbage, and a prompt that comes before that goes first.
+        """
+        for _ in range(2):
+            self.post("/free", {"unload_models": True, "free_memory": True})
+            time.sleep(0.6)
 
     def get(self, path: str, timeout: float = 60):
         with _DIRECT.open(self.url + path, timeout=timeout) as answer:

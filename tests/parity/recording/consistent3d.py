@@ -31,6 +31,9 @@ def record(folder):
         for stage in STAGES:
             config = yaml.safe_load((folder / f"configs/consistency-{stage}.yaml").read_text())
             cds(load, network, stage, config["system"]["guidance"], about)
+            long = yaml.safe_load((folder / f"configs/consistency-{stage}-long.yaml").read_text())
+            made = guidance(load, network, long["system"]["guidance"])
+            schedule(made, f"{stage}-long", about)
         cameras(load, about)
         mesh(load, about)
 
@@ -90,6 +93,11 @@ def cds(load, network, stage, config, about):
         settings={"stage": stage, "steps": steps, "at": [0, steps // 3, steps - 1]},
         **about,
     )
+    schedule(made, stage, about)
+
+
+def schedule(made, stage, about):
+    steps = made.cfg.cur_steps[3]
     asked = [*range(0, steps, 97), steps]
     rows = []
     for step in asked:
@@ -100,7 +108,7 @@ def cds(load, network, stage, config, about):
         rows.append((int(t_next), made.guidance_scale + 1, made.grad_clip_val))
     t_next, scale, clip = zip(*rows, strict=True)
     write(
-        f"cds_{stage}_schedule",
+        f"cds_{stage.replace('-', '_')}_schedule",
         {
             "step": torch.tensor(asked),
             "t_next": torch.tensor(t_next),

@@ -39,9 +39,9 @@ def diffusers_utils():
     diffusers.utils.randn_tensor = randn_tensor  # it has moved since
 
 
-OPTIONS = {
+OPTIONS = {  # configs/hamburger.yaml
     "annealing_intervals": True,
-    "delta_t": 80,
+    "delta_t": 50,
     "delta_t_start": 100,
     "fix_noise": False,
     "xs_delta_t": 200,

@@ -8,7 +8,8 @@ from officials import Network, bare, clone, commit, kept_draws, latents, schedul
 from recording.luciddreamer import diffusers_utils
 
 REPOSITORY = "zjhJOJO/SegmentDreamer"
-OPTIONS = {
+SEGMENTS = 5  # --phase_num of the README's command
+OPTIONS = {  # config/bagel.yaml
     "delta_t": 80,
     "t_threshold": 150,
     "t_mode": "uniform",
@@ -68,7 +69,7 @@ def guidance(module, network, seed):
         precision_t=torch.float64,
     )
     object.__setattr__(made, "f_solver", solver)
-    object.__setattr__(made, "edge_points", made.trajectory_segmentation(4, options))
+    object.__setattr__(made, "edge_points", made.trajectory_segmentation(SEGMENTS, options))
     return made, options
 
 
@@ -119,7 +120,7 @@ def step(module, name, warm, seed, about):
             **network.taken(),
         },
         function="StableDiffusion.train_step",
-        settings={**OPTIONS, "warm": warm, "lambda_guidance": 0.1},
+        settings={**OPTIONS, "segments": SEGMENTS, "warm": warm, "lambda_guidance": 0.1},
         **about,
     )
 
@@ -154,6 +155,6 @@ def timesteps(module, about):
         "sctd_timesteps",
         {"edges": made.edge_points, **{name: torch.tensor(values) for name, values in columns}},
         function="StableDiffusion.timestep_setting, trajectory_segmentation",
-        settings={**OPTIONS, "iterations": 5000, "warmup_iter": 1500, "segments": 4},
+        settings={**OPTIONS, "iterations": 5000, "warmup_iter": 1500, "segments": SEGMENTS},
         **about,
     )
