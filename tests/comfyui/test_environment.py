@@ -29,6 +29,15 @@ def test_unreachable_index_is_left_out(monkeypatch):
     assert environment._index_arguments(gpu=False) == []
 
 
+def test_a_tree_that_could_not_be_fetched_beside_pytorch_is_fetched_again(monkeypatch, tmp_path):
+    def failing():
+        raise environment.SetupError("no build backend")
+
+    monkeypatch.setattr(environment, "tree", lambda: tmp_path)
+    assert environment._fetched(failing) == tmp_path
+    assert environment._fetched(lambda: tmp_path / "early") == tmp_path / "early"
+
+
 def test_requirements_keep_pins_and_lose_the_heavy_ones(tmp_path):
     tmp_path.joinpath("requirements.txt").write_text(
         "comfyui-frontend-package==1.47.12\ncomfyui-workflow-templates==0.11.27\ntorch\ntorchsde\n\n#"

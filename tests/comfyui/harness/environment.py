@@ -221,13 +221,23 @@ def _install(say: Callable[[str], None]) -> dict:
         # Importing what is installed compiles it, on the second core, while pip fetches the rest.
         with _background(_probe) as probe:
             with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
-                _install_packages(comfyui())
+                _install_packages(_fetched(comfyui))
             found = probe()
     return {
         "comfyui": MAIN,
         **found,
         "seconds": {part: round(value, 1) for part, value in seconds.items()},
     }
+
+
+def _fetched(comfyui: Callable[[], Path]) -> Path:
+    """ComfyUI's tree, fetched once more where that failed beside the installation of PyTorch: pip
+    builds the sdist's metadata, which it cannot while setuptools is being replaced.
+    """
+    try:
+        return comfyui()
+    except SetupError:
+        return tree()
 
 
 def _install_packages(comfyui: Path) -> None:
