@@ -56,9 +56,7 @@ def test_every_template_has_a_thumbnail_where_the_page_looks_for_it(comfyui):
 
 
 def test_notes_explain_every_template():
-    """Beside the first node, naming only nodes and inputs that are there; their heights are
-    test_workflows.py's.
-    """
+    """Beside the first node; what test_workflows.py says of their heights aside."""
     for file in prompts.WORKFLOWS.glob("*.json"):
         workflow = json.loads(file.read_text(encoding="utf-8"))
         notes = [node for node in workflow["nodes"] if node["type"] == "MarkdownNote"]
