@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { Page } from "./page.mjs";
 
 const settings = JSON.parse(readFileSync(process.argv[2], "utf8"));
-const { name, workflows, run, nodes2, values } = settings;
+const { name, workflows, run, cards, nodes2, values } = settings;
 const RELOAD = 8; // graphs: the page keeps the WebAssembly memory of its own viewers
 const facts = { layouts: {}, opened: {}, started: {} };
 const p = await Page.open(settings);
@@ -42,7 +42,11 @@ try {
     if (i % RELOAD === RELOAD - 1) await p.load(() => p.page.reload());
     const workflow = path.split("/").at(-1).replace(".json", "");
     if (nodes2) await p.drop(path);
-    else facts.opened[workflow] = await p.open_template(workflow);
+    else if (cards.includes(workflow)) facts.opened[workflow] = await p.open_template(workflow);
+    else {
+      await p.open_file(path);
+      facts.opened[workflow] = await p.opened(workflow);
+    }
     facts.layouts[workflow.replace("distill3d_", "")] = await p.layout();
     await p.whole(`${name}-${workflow}`);
   }

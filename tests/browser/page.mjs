@@ -60,6 +60,11 @@ export class Page {
       await card.waitFor({ state: "detached", timeout: 8000 }).catch(() => {});
     }
     await this.replaced(before);
+    return this.opened(name);
+  }
+
+  /** How the graph is seen that has just been opened; all of it is in sight afterwards. */
+  async opened(name) {
     const seen = await this.rest(() => this.view(), 500);
     await this.whole(`opened-${name}`);
     await this.fit();

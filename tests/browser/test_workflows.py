@@ -36,8 +36,8 @@ SMALL = {
     ],
 )
 def opened(request, play, comfyui):
-    """On the classic canvas by their cards in the template browser, and run; in Nodes 2.0 dropped
-    on the canvas.
+    """Dropped on the canvas; on the classic one some of them by their cards in the template browser,
+    and run.
     """
     where = request.param
     nodes2 = where.startswith("nodes")
@@ -48,6 +48,7 @@ def opened(request, play, comfyui):
         comfyui,
         workflows=[str(prompts.file_of(name)) for name in names],
         run=[] if where != "classic canvas" else [str(prompts.file_of(name)) for name in CLICKED],
+        cards=[f"{prompts.PREFIX}{name}" for name in CLICKED],
         nodes2=nodes2,
         values=SMALL,
     )
