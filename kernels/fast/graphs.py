@@ -284,9 +284,10 @@ def _never_freed(values: list[Any]) -> None:
 
 @contextmanager
 def _own_generator(device: torch.device) -> Iterator[None]:
-    """Inside, the device's random numbers have a state of their own, which a recording may spoil:
-    after one that fails torch (2.11) takes that state for one that is still being recorded, draws no
-    more of it, and replays no graph that was recorded with it.
+    """Inside, the device's random numbers have a state of their own, which a recording may spoil.
+
+    After one that fails torch (2.11) takes that state for one that is still being recorded, draws
+    no more of it, and replays no graph that was recorded with it.
     """
     generator = torch.cuda.default_generators[device.index or torch.cuda.current_device()]
     if not hasattr(generator, "graphsafe_set_state"):  # before torch 2.4

@@ -45,7 +45,8 @@ def main() -> None:
         with Server(environment.tree(), *files, arguments=arguments) as server:
             server.post("/settings", {"Comfy.TutorialCompleted": True})
             settings = {
-                "url": server.url, "browser": shutil.which("chromium") or shutil.which("google-chrome"),
+                "url": server.url,
+                "browser": shutil.which("chromium") or shutil.which("google-chrome"),
                 "folder": str(options.folder.resolve()), "watched": True, "workflows": workflows,
                 "nodes2": not options.classic, "locale": options.locale,
             }  # fmt: skip

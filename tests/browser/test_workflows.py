@@ -36,8 +36,8 @@ SMALL = {
     ],
 )
 def opened(request, play, comfyui):
-    """Dropped on the canvas; on the classic one some of them by their cards in the template browser,
-    and run.
+    """Dropped on the canvas; on the classic one some of them by their cards in the template
+    browser, and run.
     """
     where = request.param
     nodes2 = where.startswith("nodes")

@@ -122,7 +122,7 @@ def control(bed: Bed) -> dict[str, Any]:
 
 
 def recipe(bed: Bed, name: str) -> dict[str, Any]:
-    """A published recipe at its own settings on random weights of Stable Diffusion 2.1's true sizes.
+    """A published recipe at its own settings on random weights of Stable Diffusion 2.1's sizes.
 
     Each of its stages is stopped and kept after some steps and the graph goes on to its files:
     milliseconds of a step, and by them the hours of the whole.

@@ -1,5 +1,5 @@
-"""Run by test_graphs.py in a process with the allocator to be tested: a recording that really fails,
-in both kinds of graph, and work that goes on after it. Prints what the log said."""
+"""Run by test_graphs.py in a process with the allocator to be tested: a recording that really
+fails, in both kinds of graph, and work that goes on after it. Prints what the log said."""
 
 import gc
 import logging

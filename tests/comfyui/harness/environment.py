@@ -17,12 +17,13 @@ import shutil
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from .background import background
 
 ROOT = Path(__file__).resolve().parents[3]
 HOME = ROOT / ".comfyui"
@@ -211,15 +212,15 @@ def _install(say: Callable[[str], None]) -> dict:
         f" {LOG}\n"
     )
 
-    with _timed("pip", seconds), _background(_index_arguments, gpu) as index:
+    with _timed("pip", seconds), background(_index_arguments, gpu) as index:
         if _pip_version() < 25:  # its resolver takes twice as long
             _pip("install", "--upgrade", "pip")
-    with _background(tree) as comfyui:
+    with background(tree) as comfyui:
         with _timed("torch", seconds, say, "PyTorch" + (" (CUDA)" if gpu else " (CPU)")):
             _pip("install", *TORCH, *index())
             _install_shim()
         # Importing what is installed compiles it, on the second core, while pip fetches the rest.
-        with _background(_probe) as probe:
+        with background(_probe) as probe:
             with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
                 _install_packages(_fetched(comfyui))
             found = probe()
@@ -379,31 +380,3 @@ def _timed(part: str, seconds: dict[str, float], say=None, text: str = "") -> It
     seconds[part] = time.monotonic() - start
     if say:
         say(f"{seconds[part]:.0f} s\n")
-
-
-@contextmanager
-def _background(function: Callable, *arguments) -> Iterator[Callable]:
-    """Runs ``function`` in a thread; gives a function that waits for its result, or raises its
-    exception.
-    """
-    outcome: dict = {}
-
-    def work() -> None:
-        try:
-            outcome["result"] = function(*arguments)
-        except BaseException as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-
-    def result():
-        thread.join()
-        if "error" in outcome:
-            raise outcome["error"]
-        return outcome["result"]
-
-    try:
-        yield result
-    finally:
-        thread.join()

@@ -69,10 +69,11 @@ def of_consistent3d(folder):
 def of_luciddreamer(folder):
     values = gaussian_splatting(folder, "configs/hamburger.yaml", "ISM Loss")
     keep("luciddreamer_sd", folder, "EnVision-Research/LucidDreamer", ["hamburger.yaml"], values)
-    shared = {name: value for name, value in values.items() if name != "ISM Loss"}
+    ism = values.pop("ISM Loss")
+    vdm = {name: ism[name] for name in ism if name not in ("gap", "gap_start", "stride")}
     keep(
         "dreammapping_sd", folder, "EnVision-Research/LucidDreamer", ["hamburger.yaml"],
-        shared | {"VDM Loss": {k: v for k, v in values["ISM Loss"].items() if "gap" not in k and k != "stride"}},
+        values | {"VDM Loss": vdm},
     )  # fmt: skip
 
 
