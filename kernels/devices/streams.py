@@ -59,6 +59,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.cuda.OutOfMemoryError) or "error: out of memory" in str(error)
 
 
+def first_line(error: BaseException) -> str:
+    """What CUDA's errors say before their paragraphs of advice; of one without words its type."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def release_memory(device: torch.device) -> None:
     """Return to the driver what torch and its libraries keep of a CUDA device's memory for later,
     and the pinned memory of the host: caches, cuBLAS's workspaces, what CUDA graphs that are gone

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor
 
 from ..devices.autograd import Function
-from ..devices.streams import graphs_alive, is_out_of_memory, recording_stream, uses_async_allocator
+from ..devices.streams import (
+    first_line,
+    graphs_alive,
+    is_out_of_memory,
+    recording_stream,
+    uses_async_allocator,
+)
 from ..devices.team import alone
 from . import graph_trial
 
@@ -270,7 +276,7 @@ def recording(graph: torch.cuda.CUDAGraph, device: torch.device, pool: Any) -> I
         except BaseException as error:
             if uses_async_allocator():
                 _never_freed(_allocated(error))
-            graph_trial.forbid(f"a recording failed: {_first_line(error)}")
+            graph_trial.forbid(f"a recording failed: {first_line(error)}")
             raise
 
 
@@ -289,7 +295,8 @@ def _own_generator(device: torch.device) -> Iterator[None]:
     After one that fails torch (2.11) takes that state for one that is still being recorded, draws
     no more of it, and replays no graph that was recorded with it.
     """
-    generator = torch.cuda.default_generators[device.index or torch.cuda.current_device()]
+    index = torch.cuda.current_device() if device.index is None else device.index
+    generator = torch.cuda.default_generators[index]
     if not hasattr(generator, "graphsafe_set_state"):  # before torch 2.4
         yield
         return
@@ -299,10 +306,6 @@ def _own_generator(device: torch.device) -> Iterator[None]:
         yield
     finally:
         generator.graphsafe_set_state(before)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _allocated(error: BaseException) -> list[Any]:
@@ -324,7 +327,7 @@ def warn_of_no_graph(network: str, error: Exception) -> None:
     if is_out_of_memory(error):
         log.warning(NO_ROOM, network)
     else:
-        log.warning(NO_GRAPH, network, _first_line(error))
+        log.warning(NO_GRAPH, network, first_line(error))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torch import Tensor
 from .conditioning import Conditioning
 from .noise_schedule import NoiseSchedule
 
-# fast networks take a second to prepare, as much as they save in so many steps
+# preparing fast networks takes as long as they save in so many steps, or less
 REPAYING_STEPS = 40
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..cameras.pinhole import Cameras
 from ..devices.autograd import Function
-from ..devices.streams import give_back, is_out_of_memory, release_memory
+from ..devices.streams import first_line, give_back, is_out_of_memory, release_memory
 from ..files.notes import note
 from ..priors.base import REPAYING_STEPS, Prior, running
 from ..priors.replicas import ReplicablePrior, Replicas
@@ -126,7 +126,7 @@ def _replicas(prior: Prior, devices: Sequence[torch.device], owner: str) -> Repl
             _check_room(prior, device)
             copies.append(prior.replica(device))
         except (RuntimeError, ValueError) as error:
-            note(f"{owner}: {device} takes no part: {_first_line(error)}")
+            note(f"{owner}: {device} takes no part: {first_line(error)}")
             if is_out_of_memory(error):
                 release_memory(device)
     return Replicas([_itself(prior), *copies]) if copies else None
@@ -158,10 +158,6 @@ def _quiet(inner: Any) -> Iterator[None]:
     finally:
         with suppress(RuntimeError):
             inner.__exit__(None, None, None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -249,7 +245,7 @@ def fallen_back(prior: Prior, owner: str, error: RuntimeError) -> bool:
     traceback.clear_frames(error.__traceback__)
     replicas.keep_first()
     note(
-        f"{owner}: a step failed on {replicas.devices[0]}, {lost} ({_first_line(error)}); the run"
+        f"{owner}: a step failed on {replicas.devices[0]}, {lost} ({first_line(error)}); the run"
         f" goes on on {replicas.devices[0]} alone."
     )
     return True

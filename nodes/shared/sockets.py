@@ -4,6 +4,7 @@ program can have it, and of memory that ran out.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ def guarded(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
                 return run(cls, *values, **inputs)
             finally:
                 trim_heap()
-                forget_workspaces()
+                with suppress(RuntimeError):  # of a device whose first error is to be told
+                    forget_workspaces()
         except MemoryError as error:
             if str(error):
                 raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
+
 import pytest
 from harness import environment, prompts
 from harness.links import link
@@ -30,12 +32,12 @@ def test_unreachable_index_is_left_out(monkeypatch):
 
 
 def test_a_tree_that_could_not_be_fetched_beside_pytorch_is_fetched_again(monkeypatch, tmp_path):
-    def failing():
-        raise environment.SetupError("no build backend")
-
+    early, failed = Future(), Future()
+    early.set_result(tmp_path / "early")
+    failed.set_exception(environment.SetupError("no build backend"))
     monkeypatch.setattr(environment, "tree", lambda: tmp_path)
-    assert environment._fetched(failing) == tmp_path
-    assert environment._fetched(lambda: tmp_path / "early") == tmp_path / "early"
+    assert environment._fetched(failed) == tmp_path
+    assert environment._fetched(early) == tmp_path / "early"
 
 
 def test_requirements_keep_pins_and_lose_the_heavy_ones(tmp_path):

@@ -53,10 +53,10 @@ def part(told, title):
     coarse, 30 after", "3,000 + 5,000" and "normal, then color" in their order; else all of it.
     """
     stage = title.partition(": ")[2]
-    order = [name for name in ("coarse", "geometry", "texture") if name == stage]
     if " + " in told or ", then " in told:
         pieces = re.split(r" \+ |, then ", told)
-        place = ("coarse", "geometry", "texture").index(stage) if order else 0
+        order = ("coarse", "geometry", "texture")
+        place = order.index(stage) if stage in order else 0
         return pieces[max(place - 3 + len(pieces), 0)]
     pieces = re.split(r", (?=\S+ (?:coarse|refine|texture|after))", told)
     wanted = (STAGES.get(stage, "coarse"), "after" if stage != "coarse" else "coarse")

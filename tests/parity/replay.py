@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from harness import recipes
 from safetensors import safe_open
 
 from distill3d.kernels.losses import base
@@ -14,15 +15,15 @@ from distill3d.kernels.priors.conditioning import Conditioning
 from distill3d.kernels.priors.noise_schedule import NoiseSchedule
 
 NUMBERS = Path(__file__).parent / "numbers"
-PAPERS = Path(__file__).parents[2] / "nodes" / "papers.json"
 DTYPES = (torch.float64, torch.float32)
 # greatest difference, as a share of the greatest official value
 LIMITS = {torch.float64: 1e-10, torch.float32: 1e-5}
 
 
 def published(recipe, node, loss, **changes):
-    """The loss with the values that nodes/papers.json gives ``node`` in a recipe."""
-    told = json.loads(PAPERS.read_text(encoding="utf-8"))["recipes"][recipe]["theirs"][node]
+    """The loss with the authors' values that nodes/papers.json gives ``node`` in a recipe."""
+    each = recipes.recipe(recipe)
+    told = {k: v for k, v in each.values[node].items() if k not in each.ours[node]}
     return replace(loss, **told, **changes)
 
 

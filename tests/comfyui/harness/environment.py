@@ -20,10 +20,9 @@ import tarfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-
-from .background import background
 
 ROOT = Path(__file__).resolve().parents[3]
 HOME = ROOT / ".comfyui"
@@ -212,18 +211,21 @@ def _install(say: Callable[[str], None]) -> dict:
         f" {LOG}\n"
     )
 
-    with _timed("pip", seconds), background(_index_arguments, gpu) as index:
-        if _pip_version() < 25:  # its resolver takes twice as long
-            _pip("install", "--upgrade", "pip")
-    with background(tree) as comfyui:
+    with ThreadPoolExecutor() as beside:
+        with _timed("pip", seconds):
+            index = beside.submit(_index_arguments, gpu)
+            if _pip_version() < 25:  # its resolver takes twice as long
+                _pip("install", "--upgrade", "pip")
+            arguments = index.result()
+        comfyui = beside.submit(tree)
         with _timed("torch", seconds, say, "PyTorch" + (" (CUDA)" if gpu else " (CPU)")):
-            _pip("install", *TORCH, *index())
+            _pip("install", *TORCH, *arguments)
             _install_shim()
         # Importing what is installed compiles it, on the second core, while pip fetches the rest.
-        with background(_probe) as probe:
-            with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
-                _install_packages(_fetched(comfyui))
-            found = probe()
+        probe = beside.submit(_probe)
+        with _timed("packages", seconds, say, f"ComfyUI {MAIN} and the pack's packages"):
+            _install_packages(_fetched(comfyui))
+        found = probe.result()
     return {
         "comfyui": MAIN,
         **found,
@@ -231,12 +233,12 @@ def _install(say: Callable[[str], None]) -> dict:
     }
 
 
-def _fetched(comfyui: Callable[[], Path]) -> Path:
+def _fetched(comfyui: Future[Path]) -> Path:
     """ComfyUI's tree, fetched once more where that failed beside the installation of PyTorch: pip
     builds the sdist's metadata, which it cannot while setuptools is being replaced.
     """
     try:
-        return comfyui()
+        return comfyui.result()
     except SetupError:
         return tree()
 
